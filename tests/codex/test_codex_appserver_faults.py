@@ -9,13 +9,9 @@ import pytest
 
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.ports.runner import Availability
-from agent_orchestrator.runners.codex.appserver import (
-    CodexAppServerRunner,
-    jsonrpc,
-    teardown,
-    turn_driver,
-)
+from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner, teardown, turn_driver
 from agent_orchestrator.runners.codex.versions import with_version_note
+from agent_orchestrator.runners.live import peer
 from agent_orchestrator.testing.runners import RecordingContext
 
 pytestmark = pytest.mark.anyio
@@ -203,7 +199,7 @@ async def test_a_process_that_does_not_answer_is_not_waited_for_long_when_the_ru
 
 
 async def test_a_process_that_stops_reading_is_ended(command, record, monkeypatch):
-    monkeypatch.setattr("agent_orchestrator.runners.codex.appserver.jsonrpc.WRITE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(peer, "WRITE_TIMEOUT_S", 0.3)
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "stuck")
         failures = []
@@ -227,7 +223,7 @@ async def test_a_process_that_stops_reading_is_ended(command, record, monkeypatc
 async def test_a_process_that_does_not_read_the_answers_to_what_it_asks_is_ended(
     command, record, monkeypatch
 ):
-    monkeypatch.setattr(jsonrpc, "MAX_UNWRITTEN", 100_000)
+    monkeypatch.setattr(peer, "MAX_UNWRITTEN", 100_000)
     _, end = await faulty(command, record, "unread")
     assert end.code == "provider_error"
     assert "does not read" in end.message

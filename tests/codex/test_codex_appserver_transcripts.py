@@ -13,8 +13,8 @@ import pytest
 from agent_orchestrator.domain.events import AGENT_EVENTS
 from agent_orchestrator.runners.codex.appserver import approvals
 from agent_orchestrator.runners.codex.appserver.failures import failure_of
-from agent_orchestrator.runners.codex.appserver.jsonrpc import Notification, ServerRequest
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
+from agent_orchestrator.runners.live.messages import AgentRequest, Notification
 
 FOLDER = Path(__file__).parent / "transcripts" / "appserver"
 RECORDINGS = sorted(FOLDER.glob("*.jsonl"))
@@ -43,7 +43,7 @@ def replayed(recording):
         now = turns[-1]
         if "id" in said:
             item = reader.items.open_item(params.get("itemId"))
-            question = approvals.question_for(ServerRequest(said["id"], method, params), item)
+            question = approvals.question_for(AgentRequest(said["id"], method, params), item)
             if question is not None:
                 asked = {"text": question.text, "kind": question.kind, "detail": question.detail}
                 now["question"] = {**asked, "options": question.options}
@@ -123,7 +123,7 @@ def test_a_root_that_an_approval_may_grant_is_told_before_the_paths():
     root = "/srv/everything"
     item = {"changes": [{"kind": {"type": "add"}, "path": f"/w/{n}"} for n in range(20_000)]}
     params = {"threadId": "t", "turnId": "u", "itemId": "i", "grantRoot": root}
-    asked = ServerRequest(0, "item/fileChange/requestApproval", params)
+    asked = AgentRequest(0, "item/fileChange/requestApproval", params)
     question = approvals.question_for(asked, item)
     assert question is not None
     assert question.text.startswith(f"Change anything under {root}, ")
@@ -133,7 +133,7 @@ def test_a_root_that_an_approval_may_grant_is_told_before_the_paths():
     assert all(root in words for words in question.detail["reaches"].values())
     assert {"accept", "acceptForSession", "session"} <= set(question.detail["reaches"])
     without = approvals.question_for(
-        ServerRequest(0, asked.method, {**params, "grantRoot": None}), item
+        AgentRequest(0, asked.method, {**params, "grantRoot": None}), item
     )
     assert without is not None
     assert without.text.startswith("Change files: ")
@@ -147,7 +147,7 @@ def test_the_detail_of_a_question_fits_whatever_is_in_it():
         "reason": "\0" * 9_000,
     }
     params = {**said, **{f"more-{number}": "x" * 1_900 for number in range(30)}}
-    asked = ServerRequest(0, "item/commandExecution/requestApproval", params)
+    asked = AgentRequest(0, "item/commandExecution/requestApproval", params)
     question = approvals.question_for(asked, None)
     assert len(json.dumps(question.detail)) < 50_000
     assert said["command"] in question.text
@@ -165,7 +165,7 @@ def asked_to_touch(**more):
     offered = ["accept", "acceptForSession", LASTING, UNKNOWN, "cancel"]
     params = {"command": "touch /x", "cwd": "/", "availableDecisions": offered}
     return approvals.question_for(
-        ServerRequest(0, "item/commandExecution/requestApproval", params), None, **more
+        AgentRequest(0, "item/commandExecution/requestApproval", params), None, **more
     )
 
 
@@ -201,7 +201,7 @@ def test_what_codex_keeps_for_good_says_so_and_needs_its_own_word():
 def test_a_rule_too_long_to_be_shown_is_not_offered():
     option = {"acceptWithExecpolicyAmendment": {"execpolicy_amendment": ["x" * 2_000]}}
     params = {"command": "x", "availableDecisions": ["accept", option]}
-    asked = ServerRequest(0, "item/commandExecution/requestApproval", params)
+    asked = AgentRequest(0, "item/commandExecution/requestApproval", params)
     assert approvals.question_for(asked, None, remember=True).options == ("accept",)
 
 

@@ -5,17 +5,15 @@ import json
 import anyio
 import pytest
 
-from agent_orchestrator.runners.codex.appserver import mailbox
 from agent_orchestrator.runners.codex.appserver.coalescing import Coalescer
-from agent_orchestrator.runners.codex.appserver.jsonrpc import (
-    JsonRpcPeer,
-    Notification,
-    ServerRequest,
-)
-from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox, MessagesDropped
 from agent_orchestrator.runners.codex.appserver.server import Server, Spec
-from agent_orchestrator.runners.codex.appserver.turns import TurnReader
+from agent_orchestrator.runners.codex.appserver.turns import STREAMS, TurnReader
 from agent_orchestrator.runners.lines import Line
+from agent_orchestrator.runners.live import mailbox
+from agent_orchestrator.runners.live.jsonrpc import JsonRpc
+from agent_orchestrator.runners.live.mailbox import Mailbox, MessagesDropped
+from agent_orchestrator.runners.live.messages import Notification
+from agent_orchestrator.runners.live.peer import Peer
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +39,7 @@ def said(thread, method, **params):
 
 def serving(channel):
     server = Server(Spec("codex", (), frozenset()), "mark", 60, 30, lambda _: None)
-    server._rpc = JsonRpcPeer(channel, server._receive)
+    server._peer = Peer("codex", JsonRpc(has_version=False), channel, server._receive)
     return server
 
 
@@ -63,41 +61,9 @@ async def test_a_run_that_takes_nothing_delays_no_other():
     server = serving(channel)
     with server.open_mailbox("slow") as slow, server.open_mailbox("other") as other:
         with anyio.fail_after(20):
-            await server._rpc.read()
+            await server._peer.read()
             assert (await other.take()).method == "turn/completed"
         assert [one.params["n"] for one in await heard(slow)] == list(range(count))
-
-
-async def test_pieces_that_wait_are_joined_and_none_is_lost():
-    box = Mailbox()
-    pieces = []
-    for number in range(30_000):
-        piece = {"threadId": "t", "itemId": f"m{number // 20_000}", "delta": f"{number} "}
-        pieces.append(piece)
-        box.put(Notification("item/agentMessage/delta", piece, 60))
-        if number == 5:
-            box.put(Notification("warning", {"threadId": "t"}, 60))
-    got = await heard(box)
-    assert len(got) < 100
-    deltas = [one for one in got if one.method == "item/agentMessage/delta"]
-    for item in ("m0", "m1"):
-        whole = "".join(one.params["delta"] for one in deltas if one.params["itemId"] == item)
-        assert whole == "".join(one["delta"] for one in pieces if one["itemId"] == item)
-    assert [one.method for one in got[:3]] == [
-        "item/agentMessage/delta",
-        "warning",
-        "item/agentMessage/delta",
-    ]
-
-
-@pytest.mark.parametrize("delta", [None, 5, ["a"], {"a": "b"}])
-async def test_pieces_of_another_shape_are_kept_apart(delta):
-    box = Mailbox()
-    odd = Notification("item/agentMessage/delta", {"itemId": "m", "delta": delta}, 9)
-    fine = Notification("item/agentMessage/delta", {"itemId": "m", "delta": "x"}, 9)
-    for one in (fine, odd, odd, fine):
-        box.put(one)
-    assert await heard(box) == [fine, odd, odd, fine]
 
 
 async def test_a_run_too_far_behind_hears_of_it_and_leaves_nobody_waiting(monkeypatch):
@@ -112,14 +78,14 @@ async def test_a_run_too_far_behind_hears_of_it_and_leaves_nobody_waiting(monkey
     )
     server = serving(channel)
     with server.open_mailbox("slow") as slow, server.open_mailbox("other") as other:
-        await server._rpc.read()
+        await server._peer.read()
         assert [one.method for one in await heard(other)] == ["turn/completed"]
         first, *rest = await heard(slow)
         assert isinstance(first, MessagesDropped)
         assert first.size > 100_000
         assert [one.method for one in rest] == ["turn/started", "turn/completed"]
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server._rpc.write)
+        tasks.start_soon(server._peer.write)
         with anyio.fail_after(5):
             while len(channel.told) < 2:
                 await anyio.lowlevel.checkpoint()
@@ -127,16 +93,9 @@ async def test_a_run_too_far_behind_hears_of_it_and_leaves_nobody_waiting(monkey
     assert [(one["id"], "error" in one) for one in channel.told] == [(7, True), (8, True)]
 
 
-async def test_a_question_for_a_run_that_has_ended_is_not_kept():
-    box = Mailbox()
-    box.end()
-    asked = ServerRequest(1, "item/tool/call", {})
-    assert box.put(asked) == [asked]
-
-
 async def test_each_piece_of_output_that_codex_sends_is_told_also_before_the_command():
     """Codex 0.169 sends none for the first instants of a command; what it sends is not lost."""
-    box, pieces, reader = Mailbox(), Coalescer(), TurnReader("t")
+    box, pieces, reader = Mailbox(STREAMS), Coalescer(), TurnReader("t")
     item = {"type": "commandExecution", "id": "c", "command": "x", "status": "inProgress"}
     begun = {"threadId": "t", "item": item}
     ended = {"threadId": "t", "item": {**item, "status": "completed", "aggregatedOutput": "0123"}}

@@ -17,21 +17,17 @@ from agent_orchestrator.runners.bulk import Text, read_object
 from agent_orchestrator.runners.codex import item_events, items, parser
 from agent_orchestrator.runners.codex.appserver import (
     approvals,
-    jsonrpc,
     turn_driver,
     turns,
 )
 from agent_orchestrator.runners.codex.appserver import exec_items as app_items
-from agent_orchestrator.runners.codex.appserver.jsonrpc import (
-    JsonRpcPeer,
-    Malformed,
-    Notification,
-    ServerRequest,
-)
 from agent_orchestrator.runners.codex.appserver.server import Server, Spec
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.parser import ExecParser
 from agent_orchestrator.runners.lines import MAX_JSON_DEPTH, Line
+from agent_orchestrator.runners.live import jsonrpc
+from agent_orchestrator.runners.live.messages import AgentRequest, Malformed, Notification
+from agent_orchestrator.runners.live.peer import Peer
 from agent_orchestrator.wire import strict_json
 
 pytestmark = pytest.mark.anyio
@@ -213,10 +209,10 @@ async def test_whatever_the_app_server_says_is_taken(shape, monkeypatch):
     lines = [*app_lines(SHAPES[shape](SMALL))]
     server = Server(Spec("codex", (), frozenset()), "mark", 60, 30, lambda _: None)
     channel = Channel(lines)
-    server._rpc = JsonRpcPeer(channel, server._receive)
+    server._peer = Peer("codex", jsonrpc.JsonRpc(has_version=False), channel, server._receive)
     heard = []
     with server.open_mailbox("t") as mailbox, anyio.fail_after(60):
-        await server._rpc.read()
+        await server._peer.read()
         mailbox.end()
         try:
             while True:
@@ -232,7 +228,7 @@ async def test_whatever_the_app_server_says_is_taken(shape, monkeypatch):
                 reader.is_stale(one)
                 check_storable(reader.feed(one), largest)
                 _ = reader.threads
-            case ServerRequest():
+            case AgentRequest():
                 check_question(one, reader)
             case Malformed():
                 assert isinstance(one.text, Text)
@@ -277,7 +273,7 @@ def asking(method, field, shape, size):
     line = f'{{"threadId":"t","itemId":"i","{field}":{SHAPES[shape](size)}}}'
     params = read_object(Line(line.encode()))
     assert isinstance(params, dict)
-    asked = ServerRequest(1, method, params, len(line))
+    asked = AgentRequest(1, method, params, len(line))
 
     def work():
         check_question(asked, TurnReader("t"))
@@ -303,7 +299,7 @@ def test_a_question_takes_linear_time(method):
 def test_a_question_of_many_fields_takes_linear_time():
     def work(count):
         params = {"threadId": "t", **{f"field {n}": n for n in range(count)}}
-        asked = ServerRequest(1, ASKING[0], params, 20 * count)
+        asked = AgentRequest(1, ASKING[0], params, 20 * count)
         return lambda: check_question(asked, TurnReader("t"))
 
     assert is_linear(work, 5_000)

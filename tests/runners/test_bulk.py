@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from agent_orchestrator.hosts.process import STDERR_TAIL
 from agent_orchestrator.runners import bulk
 from agent_orchestrator.runners.bulk import MAX_STRUCTURE, Text, read_object, read_text
-from agent_orchestrator.runners.codex.appserver.jsonrpc import Notification
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.command import CommandRunner, Rule
 from agent_orchestrator.runners.lines import MAX_LINE, Line, json_object
+from agent_orchestrator.runners.live.messages import Notification
 from agent_orchestrator.runners.process import agent_process
 from agent_orchestrator.testing.runners import RecordingContext
 from agent_orchestrator.wire import strict_json

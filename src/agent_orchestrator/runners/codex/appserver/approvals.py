@@ -36,9 +36,9 @@ from agent_orchestrator.fields import (
     MAX_QUESTION,
     shown,
 )
-from agent_orchestrator.runners.codex.appserver.jsonrpc import ServerRequest
 from agent_orchestrator.runners.codex.items import JsonObject, require_list, require_object, text
 from agent_orchestrator.runners.lines import json_object
+from agent_orchestrator.runners.live.messages import AgentRequest
 
 Answer = Mapping[str, Any]
 
@@ -109,7 +109,7 @@ class Question:
 
 
 def question_for(
-    request: ServerRequest, item: JsonObject | None, *, remember: bool = False
+    request: AgentRequest, item: JsonObject | None, *, remember: bool = False
 ) -> Question | None:
     """Return the request for a question of codex; None if it is unknown.
 

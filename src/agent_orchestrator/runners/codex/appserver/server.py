@@ -16,22 +16,27 @@ from attrs import define, evolve, field, frozen
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.fields import shown
 from agent_orchestrator.ports.runner import TAG_VARIABLE
-from agent_orchestrator.runners.codex.appserver.jsonrpc import (
-    Incoming,
-    JsonRpcPeer,
-    Malformed,
-    Notification,
-    PeerTimeout,
-    RpcError,
-    ServerRequest,
-)
-from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox
 from agent_orchestrator.runners.codex.appserver.requirements import Requirements
 from agent_orchestrator.runners.codex.appserver.threads import LoadedThread
-from agent_orchestrator.runners.codex.appserver.turns import DELTA_METHODS, IGNORED_METHODS
+from agent_orchestrator.runners.codex.appserver.turns import (
+    DELTA_METHODS,
+    IGNORED_METHODS,
+    STREAMS,
+    TURNS,
+)
 from agent_orchestrator.runners.codex.failures import startup_failure
 from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+from agent_orchestrator.runners.live.jsonrpc import JsonRpc
+from agent_orchestrator.runners.live.mailbox import Mailbox
+from agent_orchestrator.runners.live.messages import (
+    AgentRequest,
+    Malformed,
+    Message,
+    Notification,
+    RpcError,
+)
+from agent_orchestrator.runners.live.peer import Peer, PeerTimeout
 from agent_orchestrator.runners.process import AgentProcess, agent_process
 
 _log = logging.getLogger(__name__)
@@ -134,7 +139,7 @@ class Server:
     _tasks: TaskGroup | None = field(default=None, init=False)
     _is_retired: bool = field(default=False, init=False)
     _process: AgentProcess | None = field(default=None, init=False)
-    _rpc: JsonRpcPeer | None = field(default=None, init=False)
+    _peer: Peer | None = field(default=None, init=False)
 
     # --- for runs
 
@@ -205,30 +210,30 @@ class Server:
     async def request(self, method: str, params: Mapping[str, Any], timeout_s: float) -> Any:
         """Send a request to codex. If codex does not answer, end it.
 
-        :raises Refused: if it refuses.
+        :raises RpcError: if it refuses.
         :raises AgentFailed: if it has ended, or ends meanwhile.
         """
         self.check()
-        assert self._rpc is not None
+        assert self._peer is not None
         try:
             with self._end_on_timeout():
-                return await self._rpc.request(method, params, timeout_s=timeout_s)
+                return await self._peer.request(method, params, timeout_s=timeout_s)
         except AgentFailed:
             pass
         self.check()
         raise AssertionError("it has failed")
 
-    def respond(self, request: ServerRequest, result: Mapping[str, Any]) -> None:
+    def respond(self, request: AgentRequest, result: Mapping[str, Any]) -> None:
         """Answer a request of codex. If codex does not read the answer, end it."""
-        assert self._rpc is not None
+        assert self._peer is not None
         with self._end_on_timeout():
-            self._rpc.respond(request, result)
+            self._peer.respond(request, result)
 
-    def refuse(self, request: ServerRequest, message: str) -> None:
+    def refuse(self, request: AgentRequest, message: str) -> None:
         """Answer a request of codex with an error."""
-        assert self._rpc is not None
+        assert self._peer is not None
         with self._end_on_timeout():
-            self._rpc.refuse(request, message)
+            self._peer.refuse(request, message)
 
     @contextmanager
     def _end_on_timeout(self) -> Iterator[None]:
@@ -241,7 +246,7 @@ class Server:
     @contextmanager
     def open_mailbox(self, thread_id: str) -> Iterator[Mailbox]:
         """Receive the messages about a thread, and about the sub-agents of its turns."""
-        mailbox = Mailbox()
+        mailbox = Mailbox(STREAMS, TURNS)
         for stray in self._unrouted.pop(thread_id, ()):
             mailbox.put(stray)
         self._mailboxes[thread_id] = mailbox
@@ -319,8 +324,8 @@ class Server:
         if self.failure is None:
             self.failure = failure
             self._on_end(self)
-            if self._rpc is not None:
-                self._rpc.end(failure)
+            if self._peer is not None:
+                self._peer.end(failure)
             for mailbox in [*self._mailboxes.values()]:
                 mailbox.end()
             for closed in self._closing.values():
@@ -343,7 +348,7 @@ class Server:
                 argv, cwd="/", env=env, stdin=None, stop=STOP, force_stop=self._force_stop.wait
             ) as process:
                 self._process = process
-                self._rpc = JsonRpcPeer(process, self._receive)
+                self._peer = Peer("codex", JsonRpc(has_version=False), process, self._receive)
                 async with anyio.create_task_group() as tasks:
                     self._tasks = tasks
                     tasks.start_soon(self._read, process)
@@ -366,18 +371,18 @@ class Server:
             raise AgentFailed("provider_unavailable", str(problem)) from problem
 
     async def _read(self, process: AgentProcess) -> None:
-        assert self._rpc is not None
-        await self._rpc.read()
+        assert self._peer is not None
+        await self._peer.read()
         exit_code = None
         with anyio.move_on_after(_EXIT_S):
             exit_code = await process.wait()
         self.fail(AgentFailed(*startup_failure(exit_code, process.stderr_tail)))
 
     async def _write(self) -> None:
-        assert self._rpc is not None
+        assert self._peer is not None
         try:
             with self._end_on_timeout():
-                await self._rpc.write()
+                await self._peer.write()
         except OSError:
             pass  # it has closed its stdin, so it is ending
 
@@ -405,8 +410,8 @@ class Server:
             return
         user_agent = answer.get("userAgent") if isinstance(answer, dict) else None
         self.version = text(user_agent).partition("/")[2].partition(" ")[0] or None
-        assert self._rpc is not None
-        self._rpc.notify("initialized")
+        assert self._peer is not None
+        self._peer.notify("initialized", {})
         self._ready.set()
 
     async def _watch_idle(self) -> None:
@@ -422,7 +427,7 @@ class Server:
 
     # --- messages from codex
 
-    async def _receive(self, incoming: Incoming) -> None:
+    async def _receive(self, incoming: Message) -> None:
         if isinstance(incoming, Malformed):
             self._report_malformed(incoming)
             return
@@ -431,7 +436,7 @@ class Server:
         mailbox = self._mailboxes.get(thread_id)
         if mailbox is not None:
             self._deliver(incoming, mailbox)
-        elif isinstance(incoming, ServerRequest):
+        elif isinstance(incoming, AgentRequest):
             _log.warning("codex sent %s for a thread without a run", incoming.method)
             self.refuse(incoming, f"no run answers {incoming.method} for thread {thread_id!r}")
         elif incoming.method == "thread/closed":
@@ -450,11 +455,11 @@ class Server:
                 "codex app-server %d sent %s: %s", self.pid, shown(incoming.method), description
             )
 
-    def _deliver(self, incoming: Incoming, mailbox: Mailbox) -> None:
+    def _deliver(self, incoming: Message, mailbox: Mailbox) -> None:
         for request in mailbox.put(incoming):
             self.refuse(request, "the run is too far behind to answer")
 
-    def _route_subagent(self, incoming: ServerRequest | Notification) -> None:
+    def _route_subagent(self, incoming: AgentRequest | Notification) -> None:
         """Route a sub-agent's thread to the turn that it works for."""
         if incoming.method == "turn/started":
             turn = incoming.params.get("turn")

@@ -10,10 +10,10 @@ import anyio.lowlevel
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.hosts import current_host
 from agent_orchestrator.runners.bulk import run_in_thread
-from agent_orchestrator.runners.codex.appserver.jsonrpc import Notification, RpcError, ServerRequest
-from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox
 from agent_orchestrator.runners.codex.appserver.server import Server
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
+from agent_orchestrator.runners.live.mailbox import Mailbox
+from agent_orchestrator.runners.live.messages import AgentRequest, Notification, RpcError
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ async def _draining(server: Server, mailbox: Mailbox, reader: TurnReader) -> boo
 async def _drain_one(server: Server, mailbox: Mailbox, reader: TurnReader) -> None:
     """Discard a message of codex, and decline its question."""
     incoming = await mailbox.take()
-    if isinstance(incoming, ServerRequest):
+    if isinstance(incoming, AgentRequest):
         server.refuse(incoming, "the run is being stopped")
     elif isinstance(incoming, Notification) and not reader.is_stale(incoming):
         if incoming.is_long:

@@ -12,7 +12,6 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports.runner import RunContext, Toolbox
 from agent_orchestrator.runners.codex.appserver import requirements
 from agent_orchestrator.runners.codex.appserver.dynamic_tools import dynamic_tools
-from agent_orchestrator.runners.codex.appserver.jsonrpc import RpcError
 from agent_orchestrator.runners.codex.appserver.server import Lease, Server
 from agent_orchestrator.runners.codex.appserver.threads import LoadedThread
 from agent_orchestrator.runners.codex.argv import is_thread_id
@@ -22,6 +21,7 @@ from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.probe import home_of
 from agent_orchestrator.runners.codex.tools import tools_config, tools_url
 from agent_orchestrator.runners.codex.trust import check_home
+from agent_orchestrator.runners.live.messages import RpcError
 
 _log = logging.getLogger(__name__)
 

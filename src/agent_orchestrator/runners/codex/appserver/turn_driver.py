@@ -21,14 +21,6 @@ from agent_orchestrator.runners.codex.appserver import approvals, teardown
 from agent_orchestrator.runners.codex.appserver.coalescing import Coalescer
 from agent_orchestrator.runners.codex.appserver.dynamic_tools import call_tool
 from agent_orchestrator.runners.codex.appserver.failures import failure_of
-from agent_orchestrator.runners.codex.appserver.jsonrpc import (
-    Incoming,
-    Malformed,
-    Notification,
-    RpcError,
-    ServerRequest,
-)
-from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox, MessagesDropped
 from agent_orchestrator.runners.codex.appserver.server import Server
 from agent_orchestrator.runners.codex.appserver.teardown import end_background_work, end_turn
 from agent_orchestrator.runners.codex.appserver.turn_state import (
@@ -45,6 +37,13 @@ from agent_orchestrator.runners.codex.failures import refusal_code
 from agent_orchestrator.runners.codex.item_events import AgentEvent
 from agent_orchestrator.runners.codex.items import UnexpectedShape, text
 from agent_orchestrator.runners.codex.usage import usage_between
+from agent_orchestrator.runners.live.mailbox import Incoming, Mailbox, MessagesDropped
+from agent_orchestrator.runners.live.messages import (
+    AgentRequest,
+    Malformed,
+    Notification,
+    RpcError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -271,7 +270,7 @@ class TurnDriver:
         if not is_finished.is_set():
             self.server.fail(AgentFailed("provider_error", "codex did not answer"))
 
-    async def _next(self) -> Incoming | MessagesDropped:
+    async def _next(self) -> Incoming:
         """Return the next message. Meanwhile, emit events that were held back too long."""
         while (due := self._coalescer.due) != float("inf"):
             with anyio.move_on_after(max(due - anyio.current_time(), 0)):
@@ -287,12 +286,12 @@ class TurnDriver:
         self.context.note_stderr(self.server.stderr_tail)
         return AgentFailed(failure.code, failure.message)
 
-    async def _receive(self, tasks: TaskGroup, incoming: Incoming | MessagesDropped) -> None:
+    async def _receive(self, tasks: TaskGroup, incoming: Incoming) -> None:
         match incoming:
             case MessagesDropped(size):
                 note = f"{size:,} bytes of codex's output could not be recorded in time"
                 raise AgentFailed("provider_error", note)
-            case ServerRequest():
+            case AgentRequest():
                 tasks.start_soon(self._answer_request, incoming)
             case Malformed(line) if line.truncation is not None:
                 note = f"codex wrote a line of {line.truncation.size} bytes, which is too long"
@@ -383,7 +382,7 @@ class TurnDriver:
 
     # --- questions, tool calls and steering
 
-    async def _answer_request(self, incoming: ServerRequest) -> None:
+    async def _answer_request(self, incoming: AgentRequest) -> None:
         """Ask a question of codex as a request, or execute a call of our tools."""
         if incoming.method == TOOL_CALL and incoming.params.get("threadId") == self.thread_id:
             self.server.respond(incoming, await call_tool(self.tools, incoming.params))

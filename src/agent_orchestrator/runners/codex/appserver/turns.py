@@ -28,7 +28,6 @@ from attrs import define, field, frozen
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.runners.codex.appserver.exec_items import exec_item, snake
-from agent_orchestrator.runners.codex.appserver.jsonrpc import Notification
 from agent_orchestrator.runners.codex.item_events import AgentEvent, ItemReader, agent_event
 from agent_orchestrator.runners.codex.items import (
     JsonObject,
@@ -38,6 +37,7 @@ from agent_orchestrator.runners.codex.items import (
     text,
 )
 from agent_orchestrator.runners.codex.usage import counts
+from agent_orchestrator.runners.live.messages import Notification
 
 IGNORED_METHODS: Final = (
     "account/rateLimits/updated",
@@ -73,6 +73,15 @@ DELTA_METHODS: Final = frozenset(
     }
 )
 """Messages about a sub-agent's thread that are dropped."""
+
+
+STREAMS: Final = dict.fromkeys(
+    ("item/agentMessage/delta", "item/commandExecution/outputDelta"), ("delta",)
+)
+"""The messages with a piece of a text."""
+
+TURNS: Final = frozenset({"turn/started", "turn/completed"})
+"""Messages that a run gets even if it is too slow."""
 
 
 _MAX_STREAMS: Final = 100

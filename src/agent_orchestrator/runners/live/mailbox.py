@@ -1,22 +1,24 @@
-"""Messages of codex about a thread, queued for its run.
+"""Messages of an agent, queued for a run.
 
-One process serves the threads of many runs, and one task reads its messages. That task never waits
-for a run: unread messages are queued here, up to a limit.
+One task reads the messages of a process, which may serve many runs. That task never waits for a run:
+unread messages are queued here, up to a limit.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import anyio
 import anyio.lowlevel
 from attrs import define, evolve, field, frozen
 
-from agent_orchestrator.runners.codex.appserver.jsonrpc import (
-    Incoming,
+from agent_orchestrator.runners.live.messages import (
+    AgentRequest,
+    Answer,
+    Fields,
     Malformed,
+    Message,
     Notification,
-    ServerRequest,
 )
 
 MAX_WAITING_BYTES: Final = 96 * 2**20
@@ -28,11 +30,9 @@ _OVERHEAD: Final = 1_000
 _MAX_JOINED: Final = 64 * 2**10
 """Characters after which no more pieces of a stream are joined."""
 
-_STREAMS: Final = ("item/agentMessage/delta", "item/commandExecution/outputDelta")
-"""What comes in pieces, which may be joined."""
-
-_TURNS: Final = ("turn/started", "turn/completed")
-"""Messages that a run gets even if it is too slow."""
+Streams = Mapping[str, Sequence[str]]
+"""The methods of notifications with a piece of a text, and the path to it in their params. Pieces that follow
+each other and are otherwise equal may be joined."""
 
 
 @frozen
@@ -45,61 +45,85 @@ class MessagesDropped:
     size: int
 
 
+Incoming = Message | Answer | MessagesDropped
+
+
 @define
 class _Entry:
-    incoming: Incoming | MessagesDropped
+    incoming: Incoming
     size: int
     pieces: list[str] = field(factory=list)
     """Of a stream: what comes behind the piece in ``incoming``."""
 
-    def joins(self, incoming: Incoming) -> bool:
+    def joins(self, incoming: Incoming, streams: Streams) -> bool:
         """Take another piece of the same stream; False if it is something else."""
         last = self.incoming
         if not (
             isinstance(last, Notification)
             and isinstance(incoming, Notification)
             and last.method == incoming.method
-            and last.method in _STREAMS
-            and isinstance(piece := incoming.params.get("delta"), str)
-            and isinstance(last.params.get("delta"), str)
+            and (path := streams.get(last.method)) is not None
+            and (piece := _text_at(incoming.params, path)) is not None
+            and _text_at(last.params, path) is not None
             and self.size < _MAX_JOINED
-            and {**incoming.params, "delta": ""} == {**last.params, "delta": ""}
+            and _with_text(incoming.params, path, "") == _with_text(last.params, path, "")
         ):
             return False
         self.pieces.append(piece)
         return True
 
-    def joined(self) -> Incoming | MessagesDropped:
+    def joined(self, streams: Streams) -> Incoming:
         first = self.incoming
         if not self.pieces:
             return first
         assert isinstance(first, Notification)
-        delta = "".join([first.params["delta"], *self.pieces])
-        return evolve(first, params={**first.params, "delta": delta}, size=len(delta))
+        path = streams[first.method]
+        text = "".join([_text_at(first.params, path) or "", *self.pieces])
+        return evolve(first, params=_with_text(first.params, path, text), size=len(text))
+
+
+def _text_at(params: Fields, path: Sequence[str]) -> str | None:
+    """Return the text at a path; None if there is none."""
+    found: object = params
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def _with_text(params: Fields, path: Sequence[str], text: str) -> Fields:
+    """Return the params with another text at a path that has one."""
+    name, *rest = path
+    return {**params, name: _with_text(params[name], rest, text) if rest else text}
 
 
 @define(eq=False)
 class Mailbox:
     """Messages for one run, in order. Where more than :data:`MAX_WAITING_BYTES` wait, they are dropped, and
     the run hears of that.
+
+    :param streams: what comes in pieces.
+    :param kept: the methods of notifications that are never dropped, such as the end of a turn. Answers
+        are not either.
     """
 
+    _streams: Streams = field(factory=dict)
+    _kept: Collection[str] = ()
     _waiting: deque[_Entry] = field(factory=deque, init=False)
     _size: int = field(default=0, init=False)
     _arrived: anyio.Event = field(factory=anyio.Event, init=False)
     _has_ended: bool = field(default=False, init=False)
     _is_too_full: bool = field(default=False, init=False)
 
-    def put(self, incoming: Incoming) -> Sequence[ServerRequest]:
+    def put(self, incoming: Message | Answer) -> Sequence[AgentRequest]:
         """Take a message; return the questions that the run will not hear."""
         if self._has_ended:
-            return [incoming] if isinstance(incoming, ServerRequest) else ()
+            return [incoming] if isinstance(incoming, AgentRequest) else ()
         if self._is_too_full:
-            if isinstance(incoming, Notification) and incoming.method in _TURNS:
+            if self._is_kept(incoming):
                 self._add(_Entry(incoming, _OVERHEAD))
-            return [incoming] if isinstance(incoming, ServerRequest) else ()
+            return [incoming] if isinstance(incoming, AgentRequest) else ()
         last = self._waiting[-1] if self._waiting else None
-        if last is not None and last.joins(incoming):
+        if last is not None and last.joins(incoming, self._streams):
             more = len(last.pieces[-1]) + _OVERHEAD // 10
             last.size += more
             self._size += more
@@ -112,7 +136,7 @@ class Mailbox:
         self._has_ended = True
         self._arrived.set()
 
-    async def take(self) -> Incoming | MessagesDropped:
+    async def take(self) -> Incoming:
         """Return the next message.
 
         :raises anyio.EndOfStream: if no more will come.
@@ -125,14 +149,19 @@ class Mailbox:
             await self._arrived.wait()
         entry = self._waiting.popleft()
         self._size -= entry.size
-        return entry.joined()
+        return entry.joined(self._streams)
 
     def _add(self, entry: _Entry) -> None:
         self._waiting.append(entry)
         self._size += entry.size
         self._arrived.set()
 
-    def _drop(self) -> Sequence[ServerRequest]:
+    def _is_kept(self, incoming: Incoming) -> bool:
+        return isinstance(incoming, Answer) or (
+            isinstance(incoming, Notification) and incoming.method in self._kept
+        )
+
+    def _drop(self) -> Sequence[AgentRequest]:
         dropped = [entry.incoming for entry in self._waiting]
         size = self._size
         self._waiting.clear()
@@ -140,12 +169,12 @@ class Mailbox:
         self._is_too_full = True
         self._add(_Entry(MessagesDropped(size), _OVERHEAD))
         for message in dropped:
-            if isinstance(message, Notification) and message.method in _TURNS:
+            if self._is_kept(message):
                 self._add(_Entry(message, _OVERHEAD))
-        return [message for message in dropped if isinstance(message, ServerRequest)]
+        return [message for message in dropped if isinstance(message, AgentRequest)]
 
 
-def _size_of(incoming: Incoming) -> int:
+def _size_of(incoming: Message | Answer) -> int:
     if isinstance(incoming, Malformed):
         return len(incoming.text.text) + _OVERHEAD
     return incoming.size + _OVERHEAD

@@ -1,0 +1,72 @@
+"""JSON-RPC 2.0 in lines, with requests from both sides.
+
+Each side numbers its requests, so both can use the same id.
+"""
+
+import json
+from typing import Any
+
+from attrs import frozen
+
+from agent_orchestrator.runners.live.messages import (
+    AgentRequest,
+    Answer,
+    Fields,
+    Notification,
+    RpcError,
+)
+
+
+@frozen
+class JsonRpc:
+    """The messages of JSON-RPC.
+
+    :param has_version: whether messages have the field ``jsonrpc``. Those of codex 0.169 have not.
+    """
+
+    has_version: bool = True
+
+    def request(self, number: int, method: str, params: Fields) -> Fields:
+        return self._message({"id": number, "method": method, "params": params})
+
+    def notification(self, method: str, params: Fields) -> Fields:
+        return self._message({"method": method, **({"params": params} if params else {})})
+
+    def result(self, request: AgentRequest, result: Any) -> Fields:
+        return self._message({"id": request.id, "result": result})
+
+    def error(self, request: AgentRequest, code: int, message: str) -> Fields:
+        return self._message({"id": request.id, "error": {"code": code, "message": message}})
+
+    def read(self, message: Fields, size: int) -> Notification | AgentRequest | Answer | None:
+        number = message.get("id")
+        if isinstance(method := message.get("method"), str):
+            params = message.get("params")
+            fields = params if isinstance(params, dict) else {}
+            if "id" not in message:
+                return Notification(method, fields, size)
+            # One with another id cannot be answered.
+            return (
+                AgentRequest(number, method, fields, size)
+                if isinstance(number, (str, int))
+                else None
+            )
+        if not isinstance(number, int):
+            return None
+        if "error" in message:
+            return Answer(number, error=_error(message["error"]), size=size)
+        return Answer(number, message["result"], size=size) if "result" in message else None
+
+    def _message(self, fields: dict[str, Any]) -> Fields:
+        return {"jsonrpc": "2.0", **fields} if self.has_version else fields
+
+
+def _error(error: Any) -> RpcError:
+    if not isinstance(error, dict):
+        return RpcError(0, json.dumps(error))
+    code, message = error.get("code"), error.get("message")
+    return RpcError(
+        code if isinstance(code, int) else 0,
+        message if isinstance(message, str) else json.dumps(error),
+        error.get("data"),
+    )

@@ -1,0 +1,180 @@
+"""One side of a conversation in lines with an agent, with requests from both sides."""
+
+import itertools
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, Protocol
+
+import anyio
+from attrs import define, field
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.runners.bulk import Text, read, read_object, read_text
+from agent_orchestrator.runners.lines import Line
+from agent_orchestrator.runners.live.messages import (
+    AgentRequest,
+    Answer,
+    Dialect,
+    Fields,
+    Malformed,
+    Message,
+)
+
+METHOD_NOT_FOUND: Final = -32601
+
+WRITE_TIMEOUT_S: Final = 30.0
+"""Seconds for an agent to read a message. Agents normally read at once, even when they are busy."""
+
+MAX_UNWRITTEN: Final = 64 * 2**20
+"""Bytes that may wait to be written before the agent counts as stuck."""
+
+
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class PeerTimeout(Exception):
+    """The agent does not read, or does not answer."""
+
+
+class Channel(Protocol):
+    """The transport of lines to and from the agent."""
+
+    def lines(self) -> AsyncIterator[Line]: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+
+@define(eq=False)
+class Peer:
+    """The runner's side. Its user must run :meth:`read` and :meth:`write` as tasks.
+
+    :param agent: the agent's name, for error messages.
+    :param on_message: called with each message, in order. It must not wait for a run.
+    """
+
+    _agent: str
+    _dialect: Dialect
+    _channel: Channel
+    _on_message: Callable[[Message], Awaitable[None]]
+    _calls: dict[int, Callable[[Answer | None], None]] = field(factory=dict, init=False)
+    _ids: "itertools.count[int]" = field(factory=lambda: itertools.count(1), init=False)
+    _unwritten: deque[bytes] = field(factory=deque, init=False)
+    _size: int = field(default=0, init=False)
+    _work: anyio.Event = field(factory=anyio.Event, init=False)
+    _failure: AgentFailed | None = field(default=None, init=False)
+
+    async def request(self, method: str, params: Fields, *, timeout_s: float | None) -> Any:
+        """Send a request and return the result.
+
+        :raises RpcError: if the answer is an error.
+        :raises PeerTimeout: if there is no answer in time.
+        :raises AgentFailed: if the agent is gone; see :meth:`end`.
+        """
+        done = anyio.Event()
+        answers: list[Answer | None] = []
+
+        def take(answer: Answer | None) -> None:
+            answers.append(answer)
+            done.set()
+
+        number = self.submit(method, params, take)
+        try:
+            with anyio.move_on_after(timeout_s):
+                await done.wait()
+        finally:
+            self._calls.pop(number, None)
+        if answers and (answer := answers[0]) is not None:
+            return answer.value()
+        self._check()
+        raise PeerTimeout(f"{self._agent} did not answer {method} in {timeout_s:g} s")
+
+    def submit(
+        self, method: str, params: Fields, on_answer: Callable[[Answer | None], None]
+    ) -> int:
+        """Send a request and return its number.
+
+        :param on_answer: called with the answer, in its order among the messages; with None if the
+            agent is gone.
+        :raises PeerTimeout: if the agent does not read.
+        :raises AgentFailed: if it is gone.
+        """
+        self._check()
+        number = next(self._ids)
+        self._send(self._dialect.request(number, method, params))
+        self._calls[number] = on_answer
+        return number
+
+    def notify(self, method: str, params: Fields) -> None:
+        """Send a notification."""
+        self._send(self._dialect.notification(method, params))
+
+    def respond(self, request: AgentRequest, result: Any) -> None:
+        """Answer a request."""
+        self._send(self._dialect.result(request, result))
+
+    def refuse(self, request: AgentRequest, message: str, code: int = METHOD_NOT_FOUND) -> None:
+        """Answer a request with an error."""
+        self._send(self._dialect.error(request, code, message))
+
+    def end(self, failure: AgentFailed) -> None:
+        """Fail all pending requests, and all later ones."""
+        self._failure = failure
+        calls, self._calls = self._calls, {}
+        for on_answer in calls.values():
+            on_answer(None)
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise AgentFailed(self._failure.code, self._failure.message)
+
+    async def read(self) -> None:
+        """Read messages until the agent closes its output."""
+        async for line in self._channel.lines():
+            incoming = await self._parse(line)
+            del line  # may be large, and so may what follows
+            match incoming:
+                case None:
+                    pass
+                case Answer(number):
+                    # The request may have been canceled.
+                    if (on_answer := self._calls.pop(number, None)) is not None:
+                        on_answer(incoming)
+                case _:
+                    await self._on_message(incoming)
+
+    async def _parse(self, line: Line) -> Message | Answer | None:
+        """Return the message of a line; None for an empty line."""
+        found = await read(line, read_object)
+        if isinstance(found, Text):
+            return Malformed(found) if found.text.strip() else None
+        message = self._dialect.read(found, len(line.data))
+        return Malformed(await read(line, read_text)) if message is None else message
+
+    async def write(self) -> None:
+        """Write queued messages until canceled.
+
+        :raises PeerTimeout: if the agent does not read.
+        :raises OSError: if it is gone.
+        """
+        while True:
+            await self._work.wait()
+            self._work = anyio.Event()
+            while self._unwritten:
+                data = b"".join(self._unwritten)
+                self._unwritten.clear()
+                self._size = 0
+                with anyio.move_on_after(WRITE_TIMEOUT_S) as time_limit:
+                    await self._channel.write(data)
+                if time_limit.cancelled_caught:
+                    raise PeerTimeout(f"{self._agent} does not read its input")
+
+    def _send(self, message: Fields) -> None:
+        if self._failure is not None:
+            return
+        data = _ENCODE(message).encode() + b"\n"
+        if self._size + len(data) > MAX_UNWRITTEN:
+            raise PeerTimeout(f"{self._agent} does not read its input")
+        self._unwritten.append(data)
+        self._size += len(data)
+        self._work.set()
