@@ -88,7 +88,10 @@ async def test_it_cannot_change_the_daemon_in_the_default_layout(
     assert "ALLOWED-yes" in said
     assert "ALLOWED-yes" in above
     for word in ("CHANGED-yes", "MOVED-yes", "GONE-yes", "READ-yes", "what is secret"):
-        assert word not in said + above + read_only
+        assert word not in said + above
+    # A command in a read-only sandbox below /dev changes a copy in memory, so what it says proves nothing.
+    for word in ("READ-yes", "what is secret"):
+        assert word not in read_only
     assert (repository / "agentd.toml").read_text() == config
     assert repository.is_dir()
     after = _content(repository)

@@ -246,7 +246,7 @@ async def others(call: Conversation, agent: Agent) -> Mapping[str, str]:
         answer = await call.http.get(path)
         assert answer.status_code == 200
         if path == "/health":
-            body = "\n".join(_wrapped(json.dumps(answer.json())))
+            body = "\n".join(_wrapped(call.plain(json.dumps(answer.json()))))
         elif path == "/metrics":
             lines = answer.text.splitlines()
             first = next(
@@ -273,7 +273,8 @@ async def others(call: Conversation, agent: Agent) -> Mapping[str, str]:
     refused = await call.http.post("/mcp", json=message, headers=headers)
     agent.left.set()
     await call("wait_run", run_id=run, timeout_s=30)
-    told = "\n".join(_wrapped(json.dumps(answer.json(), ensure_ascii=False)))
+    told = call.plain(json.dumps(answer.json(), ensure_ascii=False))
+    told = "\n".join(_wrapped(told))
     error = refused.json()["error"]
     text = _plainly(
         call,
