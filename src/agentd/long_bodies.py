@@ -6,9 +6,9 @@ from weakref import WeakValueDictionary
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 from quart.wrappers.response import ResponseBody
 
+from agent_orchestrator.long_work import run_long
 from agent_orchestrator.wire import strict_json
 
 
@@ -39,7 +39,7 @@ class _Encoder:
         self._bodies: WeakValueDictionary[int, LongBody] = WeakValueDictionary()
 
     async def body(self, plain: Any) -> LongBody:
-        return await anyio.to_thread.run_sync(self._body, plain, limiter=self._limiter)
+        return await run_long(self._body, plain, limiter=self._limiter)
 
     def _body(self, plain: Any) -> LongBody:
         pieces = strict_json.encode_in_pieces(plain)

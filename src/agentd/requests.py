@@ -6,7 +6,6 @@ from urllib.parse import parse_qsl, unquote_plus
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 from quart import Request as QuartRequest
 from quart import Websocket
 from quart.wrappers.request import Body as QuartBody
@@ -17,6 +16,7 @@ from agent_orchestrator.domain.errors import (
     PayloadTooLarge,
     UnsupportedMediaType,
 )
+from agent_orchestrator.long_work import run_long
 from agent_orchestrator.wire import strict_json
 from agentd.lockout import Peer
 
@@ -170,7 +170,7 @@ async def body_object(request: HttpRequest) -> dict[str, Any]:
         return {}
     parse = partial(strict_json.loads, data, max_values=MAX_VALUES)
     is_small = len(data) <= SMALL_BYTES
-    value = parse() if is_small else await anyio.to_thread.run_sync(parse, limiter=_readers())
+    value = parse() if is_small else await run_long(parse, limiter=_readers())
     if not isinstance(value, dict):
         raise InvalidRequest.of({"body": "must be a JSON object"})
     return value

@@ -7,7 +7,6 @@ from typing import Any, Final, Literal, TypeVar
 
 import anyio
 import anyio.lowlevel
-from anyio.to_thread import run_sync
 from attrs import asdict, evolve
 
 from agent_orchestrator.domain.access import Principal
@@ -34,6 +33,7 @@ from agent_orchestrator.engine.persistence import read_with_retry, transact_with
 from agent_orchestrator.engine.prompts import join_messages
 from agent_orchestrator.engine.recorder import IDLE_DELAY_S, Recorder
 from agent_orchestrator.fields import MAX_INTEGER, check, shared, takes
+from agent_orchestrator.long_work import run_long
 from agent_orchestrator.operations.messages import (
     SEND_TO_SESSION,
     SPAWN_FROM_RUN,
@@ -109,7 +109,7 @@ class AttemptContext:
         self._recorder.last_activity_at = anyio.current_time()
         if strict_json.is_long(data):
             with anyio.CancelScope(shield=True):  # a stopped agent's last output is kept
-                encoded = await run_sync(_encoded, data, event_type)
+                encoded = await run_long(_encoded, data, event_type)
             draft = Draft(event_type, encoded, self.run.id, self.run.attempt)
         else:
             text = _as_json(data, event_type)

@@ -80,7 +80,7 @@ async def status(core: Core, caller: Principal, command: GetStatus) -> DaemonSta
             if provider.default and not provider.available
         ),
     ]
-    warnings = _unprotected(core.config)
+    warnings = await anyio.to_thread.run_sync(_unprotected, core.config)
     return DaemonStatus(
         daemon_health="draining" if core.draining else "degraded" if problems else "ok",
         version=core.config.version,

@@ -6,7 +6,6 @@ from math import inf
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
-from anyio.to_thread import run_sync
 from attrs import evolve
 
 from agent_orchestrator.domain.errors import AgentFailed
@@ -28,6 +27,7 @@ from agent_orchestrator.engine.persistence import (
 from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.engine.routing import crash, failures_in, is_exit_code, run_with_fallback
 from agent_orchestrator.engine.running_attempt import RunningAttempt
+from agent_orchestrator.long_work import run_long
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.runner import Outcome
 from agent_orchestrator.wire import strict_json
@@ -171,7 +171,7 @@ async def _stored(outcome: Outcome) -> Outcome | AgentFailed:
     if len(outcome.text) <= strict_json.SLICE_SIZE:
         return evolve(outcome, text=storable(outcome.text))
     with anyio.CancelScope(shield=True):
-        stored: Outcome | AgentFailed = await run_sync(_checked, outcome)
+        stored: Outcome | AgentFailed = await run_long(_checked, outcome)
     return stored
 
 

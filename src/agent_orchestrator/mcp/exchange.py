@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import mcp_types as types
 from attrs import define, field, frozen
 from mcp.server.connection import Connection
@@ -24,6 +23,7 @@ from mcp.shared.transport_context import TransportContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
+from agent_orchestrator.long_work import run_long
 from agent_orchestrator.mcp.server import ToolServer
 from agent_orchestrator.ports.runner import Toolbox
 from agent_orchestrator.wire import strict_json
@@ -81,7 +81,7 @@ async def exchange(
     answer = {"jsonrpc": "2.0", "id": request.id, "result": result}
     if not strict_json.is_long(answer):
         return ExchangeReply(200, strict_json.dumps(answer).encode())
-    return ExchangeReply(200, await anyio.to_thread.run_sync(strict_json.encode_in_slices, answer))
+    return ExchangeReply(200, await run_long(strict_json.encode_in_slices, answer))
 
 
 def _connection(

@@ -16,9 +16,9 @@ from typing import Any, Final, TypeVar, cast
 
 from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
-from anyio.to_thread import run_sync
 from attrs import frozen
 
+from agent_orchestrator.long_work import run_long
 from agent_orchestrator.runners.lines import (
     HEAD_SIZE,
     MAX_JSON_DEPTH,
@@ -102,7 +102,7 @@ async def run_in_thread(reader: Callable[[Said], Read], value: Said) -> Read:
     except LookupError:
         limiter = CapacityLimiter(_MAX_READERS)
         _limiter.set(limiter)
-    return await run_sync(reader, value, limiter=limiter)
+    return await run_long(reader, value, limiter=limiter)
 
 
 # --- JSON -----------------------------------------------------------------------------------

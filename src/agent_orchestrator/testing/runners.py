@@ -24,7 +24,6 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 import anyio
 import pytest
 from anyio.streams.memory import MemoryObjectSendStream
-from anyio.to_thread import run_sync
 from attrs import evolve
 
 from agent_orchestrator.domain.errors import AgentFailed, NotFound
@@ -44,6 +43,7 @@ from agent_orchestrator.domain.model import (
     Usage,
 )
 from agent_orchestrator.fields import takes, values_of
+from agent_orchestrator.long_work import run_long
 from agent_orchestrator.operations.messages import (
     MessageReply,
     SendToSession,
@@ -149,7 +149,7 @@ class RecordingContext:
             raise InvalidEvent(f"{event_type}: the data must be an object")
         try:
             if strict_json.is_long(data):  # in a thread, to keep the event loop free
-                await run_sync(strict_json.encode_in_slices, data)
+                await run_long(strict_json.encode_in_slices, data)
                 kept = deepcopy(dict(data))
             else:
                 text = json.dumps(data, allow_nan=False, ensure_ascii=False)

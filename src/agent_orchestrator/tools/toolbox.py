@@ -3,11 +3,11 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from anyio.to_thread import run_sync
 from attrs import frozen
 
 from agent_orchestrator.domain.errors import InvalidRequest, OrchestratorError, Unreachable
 from agent_orchestrator.fields import NOT_A_FIELD, check, shown, specs
+from agent_orchestrator.long_work import run_long
 from agent_orchestrator.operations.options import SendOptions, SpawnOptions
 from agent_orchestrator.ports.runner import ToolResult, ToolSpec
 from agent_orchestrator.tools import arguments, functions
@@ -139,7 +139,7 @@ async def _checked(kind: type[Arguments], given: Any) -> Arguments:
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise InvalidRequest.of({"arguments": "must be an object"})
     if strict_json.is_long(given):
-        return await run_sync(read_arguments, kind, given)
+        return await run_long(read_arguments, kind, given)
     return read_arguments(kind, given)
 
 
@@ -163,7 +163,7 @@ class AgentTools:
         content, is_error = await self._called(name, given)
         is_long = strict_json.is_long(content)
         encoded = strict_json.text_of if is_long else strict_json.dumps
-        text = await run_sync(encoded, content) if is_long else encoded(content)
+        text = await run_long(encoded, content) if is_long else encoded(content)
         return ToolResult(content, text, is_error)
 
     async def _called(self, name: Any, given: Any) -> tuple[dict[str, Any], bool]:

@@ -12,6 +12,7 @@ from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.long_work import short_turns
 from agent_orchestrator.ports.changes import Draft, max_deleted_records
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.sqlite.listing import TREE
@@ -245,7 +246,8 @@ class SqliteTransaction(SqliteView):
 
     def _fill(self, table: str, column: str, row: int, data: Iterable[bytes]) -> None:
         """Write a long value into the zeroblob that was inserted for it."""
-        with self._connection.blob_open("main", table, column, row, True) as blob:  # noqa: FBT003
+        blob_open = self._connection.blob_open
+        with short_turns(), blob_open("main", table, column, row, True) as blob:  # noqa: FBT003
             for piece in data:
                 blob.write(piece)
 

@@ -26,6 +26,7 @@ from agent_orchestrator.domain.model import (
     Thread,
 )
 from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.long_work import short_turns
 from agent_orchestrator.operations.events import StreamItem
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.encoding import feed_cursor, position_after
@@ -622,7 +623,8 @@ class SqliteView:
         return evolve(run, result=result)
 
     def _read_once(self, key: Hashable, read: Callable[[], T]) -> T:
-        return read() if self._held is None else self._held.get(key, read)
+        with short_turns():
+            return read() if self._held is None else self._held.get(key, read)
 
     def _sessions_with_events(
         self, position: int, sessions: Sequence[str], within: Visibility

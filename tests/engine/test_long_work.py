@@ -1,0 +1,69 @@
+"""Work on long values gives the event loop its turn often, and only while it lasts."""
+
+import sys
+import threading
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from agent_orchestrator.long_work import SHORT_TURN_S, run_long, short_turns
+
+USUAL_S = 0.004
+
+
+@pytest.fixture(autouse=True)
+def usual_turns() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(USUAL_S)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.anyio
+async def test_turns_are_short_while_a_long_value_is_handled() -> None:
+    assert await run_long(sys.getswitchinterval) == pytest.approx(SHORT_TURN_S, abs=1e-5)
+    assert sys.getswitchinterval() == pytest.approx(USUAL_S, abs=1e-5)
+
+
+@pytest.mark.anyio
+async def test_turns_stay_short_until_the_last_of_several_ends() -> None:
+    ends = [threading.Event(), threading.Event()]
+    begun = threading.Barrier(3)
+
+    def wait(end: threading.Event) -> None:
+        begun.wait(10)
+        end.wait(10)
+
+    async def handle(end: threading.Event, ended: anyio.Event) -> None:
+        await run_long(wait, end)
+        ended.set()
+
+    first, second = anyio.Event(), anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(handle, ends[0], first)
+        tasks.start_soon(handle, ends[1], second)
+        await anyio.to_thread.run_sync(begun.wait, 10)
+        ends[0].set()
+        await first.wait()
+        assert sys.getswitchinterval() == pytest.approx(SHORT_TURN_S, abs=1e-5)
+        ends[1].set()
+        await second.wait()
+        assert sys.getswitchinterval() == pytest.approx(USUAL_S, abs=1e-5)
+
+
+@pytest.mark.anyio
+async def test_turns_are_usual_again_after_an_error() -> None:
+    with pytest.raises(ValueError, match="bad"):
+        await run_long(_fail)
+    assert sys.getswitchinterval() == pytest.approx(USUAL_S, abs=1e-5)
+
+
+def _fail() -> None:
+    raise ValueError("bad")
+
+
+def test_turns_that_are_shorter_already_stay_so() -> None:
+    sys.setswitchinterval(SHORT_TURN_S / 5)
+    with short_turns():
+        assert sys.getswitchinterval() == pytest.approx(SHORT_TURN_S / 5, abs=1e-5)
