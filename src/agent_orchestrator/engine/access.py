@@ -17,7 +17,7 @@ from agent_orchestrator.domain.errors import Forbidden, NotFound, Unauthorized
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Request, Run, Session
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import SessionQueries, View
 
 
 def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | None]:
@@ -144,7 +144,11 @@ def visibility_below(view: View, caller: Principal) -> Visibility:
 
 
 def _is_allowed(
-    view: View, caller: Principal, action: Action, session: Session, run_id: str | None = None
+    view: SessionQueries,
+    caller: Principal,
+    action: Action,
+    session: Session,
+    run_id: str | None = None,
 ) -> bool:
     """Return True if the caller may do the action, and False if it may not even read the session.
 
@@ -163,7 +167,7 @@ def _is_allowed(
     return action in allowed
 
 
-def _descends(view: View, session: Session, ancestor_id: str) -> bool:
+def _descends(view: SessionQueries, session: Session, ancestor_id: str) -> bool:
     parent_id = session.parent_session_id
     while parent_id is not None and parent_id != ancestor_id:
         parent = view.session(parent_id)

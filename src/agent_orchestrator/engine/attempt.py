@@ -47,7 +47,7 @@ from agent_orchestrator.operations.requests import ReplyParent
 from agent_orchestrator.operations.runs import WAIT_RUN, WaitReply, WaitRun
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.changes import Draft, Transaction
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import MessageQueries
 from agent_orchestrator.tools.agent import Agent
 from agent_orchestrator.tools.toolbox import AgentTools
 from agent_orchestrator.wire import strict_json
@@ -356,7 +356,7 @@ class _Steering:
                 await self._recorder.put(partial(_mark_untaken, message_id))
             raise
 
-    def _next(self, view: View) -> Message | None:
+    def _next(self, view: MessageQueries) -> Message | None:
         return next(iter(steering.undelivered_messages(view, self._run.id)), None)
 
 

@@ -14,7 +14,7 @@ from agent_orchestrator.engine.access import require_scope
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import read_with_retry
 from agent_orchestrator.operations.options import ConfinementOptions
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import SessionQueries
 from agent_orchestrator.ports.runner import Runner, capabilities_of
 
 
@@ -144,7 +144,7 @@ async def shared_cwd(core: Core, session: Session) -> str:
     )
 
 
-def _directories(view: View, session: Session) -> Iterator[str]:
+def _directories(view: SessionQueries, session: Session) -> Iterator[str]:
     yield session.cwd
     ancestor: Session | None = session
     while ancestor is not None and ancestor.parent_session_id is not None:

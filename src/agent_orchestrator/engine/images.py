@@ -15,7 +15,7 @@ from agent_orchestrator.domain.model import Message
 from agent_orchestrator.engine.core import QUEUE_RETRY_S
 from agent_orchestrator.operations.options import ImageUpload
 from agent_orchestrator.ports.changes import Transaction
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import MessageQueries
 
 MAX_STORED: Final = 256 * 2**20
 """Maximum bytes of the stored images of all runs."""
@@ -76,7 +76,7 @@ def delete_images(tx: Transaction, messages: Iterable[Message]) -> None:
             tx.remove_images(message.id)
 
 
-def contents(view: View, messages: Iterable[Message]) -> tuple[ImageContent, ...]:
+def contents(view: MessageQueries, messages: Iterable[Message]) -> tuple[ImageContent, ...]:
     """Return the images of messages with their bytes, in order."""
     return tuple(
         ImageContent(image, data)

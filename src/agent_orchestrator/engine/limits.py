@@ -16,7 +16,7 @@ from agent_orchestrator.domain.errors import (
 from agent_orchestrator.domain.model import Session
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.operations.options import SessionLimits
-from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import SessionQueries
 
 Limits = dict[str, Any]
 """The limits of a session by the names of its fields; None for one that it does not set."""
@@ -70,7 +70,9 @@ def require_depth(core: Core, caller: Principal, parent: Session) -> None:
     raise _limit_reached("depth", maximum, f"generations of children{scope}", kind)
 
 
-def require_child_counts(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:
+def require_child_counts(
+    core: Core, tx: SessionQueries, parent: Session, run_id: str | None
+) -> None:
     """Raise ``Conflict`` if another active child would exceed a limit.
 
     :param run_id: the run of the parent that spawned the child, if any.
@@ -99,7 +101,7 @@ def _child_limits(core: Core, parent: Session) -> TreeLimits:
     return evolve(limits, depth=max(0, limits.depth - 1))
 
 
-def _counted(core: Core, tx: Transaction, parent: Session) -> Iterator[tuple[str, int]]:
+def _counted(core: Core, tx: SessionQueries, parent: Session) -> Iterator[tuple[str, int]]:
     """Yield the id of each session whose active descendants are limited, and its limit.
 
     A limit that a session inherits is yielded only for the ancestor that sets it.

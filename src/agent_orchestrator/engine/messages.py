@@ -39,7 +39,7 @@ from agent_orchestrator.operations.messages import (
 )
 from agent_orchestrator.operations.options import WhenBusy
 from agent_orchestrator.ports.changes import Transaction
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import QueueQueries, RunQueries, View
 
 
 async def send(core: Core, caller: Principal, command: SendMessage) -> Change[MessageReply]:
@@ -220,7 +220,7 @@ def require_length(core: Core, provider: str, text: str, field: str) -> None:
         raise InvalidRequest.of({field: f"is too long for the provider {provider!r}: {excess}"})
 
 
-def require_queue_room(core: Core, tx: Transaction, provider: str) -> None:
+def require_queue_room(core: Core, tx: QueueQueries, provider: str) -> None:
     """Raise ``Unavailable`` if the queue is full. Manual runs need no worker and are not limited."""
     limit = core.config.max_queue
     if provider != MANUAL and tx.queue_is_full(limit):
@@ -273,7 +273,7 @@ def _add_message(
 
 
 def _can_steer(
-    tx: Transaction, run: Run, provider: str | None, requested: Confinement, options: TurnOptions
+    tx: RunQueries, run: Run, provider: str | None, requested: Confinement, options: TurnOptions
 ) -> bool:
     """Return True if the running agent can take a message.
 
@@ -301,5 +301,5 @@ def _interrupt(core: Core, tx: Transaction, session: Session) -> None:
         )
 
 
-def _queued(tx: Transaction, session: Session) -> list[Run]:
+def _queued(tx: RunQueries, session: Session) -> list[Run]:
     return tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_READ_ROWS)

@@ -28,7 +28,7 @@ from agent_orchestrator.engine.run_changes import (
 )
 from agent_orchestrator.engine.summaries import request_summary
 from agent_orchestrator.ports.changes import Draft, Transaction
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import RequestQueries, RunQueries
 from agent_orchestrator.wire.codec import to_plain
 
 
@@ -52,7 +52,7 @@ def _set_waiting(core: Core, tx: Transaction, run: Run, request: Request) -> Non
     log(tx, waiting, EventType.RUN_WAITING, {"request_id": request.id}, core.now())
 
 
-def blocking_requests(tx: Transaction, run: Run) -> list[Request]:
+def blocking_requests(tx: RequestQueries, run: Run) -> list[Request]:
     """Return the open requests for which the run waits, the oldest first."""
     pending = tx.requests(run_id=run.id, status="pending", limit=MAX_READ_ROWS)
     return [request for request in pending if request.wait]
@@ -185,7 +185,7 @@ def close(core: Core, tx: Transaction, request: Request, status: RequestStatus) 
     return closed
 
 
-def has_active_agent(tx: View, session: Session) -> bool:
+def has_active_agent(tx: RunQueries, session: Session) -> bool:
     """Return True if an open session has an active or queued run."""
     if session.status == "closed":
         return False

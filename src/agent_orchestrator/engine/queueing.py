@@ -12,6 +12,7 @@ from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.run_changes import QUEUE_TOPIC, message_created_event, session_of
 from agent_orchestrator.engine.turn_options import TurnOptions
 from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.queries import SessionQueries
 
 
 def enqueue(
@@ -79,7 +80,7 @@ def enqueue(
     return run
 
 
-def spawning_run(tx: Transaction, session: Session, message: Message | None) -> str | None:
+def spawning_run(tx: SessionQueries, session: Session, message: Message | None) -> str | None:
     """Return the run whose cancel cascades to a new run.
 
     It is the run of an ancestor that sent the message, else the run that spawned the session.

@@ -31,7 +31,7 @@ from agent_orchestrator.engine.persistence import read_with_retry, transact_with
 from agent_orchestrator.host import Remains
 from agent_orchestrator.operations.daemon import Problem
 from agent_orchestrator.ports.changes import Transaction
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import RunQueries, View
 from agent_orchestrator.ports.runner import capabilities_of
 
 logger = logging.getLogger("agent_orchestrator.recovery")
@@ -224,7 +224,7 @@ def _recover_run(core: Core, tx: Transaction, run: Run, remains: Remains) -> Non
                 questions.queue_answer(core, tx, released, undelivered)
 
 
-def _decide(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _Decision:
+def _decide(core: Core, tx: RunQueries, run: Run, *, is_handed_over: bool) -> _Decision:
     if run.cancel_requested_at is not None:
         return _Decision("canceled", "its cancel had been requested")
     if run.status is RunStatus.WAITING:
@@ -245,12 +245,12 @@ def _decide(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _
     return _Decision("failed", f"{stopped}, and it has no conversation to resume")
 
 
-def has_begun(view: View, run: Run, attempt: Attempt) -> bool:
+def has_begun(view: RunQueries, run: Run, attempt: Attempt) -> bool:
     """Return True if an attempt's agent got the message or had any output."""
     return attempt.delivered_at is not None or _last_activity_at(view, run, attempt) is not None
 
 
-def _last_activity_at(view: View, run: Run, attempt: Attempt) -> datetime | None:
+def _last_activity_at(view: RunQueries, run: Run, attempt: Attempt) -> datetime | None:
     """Return the time of an attempt's last output; None if it had none.
 
     The attempt is identified by its number, because times are ambiguous: clocks may be set back.
@@ -258,7 +258,7 @@ def _last_activity_at(view: View, run: Run, attempt: Attempt) -> datetime | None
     return view.last_output_at(run, attempt=attempt.attempt)
 
 
-def resumes(core: Core, view: View, run: Run | None) -> bool:
+def resumes(core: Core, view: RunQueries, run: Run | None) -> bool:
     """Return True if a new attempt of the run can resume the conversation of the previous one."""
     if run is None:
         return False

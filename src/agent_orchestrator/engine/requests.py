@@ -49,7 +49,7 @@ from agent_orchestrator.operations.requests import (
     ResolveRequest,
 )
 from agent_orchestrator.ports.changes import Transaction
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import MessageQueries, RequestQueries, View
 from agent_orchestrator.wire.strict_json import json_copy
 
 logger = logging.getLogger("agent_orchestrator.requests")
@@ -206,7 +206,7 @@ def _warn_at(now: datetime, expires_in_s: float) -> datetime:
     return now + timedelta(seconds=expires_in_s - min(expires_in_s / 4, WARNING_S))
 
 
-def _check_message_limit(tx: Transaction, run: Run, limit: str, maximum: int) -> None:
+def _check_message_limit(tx: MessageQueries, run: Run, limit: str, maximum: int) -> None:
     """Raise ``Conflict`` if the run has sent as many messages to its parent as the limit allows."""
     if tx.child_message_count(run.id, limit=maximum) >= maximum:
         raise Conflict(
@@ -215,7 +215,7 @@ def _check_message_limit(tx: Transaction, run: Run, limit: str, maximum: int) ->
         )
 
 
-def _check_pending(tx: Transaction, run: Run) -> None:
+def _check_pending(tx: RequestQueries, run: Run) -> None:
     """Raise ``Conflict`` if the run has as many open requests as it may."""
     if len(tx.requests(run_id=run.id, status="pending", limit=MAX_PENDING)) >= MAX_PENDING:
         raise Conflict(
@@ -401,7 +401,7 @@ def _is_shown_to(caller: Principal, request: Request) -> bool:
     return caller.run is None or request.approvals != "ask-human"
 
 
-def _pending(view: View, within: Visibility, root_session_id: str) -> Iterator[Request]:
+def _pending(view: RequestQueries, within: Visibility, root_session_id: str) -> Iterator[Request]:
     """Yield the open requests of a tree, the oldest first."""
     after = None
     while page := view.requests(

@@ -34,6 +34,7 @@ from agent_orchestrator.engine.turn_options import (
 )
 from agent_orchestrator.fields import MAX_TEXT
 from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.queries import MessageQueries
 
 MAX_RESULTS: Final = 100
 """Maximum number of children's results in a run."""
@@ -43,7 +44,7 @@ MAX_RESULTS_SIZE: Final = 4 * 2**20
 """Characters after which no further result is read for a run."""
 
 
-def agent_knows_result(tx: Transaction, run: Run, returned: Collection[str]) -> bool:
+def agent_knows_result(tx: MessageQueries, run: Run, returned: Collection[str]) -> bool:
     """Return True if a child's result came while the run was being executed.
 
     :param returned: ids of the messages that the run did not deliver.
@@ -208,6 +209,6 @@ def attach_results(core: Core, tx: Transaction, run: Run, session: Session) -> N
         tx.put_message(evolve(message, run_id=run.id))
 
 
-def _is_child_result(tx: Transaction, run: Run) -> bool:
+def _is_child_result(tx: MessageQueries, run: Run) -> bool:
     message = tx.message(run.message_id) if run.message_id else None
     return message is not None and message.source.kind == "child"

@@ -19,7 +19,7 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.ports.changes import Draft, Transaction
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import RunQueries, SessionQueries
 from agent_orchestrator.wire.codec import to_plain
 
 QUEUE_TOPIC = "queue"
@@ -40,7 +40,7 @@ class StaleAttempt(Exception):
     """The run has a later attempt, or has ended: writes of this attempt are refused."""
 
 
-def require_current_attempt(tx: Transaction, run_id: str, attempt: int) -> Run:
+def require_current_attempt(tx: RunQueries, run_id: str, attempt: int) -> Run:
     """Return the run for a write of one of its attempts.
 
     :raises StaleAttempt: if that attempt is no longer active.
@@ -71,11 +71,11 @@ def message_created_event(message: Message) -> Draft:
     return Draft(EventType.MESSAGE_CREATED, data, message.run_id)
 
 
-def has_queued_run(tx: View, session: Session) -> bool:
+def has_queued_run(tx: RunQueries, session: Session) -> bool:
     return bool(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=1))
 
 
-def session_of(tx: Transaction, run: Run) -> Session:
+def session_of(tx: SessionQueries, run: Run) -> Session:
     session = tx.session(run.session_id)
     assert session is not None
     return session
@@ -89,7 +89,7 @@ def default_provider(core: Core, session: Session) -> str:
     return session.provider or core.config.routing.default
 
 
-def current_attempt(view: View, run: Run) -> Attempt | None:
+def current_attempt(view: RunQueries, run: Run) -> Attempt | None:
     """Return the record of the run's present attempt."""
     return next((one for one in view.attempts(run.id) if one.attempt == run.attempt), None)
 

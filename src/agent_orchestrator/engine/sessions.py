@@ -37,7 +37,7 @@ from agent_orchestrator.operations.sessions import (
     UpdateSession,
 )
 from agent_orchestrator.ports.changes import Draft, Transaction
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import RunQueries, SessionQueries, View
 from agent_orchestrator.wire.strict_json import json_copy
 
 CLOSE_REASON: Final = "its session was closed"
@@ -178,7 +178,7 @@ async def _new_directory(core: Core, caller: Principal, command: UpdateSession) 
     return await child_workspace(core, caller, command.cwd, parent)
 
 
-def _require_idle(tx: Transaction, session: Session) -> None:
+def _require_idle(tx: RunQueries, session: Session) -> None:
     """Raise ``SessionBusy`` if a started run of the session has not ended: its agent uses the old directory."""
     for run in transitions.started_runs(tx, session):
         state = "queued again" if run.status is RunStatus.QUEUED else run.status
@@ -226,7 +226,7 @@ def _write_changes(
     return updated
 
 
-def _below(tx: Transaction, session: Session) -> list[Session]:
+def _below(tx: SessionQueries, session: Session) -> list[Session]:
     """Return all descendants of a session, each after its parent."""
     found: list[Session] = []
     parents = [session]

@@ -18,7 +18,7 @@ from agent_orchestrator.engine.prompts import count_fitting, limit_of
 from agent_orchestrator.engine.queueing import requeue, spawning_run
 from agent_orchestrator.engine.run_changes import session_of
 from agent_orchestrator.ports.changes import Transaction
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import MessageQueries
 from agent_orchestrator.ports.runner import Runner, capabilities_of
 
 
@@ -49,7 +49,7 @@ def is_recovery_note(message: Message) -> bool:
     return message.role == "system" and message.request_id is None
 
 
-def undelivered_messages(view: View, run_id: str) -> list[Message]:
+def undelivered_messages(view: MessageQueries, run_id: str) -> list[Message]:
     """Return the steering messages that a run's agent has not taken, in order."""
     return [one for one in view.run_messages(run_id) if _is_undelivered(one)]
 

@@ -39,7 +39,7 @@ from agent_orchestrator.engine.run_changes import (
 )
 from agent_orchestrator.engine.steering import drop_steering, settle_messages
 from agent_orchestrator.ports.changes import Transaction
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import RunQueries
 from agent_orchestrator.wire.codec import to_plain
 
 
@@ -170,7 +170,7 @@ def _release(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd, at:
     return released
 
 
-def started_runs(tx: View, session: Session) -> list[Run]:
+def started_runs(tx: RunQueries, session: Session) -> list[Run]:
     """Return the unended runs of a session that have started: the active one, and a released one."""
     active = tx.active_run(session.id)
     queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_READ_ROWS)
