@@ -58,3 +58,10 @@ def test_no_agent_s_runner_is_loaded_before_a_provider_has_it(module: str) -> No
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     assert said.stdout.strip() == "[]"
+
+
+def test_the_engine_and_the_runners_read_no_file_of_a_system_s_processes() -> None:
+    # import-linter keeps the modules out that know a machine; the path of a file needs no import.
+    for room in ("engine", "runners", "operations", "ports", "tools"):
+        for file in (SOURCE / "agent_orchestrator" / room).rglob("*.py"):
+            assert "/proc" not in file.read_text(), file
