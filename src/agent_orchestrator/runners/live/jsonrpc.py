@@ -21,7 +21,7 @@ from agent_orchestrator.runners.live.messages import (
 class JsonRpc:
     """The messages of JSON-RPC.
 
-    :param has_version: whether messages have the field ``jsonrpc``. Those of codex 0.169 have not.
+    :param has_version: whether messages have the field ``jsonrpc``. Not all agents send it.
     """
 
     has_version: bool = True
