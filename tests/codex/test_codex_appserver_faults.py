@@ -11,7 +11,7 @@ from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.ports.runner import Availability
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner, teardown, turn_driver
 from agent_orchestrator.runners.codex.versions import with_version_note
-from agent_orchestrator.runners.live import peer
+from agent_orchestrator.runners.live import peer, process
 from agent_orchestrator.testing.runners import RecordingContext
 
 pytestmark = pytest.mark.anyio
@@ -141,7 +141,7 @@ async def test_a_message_to_a_process_that_has_not_taken_the_prompt_is_given_to_
 
 
 async def test_a_process_that_only_closes_its_stdout(command, record, monkeypatch):
-    monkeypatch.setattr("agent_orchestrator.runners.codex.appserver.server._EXIT_S", 0.2)
+    monkeypatch.setattr(process, "_EXIT_S", 0.2)
     _, end = await faulty(command, record, "closed")
     assert end.code == "agent_crashed"
 

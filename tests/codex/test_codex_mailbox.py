@@ -6,11 +6,10 @@ import anyio
 import pytest
 
 from agent_orchestrator.runners.codex.appserver.coalescing import Coalescer
-from agent_orchestrator.runners.codex.appserver.server import Server, Spec
+from agent_orchestrator.runners.codex.appserver.server import PROTOCOL, Server, Spec
 from agent_orchestrator.runners.codex.appserver.turns import STREAMS, TurnReader
 from agent_orchestrator.runners.lines import Line
 from agent_orchestrator.runners.live import mailbox
-from agent_orchestrator.runners.live.jsonrpc import JsonRpc
 from agent_orchestrator.runners.live.mailbox import Mailbox, MessagesDropped
 from agent_orchestrator.runners.live.messages import Notification
 from agent_orchestrator.runners.live.peer import Peer
@@ -38,8 +37,8 @@ def said(thread, method, **params):
 
 
 def serving(channel):
-    server = Server(Spec("codex", (), frozenset()), "mark", 60, 30, lambda _: None)
-    server._peer = Peer("codex", JsonRpc(has_version=False), channel, server._receive)
+    server = Server(PROTOCOL, "mark", 60, Spec("codex", (), frozenset()), 30)
+    server._peer = Peer("codex", PROTOCOL.dialect, channel, server.receive)
     return server
 
 

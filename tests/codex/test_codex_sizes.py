@@ -21,7 +21,7 @@ from agent_orchestrator.runners.codex.appserver import (
     turns,
 )
 from agent_orchestrator.runners.codex.appserver import exec_items as app_items
-from agent_orchestrator.runners.codex.appserver.server import Server, Spec
+from agent_orchestrator.runners.codex.appserver.server import PROTOCOL, Server, Spec
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.parser import ExecParser
 from agent_orchestrator.runners.lines import MAX_JSON_DEPTH, Line
@@ -207,9 +207,9 @@ class Channel:
 async def test_whatever_the_app_server_says_is_taken(shape, monkeypatch):
     monkeypatch.setattr(Server, "pid", 1)
     lines = [*app_lines(SHAPES[shape](SMALL))]
-    server = Server(Spec("codex", (), frozenset()), "mark", 60, 30, lambda _: None)
+    server = Server(PROTOCOL, "mark", 60, Spec("codex", (), frozenset()), 30)
     channel = Channel(lines)
-    server._peer = Peer("codex", jsonrpc.JsonRpc(has_version=False), channel, server._receive)
+    server._peer = Peer("codex", PROTOCOL.dialect, channel, server.receive)
     heard = []
     with server.open_mailbox("t") as mailbox, anyio.fail_after(60):
         await server._peer.read()

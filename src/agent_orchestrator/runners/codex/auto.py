@@ -7,9 +7,9 @@ from attrs import evolve, field, frozen
 
 from agent_orchestrator.ports.runner import Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.runner import CodexAppServerRunner
-from agent_orchestrator.runners.codex.appserver.server_pool import NotStarted
 from agent_orchestrator.runners.codex.runner import CodexExecRunner
 from agent_orchestrator.runners.codex.versions import has_app_server
+from agent_orchestrator.runners.live.pool import NotStarted
 
 APP_SERVER = "codex-app-server"
 EXEC = "codex-exec"

@@ -14,8 +14,8 @@ from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
 from agent_orchestrator.fields import runner_option
 from agent_orchestrator.operations.options import MAX_OPEN_S, MIN_OPEN_S
 from agent_orchestrator.ports.runner import RUN_VARIABLES, Availability, Outcome, RunContext
-from agent_orchestrator.runners.codex.appserver.server import Spec
-from agent_orchestrator.runners.codex.appserver.server_pool import NotStarted, ServerPool
+from agent_orchestrator.runners.codex.appserver.server import ANOTHER_LOGIN, Spec
+from agent_orchestrator.runners.codex.appserver.server_pool import ServerPool
 from agent_orchestrator.runners.codex.appserver.thread_loading import (
     HAS_TOOLS,
     ThreadMissing,
@@ -36,6 +36,7 @@ from agent_orchestrator.runners.codex.trust import (
     untrusted_environment,
 )
 from agent_orchestrator.runners.codex.versions import with_version_note
+from agent_orchestrator.runners.live.pool import NotStarted
 
 _MAX_TRIES: Final = 2
 """Maximum number of tries to deliver a prompt that codex did not take."""
@@ -98,7 +99,11 @@ class CodexAppServerRunner(CodexRunnerBase):
 
     @_servers.default
     def _new_pool(self) -> ServerPool:
-        return ServerPool(self.max_threads_per_process, self.idle_s, self.thread_idle_s)
+        return ServerPool(
+            max_threads=self.max_threads_per_process,
+            idle_s=self.idle_s,
+            thread_idle_s=self.thread_idle_s,
+        )
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
@@ -235,7 +240,7 @@ class CodexAppServerRunner(CodexRunnerBase):
             raise ThreadMissing(f"{thread_id!r} is not a thread id")
         before = context.thread if thread_id is not None else None
         tools = context.tools if self.tools else None
-        async with self._servers.lease(spec, thread_id) as lease:
+        async with self._servers.lease_for(spec, thread_id) as lease:
             server = lease.server
             invocation = Invocation(
                 self.command,
@@ -275,7 +280,9 @@ class CodexAppServerRunner(CodexRunnerBase):
                 raise _PromptNotTaken(AgentFailed("thread_missing", str(problem))) from problem
             except AgentFailed as failure:
                 if failure.code == "auth_failed":
-                    server.retire()  # the login may have been repaired where no file shows it
+                    server.retire(
+                        ANOTHER_LOGIN
+                    )  # the login may have been repaired where no file shows it
                 is_taken = conversation is not None and conversation.is_taken
                 if server.failure is None or is_taken:
                     raise

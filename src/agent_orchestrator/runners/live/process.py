@@ -1,0 +1,369 @@
+"""A process of an agent that stays alive between runs."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+from attrs import define, field, frozen
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.host import DEFAULT_STOP, StopSequence
+from agent_orchestrator.ports.runner import TAG_VARIABLE
+from agent_orchestrator.runners.live.mailbox import Mailbox, Streams
+from agent_orchestrator.runners.live.messages import (
+    AgentRequest,
+    Answer,
+    Dialect,
+    Message,
+    RpcError,
+)
+from agent_orchestrator.runners.live.peer import Peer, PeerTimeout
+from agent_orchestrator.runners.process import AgentProcess, agent_process
+
+_log = logging.getLogger(__name__)
+
+_EXIT_S: Final = 5.0
+"""Seconds for a process to exit after it has closed its stdout."""
+
+_MAX_HELD: Final = 100
+"""Messages that are kept for a run to come, and runs for which they are kept."""
+
+
+@frozen
+class AgentProtocol:
+    """How to talk to an agent.
+
+    :param agent: its name, for error messages.
+    :param streams: the messages that come in pieces; see :class:`Mailbox`.
+    :param kept: the messages that a run gets even if it is too slow.
+    """
+
+    agent: str
+    dialect: Dialect
+    streams: Streams = field(factory=dict)
+    kept: Collection[str] = ()
+
+
+@frozen
+class Launch:
+    """What a process is started with; see :class:`agent_orchestrator.host.ProcessSpec`."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(repr=False)
+    cwd: str = "/"
+    is_cwd_resolved: bool = False
+    stop: StopSequence = DEFAULT_STOP
+
+
+@define(eq=False)
+class LiveProcess(ABC):
+    """A process, which serves one run after the other, or many at once. :meth:`run` serves it from start to
+    end; :class:`~agent_orchestrator.runners.live.pool.ProcessPool` calls it.
+
+    A runner's subclass says how its agent is started, greeted and heard.
+
+    :param tag: identifies its processes.
+    :param idle_s: seconds without a run after which it ends.
+    :ivar leases: number of runs that use it.
+    :ivar failure: why it has stopped serving; None while it serves.
+    :ivar is_unknown: whether it does not understand the protocol.
+    :ivar ended: set when it has ended with all its processes.
+    """
+
+    protocol: AgentProtocol
+    tag: str
+    idle_s: float
+    leases: int = field(default=0, init=False)
+    failure: AgentFailed | None = field(default=None, init=False)
+    is_unknown: bool = field(default=False, init=False)
+    ended: anyio.Event = field(factory=anyio.Event, init=False)
+    _ready: anyio.Event = field(factory=anyio.Event, init=False)
+    _stopping: anyio.Event = field(factory=anyio.Event, init=False)
+    _force_stop: anyio.Event = field(factory=anyio.Event, init=False)
+    _leased: anyio.Event = field(factory=anyio.Event, init=False)
+    _free: anyio.Event = field(factory=anyio.Event, init=False)
+    _mailboxes: dict[str, Mailbox] = field(factory=dict, init=False)
+    _held: dict[str, deque[Message]] = field(factory=dict, init=False)
+    _tasks: TaskGroup | None = field(default=None, init=False)
+    _retirement: str | None = field(default=None, init=False)
+    _process: AgentProcess | None = field(default=None, init=False)
+    _peer: Peer | None = field(default=None, init=False)
+
+    # --- for its subclass
+
+    @abstractmethod
+    async def launch(self) -> Launch:
+        """Return what to start.
+
+        :raises AgentFailed: if it cannot be started.
+        """
+
+    @abstractmethod
+    async def greet(self) -> None:
+        """Do what must be done before the first run.
+
+        :raises RpcError: if the process does not understand the protocol.
+        :raises AgentFailed: if it cannot serve.
+        """
+
+    @abstractmethod
+    def exit_failure(self, exit_code: int | None, stderr: str) -> AgentFailed:
+        """Return what an exit that nobody asked for means.
+
+        :param exit_code: None if it has not exited, but closed its stdout.
+        """
+
+    async def receive(self, message: Message) -> None:
+        """Deliver a message. It must not wait. Default: for a process that serves one run at a time."""
+        self.route("", message)
+
+    # --- for runs
+
+    async def ready(self) -> None:
+        """Wait until it serves.
+
+        :raises AgentFailed: if it does not start.
+        """
+        await self._ready.wait()
+        self.check()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._ready.is_set() and self.failure is None
+
+    def check(self) -> None:
+        """Raise :class:`AgentFailed` if it has ended."""
+        if self.failure is not None:
+            raise AgentFailed(self.failure.code, self.failure.message)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def stderr_tail(self) -> str:
+        """The end of its stderr, for all its runs together."""
+        return "" if self._process is None else self._process.stderr_tail
+
+    def lease(self) -> None:
+        """Count a further run that uses it."""
+        self.leases += 1
+        self._leased.set()
+        self._leased = anyio.Event()
+
+    def release(self) -> None:
+        """Count one run less."""
+        self.leases -= 1
+        if self.leases == 0:
+            if self._retirement is not None:
+                self.retire(self._retirement)
+            self._free.set()
+            self._free = anyio.Event()
+
+    def retire(self, reason: str) -> None:
+        """End it when no run uses it."""
+        self._retirement = reason
+        if self.leases == 0:
+            self.fail(AgentFailed("provider_error", reason))
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether it accepts no more runs."""
+        return self._retirement is not None
+
+    async def request(self, method: str, params: Mapping[str, Any], timeout_s: float | None) -> Any:
+        """Send a request. If the agent does not answer, end the process.
+
+        :raises RpcError: if the answer is an error.
+        :raises AgentFailed: if the process has ended, or ends meanwhile.
+        """
+        self.check()
+        assert self._peer is not None
+        try:
+            with self._end_on_timeout():
+                return await self._peer.request(method, params, timeout_s=timeout_s)
+        except AgentFailed:
+            pass
+        self.check()
+        raise AssertionError("it has failed")
+
+    def submit(self, method: str, params: Mapping[str, Any], mailbox: Mailbox) -> int:
+        """Send a request whose answer comes in the mailbox. Return its number.
+
+        :raises AgentFailed: if the process has ended.
+        """
+        self.check()
+        assert self._peer is not None
+
+        def put(answer: Answer | None) -> None:
+            if answer is not None:
+                mailbox.put(answer)
+
+        try:
+            return self._peer.submit(method, params, put)
+        except PeerTimeout as stuck:
+            failure = AgentFailed("provider_error", str(stuck))
+            self.fail(failure)
+            raise failure from stuck
+
+    def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        """Send a notification. If the agent does not read it, end the process."""
+        assert self._peer is not None
+        with self._end_on_timeout():
+            self._peer.notify(method, params)
+
+    def respond(self, request: AgentRequest, result: Any) -> None:
+        """Answer a request of the agent. If it does not read the answer, end the process."""
+        assert self._peer is not None
+        with self._end_on_timeout():
+            self._peer.respond(request, result)
+
+    def refuse(self, request: AgentRequest, message: str) -> None:
+        """Answer a request of the agent with an error."""
+        assert self._peer is not None
+        with self._end_on_timeout():
+            self._peer.refuse(request, message)
+
+    @contextmanager
+    def _end_on_timeout(self) -> Iterator[None]:
+        """End the process if it does not read or answer in time."""
+        try:
+            yield
+        except PeerTimeout as stuck:
+            self.fail(AgentFailed("provider_error", str(stuck)))
+
+    def kill(self) -> None:
+        """End it at once, without a request to stop."""
+        self._force_stop.set()
+        self.fail(AgentFailed("provider_error", f"{self.protocol.agent} was stopped"))
+
+    def fail(self, failure: AgentFailed) -> None:
+        """End it, and fail everything that waits for it."""
+        if self.failure is None:
+            self.failure = failure
+            if self._peer is not None:
+                self._peer.end(failure)
+            for mailbox in [*self._mailboxes.values()]:
+                mailbox.end()
+            self._ready.set()
+            self._stopping.set()
+
+    # --- messages
+
+    @contextmanager
+    def open_mailbox(self, key: str = "") -> Iterator[Mailbox]:
+        """Receive the messages with a key, and those that came since its last run."""
+        mailbox = Mailbox(self.protocol.streams, self.protocol.kept)
+        for message in self._held.pop(key, ()):
+            mailbox.put(message)
+        self._mailboxes[key] = mailbox
+        if self.failure is not None:
+            mailbox.end()
+        try:
+            yield mailbox
+        finally:
+            for one in [one for one, value in self._mailboxes.items() if value is mailbox]:
+                del self._mailboxes[one]
+            mailbox.end()
+
+    def route(self, key: str, message: Message) -> None:
+        """Give a message to the run with the key. Without one, keep it for the next, but refuse a request."""
+        if (mailbox := self._mailboxes.get(key)) is not None:
+            self.deliver(message, mailbox)
+        elif isinstance(message, AgentRequest):
+            _log.warning("%s sent %s without a run", self.protocol.agent, message.method)
+            self.refuse(message, f"no run answers {message.method}")
+        else:
+            if key not in self._held and len(self._held) >= _MAX_HELD:
+                del self._held[next(iter(self._held))]
+            self._held.setdefault(key, deque(maxlen=_MAX_HELD)).append(message)
+
+    def add_key(self, key: str, mailbox: Mailbox) -> None:
+        """Give a run the messages with a further key, if they are not another run's."""
+        self._mailboxes.setdefault(key, mailbox)
+
+    def deliver(self, message: Message, mailbox: Mailbox) -> None:
+        """Put a message in a mailbox. Refuse the requests that its run will not hear."""
+        for request in mailbox.put(message):
+            self.refuse(request, "the run is too far behind to answer")
+
+    # --- the process
+
+    async def run(self) -> None:
+        """Serve until it is idle too long, dies, or is ended. At the return, all its processes have
+        ended.
+        """
+        agent = self.protocol.agent
+        failure = AgentFailed("provider_error", f"{agent} was stopped")
+        try:
+            launch = await self.launch()
+            async with agent_process(
+                launch.argv,
+                cwd=launch.cwd,
+                env={**launch.env, TAG_VARIABLE: self.tag},
+                is_cwd_resolved=launch.is_cwd_resolved,
+                stdin=None,
+                stop=launch.stop,
+                force_stop=self._force_stop.wait,
+            ) as process:
+                self._process = process
+                self._peer = Peer(agent, self.protocol.dialect, process, self.receive)
+                async with anyio.create_task_group() as tasks:
+                    self._tasks = tasks
+                    tasks.start_soon(self._read, process)
+                    tasks.start_soon(self._write)
+                    tasks.start_soon(self._start)
+                    tasks.start_soon(self._watch_idle)
+                    await self._stopping.wait()
+                    tasks.cancel_scope.cancel()
+        except AgentFailed as problem:
+            failure = problem
+        finally:
+            self._tasks = None
+            self.fail(failure)
+            self.ended.set()
+
+    async def _read(self, process: AgentProcess) -> None:
+        assert self._peer is not None
+        await self._peer.read()
+        exit_code = None
+        with anyio.move_on_after(_EXIT_S):
+            exit_code = await process.wait()
+        self.fail(self.exit_failure(exit_code, process.stderr_tail))
+
+    async def _write(self) -> None:
+        assert self._peer is not None
+        try:
+            with self._end_on_timeout():
+                await self._peer.write()
+        except OSError:
+            pass  # it has closed its stdin, so it is ending
+
+    async def _start(self) -> None:
+        try:
+            await self.greet()
+        except RpcError as refused:
+            self.is_unknown = True
+            problem = f"{self.protocol.agent} refused to start: {refused.message}"
+            self.fail(AgentFailed("provider_unavailable", problem))
+        except AgentFailed as failure:
+            self.fail(failure)
+        else:
+            self._ready.set()
+
+    async def _watch_idle(self) -> None:
+        while True:
+            while self.leases:
+                await self._free.wait()
+            with anyio.move_on_after(self.idle_s) as time_limit:
+                await self._leased.wait()
+            if time_limit.cancelled_caught and not self.leases:
+                _log.info("stopping %s, which was idle for %g s", self.protocol.agent, self.idle_s)
+                self.fail(AgentFailed("provider_error", f"{self.protocol.agent} was idle"))
+                return
