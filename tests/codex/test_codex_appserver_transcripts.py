@@ -42,7 +42,7 @@ def replayed(recording):
             continue
         now = turns[-1]
         if "id" in said:
-            item = reader.items.open_item(params.get("itemId"))
+            item = reader.items.tools.get(params.get("itemId"))
             question = approvals.question_for(AgentRequest(said["id"], method, params), item)
             if question is not None:
                 asked = {"text": question.text, "kind": question.kind, "detail": question.detail}

@@ -5,11 +5,11 @@ import json
 import anyio
 import pytest
 
-from agent_orchestrator.runners.codex.appserver.coalescing import Coalescer
 from agent_orchestrator.runners.codex.appserver.server import PROTOCOL, Server, Spec
 from agent_orchestrator.runners.codex.appserver.turns import STREAMS, TurnReader
 from agent_orchestrator.runners.lines import Line
 from agent_orchestrator.runners.live import mailbox
+from agent_orchestrator.runners.live.coalescing import Coalescer
 from agent_orchestrator.runners.live.mailbox import Mailbox, MessagesDropped
 from agent_orchestrator.runners.live.messages import Notification
 from agent_orchestrator.runners.live.peer import Peer

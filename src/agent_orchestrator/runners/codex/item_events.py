@@ -5,33 +5,21 @@ for what becomes of which.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.runners.codex.items import (
-    ITEM_MAPPINGS,
+from agent_orchestrator.runners.codex.items import ITEM_MAPPINGS, item_id, status_of, unknown_fields
+from agent_orchestrator.runners.events import (
+    AgentEvent,
     JsonObject,
-    item_id,
+    agent_event,
     require_list,
     require_object,
-    status_of,
     text,
-    unknown_fields,
 )
-from agent_orchestrator.runners.lines import limit_depth
-
-_MAX_OPEN: Final = 10_000
-"""Maximum number of open tools. A further one ends the oldest."""
-
-
-@frozen
-class AgentEvent:
-    """An event to emit."""
-
-    event_type: str
-    data: JsonObject
+from agent_orchestrator.runners.tool_items import ToolItems
 
 
 @define
@@ -39,7 +27,7 @@ class ItemReader:
     """The state of the items of one turn."""
 
     last_message: str | None = None
-    _open: dict[str, tuple[str, JsonObject]] = field(factory=dict, init=False)
+    tools: ToolItems = field(factory=ToolItems, init=False)
     _plan: Any = field(default=None, init=False)
 
     def read(self, phase: str, item: JsonObject) -> list[AgentEvent] | None:
@@ -67,32 +55,6 @@ class ItemReader:
                 return self._tool_completed(item)
         return None
 
-    def open_item(self, tool_id: str) -> JsonObject | None:
-        """Return the item of a tool call or file change that has begun and not ended."""
-        found = self._open.get(tool_id)
-        return None if found is None else found[1]
-
-    def finish(self) -> list[AgentEvent]:
-        """Return the events that close what codex left open."""
-        return [self._close(tool_id) for tool_id in (*self._open,)]
-
-    def _close(self, tool_id: str) -> AgentEvent:
-        item_type, started = self._open.pop(tool_id)
-        if item_type == "file_change":
-            event_type, data = EventType.FILE_CHANGED, dict(started)
-        else:
-            event_type, data = EventType.TOOL_COMPLETED, {**started, "output": ""}
-        note = "unfinished when the turn ended"
-        data.update(tool_id=tool_id, status="failed", error=note)
-        return AgentEvent(event_type, data)
-
-    def _begin(self, item: JsonObject, content: JsonObject) -> list[AgentEvent]:
-        """Record an open item. Return the event that closes the oldest one if there are too many."""
-        is_full = len(self._open) >= _MAX_OPEN and item_id(item) not in self._open
-        closed = [self._close(next(iter(self._open)))] if is_full else []
-        self._open[item_id(item)] = item["type"], content
-        return closed
-
     def plan(self, steps: Sequence[JsonObject], more: JsonObject) -> list[AgentEvent]:
         """Return the event of a plan; none where it repeats the one before it."""
         if steps == self._plan:
@@ -117,30 +79,21 @@ class ItemReader:
         return self.plan(steps, unknown_fields(item, "items"))
 
     def _file_change_started(self, item: JsonObject) -> list[AgentEvent]:
-        return self._begin(item, require_object(limit_depth({"changes": _changes(item)})))
+        changes = {"changes": _changes(item)}
+        return self.tools.merge(item_id(item), changes, EventType.FILE_CHANGED)
 
     def _file_change(self, item: JsonObject) -> list[AgentEvent]:
-        tool_id = item_id(item)
-        self._open.pop(tool_id, None)
-        data = {"tool_id": tool_id, "status": status_of(item), "changes": _changes(item)}
-        return [agent_event(EventType.FILE_CHANGED, **data, **unknown_fields(item, "changes"))]
+        data = {"status": status_of(item), "changes": _changes(item)}
+        data |= unknown_fields(item, "changes")
+        return [self.tools.complete(item_id(item), data, EventType.FILE_CHANGED)]
 
     def _tool_started(self, item: JsonObject) -> list[AgentEvent]:
-        tool = require_object(limit_depth(ITEM_MAPPINGS[item["type"]].call(item)))
-        closed = self._begin(item, tool)
-        return [*closed, agent_event(EventType.TOOL_STARTED, tool_id=item_id(item), **tool)]
+        return self.tools.start(item_id(item), ITEM_MAPPINGS[item["type"]].call(item))
 
     def _tool_completed(self, item: JsonObject) -> list[AgentEvent]:
-        tool_id = item_id(item)
-        self._open.pop(tool_id, None)
         tool = ITEM_MAPPINGS[item["type"]]
         data = {**tool.call(item), "status": status_of(item), **tool.outcome(item)}
-        return [agent_event(EventType.TOOL_COMPLETED, tool_id=tool_id, **data)]
-
-
-def agent_event(event_type: str, /, **data: Any) -> AgentEvent:
-    """Return an event; what lies too deep in its data becomes JSON text."""
-    return AgentEvent(event_type, require_object(limit_depth(data)))
+        return [self.tools.complete(item_id(item), data)]
 
 
 def text_event(event_type: str, name: str, item: JsonObject) -> AgentEvent:

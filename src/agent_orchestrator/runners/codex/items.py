@@ -4,21 +4,14 @@ Shapes are those of codex 0.169. A field that has no place in an event's data go
 ``unknown_fields``.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from attrs import frozen
 
-from agent_orchestrator.wire import strict_json
+from agent_orchestrator.runners.events import JsonObject, require_list, require_object, text
 
 _STATUSES: Final = ("completed", "failed", "declined")
-
-JsonObject = Mapping[str, Any]
-
-
-class UnexpectedShape(Exception):
-    """A known item has a shape we do not know: its line is kept whole instead."""
 
 
 def _command(item: JsonObject) -> dict[str, Any]:
@@ -145,32 +138,3 @@ def status_of(item: JsonObject) -> str:
     """Return how a tool ended. One without a status has none to fail with; a new one did not work."""
     status = item.get("status", "completed")
     return status if status in _STATUSES else "failed"
-
-
-def text(value: Any) -> str:
-    """Return a text as it is, nothing as no text, and anything else as its JSON."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    return strict_json.text_of(value) if strict_json.is_long(value) else json.dumps(value)
-
-
-def require_object(value: Any) -> JsonObject:
-    """Return the value.
-
-    :raises UnexpectedShape: if it is not an object.
-    """
-    if not isinstance(value, Mapping):
-        raise UnexpectedShape
-    return value
-
-
-def require_list(value: Any) -> Sequence[Any]:
-    """Return the value.
-
-    :raises UnexpectedShape: if it is not a list.
-    """
-    if not isinstance(value, list):
-        raise UnexpectedShape
-    return value

@@ -33,14 +33,16 @@ from attrs import define, field
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.runners.bulk import Text, read_object, read_text
-from agent_orchestrator.runners.codex.item_events import AgentEvent, ItemReader, agent_event
-from agent_orchestrator.runners.codex.items import (
+from agent_orchestrator.runners.codex.item_events import ItemReader
+from agent_orchestrator.runners.codex.items import unknown_fields
+from agent_orchestrator.runners.codex.usage import counts
+from agent_orchestrator.runners.events import (
+    AgentEvent,
     JsonObject,
     UnexpectedShape,
+    agent_event,
     text,
-    unknown_fields,
 )
-from agent_orchestrator.runners.codex.usage import counts
 from agent_orchestrator.runners.lines import Line
 
 
@@ -105,7 +107,7 @@ class ExecParser:
 
     def finish(self) -> list[AgentEvent]:
         """Return the events that close what codex left open."""
-        return self._items.finish()
+        return self._items.tools.finish()
 
     # --- the turn
 

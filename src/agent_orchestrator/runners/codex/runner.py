@@ -25,8 +25,6 @@ from agent_orchestrator.runners.codex.base import CodexRunnerBase
 from agent_orchestrator.runners.codex.capabilities import codex_capabilities
 from agent_orchestrator.runners.codex.confinement import ExecConfinement, exec_confinement
 from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, turn_failure
-from agent_orchestrator.runners.codex.item_events import AgentEvent
-from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.parser import ExecParser
 from agent_orchestrator.runners.codex.probe import environment, home_of, profile_warning
@@ -39,6 +37,7 @@ from agent_orchestrator.runners.codex.trust import (
 )
 from agent_orchestrator.runners.codex.usage import usage_between
 from agent_orchestrator.runners.codex.versions import has_profiles
+from agent_orchestrator.runners.events import AgentEvent, text
 from agent_orchestrator.runners.process import AgentProcess, agent_process
 
 _BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)

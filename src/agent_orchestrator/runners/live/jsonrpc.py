@@ -8,10 +8,10 @@ from typing import Any
 
 from attrs import frozen
 
+from agent_orchestrator.runners.events import JsonObject
 from agent_orchestrator.runners.live.messages import (
     AgentRequest,
     Answer,
-    Fields,
     Notification,
     RpcError,
 )
@@ -26,19 +26,19 @@ class JsonRpc:
 
     has_version: bool = True
 
-    def request(self, number: int, method: str, params: Fields) -> Fields:
+    def request(self, number: int, method: str, params: JsonObject) -> JsonObject:
         return self._message({"id": number, "method": method, "params": params})
 
-    def notification(self, method: str, params: Fields) -> Fields:
+    def notification(self, method: str, params: JsonObject) -> JsonObject:
         return self._message({"method": method, **({"params": params} if params else {})})
 
-    def result(self, request: AgentRequest, result: Any) -> Fields:
+    def result(self, request: AgentRequest, result: Any) -> JsonObject:
         return self._message({"id": request.id, "result": result})
 
-    def error(self, request: AgentRequest, code: int, message: str) -> Fields:
+    def error(self, request: AgentRequest, code: int, message: str) -> JsonObject:
         return self._message({"id": request.id, "error": {"code": code, "message": message}})
 
-    def read(self, message: Fields, size: int) -> Notification | AgentRequest | Answer | None:
+    def read(self, message: JsonObject, size: int) -> Notification | AgentRequest | Answer | None:
         number = message.get("id")
         if isinstance(method := message.get("method"), str):
             params = message.get("params")
@@ -57,7 +57,7 @@ class JsonRpc:
             return Answer(number, error=_error(message["error"]), size=size)
         return Answer(number, message["result"], size=size) if "result" in message else None
 
-    def _message(self, fields: dict[str, Any]) -> Fields:
+    def _message(self, fields: dict[str, Any]) -> JsonObject:
         return {"jsonrpc": "2.0", **fields} if self.has_version else fields
 
 

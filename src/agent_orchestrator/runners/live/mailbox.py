@@ -12,10 +12,10 @@ import anyio
 import anyio.lowlevel
 from attrs import define, evolve, field, frozen
 
+from agent_orchestrator.runners.events import JsonObject
 from agent_orchestrator.runners.live.messages import (
     AgentRequest,
     Answer,
-    Fields,
     Malformed,
     Message,
     Notification,
@@ -82,7 +82,7 @@ class _Entry:
         return evolve(first, params=_with_text(first.params, path, text), size=len(text))
 
 
-def _text_at(params: Fields, path: Sequence[str]) -> str | None:
+def _text_at(params: JsonObject, path: Sequence[str]) -> str | None:
     """Return the text at a path; None if there is none."""
     found: object = params
     for name in path:
@@ -90,7 +90,7 @@ def _text_at(params: Fields, path: Sequence[str]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _with_text(params: Fields, path: Sequence[str], text: str) -> Fields:
+def _with_text(params: JsonObject, path: Sequence[str], text: str) -> JsonObject:
     """Return the params with another text at a path that has one."""
     name, *rest = path
     return {**params, name: _with_text(params[name], rest, text) if rest else text}

@@ -1,15 +1,12 @@
 """Messages between a runner and an agent, whatever the protocol."""
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 from attrs import frozen
 
 from agent_orchestrator.runners.bulk import LONG_LINE, Text
+from agent_orchestrator.runners.events import JsonObject
 from agent_orchestrator.wire import strict_json
-
-Fields = Mapping[str, Any]
-"""A JSON object."""
 
 
 class RpcError(Exception):
@@ -33,7 +30,7 @@ class Notification:
     """
 
     method: str
-    params: Fields
+    params: JsonObject
     size: int = 0
 
     @property
@@ -48,7 +45,7 @@ class AgentRequest:
 
     id: str | int
     method: str
-    params: Fields
+    params: JsonObject
     size: int = 0
 
     @property
@@ -93,18 +90,18 @@ Message = Notification | AgentRequest | Malformed
 class Dialect(Protocol):
     """A protocol: its JSON objects, one per line, for the messages of both sides."""
 
-    def request(self, number: int, method: str, params: Fields) -> Fields:
+    def request(self, number: int, method: str, params: JsonObject) -> JsonObject:
         """Return a request. Its answer must carry the number, in whatever form."""
         ...
 
-    def notification(self, method: str, params: Fields) -> Fields: ...
+    def notification(self, method: str, params: JsonObject) -> JsonObject: ...
 
-    def result(self, request: AgentRequest, result: Any) -> Fields:
+    def result(self, request: AgentRequest, result: Any) -> JsonObject:
         """Return the answer to a request of the agent."""
         ...
 
-    def error(self, request: AgentRequest, code: int, message: str) -> Fields: ...
+    def error(self, request: AgentRequest, code: int, message: str) -> JsonObject: ...
 
-    def read(self, message: Fields, size: int) -> Notification | AgentRequest | Answer | None:
+    def read(self, message: JsonObject, size: int) -> Notification | AgentRequest | Answer | None:
         """Return what an object of the agent means; None if the protocol does not have it."""
         ...

@@ -11,12 +11,12 @@ from attrs import define, field
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.runners.bulk import Text, read, read_object, read_text
+from agent_orchestrator.runners.events import JsonObject
 from agent_orchestrator.runners.lines import Line
 from agent_orchestrator.runners.live.messages import (
     AgentRequest,
     Answer,
     Dialect,
-    Fields,
     Malformed,
     Message,
 )
@@ -64,7 +64,7 @@ class Peer:
     _work: anyio.Event = field(factory=anyio.Event, init=False)
     _failure: AgentFailed | None = field(default=None, init=False)
 
-    async def request(self, method: str, params: Fields, *, timeout_s: float | None) -> Any:
+    async def request(self, method: str, params: JsonObject, *, timeout_s: float | None) -> Any:
         """Send a request and return the result.
 
         :raises RpcError: if the answer is an error.
@@ -90,7 +90,7 @@ class Peer:
         raise PeerTimeout(f"{self._agent} did not answer {method} in {timeout_s:g} s")
 
     def submit(
-        self, method: str, params: Fields, on_answer: Callable[[Answer | None], None]
+        self, method: str, params: JsonObject, on_answer: Callable[[Answer | None], None]
     ) -> int:
         """Send a request and return its number.
 
@@ -105,7 +105,7 @@ class Peer:
         self._calls[number] = on_answer
         return number
 
-    def notify(self, method: str, params: Fields) -> None:
+    def notify(self, method: str, params: JsonObject) -> None:
         """Send a notification."""
         self._send(self._dialect.notification(method, params))
 
@@ -169,7 +169,7 @@ class Peer:
                 if time_limit.cancelled_caught:
                     raise PeerTimeout(f"{self._agent} does not read its input")
 
-    def _send(self, message: Fields) -> None:
+    def _send(self, message: JsonObject) -> None:
         if self._failure is not None:
             return
         data = _ENCODE(message).encode() + b"\n"

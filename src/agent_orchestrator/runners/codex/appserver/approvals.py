@@ -36,7 +36,7 @@ from agent_orchestrator.fields import (
     MAX_QUESTION,
     shown,
 )
-from agent_orchestrator.runners.codex.items import JsonObject, require_list, require_object, text
+from agent_orchestrator.runners.events import JsonObject, require_list, require_object, text
 from agent_orchestrator.runners.lines import json_object
 from agent_orchestrator.runners.live.messages import AgentRequest
 

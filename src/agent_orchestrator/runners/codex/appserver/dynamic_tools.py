@@ -12,7 +12,7 @@ thread is unloaded at the end of each run.
 from collections.abc import Sequence
 
 from agent_orchestrator.ports.runner import Toolbox, ToolSpec
-from agent_orchestrator.runners.codex.items import JsonObject, text
+from agent_orchestrator.runners.events import JsonObject, text
 
 
 def dynamic_tools(tools: Toolbox) -> Sequence[JsonObject]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agent_orchestrator.runners.codex.items import JsonObject, text
+from agent_orchestrator.runners.events import JsonObject, text
 
 _TYPES: Final = {
     "agentMessage": "agent_message",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agent_orchestrator.runners.codex.failures import turn_failure
-from agent_orchestrator.runners.codex.items import text
+from agent_orchestrator.runners.events import text
 
 _CODES: Final = {
     "contextWindowExceeded": "context_exceeded",

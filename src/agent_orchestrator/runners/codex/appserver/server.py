@@ -20,8 +20,8 @@ from agent_orchestrator.runners.codex.appserver.turns import (
     TURNS,
 )
 from agent_orchestrator.runners.codex.failures import startup_failure
-from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+from agent_orchestrator.runners.events import text
 from agent_orchestrator.runners.live.jsonrpc import JsonRpc
 from agent_orchestrator.runners.live.mailbox import Mailbox
 from agent_orchestrator.runners.live.messages import (

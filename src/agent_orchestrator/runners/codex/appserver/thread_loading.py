@@ -17,10 +17,10 @@ from agent_orchestrator.runners.codex.appserver.threads import LoadedThread
 from agent_orchestrator.runners.codex.argv import is_thread_id
 from agent_orchestrator.runners.codex.confinement import Mode, Workspace, profile_name, profiles
 from agent_orchestrator.runners.codex.failures import is_busy, refusal_code
-from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.probe import home_of
 from agent_orchestrator.runners.codex.tools import tools_config, tools_url
 from agent_orchestrator.runners.codex.trust import check_home
+from agent_orchestrator.runners.events import text
 from agent_orchestrator.runners.live.messages import RpcError
 
 _log = logging.getLogger(__name__)

@@ -18,7 +18,6 @@ from agent_orchestrator.domain.model import Invocation, Thread
 from agent_orchestrator.ports.runner import Outcome, RunContext, Toolbox
 from agent_orchestrator.runners.bulk import run_in_thread
 from agent_orchestrator.runners.codex.appserver import approvals, teardown
-from agent_orchestrator.runners.codex.appserver.coalescing import Coalescer
 from agent_orchestrator.runners.codex.appserver.dynamic_tools import call_tool
 from agent_orchestrator.runners.codex.appserver.failures import failure_of
 from agent_orchestrator.runners.codex.appserver.server import Server
@@ -34,9 +33,9 @@ from agent_orchestrator.runners.codex.appserver.turn_state import (
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.argv import MAX_INPUT
 from agent_orchestrator.runners.codex.failures import refusal_code
-from agent_orchestrator.runners.codex.item_events import AgentEvent
-from agent_orchestrator.runners.codex.items import UnexpectedShape, text
 from agent_orchestrator.runners.codex.usage import usage_between
+from agent_orchestrator.runners.events import AgentEvent, UnexpectedShape, text
+from agent_orchestrator.runners.live.coalescing import Coalescer
 from agent_orchestrator.runners.live.mailbox import Incoming, Mailbox, MessagesDropped
 from agent_orchestrator.runners.live.messages import (
     AgentRequest,
@@ -388,7 +387,7 @@ class TurnDriver:
             self.server.respond(incoming, await call_tool(self.tools, incoming.params))
             return
         try:
-            item = self._reader.items.open_item(text(incoming.params.get("itemId")))
+            item = self._reader.items.tools.get(text(incoming.params.get("itemId")))
             make = partial(approvals.question_for, item=item, remember=self.remember_approvals)
             question = await run_in_thread(make, incoming) if incoming.is_long else make(incoming)
         except UnexpectedShape:

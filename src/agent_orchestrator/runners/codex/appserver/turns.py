@@ -21,23 +21,25 @@ Its pieces become a message when the turn continues.
 """
 
 from collections.abc import Mapping
-from io import StringIO
 from typing import Any, Final
 
 from attrs import define, field, frozen
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.runners.codex.appserver.exec_items import exec_item, snake
-from agent_orchestrator.runners.codex.item_events import AgentEvent, ItemReader, agent_event
-from agent_orchestrator.runners.codex.items import (
+from agent_orchestrator.runners.codex.item_events import ItemReader
+from agent_orchestrator.runners.codex.usage import counts
+from agent_orchestrator.runners.events import (
+    AgentEvent,
     JsonObject,
     UnexpectedShape,
+    agent_event,
     require_list,
     require_object,
     text,
 )
-from agent_orchestrator.runners.codex.usage import counts
 from agent_orchestrator.runners.live.messages import Notification
+from agent_orchestrator.runners.live.streams import MessageStreams
 
 IGNORED_METHODS: Final = (
     "account/rateLimits/updated",
@@ -84,15 +86,6 @@ TURNS: Final = frozenset({"turn/started", "turn/completed"})
 """Messages that a run gets even if it is too slow."""
 
 
-_MAX_STREAMS: Final = 100
-"""Maximum number of messages that are streamed at the same time; codex 0.169 streams one. A further
-one ends the oldest."""
-
-
-_MAX_STREAM: Final = 16 * 2**20
-"""Maximum characters of the complete message of a stream. A longer one is cut, because an event of
-any length would be unreadable. Its pieces contain all of it."""
-
 _MAX_CHILDREN: Final = 1_000
 """Sub-agents' threads that are known of one turn. Each of them is ended with it, one by one."""
 
@@ -127,8 +120,7 @@ class TurnReader:
     was requested has begun."""
     items: ItemReader = field(factory=ItemReader)
     _has_begun: bool = field(default=False, init=False)
-    _streams: dict[str, StringIO] = field(factory=dict, init=False)
-    """What came of each message that is not complete."""
+    _messages: MessageStreams = field(factory=MessageStreams, init=False)
 
     def feed(self, notification: Notification) -> list[AgentEvent]:
         """Return the events of a notification. Never raises for its content."""
@@ -153,7 +145,7 @@ class TurnReader:
 
     def finish(self) -> list[AgentEvent]:
         """Return the events that close what codex left open."""
-        return [*self._unfinished_events(), *self.items.finish()]
+        return [*self._messages.finish(), *self.items.tools.finish()]
 
     @property
     def threads(self) -> tuple[str, ...]:
@@ -178,7 +170,7 @@ class TurnReader:
             case "item/started" | "item/completed":
                 return self._item(method.removeprefix("item/"), params)
             case "item/agentMessage/delta":
-                return self._message_delta(params)
+                return self._messages.add(text(params.get("itemId")), text(params.get("delta")))
             case "item/commandExecution/outputDelta":
                 piece = text(params.get("delta"))
                 return [
@@ -222,7 +214,7 @@ class TurnReader:
         item = require_object(params.get("item"))
         self.is_recorded |= item.get("type") != "userMessage" or phase == "completed"
         if item.get("type") == "userMessage":
-            return self._unfinished_events()
+            return self._messages.finish()
         found = exec_item(item)
         if found is None:
             return None
@@ -232,7 +224,7 @@ class TurnReader:
             case "collab_tool_call":
                 self._collaborate(phase, found)
             case "agent_message" if phase == "completed":
-                self._streams.pop(text(found.get("id")), None)
+                self._messages.drop(text(found.get("id")))
             case "reasoning" if not found["text"]:
                 return []
         if phase == "started" and found["type"] in ("agent_message", "reasoning"):
@@ -247,26 +239,6 @@ class TurnReader:
                 break
             is_new = is_work and child not in self.children
             self.children.setdefault(child, "" if is_new else None)
-
-    def _message_delta(self, params: JsonObject) -> list[AgentEvent]:
-        item_id, piece = text(params.get("itemId")), text(params.get("delta"))
-        events: list[AgentEvent] = []
-        if item_id not in self._streams:
-            if len(self._streams) >= _MAX_STREAMS:
-                events.append(self._unfinished_event(next(iter(self._streams))))
-            self._streams[item_id] = StringIO()
-        stream = self._streams[item_id]
-        stream.write(piece[: max(_MAX_STREAM - stream.tell(), 0)])
-        events.append(agent_event(EventType.AGENT_MESSAGE_DELTA, text=piece, item_id=item_id))
-        return events
-
-    def _unfinished_events(self) -> list[AgentEvent]:
-        return [self._unfinished_event(item_id) for item_id in (*self._streams,)]
-
-    def _unfinished_event(self, item_id: str) -> AgentEvent:
-        message = self._streams.pop(item_id).getvalue()
-        more = {"incomplete": True}
-        return agent_event(EventType.AGENT_MESSAGE, text=message, item_id=item_id, extra=more)
 
     def _plan(self, params: JsonObject) -> list[AgentEvent]:
         steps = [

@@ -7,7 +7,7 @@ import anyio
 from attrs import define, field
 
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.runners.codex.item_events import AgentEvent
+from agent_orchestrator.runners.events import AgentEvent
 
 INTERVAL_S: Final = 0.05
 """Minimum seconds between two emissions of streamed text, of all streams together."""

@@ -1,0 +1,58 @@
+"""The output of an agent as events."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from agent_orchestrator.runners.lines import limit_depth
+from agent_orchestrator.wire import strict_json
+
+JsonObject = Mapping[str, Any]
+
+
+class UnexpectedShape(Exception):
+    """Known output of an agent has an unknown shape. Record it unchanged."""
+
+
+@frozen
+class AgentEvent:
+    """An event to emit."""
+
+    event_type: str
+    data: JsonObject
+
+
+def agent_event(event_type: str, /, **data: Any) -> AgentEvent:
+    """Return an event; what lies too deep in its data becomes JSON text."""
+    return AgentEvent(event_type, require_object(limit_depth(data)))
+
+
+def text(value: Any) -> str:
+    """Return a text as it is, nothing as no text, and anything else as its JSON."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    return strict_json.text_of(value) if strict_json.is_long(value) else json.dumps(value)
+
+
+def require_object(value: Any) -> JsonObject:
+    """Return the value.
+
+    :raises UnexpectedShape: if it is not an object.
+    """
+    if not isinstance(value, Mapping):
+        raise UnexpectedShape
+    return value
+
+
+def require_list(value: Any) -> Sequence[Any]:
+    """Return the value.
+
+    :raises UnexpectedShape: if it is not a list.
+    """
+    if not isinstance(value, list):
+        raise UnexpectedShape
+    return value

@@ -1,0 +1,54 @@
+"""Messages of an agent that come in pieces."""
+
+from io import StringIO
+from typing import Any, Final
+
+from attrs import define, field
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.runners.events import AgentEvent, agent_event
+
+_MAX_STREAMS: Final = 100
+"""Maximum number of messages that are streamed at the same time. Agents stream one. A further one ends the
+oldest."""
+
+_MAX_STREAM: Final = 16 * 2**20
+"""Maximum characters of the complete message of a stream. A longer one is cut, because an event of
+any length would be unreadable. Its pieces contain all of it."""
+
+
+@define
+class MessageStreams:
+    """The messages that are not complete."""
+
+    _streams: dict[str, StringIO] = field(factory=dict, init=False)
+
+    def add(self, item_id: str, piece: str) -> list[AgentEvent]:
+        """Add a piece to a message. Return the events to emit."""
+        events: list[AgentEvent] = []
+        if item_id not in self._streams:
+            if len(self._streams) >= _MAX_STREAMS:
+                events.append(self._cut(next(iter(self._streams))))
+            self._streams[item_id] = StringIO()
+        stream = self._streams[item_id]
+        stream.write(piece[: max(_MAX_STREAM - stream.tell(), 0)])
+        return [*events, agent_event(EventType.AGENT_MESSAGE_DELTA, text=piece, item_id=item_id)]
+
+    def drop(self, item_id: str) -> None:
+        """Forget a message, because the agent has sent it complete."""
+        self._streams.pop(item_id, None)
+
+    def complete(self, item_id: str) -> AgentEvent | None:
+        """End a message that the agent does not repeat. Return its event, or None if it has no pieces."""
+        return self._ended(item_id, {}) if item_id in self._streams else None
+
+    def finish(self) -> list[AgentEvent]:
+        """End all messages. Return their events, which say that they are incomplete."""
+        return [self._cut(item_id) for item_id in (*self._streams,)]
+
+    def _cut(self, item_id: str) -> AgentEvent:
+        return self._ended(item_id, {"extra": {"incomplete": True}})
+
+    def _ended(self, item_id: str, more: dict[str, Any]) -> AgentEvent:
+        message = self._streams.pop(item_id).getvalue()
+        return agent_event(EventType.AGENT_MESSAGE, text=message, item_id=item_id, **more)
