@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "top": "agentctl.commands.top:top",
     "tool": "agentctl.commands.tool:tool",
     "mcp": "agentctl.commands.mcp:mcp",
+    "provider": "agentctl.commands.provider:provider",
     "token": "agentctl.commands.token:token",
     "doctor": "agentctl.commands.doctor:doctor",
     "config": "agentctl.commands.config:config",

@@ -1,6 +1,6 @@
 """Text views of sessions, messages, runs and the daemon. No I/O."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -8,7 +8,7 @@ import attrs
 
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.model import MANUAL, Message, Run, Session
-from agent_orchestrator.operations.daemon import DaemonStatus
+from agent_orchestrator.operations.daemon import DaemonStatus, ProviderStatus
 from agent_orchestrator.operations.runs import Diagnostics
 from agentctl.event_text import image_count, usage_parts
 from agentctl.tables import Cell, Column, card, table
@@ -338,22 +338,7 @@ def daemon_overview(status: DaemonStatus, url: str, style: Style) -> list[str]:
         ],
         style,
     )
-    rows: list[list[str | Cell]] = [
-        [
-            Cell(one_line(provider.name), ("bold",)),
-            one_line(provider.mode or provider.runner),
-            Cell("yes", ("green",)) if provider.available else Cell("no", ("red",)),
-            one_line(provider.version or ""),
-            one_line(" ".join(filter(None, [
-                "(default)" if provider.default else "", provider.reason or ""
-            ]))),
-            ", ".join(_abilities(provider.capabilities)),
-        ]
-        for provider in status.providers
-    ]  # fmt: skip
-    columns = [Column("PROVIDER"), Column("RUNNER"), Column("AVAILABLE"), Column("VERSION")]
-    columns += [Column("NOTE", flexible=True), Column("CAN", optional=True)]
-    lines += ["", *table(columns, rows, style)]
+    lines += ["", *provider_table(status.providers, style)]
     for problem in status.problems:
         text = f"{one_line(problem.code)}: {one_line(problem.message)}"
         lines += [
@@ -361,6 +346,47 @@ def daemon_overview(status: DaemonStatus, url: str, style: Style) -> list[str]:
             *(style.paint(line, "yellow") for line in wrapped(f"! {text}", style.columns)),
         ]
     return lines
+
+
+def provider_table(providers: Sequence[ProviderStatus], style: Style) -> list[str]:
+    rows: list[list[str | Cell]] = [
+        [
+            Cell(one_line(provider.name), ("bold",)),
+            Cell("yes", ("green",)) if provider.available else Cell("no", ("red",)),
+            one_line(provider.version or ""),
+            _LOGIN[provider.logged_in],
+            one_line(provider.mode or provider.runner),
+            one_line(" ".join(filter(None, [
+                "(default)" if provider.default else "", provider.reason or ""
+            ]))),
+            ", ".join(_abilities(provider.capabilities)),
+        ]
+        for provider in providers
+    ]  # fmt: skip
+    columns = [Column("PROVIDER"), Column("READY"), Column("VERSION"), Column("LOGIN")]
+    columns += [Column("RUNNER"), Column("NOTE", flexible=True), Column("CAN", optional=True)]
+    return table(columns, rows, style)
+
+
+def provider_cards(providers: Sequence[ProviderStatus], style: Style) -> list[str]:
+    lines: list[str] = []
+    for provider in providers:
+        ready = "yes" if provider.available else f"no: {provider.reason or 'for an unknown reason'}"
+        lines += ["", *card(
+            style.paint(one_line(provider.name), "bold") + (" (default)" if provider.default else ""),
+            [
+                ("ready", Cell(one_line(ready), ("green",) if provider.available else ("red",))),
+                ("version", one_line(provider.version or "")),
+                ("login", _LOGIN[provider.logged_in]),
+                ("runner", one_line(provider.mode or provider.runner)),
+                ("can", ", ".join(_abilities(provider.capabilities))),
+            ],
+            style,
+        )]  # fmt: skip
+    return lines[1:] or ["no providers"]
+
+
+_LOGIN: Final[Mapping[bool | None, str]] = {True: "yes", False: "no", None: ""}
 
 
 def _abilities(found: Capabilities) -> list[str]:

@@ -159,6 +159,7 @@ def calls(shared: Daemon) -> list[list[str]]:
         events tail --session-id {session}
         events tail --session-id {made}
         daemon status
+        provider list
         daemon check
         daemon audit
         doctor

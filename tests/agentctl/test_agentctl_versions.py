@@ -32,6 +32,7 @@ COMMANDS = [
     "request approve req_1",
     "daemon status",
     "daemon check",
+    "provider list",
     "daemon audit",
     "doctor",
     "token list",

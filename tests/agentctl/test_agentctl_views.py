@@ -32,6 +32,7 @@ from agentctl.views import (
     diagnosis,
     end_line,
     message_table,
+    provider_cards,
     run_card,
     run_table,
     session_card,
@@ -59,7 +60,7 @@ STATUS = DaemonStatus(
     daemon_health="degraded", version="1.0", pid=42, uptime_s=3720.0, started_at=NOW,
     alive_workers=3, max_concurrency=4, queue_counts=QueueCounts(2, 1, 0),
     providers=[
-        ProviderStatus("codex", "codex", available=False, reason="not logged in", version="0.169.0", default=True,
+        ProviderStatus("codex", "codex", available=False, reason="not logged in", version="0.169.0", default=True, logged_in=False,
                        capabilities=Capabilities(resume=True, images=True, max_input=InputLimit(9))),
         ProviderStatus("demo", "demo", available=True, reason=None, version=None),
     ],
@@ -179,11 +180,30 @@ def test_daemon_overview() -> None:
         "  store    sqlite /data/a.db",
         "           1,234 events, schema 1",
         "",
-        "PROVIDER  RUNNER  AVAILABLE  VERSION  NOTE                     CAN",
-        "codex     codex   no         0.169.0  (default) not logged in  resume, images",
-        "demo      demo    yes",
+        "PROVIDER  READY  VERSION  LOGIN  RUNNER  NOTE                     CAN",
+        "codex     no     0.169.0  no     codex   (default) not logged in  resume, images",
+        "demo      yes                    demo",
         "",
         "! worker_lost: a worker ended",
+    ]
+
+
+def test_providers_on_a_narrow_terminal_say_all_that_is_missing() -> None:
+    reason = "codex is not logged in: run `codex login`, or set CODEX_API_KEY"
+    unready = evolve(STATUS.providers[0], reason=reason)
+    assert provider_cards([unready, STATUS.providers[1]], Style(columns=40)) == [
+        "codex (default)",
+        "  ready    no: codex is not logged in:",
+        "           run `codex login`, or set",
+        "           CODEX_API_KEY",
+        "  version  0.169.0",
+        "  login    no",
+        "  runner   codex",
+        "  can      resume, images",
+        "",
+        "demo",
+        "  ready   yes",
+        "  runner  demo",
     ]
 
 
