@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 THREAD = "01a20000-0000-7000-8000-000000000000"
 
@@ -88,6 +89,13 @@ def misbehave(fault):
             for number in range(5_000):
                 say({"id": number, "method": "item/invented", "params": {"threadId": THREAD}})
             time.sleep(600)
+        case "withdrawn":
+            params = {"threadId": THREAD, "turnId": "turn", "itemId": "c", "command": "ls"}
+            asks = "item/commandExecution/requestApproval"
+            say({"id": 90, "method": asks, "params": params})
+            while not Path(os.environ["FAKE_MARK"]).exists():
+                time.sleep(0.01)
+            tell("serverRequest/resolved", requestId=90)
         case "stuck":
             time.sleep(600)
         case "steered" | "steered-deaf":

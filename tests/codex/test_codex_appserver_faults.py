@@ -114,6 +114,25 @@ async def test_a_prompt_that_was_accepted_and_not_recorded_is_given_again(comman
     assert context.calls.count("delivered") == 1
 
 
+async def test_a_question_that_codex_withdraws_ends_and_the_turn_goes_on(command, tmp_path):
+    class Asked(RecordingContext):
+        """Nobody answers. The question is withdrawn once it was asked."""
+
+        async def ask_parent(self, *_, **options):
+            (tmp_path / "been-here").touch()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self.calls.append("withdrawn")
+
+    env = {"FAKE_FAULT": "withdrawn", "FAKE_MARK": str(tmp_path / "been-here")}
+    async with CodexAppServerRunner(command=command) as runner:
+        context = Asked("fault", cwd=tmp_path, env=env)
+        with anyio.fail_after(30):
+            assert (await runner.run(context)).text == "hello"
+    assert context.calls.count("withdrawn") == 1
+
+
 async def test_a_message_that_no_turn_was_given_is_not_lost_in_silence(command, record):
     """The process dies of it, when it has the prompt."""
     async with CodexAppServerRunner(command=command) as runner:

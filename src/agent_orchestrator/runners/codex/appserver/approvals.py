@@ -20,27 +20,15 @@ tool or question it cancels only that. Any other text approves nothing. Names ar
 0.169.
 """
 
-import heapq
-import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from attrs import field, frozen
-
-from agent_orchestrator.domain.model import OPTION_SCOPES, SESSION_SCOPE, Request, RequestKind
-from agent_orchestrator.fields import (
-    MAX_NAMED_PROBLEMS,
-    MAX_OPTION,
-    MAX_OPTIONS,
-    MAX_QUESTION,
-    shown,
-)
+from agent_orchestrator.domain.model import OPTION_SCOPES, SESSION_SCOPE, Request
 from agent_orchestrator.runners.events import JsonObject, require_list, require_object, text
 from agent_orchestrator.runners.lines import json_object
 from agent_orchestrator.runners.live.messages import AgentRequest
-
-Answer = Mapping[str, Any]
+from agent_orchestrator.runners.live.questions import Question
 
 CANCEL: Final = "cancel"
 
@@ -55,57 +43,6 @@ _PERMANENT: Final = (
 
 _LONGEST_RULE: Final = 1_000
 """Characters of a lasting rule that can be shown whole; a longer one is not offered."""
-
-_MAX_DETAIL: Final = 48_000
-"""Characters of JSON of a request's detail, with some room for fields that are added."""
-
-_LONGEST_CUT: Final = 2_000
-"""Maximum characters of a part that is cut."""
-
-
-def _cut(question: str) -> str:
-    return question[:MAX_QUESTION]
-
-
-def _valid_options(options: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return the options, or None where they are more than a request may offer.
-
-    They may then be given in words all the same.
-    """
-    if (
-        options is None
-        or len(options) > MAX_OPTIONS
-        or max(map(len, options), default=0) > MAX_OPTION
-    ):
-        return None
-    return options
-
-
-@frozen
-class Question:
-    """A request to open.
-
-    :param answer: converts the decision to codex's answer. ``None`` means that the question could
-        not be asked.
-    """
-
-    kind: RequestKind
-    text: str = field(converter=_cut)
-    detail: Mapping[str, Any]
-    options: tuple[str, ...] | None = field(converter=_valid_options)
-    answer: Callable[[Request | None], Answer]
-
-    def words(self, request: Request | None) -> str | None:
-        """Return a message for the agent about the decision: codex's answer has no field for it."""
-        answer_text = (request.answer or "").strip() if request is not None else ""
-        if (
-            self.kind == "input_request"
-            or not answer_text
-            or answer_text in (*(self.options or ()), *_DECISIONS)
-        ):
-            return None
-        verdict = "approved" if request is not None and request.status == "approved" else "denied"
-        return f"Your request was {verdict}, with this message: {answer_text}"
 
 
 def question_for(
@@ -189,7 +126,7 @@ def _approval(
     reaches = {SESSION_SCOPE: session, "acceptForSession": session, **reaches}
     reaches |= {"accept": session} if once else {}
 
-    def answer(request: Request | None) -> Answer:
+    def answer(request: Request | None) -> JsonObject:
         decision: Any = "decline"
         if request is not None and request.status == "approved":
             decision = "acceptForSession" if request.scope == "session" else "accept"
@@ -203,7 +140,7 @@ def _approval(
         f"{_capitalized(action)}\n\nReason: {reason}" if reason else _capitalized(action)
     ) + lasts
     detail = {**detail, OPTION_SCOPES: reaches}
-    return Question("approval_request", question, _fit_detail(detail), options, answer)
+    return Question("approval_request", question, detail, options, answer, _DECISIONS)
 
 
 def _lasting_scope(decision: Any) -> str:
@@ -225,7 +162,7 @@ def _permissions(params: JsonObject) -> Question:
     requested = require_object(params.get("permissions"))
     reason = text(params.get("reason"))
 
-    def answer(request: Request | None) -> Answer:
+    def answer(request: Request | None) -> JsonObject:
         if request is None or request.status != "approved":
             return {"permissions": {}, "scope": "turn"}
         scope = "session" if request.scope == "session" else "turn"
@@ -238,7 +175,7 @@ def _permissions(params: JsonObject) -> Question:
         **_shown_detail(params),
         OPTION_SCOPES: {SESSION_SCOPE: f"these permissions {_SESSION}"},
     }
-    return Question("permission_request", question, _fit_detail(detail), None, answer)
+    return Question("permission_request", question, detail, None, answer, _DECISIONS)
 
 
 def _elicitation(params: JsonObject) -> Question:
@@ -255,7 +192,7 @@ def _elicitation(params: JsonObject) -> Question:
     choices = _choices(schema)
     options = (*choices, *(one for one in ("decline", CANCEL) if one not in choices))
 
-    def answer(request: Request | None) -> Answer:
+    def answer(request: Request | None) -> JsonObject:
         reply = text(request.answer).strip() if request is not None and request.answer else ""
         if request is None or request.status not in ("approved", "answered"):
             return _action("decline")
@@ -266,7 +203,7 @@ def _elicitation(params: JsonObject) -> Question:
     question = _shown_params(params)
     if url := text(params.get("url")):
         question += f"\n\n{url}"
-    return Question("input_request", question, _fit_detail(_shown_detail(params)), options, answer)
+    return Question("input_request", question, _shown_detail(params), options, answer)
 
 
 def _tool(params: JsonObject, meta: JsonObject) -> Question:
@@ -275,7 +212,7 @@ def _tool(params: JsonObject, meta: JsonObject) -> Question:
     is_lasting = lasting == "session" or (isinstance(lasting, list) and "session" in lasting)
     options = ("accept", *(("acceptForSession",) if is_lasting else ()), "decline", CANCEL)
 
-    def answer(request: Request | None) -> Answer:
+    def answer(request: Request | None) -> JsonObject:
         decision = "decline"
         if request is not None and request.status == "approved":
             decision = "acceptForSession" if request.scope == "session" else "accept"
@@ -295,7 +232,7 @@ def _tool(params: JsonObject, meta: JsonObject) -> Question:
     reaches = f"every use of this tool {_SESSION}"
     lasts = {SESSION_SCOPE: reaches, "acceptForSession": reaches} if is_lasting else {}
     detail = {**detail, OPTION_SCOPES: lasts}
-    return Question("approval_request", question, _fit_detail(detail), options, answer)
+    return Question("approval_request", question, detail, options, answer, _DECISIONS)
 
 
 def _shown_params(params: JsonObject) -> str:
@@ -304,7 +241,7 @@ def _shown_params(params: JsonObject) -> str:
     return f"{server}: {message}" if message else f"{server} asks"
 
 
-def _action(action: str, *, content: Any = None, meta: Any = None) -> Answer:
+def _action(action: str, *, content: Any = None, meta: Any = None) -> JsonObject:
     return {"action": action, "content": content, "_meta": meta}
 
 
@@ -338,7 +275,7 @@ def _user_input(params: JsonObject) -> Question:
     if len(questions) == 1 and isinstance(offered := questions[0].get("options"), list):
         options = tuple(text(require_object(one).get("label")) for one in offered)
 
-    def answer(request: Request | None) -> Answer:
+    def answer(request: Request | None) -> JsonObject:
         if request is None or request.status not in ("approved", "answered") or not request.answer:
             return {"answers": {}}
         answers = json_object(request.answer.encode())
@@ -348,9 +285,7 @@ def _user_input(params: JsonObject) -> Question:
             "answers": {name: {"answers": _text_list(value)} for name, value in answers.items()}
         }
 
-    return Question(
-        "input_request", question or "?", _fit_detail(_shown_detail(params)), options, answer
-    )
+    return Question("input_request", question or "?", _shown_detail(params), options, answer)
 
 
 def _shown_question(one: JsonObject) -> str:
@@ -377,35 +312,6 @@ def _shown_detail(params: JsonObject) -> dict[str, Any]:
     return {
         name: value for name, value in params.items() if value is not None and name not in _INTERNAL
     }
-
-
-def _fit_detail(detail: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the detail with its longest parts cut until it fits. The cut parts are listed."""
-    found = dict(detail)
-    sizes = {name: _size({name: value}) for name, value in found.items()}
-    total = sum(sizes.values())
-    longest = [(-size, name) for name, size in sizes.items()]
-    heapq.heapify(longest)
-    cut: dict[str, None] = {}
-    while total > _MAX_DETAIL and longest:
-        _, name = heapq.heappop(longest)
-        value = found[name] if isinstance(found[name], str) else json.dumps(found[name])
-        cut[name] = None
-        total -= sizes[name]
-        if len(value) < 2:  # it is the name alone
-            del found[name]
-            continue
-        found[name] = value[: min(_LONGEST_CUT, len(value) // 2)]
-        sizes[name] = _size({name: found[name]})
-        total += sizes[name]
-        heapq.heappush(longest, (-sizes[name], name))
-    named = [shown(name) for name in itertools.islice(cut, MAX_NAMED_PROBLEMS)]
-    more = [f"and {len(cut) - MAX_NAMED_PROBLEMS:,} more"] if len(cut) > MAX_NAMED_PROBLEMS else []
-    return {**found, "cut": [*named, *more]} if cut else found
-
-
-def _size(value: Any) -> int:
-    return len(json.dumps(value))
 
 
 def _capitalized(sentence: str) -> str:

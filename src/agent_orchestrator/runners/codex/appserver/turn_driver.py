@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 from attrs import define, field
 
-from agent_orchestrator.domain.errors import AgentFailed, Conflict, InvalidRequest
+from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Invocation, Thread
@@ -43,6 +43,7 @@ from agent_orchestrator.runners.live.messages import (
     Notification,
     RpcError,
 )
+from agent_orchestrator.runners.live.questions import OpenQuestions
 
 _log = logging.getLogger(__name__)
 
@@ -95,10 +96,11 @@ class TurnDriver:
     """Set, and replaced, at each change of the state."""
     _early_events: list[AgentEvent] = field(factory=list, init=False)
     """Events that are held back until the prompt is recorded."""
-    _open_requests: dict[Any, anyio.CancelScope] = field(factory=dict, init=False)
+    _questions: OpenQuestions = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._reader = TurnReader(self.thread_id)
+        self._questions = OpenQuestions(self.context, self.approval_timeout_s)
 
     @property
     def is_taken(self) -> bool:
@@ -299,9 +301,7 @@ class TurnDriver:
                 data = {"kind": "stdout", "payload": {"text": line.text}}
                 await self._emit([AgentEvent(EventType.BACKEND_EVENT, data)])
             case Notification("serverRequest/resolved", params):
-                request_id = params.get("requestId")
-                if isinstance(request_id, (str, int)) and request_id in self._open_requests:
-                    self._open_requests[request_id].cancel()
+                self._questions.withdraw(params.get("requestId"))
             case Notification() if not self._reader.is_stale(incoming):
                 if incoming.is_long:
                     events = await run_in_thread(self._reader.feed, incoming)
@@ -398,30 +398,17 @@ class TurnDriver:
             await self._emit([AgentEvent(EventType.BACKEND_EVENT, data)])
             self.server.refuse(incoming, f"this client does not answer {incoming.method}")
             return
-        with anyio.CancelScope() as scope:
-            self._open_requests[incoming.id] = scope
-            try:
-                request = await self.context.ask_parent(
-                    question.text,
-                    kind=question.kind,
-                    detail=question.detail,
-                    options=question.options,
-                    expires_in_s=self.approval_timeout_s,
-                )
-            except (InvalidRequest, Conflict) as problem:
-                request = None
-                note = f"declined, as nobody could be asked: {problem}"
-                await self.context.emit(EventType.RUN_ERROR, {"message": note})
-            finally:
-                self._open_requests.pop(incoming.id, None)
-            answer = question.answer(request)
-            is_canceled = answer.get("decision") == approvals.CANCEL
-            if is_canceled:
-                self._apply(Event.CANCEL_ANSWERED)
-            words = None if is_canceled else question.words(request)
-            if words is not None:
-                self.steered.append(words)  # first: the turn may end with the answer
-            self.server.respond(incoming, answer)
+        asked = await self._questions.ask(incoming.id, question)
+        if asked is None:
+            return
+        answer = question.answer(asked.request)
+        is_canceled = answer.get("decision") == approvals.CANCEL
+        if is_canceled:
+            self._apply(Event.CANCEL_ANSWERED)
+        words = None if is_canceled else question.words(asked.request)
+        if words is not None:
+            self.steered.append(words)  # first: the turn may end with the answer
+        self.server.respond(incoming, answer)
         if words is not None:
             with suppress(AgentFailed):
                 await self._run_shielded(partial(self._steer_with, words))
