@@ -9,9 +9,9 @@ import pytest
 
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.ports.runner import Availability
-from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner, teardown, turn_driver
+from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
 from agent_orchestrator.runners.codex.versions import with_version_note
-from agent_orchestrator.runners.live import peer, process
+from agent_orchestrator.runners.live import peer, process, stopping, turn_log
 from agent_orchestrator.testing.runners import RecordingContext
 
 pytestmark = pytest.mark.anyio
@@ -148,7 +148,7 @@ async def test_a_message_that_no_turn_was_given_is_not_lost_in_silence(command, 
 async def test_a_message_to_a_process_that_has_not_taken_the_prompt_is_given_to_the_next(
     command, record, monkeypatch
 ):
-    monkeypatch.setattr(turn_driver, "TURN_START_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(turn_log, "TURN_START_TIMEOUT_S", 0.05)
     async with CodexAppServerRunner(command=command) as runner:
         context = record("hello", "steered-not-taken")
         with anyio.fail_after(30):
@@ -166,7 +166,7 @@ async def test_a_process_that_only_closes_its_stdout(command, record, monkeypatc
 
 
 async def test_a_process_that_stands_still_is_ended_when_the_run_is(command, record, monkeypatch):
-    monkeypatch.setattr(teardown, "INTERRUPT_S", 0.3)
+    monkeypatch.setattr(stopping, "INTERRUPT_S", 0.3)
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "stuck")
         with anyio.fail_after(30):
@@ -184,7 +184,7 @@ async def test_a_process_that_stands_still_is_not_waited_for_in_a_hurry(command,
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "stuck")
         context.force_stop.set()
-        with anyio.fail_after(min(teardown.INTERRUPT_S, 8)):
+        with anyio.fail_after(min(stopping.INTERRUPT_S, 8)):
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(runner.run, context)
@@ -198,7 +198,7 @@ async def test_a_process_that_stands_still_is_not_waited_for_in_a_hurry(command,
 async def test_a_process_that_does_not_answer_is_not_waited_for_long_when_the_run_is_canceled(
     command, record, monkeypatch, what, is_hurried
 ):
-    monkeypatch.setattr(teardown, "INTERRUPT_S", 60 if is_hurried else 0.3)
+    monkeypatch.setattr(stopping, "INTERRUPT_S", 60 if is_hurried else 0.3)
     context = record("unanswered" if what == "the-prompt" else "fault", "steered-deaf")
     async with CodexAppServerRunner(command=command) as runner:
         with anyio.fail_after(30), anyio.CancelScope() as scope:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -14,11 +15,9 @@ from agent_orchestrator.runners.codex.appserver.server import Server
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.live.mailbox import Mailbox
 from agent_orchestrator.runners.live.messages import AgentRequest, Notification, RpcError
+from agent_orchestrator.runners.live.stopping import INTERRUPT_S, interrupt
 
 _log = logging.getLogger(__name__)
-
-INTERRUPT_S: Final = 10.0
-"""Seconds that codex has to end a turn. It usually takes 20 ms."""
 
 _CLEAN_S: Final = 60.0
 
@@ -33,17 +32,12 @@ _BEGIN_S: Final = 1.0
 async def end_turn(server: Server, mailbox: Mailbox, reader: TurnReader) -> None:
     """Have codex end the turn; one that does not is ended itself."""
     params = {"threadId": reader.thread_id, "turnId": reader.turn_id}
-    with anyio.move_on_after(INTERRUPT_S) as time_limit:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_request_end, server, "turn/interrupt", params, INTERRUPT_S)
-            try:
-                while reader.end is None:
-                    await _drain_one(server, mailbox, reader)
-            except anyio.EndOfStream:
-                pass
-            tasks.cancel_scope.cancel()
-    if time_limit.cancelled_caught:
-        server.fail(AgentFailed("provider_error", "codex did not end a turn as told"))
+    await interrupt(
+        server,
+        partial(_request_end, server, "turn/interrupt", params, INTERRUPT_S),
+        partial(_drain_one, server, mailbox, reader),
+        lambda: reader.end is not None,
+    )
 
 
 async def end_background_work(server: Server, mailbox: Mailbox, reader: TurnReader) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -17,25 +17,16 @@ from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Invocation, Thread
 from agent_orchestrator.ports.runner import Outcome, RunContext, Toolbox
 from agent_orchestrator.runners.bulk import run_in_thread
-from agent_orchestrator.runners.codex.appserver import approvals, teardown
+from agent_orchestrator.runners.codex.appserver import approvals
 from agent_orchestrator.runners.codex.appserver.dynamic_tools import call_tool
 from agent_orchestrator.runners.codex.appserver.failures import failure_of
 from agent_orchestrator.runners.codex.appserver.server import Server
 from agent_orchestrator.runners.codex.appserver.teardown import end_background_work, end_turn
-from agent_orchestrator.runners.codex.appserver.turn_state import (
-    Action,
-    Event,
-    Prompt,
-    State,
-    Turn,
-    step,
-)
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.argv import MAX_INPUT
 from agent_orchestrator.runners.codex.failures import refusal_code
 from agent_orchestrator.runners.codex.usage import usage_between
 from agent_orchestrator.runners.events import AgentEvent, UnexpectedShape, text
-from agent_orchestrator.runners.live.coalescing import Coalescer
 from agent_orchestrator.runners.live.mailbox import Incoming, Mailbox, MessagesDropped
 from agent_orchestrator.runners.live.messages import (
     AgentRequest,
@@ -44,6 +35,9 @@ from agent_orchestrator.runners.live.messages import (
     RpcError,
 )
 from agent_orchestrator.runners.live.questions import OpenQuestions
+from agent_orchestrator.runners.live.stopping import run_shielded, until_deadline
+from agent_orchestrator.runners.live.turn_log import TurnLog
+from agent_orchestrator.runners.live.turn_state import Action, Event, Prompt, Turn
 
 _log = logging.getLogger(__name__)
 
@@ -51,10 +45,6 @@ REQUEST_TIMEOUT_S: Final = 60.0
 """Seconds that codex has to accept a turn or a message. It usually takes 10 ms."""
 
 TOOL_CALL: Final = "item/tool/call"
-
-TURN_START_TIMEOUT_S: Final = 1.0
-"""Maximum seconds to hold back a turn's events until codex has the prompt."""
-
 
 _ENDS: Final = {"completed": Event.COMPLETED, "failed": Event.FAILED}
 """The events for codex's statuses of an ended turn. Other statuses mean an interruption."""
@@ -90,34 +80,25 @@ class TurnDriver:
     remember_approvals: bool
     steered: list[str]
     _reader: TurnReader = field(init=False)
-    _coalescer: Coalescer = field(factory=Coalescer, init=False)
-    _state: State = field(factory=State, init=False)
-    _state_changed: anyio.Event = field(factory=anyio.Event, init=False)
-    """Set, and replaced, at each change of the state."""
-    _early_events: list[AgentEvent] = field(factory=list, init=False)
-    """Events that are held back until the prompt is recorded."""
+    _log: TurnLog = field(init=False)
     _questions: OpenQuestions = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._reader = TurnReader(self.thread_id)
         self._questions = OpenQuestions(self.context, self.approval_timeout_s)
+        self._log = TurnLog(self.context, self._record_process, self._record_thread)
+
+    async def _record_process(self) -> None:
+        await self.context.report_process(self.server.pid, self.invocation)
+
+    async def _record_thread(self) -> None:
+        settings = None if self.previous_thread else self.thread_settings
+        await self.context.set_thread(self.thread_id, settings)
 
     @property
     def is_taken(self) -> bool:
         """Whether codex has the prompt."""
-        return self._state.is_taken
-
-    def _apply(self, event: Event) -> tuple[Action, ...]:
-        """Change the state. Return the actions that follow."""
-        self._state, actions = step(self._state, event)
-        self._state_changed.set()
-        self._state_changed = anyio.Event()
-        return actions
-
-    async def _until(self, condition: Callable[[State], bool]) -> None:
-        """Wait until the state meets a condition."""
-        while not condition(self._state):
-            await self._state_changed.wait()
+        return self._log.state.is_taken
 
     async def run(self) -> Outcome:
         """Carry it out.
@@ -134,10 +115,7 @@ class TurnDriver:
         finally:
             if self._needs_stop:
                 with anyio.CancelScope(shield=True):
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(self._force_stop)
-                        await self._stop_turn()
-                        tasks.cancel_scope.cancel()
+                    await until_deadline(self.context, self.server, self._stop_turn)
 
     # --- a turn
 
@@ -155,72 +133,40 @@ class TurnDriver:
         failure: AgentFailed | ThreadNotLoaded | None = None
         async with anyio.create_task_group() as tasks:
             # Recorded while codex already works, so that the turn does not take longer.
-            tasks.start_soon(self._report_late)
+            tasks.start_soon(self._log.report_late)
             tasks.start_soon(self._steer)
             try:
-                await self._run_shielded(partial(self._send_prompt, turn_input))
+                await run_shielded(
+                    self.context, self.server, partial(self._send_prompt, turn_input)
+                )
                 del self.steered[:of_steered]
                 while reader.end is None:
-                    await self._receive(tasks, await self._next())
+                    await self._receive(tasks, await self._log.next(self.mailbox))
             except anyio.EndOfStream:
                 failure = self._failure()
             except (AgentFailed, ThreadNotLoaded) as problem:
                 failure = problem
             if self.is_taken:
-                await self._until(lambda state: state.prompt is Prompt.RECORDED)
+                await self._log.until(lambda state: state.prompt is Prompt.RECORDED)
             tasks.cancel_scope.cancel()
         if failure is not None and not self.is_taken:
             raise failure
-        await self._emit(reader.finish())
-        await self._emit_now(self._coalescer.flush())
+        await self._log.emit(reader.finish())
+        await self._log.flush()
         if failure is not None:
-            if self._state.turn in (Turn.REFUSED, Turn.LOST):
+            if self._log.state.turn in (Turn.REFUSED, Turn.LOST):
                 await self._report_usage()  # otherwise it would count for the thread's next run
             raise failure
         await self._finish()
 
-    async def _report_late(self) -> None:
-        """Record the process if codex does not accept the prompt in time."""
-        await self._wait_taken()
-        if not self.is_taken:
-            await self._act(self._apply(Event.DELAYED))
-
-    async def _wait_taken(self) -> None:
-        """Wait until codex has the prompt, so that everything is recorded in one commit."""
-        with anyio.move_on_after(TURN_START_TIMEOUT_S):
-            await self._until(lambda state: state.is_taken)
-
-    async def _act(self, actions: Sequence[Action]) -> None:
-        """Execute the actions of a change of the state."""
-        async with anyio.create_task_group() as tasks:
-            if Action.RECORD_PROCESS in actions:
-                tasks.start_soon(self.context.report_process, self.server.pid, self.invocation)
-            if Action.RECORD_PROMPT in actions:
-                tasks.start_soon(self.context.delivered)
-        if Action.RECORD_PROMPT in actions:
-            await self.context.set_thread(
-                self.thread_id, None if self.previous_thread else self.thread_settings
-            )
-            await self._release()
-            self._apply(Event.RECORDED)
-        elif Action.RELEASE_EVENTS in actions:
-            await self._release()
-
-    async def _release(self) -> None:
-        """Record the events that were held back, and those that arrive meanwhile."""
-        while self._early_events:
-            events, self._early_events = self._early_events, []
-            for event in events:
-                await self.context.emit(event.event_type, event.data)
-
     async def _send_prompt(self, turn_input: _Input) -> None:
         """Send the prompt to codex."""
         params = {"threadId": self.thread_id, "input": turn_input, **self.overrides}
-        self._apply(Event.START)
+        self._log.apply(Event.START)
         try:
             answer = await self.server.request("turn/start", params, REQUEST_TIMEOUT_S)
         except RpcError as refused:
-            self._apply(Event.REFUSED)
+            self._log.apply(Event.REFUSED)
             self.server.invalidate(self.thread_id)  # codex may have accepted its settings
             code = refusal_code(refused.message)
             if code == "thread_missing" and not self.is_taken:
@@ -231,57 +177,11 @@ class TurnDriver:
         self._reader.turn_id = text(turn.get("id")) if isinstance(turn, dict) else None
         if self._reader.turn_id:
             self.server.route_turn(self._reader.turn_id, self.mailbox)
-        self._apply(Event.ACCEPTED)
-
-    async def _run_shielded(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Complete a step with codex even if the run is canceled meanwhile.
-
-        After a cancel it must be known which turn to interrupt, and which messages it has. Codex
-        has as much time for a step as for the end of a turn. A slower one is ended.
-        """
-        failure: AgentFailed | ThreadNotLoaded | None = None
-        is_finished = anyio.Event()
-
-        async def shielded() -> None:
-            nonlocal failure
-            with anyio.CancelScope(shield=True):
-                try:
-                    await work()
-                except (AgentFailed, ThreadNotLoaded) as problem:
-                    failure = problem
-            is_finished.set()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(shielded)
-            try:
-                await is_finished.wait()
-            finally:
-                with anyio.CancelScope(shield=True):
-                    if not is_finished.is_set():
-                        await self._wait_briefly(is_finished)
-        if failure is not None:
-            raise failure
-
-    async def _wait_briefly(self, is_finished: anyio.Event) -> None:
-        with anyio.move_on_after(teardown.INTERRUPT_S):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._force_stop)
-                await is_finished.wait()
-                tasks.cancel_scope.cancel()
-        if not is_finished.is_set():
-            self.server.fail(AgentFailed("provider_error", "codex did not answer"))
-
-    async def _next(self) -> Incoming:
-        """Return the next message. Meanwhile, emit events that were held back too long."""
-        while (due := self._coalescer.due) != float("inf"):
-            with anyio.move_on_after(max(due - anyio.current_time(), 0)):
-                return await self.mailbox.take()
-            await self._emit_now(self._coalescer.flush())
-        return await self.mailbox.take()
+        self._log.apply(Event.ACCEPTED)
 
     def _failure(self) -> AgentFailed:
         """Return the failure of a process that ended during the turn."""
-        self._apply(Event.LOST)
+        self._log.apply(Event.LOST)
         failure = self.server.failure
         assert failure is not None
         self.context.note_stderr(self.server.stderr_tail)
@@ -299,7 +199,7 @@ class TurnDriver:
                 raise AgentFailed("provider_error", note)
             case Malformed(line):
                 data = {"kind": "stdout", "payload": {"text": line.text}}
-                await self._emit([AgentEvent(EventType.BACKEND_EVENT, data)])
+                await self._log.emit([AgentEvent(EventType.BACKEND_EVENT, data)])
             case Notification("serverRequest/resolved", params):
                 self._questions.withdraw(params.get("requestId"))
             case Notification() if not self._reader.is_stale(incoming):
@@ -309,22 +209,14 @@ class TurnDriver:
                     events = self._reader.feed(incoming)
                 actions: tuple[Action, ...] = ()
                 if self._reader.is_recorded and not self.is_taken:
-                    actions += self._apply(Event.CONFIRMED)
+                    actions += self._log.apply(Event.CONFIRMED)
                 if self._reader.end is not None:
-                    actions += self._apply(_ENDS.get(self._reader.end.status, Event.INTERRUPTED))
+                    actions += self._log.apply(
+                        _ENDS.get(self._reader.end.status, Event.INTERRUPTED)
+                    )
                 if actions:
-                    tasks.start_soon(self._act, actions)
-                await self._emit(events)
-
-    async def _emit(self, events: Sequence[AgentEvent]) -> None:
-        await self._emit_now(self._coalescer.add(events))
-
-    async def _emit_now(self, events: Sequence[AgentEvent]) -> None:
-        if self._state.holds_events:
-            self._early_events += events
-            return
-        for event in events:
-            await self.context.emit(event.event_type, event.data)
+                    tasks.start_soon(self._log.act, actions)
+                await self._log.emit(events)
 
     # --- its end
 
@@ -332,13 +224,13 @@ class TurnDriver:
         await self._report_usage()
         end = self._reader.end
         assert end is not None
-        if self._state.turn is Turn.COMPLETED:
+        if self._log.state.turn is Turn.COMPLETED:
             return
         if not self.is_taken:
-            await self._act(self._apply(Event.UNCONFIRMED))
-        if self._state.turn is Turn.FAILED:
+            await self._log.act(self._log.apply(Event.UNCONFIRMED))
+        if self._log.state.turn is Turn.FAILED:
             raise AgentFailed(*failure_of(end.error))
-        if self._state.turn is Turn.DENIED:
+        if self._log.state.turn is Turn.DENIED:
             raise AgentFailed("denied", "its request was answered with cancel")
         raise AgentFailed("provider_error", f"codex ended the turn as {end.status}")
 
@@ -361,23 +253,21 @@ class TurnDriver:
     @property
     def _needs_stop(self) -> bool:
         return (
-            self._state.is_working or self._reader.has_run_commands or bool(self._reader.children)
+            self._log.state.is_working
+            or self._reader.has_run_commands
+            or bool(self._reader.children)
         )
 
     async def _stop_turn(self) -> None:
         """End the turn, and processes that commands have left running."""
-        reader, is_cut = self._reader, self._state.is_working
-        self._apply(Event.STOP)
+        reader, is_cut = self._reader, self._log.state.is_working
+        self._log.apply(Event.STOP)
         if self.server.failure is None and is_cut:
             await end_turn(self.server, self.mailbox, reader)
             with anyio.move_on_after(1):
                 if self.is_taken and self.server.failure is None:
                     await self._report_usage()
         await end_background_work(self.server, self.mailbox, reader)
-
-    async def _force_stop(self) -> None:
-        await self.context.stop_deadline()
-        self.server.kill()
 
     # --- questions, tool calls and steering
 
@@ -395,7 +285,7 @@ class TurnDriver:
         if question is None:
             payload = {"method": incoming.method, "params": incoming.params}
             data = {"kind": incoming.method, "payload": payload}
-            await self._emit([AgentEvent(EventType.BACKEND_EVENT, data)])
+            await self._log.emit([AgentEvent(EventType.BACKEND_EVENT, data)])
             self.server.refuse(incoming, f"this client does not answer {incoming.method}")
             return
         asked = await self._questions.ask(incoming.id, question)
@@ -404,26 +294,28 @@ class TurnDriver:
         answer = question.answer(asked.request)
         is_canceled = answer.get("decision") == approvals.CANCEL
         if is_canceled:
-            self._apply(Event.CANCEL_ANSWERED)
+            self._log.apply(Event.CANCEL_ANSWERED)
         words = None if is_canceled else question.words(asked.request)
         if words is not None:
             self.steered.append(words)  # first: the turn may end with the answer
         self.server.respond(incoming, answer)
         if words is not None:
             with suppress(AgentFailed):
-                await self._run_shielded(partial(self._steer_with, words))
+                await run_shielded(self.context, self.server, partial(self._steer_with, words))
 
     async def _steer(self) -> None:
         """Deliver steering messages to the turn."""
-        await self._wait_taken()
+        await self._log.wait_taken()
         async with self.context.steering() as messages:
             async for message in messages:
                 self.steered.append(message)  # first: it is taken, and must not be lost
-                await self._until(lambda state: state.is_running)
+                await self._log.until(lambda state: state.is_running)
                 if len(self.steered) > 1:
                     continue  # codex did not take one before it, which goes first
                 try:
-                    await self._run_shielded(partial(self._steer_with, message))
+                    await run_shielded(
+                        self.context, self.server, partial(self._steer_with, message)
+                    )
                 except AgentFailed:
                     return
 

@@ -1,8 +1,8 @@
-"""The states of a run in codex, as tables without input or output.
+"""The states of a run in an agent, as tables without input or output.
 
-A run has two states. Its *turn* is the work of codex. A message that codex did not accept while it
+A run has two states. Its *turn* is the work of the agent. A message that the agent did not accept while it
 worked becomes a further turn of the same run. Its *prompt* decides when to record events. They are
-held back until codex has the prompt, so that the first ones are written in one commit.
+held back until the agent has the prompt, so that the first ones are written in one commit.
 
 :func:`step` looks up the next state. A combination that is not in the tables cannot happen, and
 raises.
@@ -19,10 +19,10 @@ class Turn(Enum):
     NONE = "none"
     """No turn was started yet."""
     STARTING = "starting"
-    """Codex was asked to start a turn and has not answered."""
+    """The agent was asked to start a turn and has not answered."""
     RUNNING = "running"
     CANCELING = "canceling"
-    """An approval was answered with cancel: codex will interrupt the turn."""
+    """An approval was answered with cancel: the agent will interrupt the turn."""
     COMPLETED = "completed"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
@@ -30,36 +30,36 @@ class Turn(Enum):
     DENIED = "denied"
     """It was interrupted because an approval was answered with cancel."""
     REFUSED = "refused"
-    """Codex refused to start it."""
+    """The agent refused to start it."""
     LOST = "lost"
-    """The process of codex has ended."""
+    """The process of the agent has ended."""
     STOPPED = "stopped"
     """The run has given it up."""
 
 
 class Prompt(Enum):
     PENDING = "pending"
-    """Codex has not confirmed that it has the prompt. Events are held back."""
+    """The agent has not confirmed that it has the prompt. Events are held back."""
     OVERDUE = "overdue"
     """Likewise for so long that the process was recorded without waiting for it."""
     TAKEN = "taken"
-    """Codex has the prompt, and this is being recorded. Events are held back."""
+    """The agent has the prompt, and this is being recorded. Events are held back."""
     RECORDED = "recorded"
     """It is recorded. Events are recorded as they come."""
     NOT_TAKEN = "not taken"
-    """The turn ended, and codex never confirmed that it has the prompt."""
+    """The turn ended, and the agent never confirmed that it has the prompt."""
 
 
 class Event(Enum):
     START = "start"
     """A turn is requested."""
     ACCEPTED = "accepted"
-    """Codex has answered which turn it is."""
+    """The agent has answered which turn it is."""
     REFUSED = "refused"
     DELAYED = "delayed"
     """The prompt was not confirmed in time."""
     CONFIRMED = "confirmed"
-    """Codex has written the prompt into its own record."""
+    """The agent has written the prompt into its own record."""
     RECORDED = "recorded"
     """All that was held back is recorded."""
     CANCEL_ANSWERED = "cancel answered"
@@ -68,9 +68,9 @@ class Event(Enum):
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     UNCONFIRMED = "unconfirmed"
-    """The turn is over without a result, and codex did not confirm the prompt."""
+    """The turn is over without a result, and the agent did not confirm the prompt."""
     LOST = "lost"
-    """The process of codex has ended."""
+    """The process of the agent has ended."""
     STOP = "stop"
 
 
@@ -78,7 +78,7 @@ class Action(Enum):
     RECORD_PROCESS = "record process"
     """Record which process does the work."""
     RECORD_PROMPT = "record prompt"
-    """Record that codex has the prompt, then the events that were held back."""
+    """Record that the agent has the prompt, then the events that were held back."""
     RELEASE_EVENTS = "release events"
     """Record the events that were held back."""
 
@@ -95,7 +95,7 @@ class State:
 
     @property
     def is_taken(self) -> bool:
-        """Whether codex has the prompt."""
+        """Whether the agent has the prompt."""
         return self.prompt in (Prompt.TAKEN, Prompt.RECORDED)
 
     @property
@@ -105,12 +105,12 @@ class State:
 
     @property
     def is_running(self) -> bool:
-        """Whether codex has said which turn it is, and not that it ended."""
+        """Whether the agent has said which turn it is, and not that it ended."""
         return self.turn in _AT_WORK
 
     @property
     def is_working(self) -> bool:
-        """Whether codex may be at work on a turn."""
+        """Whether the agent may be at work on a turn."""
         return self.turn in (Turn.STARTING, Turn.RUNNING, Turn.CANCELING)
 
 
@@ -128,7 +128,7 @@ TURN_STEPS: Final[Mapping[tuple[Turn, Event], Turn]] = {
     **{(turn, Event.FAILED): Turn.FAILED for turn in _AT_WORK},
     (Turn.RUNNING, Event.INTERRUPTED): Turn.INTERRUPTED,
     (Turn.CANCELING, Event.INTERRUPTED): Turn.DENIED,
-    **{(turn, Event.LOST): Turn.LOST for turn in _AT_WORK},
+    **{(turn, Event.LOST): Turn.LOST for turn in (Turn.STARTING, *_AT_WORK)},
     **{(turn, Event.STOP): Turn.STOPPED for turn in Turn if turn is not Turn.STOPPED},
     # An answer to a question may arrive after the end of its turn.
     **{
@@ -158,7 +158,7 @@ _UNCONFIRMED_TURNS: Final = frozenset({Turn.FAILED, Turn.INTERRUPTED, Turn.DENIE
 def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
     """Return the next state and the actions.
 
-    The end of a turn confirms that codex had its prompt.
+    The end of a turn confirms that the agent had its prompt.
 
     :raises ImpossibleStep: if the event is impossible in this state.
     """

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from agent_orchestrator.runners.codex.appserver.turn_state import (
+from agent_orchestrator.runners.live.turn_state import (
     PROMPT_STEPS,
     TURN_STEPS,
     Action,
@@ -33,9 +33,9 @@ POSSIBLE = {
     Event.FAILED: (RUNNING, tuple(Prompt)),
     Event.INTERRUPTED: (RUNNING, tuple(Prompt)),
     Event.UNCONFIRMED: ((Turn.FAILED, Turn.INTERRUPTED, Turn.DENIED), PENDING),
-    Event.LOST: (RUNNING, tuple(Prompt)),
+    Event.LOST: ((Turn.STARTING, *RUNNING), tuple(Prompt)),
     Event.STOP: (tuple(turn for turn in Turn if turn is not Turn.STOPPED), tuple(Prompt)),
-    # A turn completes only with a prompt that codex has, or confirms with it.
+    # A turn completes only with a prompt that the agent has, or confirms with it.
     Event.COMPLETED: (
         RUNNING,
         tuple(prompt for prompt in Prompt if prompt is not Prompt.NOT_TAKEN),

@@ -1,0 +1,104 @@
+"""What is recorded of a run while its agent works."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
+
+import anyio
+from attrs import define, field
+
+from agent_orchestrator.ports.runner import RunContext
+from agent_orchestrator.runners.events import AgentEvent
+from agent_orchestrator.runners.live.coalescing import Coalescer
+from agent_orchestrator.runners.live.mailbox import Incoming, Mailbox
+from agent_orchestrator.runners.live.turn_state import Action, Event, State, step
+
+TURN_START_TIMEOUT_S: Final = 1.0
+"""Maximum seconds before the process is recorded without waiting for the prompt."""
+
+
+@define(eq=False)
+class TurnLog:
+    """The state of a run, and its events. They are held back until the agent has the prompt.
+
+    :param record_process: records the process of the agent.
+    :param record_thread: records the conversation, when the agent has the prompt.
+    """
+
+    _context: RunContext
+    _record_process: Callable[[], Coroutine[Any, Any, None]]
+    _record_thread: Callable[[], Coroutine[Any, Any, None]]
+    state: State = field(factory=State, init=False)
+    _coalescer: Coalescer = field(factory=Coalescer, init=False)
+    _changed: anyio.Event = field(factory=anyio.Event, init=False)
+    """Set, and replaced, at each change of the state."""
+    _held: list[AgentEvent] = field(factory=list, init=False)
+
+    def apply(self, event: Event) -> tuple[Action, ...]:
+        """Change the state. Return the actions that follow, for :meth:`act`."""
+        self.state, actions = step(self.state, event)
+        self._changed.set()
+        self._changed = anyio.Event()
+        return actions
+
+    async def until(self, condition: Callable[[State], bool]) -> None:
+        """Wait until the state meets a condition."""
+        while not condition(self.state):
+            await self._changed.wait()
+
+    async def wait_taken(self) -> None:
+        """Wait until the agent has the prompt, so that everything is recorded in one commit."""
+        with anyio.move_on_after(TURN_START_TIMEOUT_S):
+            await self.until(lambda state: state.is_taken)
+
+    async def report_late(self) -> None:
+        """Record the process if the agent does not take the prompt in time."""
+        await self.wait_taken()
+        if not self.state.is_taken:
+            await self.act(self.apply(Event.DELAYED))
+
+    async def act(self, actions: Sequence[Action]) -> None:
+        """Execute the actions of a change of the state."""
+        async with anyio.create_task_group() as tasks:
+            if Action.RECORD_PROCESS in actions:
+                tasks.start_soon(self._record_process)
+            if Action.RECORD_PROMPT in actions:
+                tasks.start_soon(self._context.delivered)
+        if Action.RECORD_PROMPT in actions:
+            await self._record_thread()
+            await self._release()
+            self.apply(Event.RECORDED)
+        elif Action.RELEASE_EVENTS in actions:
+            await self._release()
+
+    async def _release(self) -> None:
+        """Record the events that were held back, and those that arrive meanwhile."""
+        while self._held:
+            events, self._held = self._held, []
+            for event in events:
+                await self._context.emit(event.event_type, event.data)
+
+    async def emit(self, events: Sequence[AgentEvent]) -> None:
+        """Record events. Pieces of texts may wait for more of them."""
+        await self._emit_now(self._coalescer.add(events))
+
+    async def flush(self) -> None:
+        """Record the pieces that wait."""
+        await self._emit_now(self._coalescer.flush())
+
+    async def _emit_now(self, events: Sequence[AgentEvent]) -> None:
+        if self.state.holds_events:
+            self._held += events
+            return
+        for event in events:
+            await self._context.emit(event.event_type, event.data)
+
+    async def next(self, mailbox: Mailbox) -> Incoming:
+        """Return the next message. Meanwhile, record pieces that have waited long enough.
+
+        :raises anyio.EndOfStream: if no more will come.
+        """
+        while (due := self._coalescer.due) != float("inf"):
+            with anyio.move_on_after(max(due - anyio.current_time(), 0)):
+                return await mailbox.take()
+            await self.flush()
+        return await mailbox.take()
