@@ -67,17 +67,17 @@ def running_endpoints(state: UserState | None) -> list[Endpoint]:
     The process start id shows whether a pid still belongs to the daemon. Files of another boot stay:
     they may be of another machine with the same home directory.
     """
-    found = []
+    endpoints = []
     for path in _files(state):
         endpoint = _read(path)
         if endpoint is None or endpoint.process_start_id is None:
             continue
         if is_running(endpoint.pid, endpoint.process_start_id):
-            found.append(endpoint)
+            endpoints.append(endpoint)
         elif _boot_id(endpoint.process_start_id) == _boot_id(process_start_id(os.getpid())):
             with suppress(OSError):
                 path.unlink()
-    return found
+    return endpoints
 
 
 def last_endpoint(state: UserState | None) -> Endpoint | None:
@@ -93,11 +93,13 @@ def endpoint_for(endpoints: list[Endpoint], directory: Path) -> Endpoint | None:
     """
     if len(endpoints) == 1:
         return endpoints[0]
-    around = [one for one in endpoints if directory.is_relative_to(one.directory)]
+    around = [endpoint for endpoint in endpoints if directory.is_relative_to(endpoint.directory)]
     if not around:
         return None
-    closest = max(len(Path(one.directory).parts) for one in around)
-    [first, *others] = [one for one in around if len(Path(one.directory).parts) == closest]
+    closest = max(len(Path(endpoint.directory).parts) for endpoint in around)
+    [first, *others] = [
+        endpoint for endpoint in around if len(Path(endpoint.directory).parts) == closest
+    ]
     return None if others else first
 
 
@@ -121,10 +123,10 @@ def _read(path: Path) -> Endpoint | None:
         return None
     try:
         values: Any = json.loads(content)
-        found = Endpoint(**{name: values[name] for name in Endpoint.__annotations__})
+        endpoint = Endpoint(**{name: values[name] for name in Endpoint.__annotations__})
     except (ValueError, LookupError, TypeError):
         return None
-    texts = (found.url, found.directory, found.database)
-    if type(found.pid) is not int or not all(isinstance(text, str) for text in texts):
+    texts = (endpoint.url, endpoint.directory, endpoint.database)
+    if type(endpoint.pid) is not int or not all(isinstance(text, str) for text in texts):
         return None
-    return found
+    return endpoint

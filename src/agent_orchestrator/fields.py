@@ -171,10 +171,10 @@ def command(kind: type[T]) -> type[T]:
 
 def _with_tuples(_: type, fields: list["attrs.Attribute[Any]"]) -> list["attrs.Attribute[Any]"]:
     return [
-        one.evolve(converter=_as_tuple)
-        if one.converter is None and any(_is_list(part) for part in _parts(one.type))
-        else one
-        for one in fields
+        attribute.evolve(converter=_as_tuple)
+        if attribute.converter is None and any(_is_list(part) for part in _parts(attribute.type))
+        else attribute
+        for attribute in fields
     ]
 
 
@@ -222,13 +222,13 @@ def takes(
             named: Any = {aliases.get(name, name): value for name, value in kwargs.items()}
             return await method(self, kind(*args, **named))
 
-        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self_parameter = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         hints = typing.get_type_hints(kind)
         fields = [
-            one.replace(annotation=hints[one.name])
-            for one in inspect.signature(kind).parameters.values()
+            parameter.replace(annotation=hints[parameter.name])
+            for parameter in inspect.signature(kind).parameters.values()
         ]
-        described = inspect.signature(method).replace(parameters=[own, *fields])
+        described = inspect.signature(method).replace(parameters=[self_parameter, *fields])
         call.__signature__ = described  # type: ignore[attr-defined]
         call.__doc__ = _described(method.__doc__ or "", cast("type", kind))
         return cast("_Method[Owner, P, Result]", call)
@@ -268,7 +268,7 @@ class FieldSpec:
 def specs(command: type) -> dict[str, FieldSpec]:
     """Return the fields of a class by name: positional ones, then its own, then inherited ones."""
     hints = typing.get_type_hints(command)
-    found = {}
+    result = {}
     for attribute in sorted(attrs.fields(command), key=_order(command)):
         kinds: list[type] = []
         choices: list[str] = []
@@ -288,7 +288,7 @@ def specs(command: type) -> dict[str, FieldSpec]:
                 kinds.append(dict)
             else:
                 kinds.append(part)
-        found[attribute.name] = FieldSpec(
+        result[attribute.name] = FieldSpec(
             name=attribute.name,
             required=attribute.default is attrs.NOTHING,
             default=attribute.default,
@@ -298,7 +298,7 @@ def specs(command: type) -> dict[str, FieldSpec]:
             item=item,
             limits=_limits(attribute, hints),
         )
-    return found
+    return result
 
 
 def _order(command: type) -> Callable[["attrs.Attribute[Any]"], tuple[bool, int]]:
@@ -340,22 +340,22 @@ def problems(command: type, values: Mapping[str, Any]) -> dict[str, str]:
     An entry of a list or an object is named by its path: ``options[0]``, ``metadata.key``.
     """
     fields = specs(command)
-    found = _unknown([name for name in values if name not in fields])
+    result = _unknown([name for name in values if name not in fields])
     for name, spec in fields.items():
         if name not in values:
             if spec.required:
-                found[name] = "is required"
+                result[name] = "is required"
         elif problem := _problem(spec, values[name]):
-            path, what = problem
-            found[name + path] = what
-    return found
+            path, message = problem
+            result[name + path] = message
+    return result
 
 
 def _unknown(names: Sequence[str]) -> dict[str, str]:
-    found = {shown(name): NOT_A_FIELD for name in names[:MAX_NAMED_PROBLEMS]}
+    result = {shown(name): NOT_A_FIELD for name in names[:MAX_NAMED_PROBLEMS]}
     if more := names[MAX_NAMED_PROBLEMS:]:
-        found[shown(more[0])] = f"{NOT_A_FIELD}, nor are {len(more) - 1:,} others"
-    return found
+        result[shown(more[0])] = f"{NOT_A_FIELD}, nor are {len(more) - 1:,} others"
+    return result
 
 
 def shown(name: str) -> str:
@@ -370,14 +370,14 @@ def check(kind: type, command: Any) -> None:
     Client and server both call this, so that they refuse the same.
     """
     values = {attribute.name: getattr(command, attribute.name) for attribute in attrs.fields(kind)}
-    if found := problems(kind, values):
-        raise InvalidRequest.of(found)
+    if field_problems := problems(kind, values):
+        raise InvalidRequest.of(field_problems)
 
 
 def problem_of(spec: FieldSpec, value: Any) -> str | None:
     """Return the problem of a field's value; None if there is none."""
-    found = _problem(spec, value)
-    return None if found is None else f"{found[0]} {found[1]}".strip()
+    problem = _problem(spec, value)
+    return None if problem is None else f"{problem[0]} {problem[1]}".strip()
 
 
 _Problem = tuple[str, str]
@@ -409,8 +409,8 @@ def _list_problem(spec: FieldSpec, value: Sequence[Any]) -> _Problem | None:
         if not isinstance(entry, item or object):
             kind = dict if item is not None and attrs.has(item) else item
             return f"[{index}]", f"must be {_NAMES[kind or str]}"
-        if isinstance(entry, str) and (found := _entry_problem(spec, entry)):
-            return f"[{index}]", found
+        if isinstance(entry, str) and (entry_problem := _entry_problem(spec, entry)):
+            return f"[{index}]", entry_problem
         if item is not None and attrs.has(item):
             inner = {name: getattr(entry, name) for name in specs(item)}
             for name, problem in problems(item, inner).items():

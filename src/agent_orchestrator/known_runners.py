@@ -50,7 +50,7 @@ KNOWN_AGENTS: Final = (
 )
 
 BUILT_IN: Final = {
-    kind: class_path for one in KNOWN_AGENTS for kind, class_path in one.runners.items()
+    kind: class_path for agent in KNOWN_AGENTS for kind, class_path in agent.runners.items()
 }
 """The runners this package brings, for a source tree that is not installed. An entry point cannot
 replace them."""
@@ -73,8 +73,8 @@ def defaults_of(kind: str, settings: AgentDefaults) -> dict[str, Any]:
     """Return the options that a runner of some kind has where its provider says nothing, as TOML gives them."""
     return {
         option: list(value) if isinstance(value, tuple) else value
-        for one in KNOWN_AGENTS
-        if kind in one.runners
-        for option, name in one.defaults.items()
+        for agent in KNOWN_AGENTS
+        if kind in agent.runners
+        for option, name in agent.defaults.items()
         if (value := getattr(settings, name)) not in (None, ())
     }

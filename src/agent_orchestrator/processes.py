@@ -134,19 +134,19 @@ def pids() -> list[int]:
 
 def live_processes() -> list[Process]:
     """Return all processes that are alive."""
-    return [found for pid in pids() if (found := live_process(pid)) is not None]
+    return [process for pid in pids() if (process := live_process(pid)) is not None]
 
 
-def with_descendants(found: set[int], processes: Iterable[Process]) -> set[int]:
+def with_descendants(roots: set[int], processes: Iterable[Process]) -> set[int]:
     """Return these pids and those of all their descendants."""
     children: dict[int, list[int]] = {}
     for process in processes:
         children.setdefault(process.parent, []).append(process.pid)
-    found, rest = set(found), list(found)
-    while rest:
-        unseen = [pid for pid in children.get(rest.pop(), ()) if pid not in found]
+    found, unvisited = set(roots), list(roots)
+    while unvisited:
+        unseen = [pid for pid in children.get(unvisited.pop(), ()) if pid not in found]
         found.update(unseen)
-        rest += unseen
+        unvisited += unseen
     return found
 
 

@@ -160,5 +160,5 @@ def _usage_attributes(usage: Usage) -> dict[str, int | float]:
 
 def _text(data: Mapping[str, Any], name: str) -> str:
     """Return a text of an agent's event, cut to the length of a name."""
-    found = data.get(name)
-    return found[:200] if isinstance(found, str) else ""
+    value = data.get(name)
+    return value[:200] if isinstance(value, str) else ""

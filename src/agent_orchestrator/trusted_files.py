@@ -54,33 +54,33 @@ def found_file(path: Path) -> FoundFile:
     return FoundFile(absolute, content)
 
 
-def is_blank(found: FoundFile) -> bool:
+def is_blank(file: FoundFile) -> bool:
     """Return True if a TOML file has only blank lines and comments."""
-    lines = (line.strip() for line in found.content.splitlines())
+    lines = (line.strip() for line in file.content.splitlines())
     return all(not line or line.startswith(b"#") for line in lines)
 
 
-def is_trusted(state: UserState | None, found: FoundFile) -> bool:
+def is_trusted(state: UserState | None, file: FoundFile) -> bool:
     """Return True if the user trusts this path with this content."""
-    content = None if state is None else read_private(_record(state, found.path))
+    content = None if state is None else read_private(_record(state, file.path))
     if content is None:
         return False
     try:
         record = json.loads(content)
     except ValueError:
         return False
-    return isinstance(record, dict) and record.get("sha256") == found.digest
+    return isinstance(record, dict) and record.get("sha256") == file.digest
 
 
-def trust(state: UserState, found: FoundFile) -> None:
+def trust(state: UserState, file: FoundFile) -> None:
     """Record that the user trusts this path with this content only.
 
     :raises OSError: if the record cannot be written.
     """
     make_private_directory(state.root)
     make_private_directory(state.trusted)
-    record = {"path": os.fspath(found.path), "sha256": found.digest}
-    write_private(_record(state, found.path), json.dumps(record).encode() + b"\n")
+    record = {"path": os.fspath(file.path), "sha256": file.digest}
+    write_private(_record(state, file.path), json.dumps(record).encode() + b"\n")
 
 
 def forget(state: UserState, path: Path) -> None:

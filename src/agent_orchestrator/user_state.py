@@ -129,12 +129,12 @@ def make_private_directory(path: Path) -> None:
         make_private_directory(path.parent)
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    found = path.stat()
-    if not stat.S_ISDIR(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    if found.st_uid != os.geteuid():
+    if status.st_uid != os.geteuid():
         raise PermissionError(errno.EACCES, "Belongs to another user", str(path))
-    if stat.S_IMODE(found.st_mode) != 0o700:
+    if stat.S_IMODE(status.st_mode) != 0o700:
         path.chmod(0o700)
 
 
@@ -164,12 +164,12 @@ def read_private(path: Path) -> bytes | None:
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         with open(os.open(path, flags), "rb") as file:  # noqa: PTH123
-            found = os.fstat(file.fileno())
+            status = os.fstat(file.fileno())
             if (
-                not stat.S_ISREG(found.st_mode)
-                or found.st_uid != os.geteuid()
-                or stat.S_IMODE(found.st_mode) & 0o077
-                or found.st_size > _LARGEST
+                not stat.S_ISREG(status.st_mode)
+                or status.st_uid != os.geteuid()
+                or stat.S_IMODE(status.st_mode) & 0o077
+                or status.st_size > _LARGEST
             ):
                 return None
             return file.read(_LARGEST)

@@ -268,8 +268,8 @@ def _cause(error: BaseException, settings: CallSettings) -> BaseException:
     if isinstance(error, Unreachable):
         return unreachable(error, settings)
     if isinstance(error, OrchestratorError):
-        what = unknown_to_daemon(error)
-        daemon_version = None if what is None else anyio.run(_version_at, settings)
+        unknown = unknown_to_daemon(error)
+        daemon_version = None if unknown is None else anyio.run(_version_at, settings)
         return (
             failure_of(error)
             if daemon_version is None

@@ -100,8 +100,8 @@ def offline_doctor(settings: CallSettings, options: Sequence[str]) -> str:
     )
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        what = lines[-1].removeprefix("agentd: ") if lines else "it printed nothing"
-        raise Failure("not_examined", f"agentd ended with {done.returncode}: {what}")
+        reason = lines[-1].removeprefix("agentd: ") if lines else "it printed nothing"
+        raise Failure("not_examined", f"agentd ended with {done.returncode}: {reason}")
     return done.stdout.decode()
 
 

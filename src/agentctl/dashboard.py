@@ -79,7 +79,7 @@ class Dashboard:
     @property
     def selected_request(self) -> Request | None:
         """The selected request, or None."""
-        return next((one for one in self.requests if one.id == self.selected), None)
+        return next((request for request in self.requests if request.id == self.selected), None)
 
     # --- keys ---------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Dashboard:
             self.typing = ""
             return None
         if request.kind == "input_request":
-            self.notice = "this request needs a text: press r"
+            self.notice = "this request needs an answer in words: press r"
             return None
         return KeyAnswer(request, "approve")
 
@@ -176,8 +176,8 @@ class Dashboard:
             ]
         )
         problems = [
-            style.paint(truncated(one_line(one.message), style.columns or 100), "yellow")
-            for one in status.problems[:2]
+            style.paint(truncated(one_line(problem.message), style.columns or 100), "yellow")
+            for problem in status.problems[:2]
         ]
         return [f"agentd {status.version} {health}{dot}{counts}{dot}{time}", *problems, ""]
 
@@ -221,11 +221,13 @@ class Dashboard:
         if not self.requests or height < 4:
             return []
         lines = request_table(self.requests, style, moment)
-        index = next((n for n, one in enumerate(self.requests) if one.id == self.selected), 0)
+        index = next(
+            (n for n, request in enumerate(self.requests) if request.id == self.selected), 0
+        )
         listed = max(min(len(self.requests), height // 3), 1)
         first = max(min(index - listed // 2, len(self.requests) - listed), 0)
-        marker, rest = style.paint(style.symbol("▸", ">"), "yellow", "bold"), lines[1:]
-        head = [f"{marker if n == index else ' '} {rest[n]}" for n in range(first, first + listed)]
+        marker, body = style.paint(style.symbol("▸", ">"), "yellow", "bold"), lines[1:]
+        head = [f"{marker if n == index else ' '} {body[n]}" for n in range(first, first + listed)]
         chosen = self.selected_request
         if chosen is None:
             return [*head, ""]

@@ -47,7 +47,8 @@ class Change:
 
 def objects(value: Any) -> list[Mapping[str, Any]]:
     """Return the objects in a list; an empty list for any other value. Event data is untrusted."""
-    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+    changes = value if isinstance(value, list) else []
+    return [change for change in changes if isinstance(change, Mapping)]
 
 
 def changes_of(data: Mapping[str, Any]) -> list[Change]:
@@ -83,11 +84,11 @@ def _counted(diff: Iterator[str]) -> Lines | None:
     with ``--``.
     """
     added = removed = old = new = 0
-    found = False
+    has_changes = False
     for line in diff:
         if old <= 0 and new <= 0:
             if header := _HUNK.match(line):
-                found = True
+                has_changes = True
                 old, new = (1 if size is None else int(size) for size in header.groups())
             continue
         sign = line[:1]
@@ -97,7 +98,7 @@ def _counted(diff: Iterator[str]) -> Lines | None:
         removed += sign == "-"
         old -= sign != "+"
         new -= sign != "-"
-    return Lines(added, removed) if found else None
+    return Lines(added, removed) if has_changes else None
 
 
 class Diffstat:

@@ -42,7 +42,9 @@ def usage_parts(usage: Mapping[str, Any] | None) -> list[str]:
         return []
     names = ("input_tokens", "cached_input_tokens", "output_tokens", "cost_usd")
     sent, cached, output, cost = (usage.get(name) for name in names)
-    sent, cached, output = (one if isinstance(one, int) else 0 for one in (sent, cached, output))
+    sent, cached, output = (
+        count if isinstance(count, int) else 0 for count in (sent, cached, output)
+    )
     text = f"{counted(sent, 'token')} in" + (f" ({cached:,} cached)" if cached else "")
     parts = [f"{text}, {output:,} out"]
     if isinstance(cost, (int, float)):

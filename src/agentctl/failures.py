@@ -153,7 +153,7 @@ def unknown_to_daemon(error: "OrchestratorError") -> str | None:
 
     fields = error.details.get("fields") if isinstance(error, InvalidRequest) else None
     if isinstance(fields, Mapping):
-        names = [name for name, what in fields.items() if str(what).startswith(NOT_A_FIELD)]
+        names = [name for name, problem in fields.items() if str(problem).startswith(NOT_A_FIELD)]
         return f"the field `{names[0]}`" if names else None
     is_path = isinstance(error, NotFound) and not error.details
     return "this call" if is_path or isinstance(error, MethodNotAllowed) else None

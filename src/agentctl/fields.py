@@ -40,10 +40,10 @@ def read_images(paths: Sequence[str]) -> list[dict[str, str]]:
 
     from agent_orchestrator.domain.images import size_problem
 
-    found = [_image(path) for path in paths]
-    if problem := size_problem([len(data) for data in found]):
+    images = [_image(path) for path in paths]
+    if problem := size_problem([len(data) for data in images]):
         raise usage_failure(f"--image: the images {problem}")
-    return [{"data": b64encode(data).decode()} for data in found]
+    return [{"data": b64encode(data).decode()} for data in images]
 
 
 def _image(path: str) -> bytes:

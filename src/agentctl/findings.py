@@ -18,15 +18,15 @@ def findings_list(findings: Sequence[Finding], style: Style) -> list[str]:
     """Return the lines of all findings with their hints, most severe first."""
     lines: list[str] = []
     for level, (rich, plain, styles) in _MARKS.items():
-        for one in findings:
-            if one.level != level:
+        for finding in findings:
+            if finding.level != level:
                 continue
             symbol = style.paint(style.symbol(rich, plain), *styles)
-            text = f"{one_line(one.about)}: {one_line(one.message)}"
+            text = f"{one_line(finding.about)}: {one_line(finding.message)}"
             first, *rest = _indented(text, style)
             lines += [f"{symbol} {first}", *(f"  {line}" for line in rest)]
-            if one.hint:
-                hint = _indented(f"{style.symbol('→', '->')} {one_line(one.hint)}", style)
+            if finding.hint:
+                hint = _indented(f"{style.symbol('→', '->')} {one_line(finding.hint)}", style)
                 lines += [f"  {style.paint(line, 'dim')}" for line in hint]
     return lines or [style.paint("no findings", "dim")]
 

@@ -33,8 +33,8 @@ def _refuse_empty(context: click.Context, parameter: click.Parameter, value: Any
 
 def given(context: click.Context) -> dict[str, Any]:
     """Return the global options given so far. Later ones override earlier ones."""
-    found: dict[str, Any] = context.meta.setdefault(_GIVEN, {})
-    return found
+    values: dict[str, Any] = context.meta.setdefault(_GIVEN, {})
+    return values
 
 
 def global_options() -> list[click.Option]:
@@ -87,15 +87,17 @@ class _SectionedHelp:
     examples: str = ""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        own: list[tuple[str, str]] = []
+        command_options: list[tuple[str, str]] = []
         everywhere: list[tuple[str, str]] = []
         for parameter in self.get_params(context):  # type: ignore[attr-defined]
             record = parameter.get_help_record(context)
             if record is not None and not isinstance(parameter, click.Argument):
-                (everywhere if isinstance(parameter, GlobalOption) else own).append(record)
-        if own:
+                (everywhere if isinstance(parameter, GlobalOption) else command_options).append(
+                    record
+                )
+        if command_options:
             with formatter.section("Options"):
-                formatter.write_dl(own)
+                formatter.write_dl(command_options)
         if isinstance(self, click.Group):
             self.format_commands(context, formatter)
         with formatter.section("Before or after any command"):
@@ -120,13 +122,13 @@ class Command(_SectionedHelp, click.Command):
         self.examples = examples
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        rest = super().parse_args(context, args)
+        remaining = super().parse_args(context, args)
         if not context.resilient_parsing:
             for parameter in self.params:
                 # The API says whether a message or an answer may be empty; agentd checks its options.
                 if parameter.name != "text" and parameter.type is not click.UNPROCESSED:
                     _refuse_empty(context, parameter, context.params.get(parameter.name or ""))
-        return rest
+        return remaining
 
 
 class Number(click.FloatRange):
@@ -176,15 +178,15 @@ class Group(_SectionedHelp, click.Group):
         if name not in self._lazy:
             return super().get_command(context, name)
         module, _, attribute = self._lazy[name].partition(":")
-        found: click.Command = getattr(importlib.import_module(module), attribute)
-        return found
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with their whole first sentence. Click would cut it to one line."""
-        found = [(name, self.get_command(context, name)) for name in self.list_commands(context)]
+        commands = [(name, self.get_command(context, name)) for name in self.list_commands(context)]
         rows = [
             (name, command.get_short_help_str(limit=_SENTENCE))
-            for name, command in found
+            for name, command in commands
             if command is not None and not command.hidden
         ]
         if rows:
@@ -214,7 +216,7 @@ def identified(kind: str, *, required: bool = True, then: str | None = None) -> 
     """
     name = f"{kind}_id"
     following = () if then is None else (then,)
-    metavar = " ".join([f"[{kind.upper()}_ID]", *(one.upper() for one in following)])
+    metavar = " ".join([f"[{kind.upper()}_ID]", *(name.upper() for name in following)])
 
     def decorate(function: F) -> F:
         @click.option(
@@ -228,10 +230,10 @@ def identified(kind: str, *, required: bool = True, then: str | None = None) -> 
         def wrapper(**values: Any) -> Any:
             option = values.pop(name)
             remaining: list[str] = [*values.pop("arguments")]
-            for one in reversed(following):
+            for needed in reversed(following):
                 if not remaining:
-                    raise usage_failure(f"{one} is missing")
-                values[one] = remaining.pop()
+                    raise usage_failure(f"{needed} is missing")
+                values[needed] = remaining.pop()
             if remaining[1:]:
                 raise usage_failure(f"got unexpected extra arguments ({' '.join(remaining[1:])})")
             argument = remaining[0] if remaining else None
@@ -307,12 +309,12 @@ def parse_object(text: str, option: str) -> dict[str, Any]:
     from agent_orchestrator.wire import strict_json
 
     try:
-        found = strict_json.loads(text.encode("utf-8", "surrogateescape"), field=option)
+        value = strict_json.loads(text.encode("utf-8", "surrogateescape"), field=option)
     except InvalidRequest as error:
         raise usage_failure(f"{option} {error.details['fields'][option]}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise usage_failure(f"{option} must be a JSON object")
-    return found
+    return value
 
 
 def _read(take: Callable[[BinaryIO], bytes]) -> bytes:

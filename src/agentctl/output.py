@@ -41,17 +41,17 @@ def value_at(plain: Any, path: str) -> Any:
 
     :raises LookupError: if there is none.
     """
-    found = plain
+    value = plain
     for part in path.split("."):
-        if isinstance(found, Mapping):
-            found = found.get(part, _MISSING)
-        elif isinstance(found, Sequence) and not isinstance(found, str) and part.isdecimal():
-            found = found[int(part)] if int(part) < len(found) else _MISSING
+        if isinstance(value, Mapping):
+            value = value.get(part, _MISSING)
+        elif isinstance(value, Sequence) and not isinstance(value, str) and part.isdecimal():
+            value = value[int(part)] if int(part) < len(value) else _MISSING
         else:
-            found = _MISSING
-        if found is _MISSING:
+            value = _MISSING
+        if value is _MISSING:
             raise LookupError(path)
-    return found
+    return value
 
 
 class Output:

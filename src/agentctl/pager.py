@@ -24,10 +24,10 @@ def page(lines: Iterable[str], style: Style) -> Iterable[str]:
     """
     if style.columns is None or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         return lines
-    rest = iter(lines)
+    unread = iter(lines)
     height = shutil.get_terminal_size().lines
-    first = list(islice(rest, height))
-    lines = chain(first, rest)
+    first = list(islice(unread, height))
+    lines = chain(first, unread)
     if len(first) < height or os.environ.get("TERM") == "dumb":
         return lines
     command = os.environ.get("AGENTCTL_PAGER", os.environ.get("PAGER", "less"))

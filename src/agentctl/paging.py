@@ -25,10 +25,10 @@ async def pages(
     """
     if limit is not None or cursor is not None:
         return await connection.call(operation, limit=limit, cursor=cursor, **filters)
-    found: list[Any] = []
+    entries: list[Any] = []
     while True:
         page = await connection.call(operation, limit=_PAGE, cursor=cursor, **filters)
-        found += getattr(page, items)
+        entries += getattr(page, items)
         cursor = page.next_cursor
         if cursor is None:
-            return attrs.evolve(page, **{items: found})
+            return attrs.evolve(page, **{items: entries})

@@ -135,12 +135,12 @@ class _Watch:
     async def run(self, hooks: anyio.abc.TaskGroup) -> None:
         async for event in self._events:
             if event is not None:
-                found = _request_of(event)
-                if found is not None and event.event_type == EventType.REQUEST_EXPIRING:
-                    self._remind(found)
-                requests = [] if found is None else [found]
-                if found is not None and self._is_new(found) and found.is_open:
-                    requests = await self._current_request(found)
+                changed = _request_of(event)
+                if changed is not None and event.event_type == EventType.REQUEST_EXPIRING:
+                    self._remind(changed)
+                requests = [] if changed is None else [changed]
+                if changed is not None and self._is_new(changed) and changed.is_open:
+                    requests = await self._current_request(changed)
             elif not self._listed:
                 self._listed = True
                 # Listed after the stream was opened, so that no request is missed. Some come twice.
@@ -173,10 +173,10 @@ class _Watch:
     async def _current_request(self, request: Request) -> list[Request]:
         """Return the request in a list; empty if it is closed or the caller may not resolve it."""
         try:
-            found = await self._pending(session_id=request.session_id, resolvable=True)
+            pending = await self._pending(session_id=request.session_id, resolvable=True)
         except NotFound:  # the session is no longer shared with the caller
             return []
-        return [one for one in found if one.id == request.id]
+        return [candidate for candidate in pending if candidate.id == request.id]
 
     def _is_new(self, request: Request) -> bool:
         audiences = ("human", "parent") if self._every else ("human",)
@@ -217,5 +217,5 @@ def _request_of(event: Event) -> Request | None:
     """Return the request in an event; None for copies of the event in ancestors' logs."""
     if event.data.get("session_id") != event.session_id:
         return None
-    found: Request = codec.from_plain(Request, dict[str, Any](event.data))
-    return found
+    request: Request = codec.from_plain(Request, dict[str, Any](event.data))
+    return request

@@ -56,7 +56,7 @@ class CallSettings:
 
 
 def resolve(
-    given: Mapping[str, Any],
+    options: Mapping[str, Any],
     environ: Mapping[str, str] | None = None,
     *,
     default_format: Format = "text",
@@ -67,10 +67,10 @@ def resolve(
     :raises InvalidSetting: if the URL or the token is invalid, or the URL is ambiguous.
     """
     environ = os.environ if environ is None else environ
-    url = given.get("url") or environ.get(URL_VARIABLE) or _found_url(environ)
+    url = options.get("url") or environ.get(URL_VARIABLE) or _found_url(environ)
     if "://" not in url:
         url = f"http://{url}"
-    source = "--url" if given.get("url") else URL_VARIABLE
+    source = "--url" if options.get("url") else URL_VARIABLE
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -78,15 +78,15 @@ def resolve(
         usable = False
     if not usable:
         raise InvalidSetting(f"{source} must be like {DEFAULT_URL}, but is {url!r}")
-    token = given.get("auth_token") or environ.get(TOKEN_VARIABLE) or None
+    token = options.get("auth_token") or environ.get(TOKEN_VARIABLE) or None
     if token is not None and not (token.isascii() and token.isprintable()):
         raise InvalidSetting("a token must have only printable ASCII characters")
     return CallSettings(
         url=url.rstrip("/"),
         token=token,
-        ca_file=given.get("ca_file") or environ.get(CA_VARIABLE) or None,
-        format=given.get("format") or default_format,
-        field=given.get("field"),
+        ca_file=options.get("ca_file") or environ.get(CA_VARIABLE) or None,
+        format=options.get("format") or default_format,
+        field=options.get("field"),
     )
 
 
@@ -101,16 +101,16 @@ def _found_url(environ: Mapping[str, str]) -> str:
     from agent_orchestrator.endpoints import endpoint_for, running_endpoints
     from agent_orchestrator.user_state import user_state
 
-    found = running_endpoints(user_state(environ))
+    endpoints = running_endpoints(user_state(environ))
     try:
-        chosen = endpoint_for(found, Path.cwd())
+        chosen = endpoint_for(endpoints, Path.cwd())
     except FileNotFoundError:  # the current directory was removed
-        chosen = endpoint_for(found, Path("/"))
+        chosen = endpoint_for(endpoints, Path("/"))
     if chosen is not None:
         return chosen.url
-    if not found or any(one.url == DEFAULT_URL for one in found):
+    if not endpoints or any(endpoint.url == DEFAULT_URL for endpoint in endpoints):
         return DEFAULT_URL
-    where = ", ".join(f"{one.url} ({one.directory})" for one in found)
+    where = ", ".join(f"{endpoint.url} ({endpoint.directory})" for endpoint in endpoints)
     raise InvalidSetting(
         f"several daemons are running: choose one with --url or {URL_VARIABLE}: {where}"
     )

@@ -137,8 +137,8 @@ def wrapped(text: str, columns: int | None) -> list[str]:
 
 def lines_of(text: str, columns: int | None) -> Iterator[str]:
     """Yield the lines of :func:`wrapped` one at a time, to save memory."""
-    for found in _split(text):
-        line = found.rstrip().expandtabs(4)
+    for raw_line in _split(text):
+        line = raw_line.rstrip().expandtabs(4)
         if columns is None or width(line) <= columns:
             yield line
         else:
@@ -161,8 +161,8 @@ def _broken(line: str, columns: int) -> list[str]:
     indent = line[: len(line) - len(line.lstrip())]
     indent = indent if len(indent) < columns // 2 else ""
     lines, current, used = [], indent, len(indent)
-    for found in _WORD.finditer(line, len(indent)):
-        word = found.group()
+    for match in _WORD.finditer(line, len(indent)):
+        word = match.group()
         size = width(word)
         if used + size > columns:
             if current.strip():

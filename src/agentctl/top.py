@@ -114,17 +114,17 @@ class TopScreen:
             daemon = await call(STATUS)
             dashboard.is_unreachable = False
             self._status_at = anyio.current_time()
-        found: list[Any] = []
+        runs: list[Any] = []
         for status in ("running", "waiting", "queued"):
-            found += (await call(LIST_RUNS, status=status, limit=MAX_LISTED)).runs
+            runs += (await call(LIST_RUNS, status=status, limit=MAX_LISTED)).runs
         page = await pages(
             self._connection, LIST_REQUESTS, "requests", limit=None, cursor=None, status="pending"
         )
         # Assigned together, because partial results would be misleading.
-        dashboard.status, dashboard.runs = daemon, list({run.id: run for run in found}.values())
+        dashboard.status, dashboard.runs = daemon, list({run.id: run for run in runs}.values())
         # Requests for people come first.
         dashboard.requests = sorted(
-            page.requests, key=lambda one: (one.audience != "human", one.id)
+            page.requests, key=lambda request: (request.audience != "human", request.id)
         )
         dashboard.settle()
         known = {run.id for run in dashboard.runs}
@@ -133,7 +133,7 @@ class TopScreen:
         }
         in_view = {run.session_id for run in dashboard.runs[: self._screen.rows]}
         dashboard.sessions = {
-            name: one for name, one in dashboard.sessions.items() if name in in_view
+            name: session for name, session in dashboard.sessions.items() if name in in_view
         }
         for session_id in in_view - dashboard.sessions.keys():
             dashboard.sessions[session_id] = (

@@ -93,7 +93,7 @@ def _limits(session: Session) -> str:
         (session.max_children, "of a run"),
         (session.max_descendants, "in all"),
     ]
-    parts = ", ".join(f"{most} {what}" for most, what in limits if most is not None)
+    parts = ", ".join(f"{most} {name}" for most, name in limits if most is not None)
     return parts and f"at most {parts}"
 
 
@@ -245,15 +245,15 @@ def run_table(
     return table(columns, rows, style) or ["no runs"]
 
 
-def diagnosis(run: Run, found: Diagnostics, style: Style, now: datetime) -> list[str]:
+def diagnosis(run: Run, diagnostics: Diagnostics, style: Style, now: datetime) -> list[str]:
     """Return a run's diagnosis: the likely issue first, then the evidence."""
-    issue, counts = found.likely_issue, found.queue_counts
+    issue, counts = diagnostics.likely_issue, diagnostics.queue_counts
     fine = issue.code == "none"
     code = style.paint(issue.code, "green" if fine else "red", "bold")
-    invocation = found.agent_invocation
-    worker = found.worker_id
+    invocation = diagnostics.agent_invocation
+    worker = diagnostics.worker_id
     if worker and run.provider != MANUAL and run.finished_at is None:
-        worker += " (alive)" if found.worker_alive else " (gone)"
+        worker += " (alive)" if diagnostics.worker_alive else " (gone)"
     lines = [
         f"{code}  {line}" if n == 0 else line for n, line in enumerate(_texts(issue.message, style))
     ]
@@ -266,20 +266,20 @@ def diagnosis(run: Run, found: Diagnostics, style: Style, now: datetime) -> list
             ("session", run.session_id),
             ("provider", one_line(run.provider)),
             ("worker", worker),
-            ("workers", f"{found.alive_workers} of {found.max_concurrency}"),
+            ("workers", f"{diagnostics.alive_workers} of {diagnostics.max_concurrency}"),
             ("queue", _counts(counts.queued_count, counts.running_count, counts.waiting_count)),
-            ("position", None if found.queue_position is None else str(found.queue_position)),
-            ("blocked by", found.blocked_by_run_id),
-            ("pid", None if found.active_pid is None else str(found.active_pid)),
-            ("thread", one_line(found.thread_id or "")),
-            ("last event", _when(found.last_event_at, now)),
-            ("last output", _when(found.last_output_at, now)),
+            ("position", None if diagnostics.queue_position is None else str(diagnostics.queue_position)),
+            ("blocked by", diagnostics.blocked_by_run_id),
+            ("pid", None if diagnostics.active_pid is None else str(diagnostics.active_pid)),
+            ("thread", one_line(diagnostics.thread_id or "")),
+            ("last event", _when(diagnostics.last_event_at, now)),
+            ("last output", _when(diagnostics.last_output_at, now)),
             ("directory", one_line(invocation.cwd) if invocation else None),
             ("command", one_line(_command(invocation.argv)) if invocation else None),
         ],
         style,
     )]  # fmt: skip
-    if found.attempts:
+    if diagnostics.attempts:
         rows: list[list[str | Cell]] = [
             [
                 str(attempt.attempt),
@@ -289,19 +289,19 @@ def diagnosis(run: Run, found: Diagnostics, style: Style, now: datetime) -> list
                 ago(attempt.started_at, now),
                 _status(attempt.outcome or "going on"),
             ]
-            for attempt in found.attempts
+            for attempt in diagnostics.attempts
         ]
         titles = ("ATTEMPT", "PROVIDER", "WORKER", "PID", "STARTED", "OUTCOME")
         lines += ["", *table([Column(title) for title in titles], rows, style)]
-    if found.process_tree:
+    if diagnostics.process_tree:
         processes: list[list[str | Cell]] = [
             [str(process.pid), one_line(process.status), one_line(process.command)]
-            for process in found.process_tree
+            for process in diagnostics.process_tree
         ]
         columns = [Column("PID", align="right"), Column("STATE"), Column("PROCESS", flexible=True)]
         lines += ["", *table(columns, processes, style)]
-    if found.stderr_tail.strip():
-        tail = clean(found.stderr_tail.rstrip()).splitlines()[-20:]
+    if diagnostics.stderr_tail.strip():
+        tail = clean(diagnostics.stderr_tail.rstrip()).splitlines()[-20:]
         lines += ["", style.paint("END OF STDERR", "dim"), *(f"  {line}" for line in tail)]
     return lines
 
@@ -389,6 +389,8 @@ def provider_cards(providers: Sequence[ProviderStatus], style: Style) -> list[st
 _LOGIN: Final[Mapping[bool | None, str]] = {True: "yes", False: "no", None: ""}
 
 
-def _abilities(found: Capabilities) -> list[str]:
+def _abilities(capabilities: Capabilities) -> list[str]:
     """Return the names of what a runner can do."""
-    return [name for name, value in attrs.asdict(found, recurse=False).items() if value is True]
+    return [
+        name for name, value in attrs.asdict(capabilities, recurse=False).items() if value is True
+    ]

@@ -166,11 +166,11 @@ class Guard:
 
         :raises InvalidRequest: if there is one.
         """
-        found = {
+        problems = {
             name: "a token must not be in the URL" for name in names if name in TOKEN_PARAMETERS
         }
-        if found:
-            raise InvalidRequest.of(found)
+        if problems:
+            raise InvalidRequest.of(problems)
 
     @contextmanager
     def logging_refusals(self, peer: Peer) -> Iterator[None]:
@@ -252,26 +252,26 @@ class Guard:
         is_needed = is_stored or not self.is_open or gateway.has_tokens()
         if is_needed and not (is_random or again or len(token) >= MIN_SAFE_LENGTH):
             self._lockout.check(peer.address)
-        found: Principal | None = None
+        holder: Principal | None = None
         for digest, principal in (*self._tokens, *self._local):
             if hmac.compare_digest(digest, presented):
-                found = principal
-        if found is None and is_stored:
-            found = await gateway.holder(presented.hex())
-        elif found is None and not is_needed and await self.token_reason(gateway, peer) is None:
+                holder = principal
+        if holder is None and is_stored:
+            holder = await gateway.holder(presented.hex())
+        elif holder is None and not is_needed and await self.token_reason(gateway, peer) is None:
             return LOCAL
-        if found is not None and found.run is None and await self._may_be_an_agent(peer):
+        if holder is not None and holder.run is None and await self._may_be_an_agent(peer):
             raise Forbidden("an agent's program may use only the token of its run")
-        peer.is_authenticated = found is not None
+        peer.is_authenticated = holder is not None
         peer.token_digest = presented if peer.is_authenticated else None
-        peer.run_id = found.run.run_id if found is not None and found.run is not None else None
-        if found is None:
+        peer.run_id = holder.run.run_id if holder is not None and holder.run is not None else None
+        if holder is None:
             if not is_random:
                 self._lockout.count_failure(peer.address)
             raise Unauthorized(
                 "the token is unknown, revoked or expired, or its run's attempt has ended"
             )
-        return found
+        return holder
 
     async def _may_be_an_agent(self, peer: Peer) -> bool:
         """Return whether a connection may be an agent's. The answer is kept for the connection."""

@@ -184,12 +184,12 @@ def _proc_net_address(address: Address, family: int) -> bytes:
 # --- which process has it open --------------------------------------------------------------
 
 
-def _socket_owner(found: _Socket, candidates: Iterable[int], unreadable: list[int]) -> int | None:
+def _socket_owner(socket: _Socket, candidates: Iterable[int], unreadable: list[int]) -> int | None:
     """Return the newest process that has a socket open.
 
     :param unreadable: filled with the processes whose descriptors we may not read.
     """
-    name = f"socket:[{found.inode}]"
+    name = f"socket:[{socket.inode}]"
     for pid in candidates:
         try:
             if name in _descriptor_targets(f"/proc/{pid}/fd"):
@@ -228,27 +228,27 @@ def _has_agents(root: int) -> bool:
     processes = live_processes()
     generation = {root}
     for _ in range(_AGENT_GENERATION):
-        generation = {one.pid for one in processes if one.parent in generation}
+        generation = {process.pid for process in processes if process.parent in generation}
     return bool(generation)
 
 
-def _cannot_be_agents(found: _Socket, root: int, unreadable: list[int]) -> bool:
+def _cannot_be_agents(socket: _Socket, root: int, unreadable: list[int]) -> bool:
     """Return whether a socket without a visible owner belongs to a process that is not an agent's.
 
     A process that changed its user hides its descriptors, such as sshd for a tunnel. A process of an
     agent cannot change its user.
     """
     tree = with_descendants({root}, live_processes())
-    if tree.intersection(unreadable) or _is_open_in_thread(found, tree):
+    if tree.intersection(unreadable) or _is_open_in_thread(socket, tree):
         return False
-    if found.uid != os.geteuid():
+    if socket.uid != os.geteuid():
         return True
-    return any(_changed_user(pid, found.uid) for pid in unreadable)
+    return any(_changed_user(pid, socket.uid) for pid in unreadable)
 
 
-def _is_open_in_thread(found: _Socket, tree: set[int]) -> bool:
+def _is_open_in_thread(socket: _Socket, tree: set[int]) -> bool:
     """Return whether a thread with separate descriptors (CLONE_FILES unshared) has a socket open."""
-    name = f"socket:[{found.inode}]"
+    name = f"socket:[{socket.inode}]"
     for pid in tree:
         with suppress(OSError):
             for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - only names are needed
@@ -289,4 +289,4 @@ def _is_tagged(pid: int, root: int) -> bool:
 def _tag_of(pid: int) -> bytes | None:
     environ = read_proc(f"/proc/{pid}/environ") or b""
     prefix = f"{TAG_VARIABLE}=".encode()
-    return next((one for one in environ.split(b"\0") if one.startswith(prefix)), None)
+    return next((entry for entry in environ.split(b"\0") if entry.startswith(prefix)), None)

@@ -320,12 +320,12 @@ def _origin_findings(settings: Settings) -> Iterator[Finding]:
 
 
 def _environment(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
-    found = unusual_variables(environ)
-    if found and any(one.inherit == "all" for one in settings.providers.values()):
+    variables = unusual_variables(environ)
+    if variables and any(provider.inherit == "all" for provider in settings.providers.values()):
         yield Finding(
             "note",
             "environment",
-            f"agents do not get {', '.join(found)}, which tie a program to one directory or process",
+            f"agents do not get {', '.join(variables)}, which tie a program to one directory or process",
             "start agentd without them, or pass them with `env.set` or `env.inherit` of a provider",
         )
 

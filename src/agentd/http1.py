@@ -200,9 +200,9 @@ class Protocol(H11Protocol):
         if size > self.config.h11_max_incomplete_size:
             raise h11.RemoteProtocolError("too long", error_status_hint=431)
         # RFC 9112, 3.2.2: a host in the target replaces the Host header, so both must be equal.
-        scheme, separator, rest = event.target.partition(b"://")
+        scheme, separator, after_scheme = event.target.partition(b"://")
         if separator and b"/" not in scheme:
-            named = rest.partition(b"/")[0].partition(b"?")[0].lower()
+            named = after_scheme.partition(b"/")[0].partition(b"?")[0].lower()
             hosts = [value.lower() for name, value in event.headers if name == b"host"]
             if hosts != [named]:
                 raise h11.RemoteProtocolError("two hosts", error_status_hint=400)
@@ -218,7 +218,9 @@ class Protocol(H11Protocol):
             self.stream.connection = _SocketState(ConnectionType.SERVER)
             max_length = self.config.websocket_max_message_size
             self.stream.buffer = MessageBuffer(max_length, self.cut_soon)
-            headers = [one for one in event.headers if one[0] != b"sec-websocket-extensions"]
+            headers = [
+                header for header in event.headers if header[0] != b"sec-websocket-extensions"
+            ]
             event = Response(STREAM_ID, headers, event.status_code)
         await super().stream_send(event)
 

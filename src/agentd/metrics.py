@@ -179,7 +179,9 @@ class Metrics:
 
 def _status_metrics(status: DaemonStatus) -> Iterator[MetricFamily]:
     runs: dict[Labels, float] = {
-        (one.provider, state): float(_count(one, state)) for one in status.runs for state in _STATES
+        (run_counts.provider, state): float(_count(run_counts, state))
+        for run_counts in status.runs
+        for state in _STATES
     }
     for provider in status.providers:
         for state in _STATES:
@@ -202,8 +204,8 @@ def _status_metrics(status: DaemonStatus) -> Iterator[MetricFamily]:
         "Present problems, by code.",
         ("code",),
         {
-            (code,): float(sum(one.code == code for one in status.problems))
-            for code in {one.code for one in status.problems}
+            (code,): float(sum(problem.code == code for problem in status.problems))
+            for code in {problem.code for problem in status.problems}
         },
     )
     yield gauge("agentd_workers", "Workers alive.", status.alive_workers)
@@ -220,14 +222,14 @@ def _status_metrics(status: DaemonStatus) -> Iterator[MetricFamily]:
         "agentd_provider_available",
         "1 if an agent could be started now.",
         ("provider",),
-        {(one.name,): float(one.available) for one in status.providers},
+        {(provider.name,): float(provider.available) for provider in status.providers},
     )
     yield counter("agentd_store_events_total", "Events in the log.", status.store.events)
 
 
 def _count(runs: ProviderRuns, state: str) -> int:
-    found: int = getattr(runs, f"{state}_count")
-    return found
+    count: int = getattr(runs, f"{state}_count")
+    return count
 
 
 def _process_metrics(status: DaemonStatus) -> Iterator[MetricFamily]:

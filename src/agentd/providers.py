@@ -64,8 +64,10 @@ def read_providers(
     if not result:
         result = {name: ProviderSettings(name) for name in (DEFAULT_PROVIDER, "demo")}
     result = {
-        name: evolve(one, options={**defaults_of(one.runner, defaults), **one.options})
-        for name, one in result.items()
+        name: evolve(
+            provider, options={**defaults_of(provider.runner, defaults), **provider.options}
+        )
+        for name, provider in result.items()
     }
     return result, _routes(routing, result, f"{location}: ")
 

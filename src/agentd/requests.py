@@ -77,8 +77,8 @@ class RequestBody(QuartBody):
 
 def peer_of(received: QuartRequest | Websocket) -> Peer:
     """Return the other end of a request's connection."""
-    found = received.scope.get("state", {}).get(PEER)
-    return found if isinstance(found, Peer) else Peer(str(received.remote_addr))
+    peer = received.scope.get("state", {}).get(PEER)
+    return peer if isinstance(peer, Peer) else Peer(str(received.remote_addr))
 
 
 class HttpRequest(QuartRequest):

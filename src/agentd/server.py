@@ -193,8 +193,8 @@ class _ConnectionSet:
             self._descriptors.warn(
                 "ended a connection that is idle, or one of the many of an agent"
             )
-            active = [one for one in self.all.values() if not one.is_closing]
-            idle = next((one for one in active if one.idle), None)
+            active = [connection for connection in self.all.values() if not connection.is_closing]
+            idle = next((connection for connection in active if connection.idle), None)
             if (chosen := idle or _oldest_of_busiest_run(active)) is not None:
                 chosen.abort()
 
@@ -206,11 +206,13 @@ class _ConnectionSet:
 
 def _oldest_of_busiest_run(connections: Sequence[TcpConnection]) -> TcpConnection | None:
     """Return the oldest connection of the run that has the most; None if no run has one."""
-    runs = Counter(one.peer.run_id for one in connections if one.peer.run_id is not None)
+    runs = Counter(
+        connection.peer.run_id for connection in connections if connection.peer.run_id is not None
+    )
     if not runs:
         return None
     [(run_id, _)] = runs.most_common(1)
-    return next(one for one in connections if one.peer.run_id == run_id)
+    return next(connection for connection in connections if connection.peer.run_id == run_id)
 
 
 async def serve(

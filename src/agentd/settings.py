@@ -278,7 +278,7 @@ def _file_values(
         if key not in _TABLES:
             problems.add(f"{name}: {key}: is not a table of this file{_suggestion(key, _TABLES)}")
     for table in ("daemon", "limits"):
-        keys = {one.key: key for key, one in known.items() if one.table == table}
+        keys = {setting.key: key for key, setting in known.items() if setting.table == table}
         with problems.collect():
             for key, value in _table(document, table, name).items():
                 if key in keys:
@@ -327,15 +327,15 @@ def _named_file(path: Path) -> bytes:
 def _found_file() -> bytes:
     """Return the content of the file in the working directory; empty if there is none."""
     try:
-        found = found_file(Path(DEFAULT_FILE))
+        file = found_file(Path(DEFAULT_FILE))
     except FileNotFoundError:
         return b""
     except OSError as error:
         raise ConfigError(f"{DEFAULT_FILE}: cannot be read: {error.strerror}") from None
-    if is_blank(found) or is_trusted(user_state(), found):
-        return found.content
+    if is_blank(file) or is_trusted(user_state(), file):
+        return file.content
     raise UntrustedConfig(
-        f"{found.path} is not trusted, or has changed since: check and trust it with `agentctl config trust`, "
+        f"{file.path} is not trusted, or has changed since: check and trust it with `agentctl config trust`, "
         f"or name it with --config {DEFAULT_FILE}"
     )
 

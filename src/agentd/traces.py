@@ -60,7 +60,9 @@ async def tracing(
         resource = resource.merge(Resource({SERVICE_NAME: "agentd"}))
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    all_vendors = {name: capabilities_of(one.runner).vendor for name, one in providers.items()}
+    all_vendors = {
+        name: capabilities_of(provider.runner).vendor for name, provider in providers.items()
+    }
     vendors = {name: vendor for name, vendor in all_vendors.items() if vendor is not None}
     try:
         yield (Tracing(provider, vendors=vendors),)

@@ -90,7 +90,7 @@ class Siege:
         ]
         texts = [ack.text for ack in self.traffic.acks.values()]
         for one in invariants.violations(told, acknowledged=acks, unique=texts):
-            self.outcome.fault(kinds.get(one.kind, "broken"), f"{one.kind}: {one.what}")
+            self.outcome.fault(kinds.get(one.kind, "broken"), f"{one.kind}: {one.detail}")
 
 
 async def at_random(effort: Effort, directory: Path) -> Outcome:

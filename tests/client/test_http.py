@@ -96,13 +96,13 @@ class TestOverHttpOnTrio:
     client = TestOverHttp.client
     _complete_soon = staticmethod(ClientContract._complete_soon)
 
-    test_wait = ClientContract.test_wait_gives_up_in_time_and_is_woken
-    test_reading = ClientContract.test_reading_waits_for_what_comes
-    test_follower = ClientContract.test_a_follower_gets_everything_once_while_it_happens
+    test_wait = ClientContract.test_wait_returns_at_its_timeout_or_at_a_change
+    test_reading = ClientContract.test_reading_events_waits_for_new_ones
+    test_follower = ClientContract.test_a_follower_gets_every_event_once_as_it_happens
     test_all_sessions = ClientContract.test_all_sessions_are_followed_in_one_stream
-    test_broken_off = ClientContract.test_a_reading_that_was_broken_off_goes_on_where_it_was
+    test_broken_off = ClientContract.test_an_interrupted_reader_continues_from_its_cursor
     test_at_once = ClientContract.test_the_same_key_fifty_times_at_once_makes_one_run
     test_cancel = ClientContract.test_a_running_agent_is_canceled
     test_question = ClientContract.test_a_child_asks_and_its_parent_answers
-    test_not_found = ClientContract.test_what_is_not_there_is_not_found
+    test_not_found = ClientContract.test_unknown_ids_are_not_found
     test_copy = ClientContract.test_the_store_is_checked_and_copied_while_it_is_in_use

@@ -138,7 +138,7 @@ def _row(spec: FieldSpec, path_fields: tuple[str, ...], doc: str | None = None) 
 
 
 _KINDS = {
-    str: "text",
+    str: "string",
     int: "integer",
     float: "number",
     bool: "boolean",
@@ -348,7 +348,7 @@ def _type(hint: Any) -> str:
         if issubclass(origin, Mapping):
             return "table"
         if issubclass(origin, Sequence):
-            return "list of texts" if parts[0] is str else "list of tables"
+            return "list of strings" if parts[0] is str else "list of tables"
     (part,) = parts  # what may be left out
     return _type(part)
 

@@ -261,7 +261,7 @@ class Family:
     # --- what must hold -----------------------------------------------------------------------
 
     def _judge(self, told: History) -> None:
-        self.faults += [f"{one.kind}: {one.what}" for one in violations(told)]
+        self.faults += [f"{one.kind}: {one.detail}" for one in violations(told)]
         self.faults += self.agents.excesses
         runs = {run.id: run for run in told.runs}
         self.faults += [

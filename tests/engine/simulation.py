@@ -430,7 +430,7 @@ class World:
         for actor in self.actors:
             for session, seen in actor.seen.items():
                 found += stream_violations(seen, told.logs[session])
-        self.faults += [f"{one.kind}: {one.what}" for one in found]
+        self.faults += [f"{one.kind}: {one.detail}" for one in found]
         # Worked on at most once; and once at least where its run completed.
         self.faults += [
             f"doubled: {count} agents worked on {text!r}"

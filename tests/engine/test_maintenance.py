@@ -45,13 +45,13 @@ async def a_history(client: Client) -> None:
     [
         ("UPDATE runs SET status = 'failed' WHERE status = 'completed'", "is failed, attempt 1"),
         ("UPDATE runs SET attempt = 2", "attempt 2, but its log says"),
-        ("UPDATE runs SET status = 'queued' WHERE status = 'completed'", "has 1 last events"),
+        ("UPDATE runs SET status = 'queued' WHERE status = 'completed'", "has 1 terminal events"),
         ("UPDATE sessions SET last_seq = last_seq + 1", "its log ends with"),
         ("UPDATE sessions SET status = 'open'", "its log says closed"),
         ("UPDATE requests SET status = 'approved'", "its log says pending"),
         (
             "UPDATE events SET seq = seq + 100 WHERE event_type = 'run.completed'",
-            "its log goes from",
+            "in its log, event",
         ),
         (
             "UPDATE events SET event_type = 'run.completed' WHERE event_type = 'run.started'",

@@ -282,6 +282,6 @@ async def test_a_session_is_moved_only_to_where_it_may_work(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("roots", ["/tmp", [5], {"/tmp": 1}])
 async def test_roots_of_other_types_are_refused_by_name(roots: object) -> None:
-    with pytest.raises(ConfigError, match="workspace_roots: must be a list of texts"):
+    with pytest.raises(ConfigError, match="workspace_roots: must be a list of strings"):
         async with open_embedded(":memory:", runners=[ScriptedRunner()], workspace_roots=roots):  # type: ignore[arg-type]
             raise AssertionError("it opened")

@@ -146,21 +146,21 @@ async def test_an_older_copy_in_its_place_is_found_out(tmp_path):
 @pytest.mark.parametrize(
     "text", [b"", b"\0" * 100, b"{}", b"[1]", b'{"database": "x", "commits": 1, "check": "0"}\n']
 )
-async def test_a_damaged_mirror_is_a_problem_until_the_next_start(tmp_path, text):
+async def test_a_damaged_watermark_is_a_problem_until_the_next_start(tmp_path, text):
     path = tmp_path / "data.db"
     await make(path, "a")
     watermark_file(path).write_bytes(text)
-    assert await problems(path) == ["mirror_unusable"]
+    assert await problems(path) == ["watermark_unusable"]
     assert commits(path) == 2
     assert await problems(path) == []
 
 
-async def test_a_mirror_of_another_database_is_a_problem_until_the_next_start(tmp_path):
+async def test_a_watermark_of_another_database_is_a_problem_until_the_next_start(tmp_path):
     path, other = tmp_path / "data.db", tmp_path / "other.db"
     await make(path, "a")
     await make(other, "a", "b", "c")
     shutil.copy(watermark_file(other), watermark_file(path))
-    assert await problems(path) == ["mirror_unusable"]
+    assert await problems(path) == ["watermark_unusable"]
     assert await problems(path) == []
 
 
@@ -174,28 +174,28 @@ async def test_a_database_emptied_behind_our_back_is_found_out_and_one_removed_i
         async with SqliteStore(path):
             pytest.fail("opened")
     path.unlink()
-    assert await problems(path) == ["mirror_unusable"]
+    assert await problems(path) == ["watermark_unusable"]
 
 
-async def test_without_a_mirror_it_is_told_that_nothing_can_be(tmp_path):
+async def test_a_missing_watermark_is_a_problem(tmp_path):
     path = tmp_path / "data.db"
     await make(path, "a")
     watermark_file(path).unlink()
-    assert await problems(path) == ["mirror_unusable"]
+    assert await problems(path) == ["watermark_unusable"]
     assert commits(path) == 2
     assert await problems(path) == []
 
 
-async def test_a_log_that_is_gone_together_with_the_mirror_is_told_of(tmp_path):
+async def test_a_log_lost_together_with_the_watermark_is_a_problem(tmp_path):
     path = tmp_path / "data.db"
     await make(path, "a")
     await killed(path)
     (tmp_path / "data.db-wal").unlink()
     watermark_file(path).unlink()
-    assert await problems(path) == ["mirror_unusable"]
+    assert await problems(path) == ["watermark_unusable"]
 
 
-async def test_a_new_database_has_a_mirror_from_the_start(tmp_path):
+async def test_a_new_database_has_a_watermark_from_the_start(tmp_path):
     path = tmp_path / "data.db"
     with anyio.fail_after(30):
         async with SqliteStore(path):
@@ -212,17 +212,17 @@ async def test_a_copy_put_elsewhere_is_a_database_of_its_own(tmp_path):
             await store.back_up(other, replace=False)
     assert await problems(other) == []
     watermark_file(other).unlink()
-    assert await problems(other) == ["mirror_unusable"]
+    assert await problems(other) == ["watermark_unusable"]
 
 
-async def test_a_mirror_that_cannot_be_written_is_a_problem(tmp_path):
+async def test_a_watermark_that_cannot_be_written_is_a_problem(tmp_path):
     path = tmp_path / "data.db"
     watermark_file(path).with_name("data.db.commits.new").mkdir()
     with anyio.fail_after(30):
         async with SqliteStore(path) as store:
             while not (found := await store.problems()):
                 await anyio.sleep(0.01)
-            assert [problem.code for problem in found] == ["mirror_failed"]
+            assert [problem.code for problem in found] == ["watermark_failed"]
             watermark_file(path).with_name("data.db.commits.new").rmdir()
             await put(store, a_session())
     assert commits(path) == 1

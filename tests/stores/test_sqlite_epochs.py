@@ -133,7 +133,7 @@ async def test_a_line_that_was_left_and_taken_up_again(path, tmp_path):
     other = await add(path, session, *"uvwxyz", accept_loss=True)
     shutil.copy(tmp_path / "one.db", path)
     async with SqliteStore(path) as store:
-        assert [problem.code for problem in await store.problems()] == ["mirror_unusable"]
+        assert [problem.code for problem in await store.problems()] == ["watermark_unusable"]
         await say(store, session, "d")
     assert await common(path, session, *one) == (3, 3)
     assert await common(path, session, *other) == (0, 0)

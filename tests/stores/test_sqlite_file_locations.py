@@ -75,10 +75,10 @@ async def test_a_link_beside_the_database_is_not_followed(tmp_path, end, is_new)
 async def test_a_link_made_beside_an_open_database_is_not_followed(tmp_path):
     path, other = tmp_path / "x.db", tmp_path / "other"
     other.write_text("as it was")
-    mirror, ballast = WatermarkFile(path), Ballast(path)
-    mirror.path.with_name(f"{mirror.path.name}.new").symlink_to(other)
-    mirror.write(Watermark("name", 7))
-    assert mirror.read() == Watermark("name", 7)
+    watermark, ballast = WatermarkFile(path), Ballast(path)
+    watermark.path.with_name(f"{watermark.path.name}.new").symlink_to(other)
+    watermark.write(Watermark("name", 7))
+    assert watermark.read() == Watermark("name", 7)
     ballast.path.symlink_to(other)
     with pytest.raises(OSError, match="symbolic"):
         ballast.fill()

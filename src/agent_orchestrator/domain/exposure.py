@@ -80,6 +80,8 @@ def table() -> str:
         "|---|---|---|---|",
     ]
     for action in AGENT_ACTIONS:
-        cells = (words[one] for one in (action.confined, action.networked, action.unconfined))
+        cells = (
+            words[exposure] for exposure in (action.confined, action.networked, action.unconfined)
+        )
         lines.append(f"| {action.text} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -56,7 +56,7 @@ class SortableIds:
 
         Identifiers of another form are ignored.
         """
-        newest = max((_decode(one) for one in identifiers), default=0)
+        newest = max((_decode(identifier) for identifier in identifiers), default=0)
         with self._lock:
             self._last = max(self._last, newest)
 

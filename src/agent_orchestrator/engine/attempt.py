@@ -396,19 +396,19 @@ def _check_usage(usage: Any) -> None:
             raise InvalidEvent(f"usage: {name} must be between 0 and {MAX_INTEGER:,}")
 
 
-def _encoded(data: Mapping[str, Any], what: str) -> Encoded:
+def _encoded(data: Mapping[str, Any], subject: str) -> Encoded:
     """Return long data as JSON, as :func:`_as_json` does, in slices."""
     try:
         encoded = Encoded(strict_json.encode_in_slices(data))
         strict_json.check_readable(data)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidEvent(f"{what} cannot be stored as JSON: {error}") from error
+        raise InvalidEvent(f"{subject} cannot be stored as JSON: {error}") from error
     if len(encoded.text) > strict_json.MAX_STORED_SIZE:
-        raise InvalidEvent(f"{what} has more than {strict_json.MAX_STORED_SIZE:,} bytes of JSON")
+        raise InvalidEvent(f"{subject} has more than {strict_json.MAX_STORED_SIZE:,} bytes of JSON")
     return encoded
 
 
-def _as_json(data: Mapping[str, Any], what: str) -> str:
+def _as_json(data: Mapping[str, Any], subject: str) -> str:
     """Return data as JSON text.
 
     :raises InvalidEvent: if JSON cannot express it, the store cannot store it, or a client cannot read it.
@@ -418,7 +418,7 @@ def _as_json(data: Mapping[str, Any], what: str) -> str:
         text.encode()
         strict_json.check_readable(data)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidEvent(f"{what} cannot be stored as JSON: {error}") from error
+        raise InvalidEvent(f"{subject} cannot be stored as JSON: {error}") from error
     return text
 
 

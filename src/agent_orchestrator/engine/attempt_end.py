@@ -35,10 +35,10 @@ async def record_end(
     :param tries: maximum number of tries while the store is unavailable; None retries until the engine
         drains. If all fail, the next start recovers the run.
     """
-    rest = recorder.pending
+    pending = recorder.pending
 
     def change(tx: Transaction) -> Run:
-        recorder.apply(tx, rest)
+        recorder.apply(tx, pending)
         return _finish(core, running, tx, attempt_end, recorder)
 
     def change_alone(tx: Transaction) -> Run:

@@ -152,12 +152,12 @@ def _allowed(request: Request) -> dict[str, str]:
     """Return the option that a request was resolved with, and its scope beyond this one time."""
     answer = (request.answer or "").strip()
     option = answer if request.status == "answered" and answer in (request.options or ()) else None
-    found = {} if option is None else {"option": option}
+    detail = {} if option is None else {"option": option}
     if option is None and request.status == "approved" and request.scope == SESSION_SCOPE:
         option = SESSION_SCOPE
     reaches = (request.detail or {}).get(OPTION_SCOPES)
     words = reaches.get(option) if isinstance(reaches, Mapping) else None
-    return found | {OPTION_SCOPES: words[:_MAX_REACHES]} if isinstance(words, str) else found
+    return detail | {OPTION_SCOPES: words[:_MAX_REACHES]} if isinstance(words, str) else detail
 
 
 async def record_refusal(
@@ -208,8 +208,9 @@ async def list_(core: Core, caller: Principal, command: ListAudit) -> AuditPage:
         def entries(after: str | None, limit: int) -> list[AuditEntry]:
             return view.audit(after=int(after or 0), limit=limit, size=PAGE_SIZE)
 
-        found = page(entries, command.cursor, command.limit, cursor_of=lambda entry: str(entry.seq))
-        return AuditPage(*found)
+        return AuditPage(
+            *page(entries, command.cursor, command.limit, cursor_of=lambda entry: str(entry.seq))
+        )
 
     return await core.store.read(query)
 

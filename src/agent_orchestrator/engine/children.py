@@ -97,7 +97,7 @@ async def child_workspace(core: Core, caller: Principal, cwd: str, parent: Sessi
         cwd = await core.workspace(cwd)
         if not core.config.workspace_roots:
             return cwd
-    requested, allowed = await core.real(cwd), await core.real(parent.cwd)
+    requested, allowed = await core.resolve(cwd), await core.resolve(parent.cwd)
     if not requested.is_relative_to(allowed):
         raise Forbidden("a child must work in its parent's directory or below it", {"cwd": cwd})
     return await core.workspace(str(requested))

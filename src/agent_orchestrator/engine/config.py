@@ -83,15 +83,15 @@ class Routing:
 
 def _resolved(roots: Sequence[str], host: Host) -> tuple[str, ...]:
     value: object = roots  # an application may pass any type
-    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
-        raise ConfigError("workspace_roots: must be a list of texts")
+    if not isinstance(value, list | tuple) or not all(isinstance(root, str) for root in value):
+        raise ConfigError("workspace_roots: must be a list of strings")
     try:
-        found = tuple(host.configured_directory(root) for root in roots)
+        directories = tuple(host.configured_directory(root) for root in roots)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"workspace_roots: {error}") from None
-    for root in found:
+    for root in directories:
         _check_name("workspace_roots", root)
-    return found
+    return directories
 
 
 def _current_directory(config: "EngineConfig") -> str:
@@ -119,6 +119,7 @@ class EngineConfig(EngineOptions):
     :param workspace_roots: directories in which agents may work; empty means anywhere. Stored without
         symbolic links.
     :param environ: the daemon's environment, from which agents inherit.
+    :param version: the daemon's version, for its status.
     :raises ConfigError: if a setting is invalid: a route to an unknown provider, a number out of bounds,
         or a directory whose name is not UTF-8.
     """

@@ -36,9 +36,9 @@ class Confinement:
 
         :raises ValueError: if a value is unknown.
         """
-        for word, words in ((approval_policy, ApprovalPolicy), (sandbox, Sandbox)):
-            if word is not None and word not in get_args(words):
-                raise ValueError(f"{word!r} is none of {', '.join(get_args(words))}")
+        for value, words in ((approval_policy, ApprovalPolicy), (sandbox, Sandbox)):
+            if value is not None and value not in get_args(words):
+                raise ValueError(f"{value!r} is none of {', '.join(get_args(words))}")
         return cls(cast(ApprovalPolicy | None, approval_policy), cast(Sandbox | None, sandbox))
 
     def or_else(self, other: "Confinement") -> "Confinement":

@@ -30,14 +30,17 @@ Change = Callable[[Transaction], Answer]
 """A change that the store runs. It returns the answer to the caller."""
 
 DRAIN_RETRY_S = 5
+"""``Retry-After`` in seconds while the engine drains."""
+
 QUEUE_RETRY_S = 2
+"""``Retry-After`` in seconds when the queue, or the space for images, is full."""
 
 MAX_READ_ROWS = 1_000
 """Maximum number of a session's queued runs, or other rows, that are read at once."""
 
 
 class Workers(Protocol):
-    """The interface of the worker pool for calls."""
+    """The part of the worker pool that calls use."""
 
     @property
     def alive_workers(self) -> int: ...
@@ -109,11 +112,11 @@ class Repeats:
     def count(self, kind: Hashable, variant: Hashable = None) -> int:
         """Count a call of a kind and variant, and return their number."""
         variants = self._counts[kind] = self._counts.pop(kind, {})
-        name = _variant_key(variants, variant)
-        times = variants[name] = variants.get(name, 0) + 1
+        key = _variant_key(variants, variant)
+        count = variants[key] = variants.get(key, 0) + 1
         if len(self._counts) > MAX_REPEATS:
             self._counts.popitem(last=False)
-        return times
+        return count
 
 
 def _variant_key(variants: Mapping[Hashable, int], variant: Hashable) -> Hashable:
@@ -163,8 +166,8 @@ class Core:
         """Raise ``Unavailable`` in a forked process: it has a copy of the engine without its tasks."""
         if self.config.host.process_id() != self.process:
             raise Unavailable(
-                f"the engine belongs to process {self.process}, from which this process was forked. Only"
-                " process {self.process} can use it"
+                f"the engine belongs to process {self.process}, from which this process was forked."
+                " Only that process can use it"
             )
 
     def now(self) -> datetime:
@@ -191,7 +194,7 @@ class Core:
         :raises InvalidRequest: naming ``cwd``, if it is not a directory, or outside ``workspace_roots``.
         """
         if self.config.workspace_roots:
-            cwd = str(await self.real(cwd))
+            cwd = str(await self.resolve(cwd))
             if not self._is_within_roots(cwd):
                 problem = f"is not in one of the daemon's workspace_roots: {cwd}"
                 raise InvalidRequest.of({"cwd": problem})
@@ -209,27 +212,27 @@ class Core:
         if not self.config.workspace_roots:
             return None
         try:
-            is_in_place = str(await self.real(cwd)) == cwd and self._is_within_roots(cwd)
+            is_in_place = str(await self.resolve(cwd)) == cwd and self._is_within_roots(cwd)
         except InvalidRequest:
             is_in_place = False
         if is_in_place:
             return None
         return f"{cwd} is not, or no longer, a directory within the workspace_roots"
 
-    async def real(self, cwd: str) -> PurePath:
+    async def resolve(self, cwd: str) -> PurePath:
         """Return a path with symbolic links resolved.
 
         :raises InvalidRequest: naming ``cwd``, if its links form a loop, or the result is not UTF-8, which
             JSON cannot express.
         """
         try:
-            found = await run_sync(self.config.host.resolve, cwd)
-        except (OSError, RuntimeError):  # depends on the version of Python
+            path = await run_sync(self.config.host.resolve, cwd)
+        except (OSError, RuntimeError):  # for a loop, Python 3.12 and older raise RuntimeError
             raise InvalidRequest.of({"cwd": f"does not exist: {cwd}"}) from None
-        if encoding_problem(found):
-            problem = f"resolves to {decode_for_display(found)}, whose name is not UTF-8"
+        if encoding_problem(path):
+            problem = f"resolves to {decode_for_display(path)}, whose name is not UTF-8"
             raise InvalidRequest.of({"cwd": problem})
-        return PurePath(found)
+        return PurePath(path)
 
     def _is_within_roots(self, directory: str) -> bool:
         return any(PurePath(directory).is_relative_to(root) for root in self.config.workspace_roots)
@@ -249,9 +252,9 @@ class Core:
         return strictest(session.approvals, config.approvals if config else None)
 
     def known_provider(self, name: str) -> str:
-        """Return the name of a provider.
+        """Return a provider's name unchanged.
 
-        :raises InvalidRequest: if it is unknown.
+        :raises InvalidRequest: if there is no such provider.
         """
         if name != MANUAL and name not in self.config.providers:
             known = ", ".join(sorted(self.config.providers))

@@ -119,12 +119,12 @@ def _unprotected(config: EngineConfig) -> list[Problem]:
 
 async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:
     """Return the status of each provider: whether it would work now."""
-    found: dict[str, Availability] = {}
+    availabilities: dict[str, Availability] = {}
 
     async def check(name: str) -> None:
         provider = config.providers[name]
         env = config.agent_env(provider)
-        found[name] = await probe(provider.runner, env, config.host)
+        availabilities[name] = await probe(provider.runner, env, config.host)
 
     async with anyio.create_task_group() as tasks:
         for name in config.providers:
@@ -133,13 +133,13 @@ async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:
         ProviderStatus(
             name,
             provider.kind,
-            found[name].available,
-            found[name].reason,
-            found[name].version,
+            availabilities[name].available,
+            availabilities[name].reason,
+            availabilities[name].version,
             default=name == config.routing.default,
-            mode=found[name].mode,
-            logged_in=found[name].logged_in,
-            capabilities=found[name].capabilities or capabilities_of(provider.runner),
+            mode=availabilities[name].mode,
+            logged_in=availabilities[name].logged_in,
+            capabilities=availabilities[name].capabilities or capabilities_of(provider.runner),
         )
         for name, provider in config.providers.items()
     ]
@@ -339,7 +339,9 @@ def _may_wait_for_the_store(run: Run, issue: Issue) -> bool:
 
 
 async def _store_fault(core: Core) -> Problem | None:
-    return next((one for one in await core.store.problems() if one.code in _STORE_FAULTS), None)
+    return next(
+        (problem for problem in await core.store.problems() if problem.code in _STORE_FAULTS), None
+    )
 
 
 def _queue_issue(core: Core, facts: _Facts, availability: Availability) -> Issue:

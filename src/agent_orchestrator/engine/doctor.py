@@ -36,34 +36,34 @@ logger = logging.getLogger("agent_orchestrator.providers")
 async def run_doctor(core: Core, caller: Principal, command: Doctor) -> DoctorReport:
     """Return all findings for an administrator."""
     tokens = await core.store.read(lambda view: _tokens(view, caller))
-    found = await provider_findings(core.config)
-    found += _store(core, await core.store.problems())
-    found += token_findings(tokens, core.now())
+    findings = await provider_findings(core.config)
+    findings += _store(core, await core.store.problems())
+    findings += token_findings(tokens, core.now())
     for query in (core.config.host.findings, core.config.findings):
-        found += await anyio.to_thread.run_sync(query)
-    return doctor_report(found)
+        findings += await anyio.to_thread.run_sync(query)
+    return doctor_report(findings)
 
 
 def doctor_report(findings: Iterable[Finding]) -> DoctorReport:
     """Return the report of some findings."""
-    found = tuple(findings)
-    return DoctorReport(all(one.level != "error" for one in found), found)
+    all_findings = tuple(findings)
+    return DoctorReport(all(finding.level != "error" for finding in all_findings), all_findings)
 
 
 async def provider_findings(config: EngineConfig) -> list[Finding]:
     """Return findings about the availability of each provider, and those of its runner."""
-    found = [_provider(provider) for provider in await provider_statuses(config)]
-    return found + await anyio.to_thread.run_sync(runner_findings, config)
+    findings = [_provider(provider) for provider in await provider_statuses(config)]
+    return findings + await anyio.to_thread.run_sync(runner_findings, config)
 
 
 def runner_findings(config: EngineConfig) -> list[Finding]:
     """Return the findings of the runners, and one for each whose agents have no sandbox. Blocks."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for name, provider in config.providers.items():
         about, runner = f"provider {name}", provider.runner
         able = capabilities_of(runner)
         if not (able.confine or able.protect):
-            found.append(
+            findings.append(
                 Finding(
                     "note",
                     about,
@@ -75,11 +75,11 @@ def runner_findings(config: EngineConfig) -> list[Finding]:
         if isinstance(runner, SelfChecking):
             try:
                 with use_host(config.host):
-                    found.extend(runner.findings(about, config.agent_env(provider)))
+                    findings.extend(runner.findings(about, config.agent_env(provider)))
             except Exception as error:
                 logger.exception("checking runner %s failed", runner.name)
-                found.append(Finding("warning", about, f"checking it failed: {error}"))
-    return found
+                findings.append(Finding("warning", about, f"checking it failed: {error}"))
+    return findings
 
 
 def _provider(provider: ProviderStatus) -> Finding:
@@ -103,46 +103,48 @@ def _provider(provider: ProviderStatus) -> Finding:
 def _store(core: Core, problems: Sequence[Problem]) -> list[Finding]:
     store = core.store
     where = f" {store.location}" if store.location else ""
-    found = [
-        Finding("error", "database", f"{one.code}: {one.message}", "see docs/reliability.md")
-        for one in problems
+    findings = [
+        Finding(
+            "error", "database", f"{problem.code}: {problem.message}", "see docs/reliability.md"
+        )
+        for problem in problems
     ]
-    return found or [
+    return findings or [
         Finding("ok", "database", f"{store.backend}{where}, schema {store.schema_version}, open")
     ]
 
 
 def _tokens(view: View, caller: Principal) -> list[AccessToken]:
     require_admin(view, caller)
-    found: list[AccessToken] = []
-    while page := view.tokens(after=found[-1].id if found else None, limit=_PAGE_SIZE):
-        found += page
-    return found
+    tokens: list[AccessToken] = []
+    while page := view.tokens(after=tokens[-1].id if tokens else None, limit=_PAGE_SIZE):
+        tokens += page
+    return tokens
 
 
 def token_findings(tokens: Sequence[AccessToken], now: datetime) -> list[Finding]:
     """Return the findings about valid named tokens."""
     good = [
-        one
-        for one in tokens
-        if one.revoked_at is None and (one.expires_at is None or one.expires_at > now)
+        token
+        for token in tokens
+        if token.revoked_at is None and (token.expires_at is None or token.expires_at > now)
     ]
-    found = list(_old_token_findings(good, now))
-    if good and not found:
+    findings = list(_old_token_findings(good, now))
+    if good and not findings:
         number = "1 named token is" if len(good) == 1 else f"{len(good)} named tokens are"
-        found.append(Finding("ok", "tokens", f"{number} good", security=True))
-    return found
+        findings.append(Finding("ok", "tokens", f"{number} good", security=True))
+    return findings
 
 
 def _old_token_findings(tokens: Sequence[AccessToken], now: datetime) -> Iterator[Finding]:
-    for one in tokens:
-        age = now - one.created_at
-        if one.expires_at is None and ("admin" in one.scopes or age >= OLD_TOKEN_AGE):
-            kind = "an administrator's, and " if "admin" in one.scopes else ""
+    for token in tokens:
+        age = now - token.created_at
+        if token.expires_at is None and ("admin" in token.scopes or age >= OLD_TOKEN_AGE):
+            kind = "an administrator's, and " if "admin" in token.scopes else ""
             yield Finding(
                 "warning" if age >= OLD_TOKEN_AGE else "note",
-                f"token {one.id}",
-                f"{one.name!r} is {kind}valid for ever; it is {max(0, age.days)} days old",
-                f"agentctl token revoke {one.id}, and create one with --expires-in-s",
+                f"token {token.id}",
+                f"{token.name!r} is {kind}valid for ever; it is {max(0, age.days)} days old",
+                f"agentctl token revoke {token.id}, and create one with --expires-in-s",
                 security=True,
             )

@@ -82,15 +82,15 @@ async def list_events(core: Core, caller: Principal, command: ListEvents) -> Eve
         return events, last_seq, view.epoch()
 
     with core.notifier.subscribe(f"session:{command.session_id}", *access_topics(caller)) as waiter:
-        found, last_seq, epoch = await core.store.read(query)
-        if not found and command.wait_s:
+        new, last_seq, epoch = await core.store.read(query)
+        if not new and command.wait_s:
             with anyio.move_on_after(command.wait_s):
-                while not found:
+                while not new:
                     await waiter.wait()
                     waiter.clear()
-                    found, last_seq, epoch = await core.store.read(query)
-    next_cursor = found[-1].seq if found else command.cursor
-    return EventPage(tuple(found), next_cursor, has_more=next_cursor < last_seq, epoch=epoch)
+                    new, last_seq, epoch = await core.store.read(query)
+    next_cursor = new[-1].seq if new else command.cursor
+    return EventPage(tuple(new), next_cursor, has_more=next_cursor < last_seq, epoch=epoch)
 
 
 @asynccontextmanager

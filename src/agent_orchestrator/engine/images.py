@@ -47,7 +47,7 @@ def _decoded(uploads: Sequence[ImageUpload | bytes]) -> tuple[ImageContent, ...]
                 problems[f"images[{index}].media_type"] = (
                     f"does not match the data, which is {content.image.media_type}"
                 )
-    if not problems and (problem := size_problem([len(one.data) for one in images])):
+    if not problems and (problem := size_problem([len(image.data) for image in images])):
         problems["images"] = problem
     if problems:
         raise InvalidRequest.of(problems)

@@ -40,7 +40,7 @@ def session_limits(core: Core, command: SessionLimits, parent: Session | None) -
         inherited = {name: getattr(parent, name) for name in _NAMES}
         if parent.max_depth is not None:
             inherited["max_depth"] = max(0, parent.max_depth - 1)
-    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
     for name, setting in _NAMES.items():
         requested, bound = getattr(command, name), getattr(maximum, setting)
         if requested is None:
@@ -49,10 +49,10 @@ def session_limits(core: Core, command: SessionLimits, parent: Session | None) -
             source = (
                 "the engine's limit" if parent is None else "the limit that its parent passes on"
             )
-            found[name] = f"must be at most {bound}, {source}"
+            problems[name] = f"must be at most {bound}, {source}"
         inherited[name] = requested
-    if found:
-        raise InvalidRequest.of(found)
+    if problems:
+        raise InvalidRequest.of(problems)
     return inherited
 
 
@@ -117,11 +117,11 @@ def _counted(core: Core, tx: SessionQueries, parent: Session) -> Iterator[tuple[
     yield parent.root_session_id, maximum
 
 
-def _minimum(maximum: int, own: int | None) -> int:
-    return maximum if own is None else min(maximum, own)
+def _minimum(maximum: int, limit: int | None) -> int:
+    return maximum if limit is None else min(maximum, limit)
 
 
 def _limit_reached(
-    name: str, maximum: int, what: str, kind: type[OrchestratorError] = Conflict
+    name: str, maximum: int, subject: str, kind: type[OrchestratorError] = Conflict
 ) -> OrchestratorError:
-    return kind(f"no further child: at most {maximum} {what}", {"limit": name, "most": maximum})
+    return kind(f"no further child: at most {maximum} {subject}", {"limit": name, "most": maximum})

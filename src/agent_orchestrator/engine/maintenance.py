@@ -1,4 +1,4 @@
-"""Backup of the store, and the check of its integrity and of its events against its rows."""
+"""Back up the store, check its integrity, and compare its events with its rows."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +24,10 @@ MAX_FINDINGS: Final = 100
 """Maximum number of findings in a reply."""
 
 EVENTS_PAGE: Final = 300
+"""Maximum number of events per read, to keep each read short."""
+
 ROWS_PAGE: Final = 50
-"""Maximum number of rows of a kind per read, to keep each read short."""
+"""Maximum number of sessions, runs or requests per read."""
 
 
 async def back_up(core: Core, caller: Principal, command: BackUp) -> BackupReply:
@@ -43,39 +45,39 @@ async def back_up(core: Core, caller: Principal, command: BackUp) -> BackupReply
 async def check_store(core: Core, caller: Principal, command: CheckStore) -> CheckReply:
     """Check the store's integrity, its events against its rows, and the audit trail."""
     await core.store.read(lambda view: require_admin(view, caller))
-    found: list[str] = []
+    findings: list[str] = []
     if isinstance(core.store, Maintaining):
-        with _read_failure(found, "store"):
-            found += [f"store: {finding}" for finding in await core.store.check()]
+        with _recording_failure(findings, "store"):
+            findings += [f"store: {finding}" for finding in await core.store.check()]
     sessions = runs = events = 0
-    with _read_failure(found, "sessions"):
+    with _recording_failure(findings, "sessions"):
         after: str | None = None
         while page := await core.store.read(
             lambda view, after=after: view.sessions(after=after, limit=ROWS_PAGE)  # type: ignore[misc]
         ):
             for session in page:
                 replay = _Replay(session.id)
-                with _read_failure(replay.found, f"session {session.id}"):
+                with _recording_failure(replay.findings, f"session {session.id}"):
                     while not await core.store.read(replay.advance):
                         pass
                 sessions, runs = sessions + 1, runs + replay.compared
                 events += replay.last_seq
-                found += replay.found
+                findings += replay.findings
             after = page[-1].id
-    with _read_failure(found, "audit"):
-        found += await audit.check(core)
-    return CheckReply(not found, tuple(found[:MAX_FINDINGS]), sessions, runs, events)
+    with _recording_failure(findings, "audit"):
+        findings += await audit.check(core)
+    return CheckReply(not findings, tuple(findings[:MAX_FINDINGS]), sessions, runs, events)
 
 
 @contextmanager
-def _read_failure(found: list[str], what: str) -> Iterator[None]:
+def _recording_failure(findings: list[str], subject: str) -> Iterator[None]:
     """Record unreadable data as a finding, so that the check continues."""
     try:
         yield
     except Unavailable as error:
         if "problem" not in error.details:
             raise
-        found.append(f"{what}: {error.message}")
+        findings.append(f"{subject}: {error.message}")
 
 
 @define
@@ -96,7 +98,7 @@ class _Replay:
     """
 
     session_id: str
-    found: list[str] = Factory(list)
+    findings: list[str] = Factory(list)
     last_seq: int = 0
     compared: int = 0
     _status: str = "open"
@@ -139,7 +141,7 @@ class _Replay:
 
     def _apply(self, event: Event) -> None:
         if event.seq != self.last_seq + 1:
-            self._report(f"its log goes from {self.last_seq} to {event.seq}")
+            self._report(f"in its log, event {event.seq} follows event {self.last_seq}")
         self.last_seq = event.seq
         if event.event_type in (EventType.SESSION_UPDATED, EventType.SESSION_CLOSED):
             self._status = event.data.get("status", self._status)
@@ -165,7 +167,7 @@ class _Replay:
                 f"run {run.id} is {run.status}, attempt {run.attempt}, but its log says {state}"
             )
         if logged.end_count != int(is_terminal(run.status)):
-            self._report(f"run {run.id} is {run.status} and has {logged.end_count} last events")
+            self._report(f"run {run.id} is {run.status} and has {logged.end_count} terminal events")
         if logged.events_after_end:
             self._report(f"run {run.id} has {logged.events_after_end} events after its end")
 
@@ -183,5 +185,5 @@ class _Replay:
             self._report(f"it is {session.status}, but its log says {self._status}")
 
     def _report(self, finding: str) -> None:
-        if len(self.found) < MAX_FINDINGS:
-            self.found.append(f"session {self.session_id}: {finding}")
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(f"session {self.session_id}: {finding}")

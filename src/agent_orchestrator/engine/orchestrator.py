@@ -117,14 +117,14 @@ class Orchestrator:
             would start a login, which cannot help.
         :raises Unauthorized: if the token has expired.
         """
-        found, ended = await self.core.store.read(lambda view: holder(view, token_hash))
+        principal, ended = await self.core.store.read(lambda view: holder(view, token_hash))
         if ended is not None:
             over = Forbidden("the attempt of this token has ended")
             await audit.record_refusal(self.core, ended, "authenticate", ended.id, over)
             raise over
-        if found is not None:
-            seconds_left(self.core, found)
-        return found
+        if principal is not None:
+            seconds_left(self.core, principal)
+        return principal
 
     def has_tokens(self) -> bool:
         """Return True if a named token was ever created, even if it has ended."""

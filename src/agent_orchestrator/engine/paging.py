@@ -27,11 +27,11 @@ def page(
     :param query: returns the items after a cursor, up to a number of items and :data:`PAGE_SIZE`.
     :param cursor_of: returns the cursor of an item.
     """
-    found = query(after, limit + 1)
-    items = tuple(found[:limit])
+    rows = query(after, limit + 1)
+    items = tuple(rows[:limit])
     if not items:
         return (), None
     # A page with fewer items than the limit may have ended because of its size.
     last = cursor_of(items[-1])
-    more = len(found) > limit or bool(query(last, 1))
+    more = len(rows) > limit or bool(query(last, 1))
     return items, last if more else None

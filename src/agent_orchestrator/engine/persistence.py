@@ -17,7 +17,7 @@ logger = logging.getLogger("agent_orchestrator.persistence")
 T = TypeVar("T")
 
 STORE_RETRY_S = (0.1, 0.5, 2.0, 5.0)
-"""Seconds between tries. The last one repeats."""
+"""Seconds between tries. The last pause repeats."""
 
 
 async def transact_with_retry(
@@ -37,9 +37,9 @@ async def transact_with_retry(
         ``change`` may be made twice.
     :param tries: maximum number of tries; None means no limit.
     :param reserve: see :meth:`~agent_orchestrator.ports.store.Store.transact`.
-    :param is_dropped_in_drain: whether to give up while the engine drains, because the next start
-        recovers it.
-    :raises Unavailable: if all tries failed.
+    :param is_dropped_in_drain: whether to stop retrying while the engine drains. Only for changes that
+        the recovery at the next start makes up for.
+    :raises Unavailable: if it stopped retrying.
     """
     for pause in itertools.chain(STORE_RETRY_S, itertools.repeat(STORE_RETRY_S[-1])):
         try:

@@ -121,7 +121,9 @@ async def _try_recovery(core: Core) -> _Remaining:
     lost = await read_with_retry(core, lambda view: _lost_attempts(view, core.instance))
     remains = await _reap(core, [attempt for _, attempt in lost])
     recoverable = [
-        (run, found) for (run, _), found in zip(lost, remains, strict=True) if found.state == "gone"
+        (run, remain)
+        for (run, _), remain in zip(lost, remains, strict=True)
+        if remain.state == "gone"
     ]
     failed = 0
     failure: Exception | None = None
@@ -132,15 +134,17 @@ async def _try_recovery(core: Core) -> _Remaining:
         except Exception:
             logger.exception("runs of a lost daemon could not be recovered together")
             # A run that cannot be recovered must not block the others.
-            for one in batch:
+            for lost_run in batch:
                 try:
                     await transact_with_retry(
-                        core, partial(_recover_batch, core, [one]), reserve=True
+                        core, partial(_recover_batch, core, [lost_run]), reserve=True
                     )
                 except Exception as error:
-                    logger.exception("run %s of a lost daemon could not be recovered", one[0].id)
+                    logger.exception(
+                        "run %s of a lost daemon could not be recovered", lost_run[0].id
+                    )
                     failed, failure = failed + 1, error
-    reasons = {found.reason for found in remains if found.reason}
+    reasons = {remain.reason for remain in remains if remain.reason}
     return _Remaining(len(lost) - len(recoverable), tuple(sorted(reasons)), failed, failure)
 
 
@@ -151,11 +155,13 @@ def _lost_attempts(view: View, instance: str) -> list[tuple[Run, Attempt | None]
 async def _reap(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Remains]:
     """End the processes of these attempts. A run without an attempt (None) never had any."""
     host = core.config.host
-    ours = [one for one in attempts if one is not None and one.host in (None, host.id)]
-    found: Mapping[tuple[str, int], Remains] = {}
+    ours = [
+        attempt for attempt in attempts if attempt is not None and attempt.host in (None, host.id)
+    ]
+    reaped: Mapping[tuple[str, int], Remains] = {}
     unanswered = Remains("unknown")
     try:
-        found = await host.reap(ours)
+        reaped = await host.reap(ours)
     except Exception as error:
         logger.exception("finding processes of a lost daemon failed")
         unanswered = Remains("unknown", reason=f"finding them failed: {error!r}")
@@ -165,7 +171,7 @@ async def _reap(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Rema
             return Remains()
         if attempt.host not in (None, host.id):
             return Remains("unknown", reason=f"they are on host {attempt.host}")
-        return found.get((attempt.run_id, attempt.attempt), unanswered)
+        return reaped.get((attempt.run_id, attempt.attempt), unanswered)
 
     return [remains_of(attempt) for attempt in attempts]
 
@@ -230,7 +236,7 @@ def _decide(core: Core, tx: RunQueries, run: Run, *, is_handed_over: bool) -> _D
     if run.status is RunStatus.WAITING:
         return _Decision("parked", f"the run waits for an answer to {run.waiting_on}")
     provider = core.config.providers.get(run.provider)
-    lost = 1 + sum(one.outcome == LOST_OUTCOME for one in tx.attempts(run.id))
+    lost = 1 + sum(attempt.outcome == LOST_OUTCOME for attempt in tx.attempts(run.id))
     maximum = MAX_ATTEMPTS if provider is None else provider.max_attempts
     if lost >= maximum:
         times = "time" if lost == 1 else "times"

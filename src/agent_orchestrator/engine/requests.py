@@ -58,10 +58,11 @@ LONGEST_PAUSE_S: Final = 60.0
 """Maximum seconds between two reads of the clock while a request is pending."""
 
 DUE_RETRY_S: Final = 1.0
+"""Seconds until due requests are handled again after the store was unavailable."""
 
 MIN_EXTENSION: Final = 0.01
-"""Minimum share of its seconds by which an extension must postpone a request's end. A smaller one is
-ignored, because each extension is logged in all ancestors."""
+"""Minimum gain of an extension, as a share of its ``expires_in_s``. If a request's end would move by
+less, the extension is ignored, because each one is logged in all ancestors."""
 
 DUE_BATCH: Final = 100
 """Maximum number of due requests handled in a commit."""
@@ -78,13 +79,13 @@ MAX_QUESTIONS: Final = 10_000
 not enough, because a policy or a short time may close each question at once."""
 
 WARNING_S: Final = 3600.0
-"""Seconds before its end at which a request warns; at most a quarter of its time."""
+"""Seconds from the warning until a request expires, or a quarter of its time if that is shorter."""
 
 POLICY: Final = "policy"
 """The ``decided_by`` of a request that a policy decided."""
 
 _BY_POLICY: Final[Mapping[Approvals, Decision]] = {"allow": "approve", "deny": "deny"}
-"""The decisions of the policies that decide at once."""
+"""The decisions of the policies that decide without asking."""
 
 
 async def reply_parent(
@@ -155,12 +156,12 @@ def _open(
     if run.cancel_requested_at is not None:
         raise Conflict(f"run {run.id} is canceled: it cannot ask any more", {"run_id": run.id})
     now = core.now()
-    by_parent = (
+    is_for_parent = (
         policy == "ask-parent" and parent is not None and questions.has_active_agent(tx, parent)
     )
     # The parent gets at most half of the question's time.
-    parent_s = min(core.config.parent_answer_s, command.expires_in_s / 2) if by_parent else 0
-    by_policy = _BY_POLICY.get(policy)
+    parent_s = min(core.config.parent_answer_s, command.expires_in_s / 2) if is_for_parent else 0
+    policy_decision = _BY_POLICY.get(policy)
     request = Request(
         id=request_id,
         session_id=session.id,
@@ -182,15 +183,15 @@ def _open(
         warn_at=_warn_at(now, command.expires_in_s),
         resolved_at=None,
         approvals=policy,
-        audience=None if by_policy else "parent" if by_parent else "human",
-        human_at=None if by_policy else now + timedelta(seconds=parent_s),
-        wait=command.wait and by_policy is None,
+        audience=None if policy_decision else "parent" if is_for_parent else "human",
+        human_at=None if policy_decision else now + timedelta(seconds=parent_s),
+        wait=command.wait and policy_decision is None,
     )
-    if by_policy is not None:
+    if policy_decision is not None:
         tx.add_request(request)
         questions.log_request(core, tx, request)
-        decided = evolve(request, decision=by_policy, decided_by=POLICY)
-        resolution = RESOLUTIONS[request.kind, by_policy]
+        decided = evolve(request, decision=policy_decision, decided_by=POLICY)
+        resolution = RESOLUTIONS[request.kind, policy_decision]
         return questions.close_request(core, tx, decided, resolution.status)
     _check_pending(tx, run)
     if command.wait:
@@ -202,7 +203,7 @@ def _open(
 
 
 def _warn_at(now: datetime, expires_in_s: float) -> datetime:
-    """Return when a request that is open for this long warns of its end."""
+    """Return when a request that expires in this many seconds logs its warning."""
     return now + timedelta(seconds=expires_in_s - min(expires_in_s / 4, WARNING_S))
 
 
@@ -234,7 +235,7 @@ async def list_(core: Core, caller: Principal, command: ListRequests) -> Request
         if resolvable is None:
             resolvable = command.session_id is None and command.root_session_id is None
 
-        def found(after: str | None, limit: int) -> list[Request]:
+        def fetch(after: str | None, limit: int) -> list[Request]:
             return view.requests(
                 within=within,
                 status=command.status,
@@ -246,7 +247,7 @@ async def list_(core: Core, caller: Principal, command: ListRequests) -> Request
                 size=PAGE_SIZE,
             )
 
-        return RequestPage(*page(found, command.cursor, command.limit))
+        return RequestPage(*page(fetch, command.cursor, command.limit))
 
     return await core.store.read(query)
 
@@ -320,14 +321,14 @@ def _request_to_decide(tx: Transaction, caller: Principal, request_id: str) -> R
     request = request_for(tx, caller, Action.RESOLVE, request_id)
     if caller.run is not None and request.approvals == "ask-human":
         raise Forbidden(
-            f"request {request.id} can be resolved by people only", {"request_id": request.id}
+            f"only a person can resolve request {request.id}", {"request_id": request.id}
         )
     return request
 
 
 def _closed(request: Request) -> AlreadyResolved:
     return AlreadyResolved(
-        f"request {request.id} is {request.status} already",
+        f"request {request.id} is already {request.status}",
         {"request_id": request.id, "status": request.status},
     )
 

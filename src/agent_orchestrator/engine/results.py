@@ -203,9 +203,9 @@ def attach_results(core: Core, tx: Transaction, run: Run, session: Session) -> N
     queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_READ_ROWS)
     if any(other.id != run.id and _is_child_result(tx, other) for other in queued):
         return
-    own = tx.run_messages(run.id)
-    count = count_fitting([*own, *waiting][:MAX_RESULTS], limit_of(core, run.provider))
-    for message in waiting[: max(0, count - len(own))]:
+    run_messages = tx.run_messages(run.id)
+    count = count_fitting([*run_messages, *waiting][:MAX_RESULTS], limit_of(core, run.provider))
+    for message in waiting[: max(0, count - len(run_messages))]:
         tx.put_message(evolve(message, run_id=run.id))
 
 

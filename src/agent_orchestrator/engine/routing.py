@@ -94,8 +94,8 @@ async def _try(runner: Runner, context: AttemptContext, host: Host) -> Outcome |
     except BaseException as error:  # a user's function may even call sys.exit
         if isinstance(error, BaseExceptionGroup) and not isinstance(error, Exception):
             raise  # it contains a cancellation, which the surrounding scope handles
-        if found := failures_in(error):
-            return found[0]
+        if failures := failures_in(error):
+            return failures[0]
         logger.exception("runner %s failed in run %s", runner.name, context.run.id)
         return crash(error)
     unchecked: object = outcome  # a runner may be untyped third-party code
@@ -127,7 +127,7 @@ def crash(error: BaseException) -> AgentFailed:
 def failures_in(error: BaseException) -> list[AgentFailed]:
     """Return the ``AgentFailed`` errors in an exception or a group of exceptions."""
     if isinstance(error, BaseExceptionGroup):
-        return [found for part in error.exceptions for found in failures_in(part)]
+        return [failure for part in error.exceptions for failure in failures_in(part)]
     return [error] if isinstance(error, AgentFailed) else []
 
 

@@ -91,7 +91,9 @@ def default_provider(core: Core, session: Session) -> str:
 
 def current_attempt(view: RunQueries, run: Run) -> Attempt | None:
     """Return the record of the run's present attempt."""
-    return next((one for one in view.attempts(run.id) if one.attempt == run.attempt), None)
+    return next(
+        (attempt for attempt in view.attempts(run.id) if attempt.attempt == run.attempt), None
+    )
 
 
 def amend_attempt(tx: Transaction, run: Run, **changes: Any) -> None:

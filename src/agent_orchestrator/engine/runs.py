@@ -154,8 +154,8 @@ async def cancel(core: Core, caller: Principal, command: CancelRun) -> Change[Ca
         reached = transitions.request_cancel(
             core, tx, run, reason=command.reason, cascade=command.cascade
         )
-        lost = {one.id for one in tx.lost_runs(core.instance)}
-        pending = tuple(one for one in reached if one in lost)
+        lost = {run.id for run in tx.lost_runs(core.instance)}
+        pending = tuple(run_id for run_id in reached if run_id in lost)
         return CancelReply(tx.run(run.id) or run, tuple(reached), pending)
 
     return change

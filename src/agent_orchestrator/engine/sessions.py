@@ -192,16 +192,16 @@ async def close(core: Core, caller: Principal, command: CloseSession) -> Change[
     def change(tx: Transaction) -> CloseSessionReply:
         session = session_for(tx, caller, Action.MANAGE, command.session_id)
         tree = [session, *_below(tx, session)] if command.cascade else [session]
-        still_open = [one for one in tree if one.status == "open"]
-        for one in still_open:
-            _write_changes(core, tx, one, {"status": "closed"})
+        still_open = [member for member in tree if member.status == "open"]
+        for member in still_open:
+            _write_changes(core, tx, member, {"status": "closed"})
         # All are closed now, so that no cancel starts work in another of them. Children come first, so
         # that requests of canceled children are not escalated to people.
         canceled = (
-            [_cancel_runs(core, tx, one) for one in reversed(tree)] if command.cascade else []
+            [_cancel_runs(core, tx, member) for member in reversed(tree)] if command.cascade else []
         )
-        for one in still_open:
-            questions.escalate_open_requests(core, tx, tx.session(one.id) or one)
+        for member in still_open:
+            questions.escalate_open_requests(core, tx, tx.session(member.id) or member)
         return CloseSessionReply(
             session=tx.session(session.id) or session,
             canceled=tuple(run_id for run_ids in reversed(canceled) for run_id in run_ids),
@@ -228,17 +228,17 @@ def _write_changes(
 
 def _below(tx: SessionQueries, session: Session) -> list[Session]:
     """Return all descendants of a session, each after its parent."""
-    found: list[Session] = []
+    descendants: list[Session] = []
     parents = [session]
     for parent in parents:
         after = None
         while children := tx.sessions(
             parent_session_id=parent.id, after=after, limit=MAX_READ_ROWS
         ):
-            found += children
+            descendants += children
             parents += children
             after = children[-1].id
-    return found
+    return descendants
 
 
 def _cancel_runs(core: Core, tx: Transaction, session: Session) -> list[str]:

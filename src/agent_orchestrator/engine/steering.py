@@ -51,7 +51,7 @@ def is_recovery_note(message: Message) -> bool:
 
 def undelivered_messages(view: MessageQueries, run_id: str) -> list[Message]:
     """Return the steering messages that a run's agent has not taken, in order."""
-    return [one for one in view.run_messages(run_id) if _is_undelivered(one)]
+    return [message for message in view.run_messages(run_id) if _is_undelivered(message)]
 
 
 def _is_undelivered(message: Message) -> bool:

@@ -23,15 +23,15 @@ def request_summary(request: Mapping[str, Any]) -> dict[str, Any]:
 
     ``detail`` and ``options`` are null and texts are cut. ``cut`` names the fields that differ.
     """
-    found = dict(request)
+    summary = dict(request)
     for name in _OMITTED:
-        found[name] = None
+        summary[name] = None
     for name in _SHORTENED:
-        if found[name] is not None:
-            found[name] = shortened(found[name])
-    if cut := [name for name in (*_SHORTENED, *_OMITTED) if found[name] != request[name]]:
-        found["cut"] = cut
-    return found
+        if summary[name] is not None:
+            summary[name] = shortened(summary[name])
+    if cut := [name for name in (*_SHORTENED, *_OMITTED) if summary[name] != request[name]]:
+        summary["cut"] = cut
+    return summary
 
 
 def text_summary(name: str, text: str | None) -> dict[str, Any]:

@@ -52,14 +52,16 @@ def _lineage(view: View, caller: Principal, root: Session, cursor: str) -> list[
     :raises InvalidRequest: if that is not a descendant of the root that the caller may see.
     """
     try:
-        found = [session_for(view, caller, Action.READ, cursor)]
-        while found[-1].id != root.id and (parent_id := found[-1].parent_session_id) is not None:
-            found.append(session_for(view, caller, Action.READ, parent_id))
+        lineage = [session_for(view, caller, Action.READ, cursor)]
+        while (
+            lineage[-1].id != root.id and (parent_id := lineage[-1].parent_session_id) is not None
+        ):
+            lineage.append(session_for(view, caller, Action.READ, parent_id))
     except (NotFound, Forbidden):
-        found = []
-    if not found or found[-1].id != root.id:
+        lineage = []
+    if not lineage or lineage[-1].id != root.id:
         raise InvalidRequest.of({"cursor": "is not a cursor of this tree"})
-    return found[::-1]
+    return lineage[::-1]
 
 
 @define
@@ -144,37 +146,37 @@ class _Page:
 
     def _below(self, session_id: str, after: str | None = None) -> Iterator[Session]:
         """Yield the children of a session, each followed by its descendants."""
-        while found := self._view.sessions(
+        while children := self._view.sessions(
             within=self._within, parent_session_id=session_id, after=after, limit=_BATCH
         ):
-            for child in found:
+            for child in children:
                 yield child
                 # The caller has added the child to the page, and knows whether it has children.
                 if child.id not in self._childless:
                     yield from self._below(child.id)
-            after = found[-1].id
-            if len(found) < _BATCH:
+            after = children[-1].id
+            if len(children) < _BATCH:
                 return
 
     def _node(self, session: Session, *, repeated: bool = False) -> _Node:
         view = self._view
         room = max(1, MAX_READ - self._read)
         length = MAX_SUMMARY + 1  # one more, to see which texts are longer
-        found, read = view.latest_runs(session.id, limit=MAX_RUNS, cut=length, size=room)
-        runs_count = len(found)
-        if len(found) == MAX_RUNS or read >= room:
+        latest, read = view.latest_runs(session.id, limit=MAX_RUNS, cut=length, size=room)
+        runs_count = len(latest)
+        if len(latest) == MAX_RUNS or read >= room:
             runs_count = view.run_count(session.id)
             active = view.active_run(session.id)
-            if active is not None and active.id not in [run.id for run in found]:
-                found = [active, *found[-MAX_RUNS + 1 :]]
+            if active is not None and active.id not in [run.id for run in latest]:
+                latest = [active, *latest[-MAX_RUNS + 1 :]]
         children_count = view.child_count(session.id, self._within)
         if not children_count:
             self._childless.add(session.id)
-        runs = [_shortened_run(run) for run in found]
+        runs = [_shortened_run(run) for run in latest]
         self._read += read
         self._size += len(strict_json.dumps(session.metadata)) + _NODE_SIZE
         self._size += sum(_NODE_SIZE + _text_length(run) for run in runs)
-        cut = tuple(run.id for run, whole in zip(runs, found, strict=True) if run != whole)
+        cut = tuple(run.id for run, whole in zip(runs, latest, strict=True) if run != whole)
         return _Node(session, tuple(runs), runs_count, children_count, cut, repeated)
 
 

@@ -160,13 +160,13 @@ def is_at_most(run: Run, sender_limits: Chosen) -> bool:
     )
     models = run.chosen.models
     return has_no_more and all(
-        models.get(name) == one for name, one in sender_limits.models.items()
+        models.get(name) == model for name, model in sender_limits.models.items()
     )
 
 
 def combined(first: Chosen, second: Chosen) -> Chosen:
     """Return the combination of two limits: the lower effort, and the first's model for each provider."""
-    efforts = [one for one in (first.effort, second.effort) if one is not None]
+    efforts = [effort for effort in (first.effort, second.effort) if effort is not None]
     if len(efforts) == 2 and _at_most(efforts[1], efforts[0]):
         efforts.reverse()
     return Chosen(efforts[0] if efforts else None, {**second.models, **first.models})

@@ -44,7 +44,10 @@ class _Slot:
 def _assigning_slots(
     assignments: Sequence[Assignment], slots: Sequence[_Slot]
 ) -> list[tuple[RunningAttempt, _Slot]]:
-    return [(RunningAttempt(one), slot) for one, slot in zip(assignments, slots, strict=False)]
+    return [
+        (RunningAttempt(assignment), slot)
+        for assignment, slot in zip(assignments, slots, strict=False)
+    ]
 
 
 @define
@@ -237,8 +240,8 @@ class WorkerPool:
         # A run whose earlier attempt has not ended here must wait for that. The writer's thread reads
         # this dict, in one atomic step.
         executing = frozenset(self.running)
-        found = tx.next_runs(len(slots) + len(executing) + 1)
-        runs = [run for run in found if run.id not in executing]
+        candidates = tx.next_runs(len(slots) + len(executing) + 1)
+        runs = [run for run in candidates if run.id not in executing]
         taken = []
         for slot, run in zip(slots, runs, strict=False):
             hashed = slot.token and token_hash(slot.token)

@@ -148,10 +148,10 @@ class PipedProcess:
 
     async def write(self, data: bytes) -> None:
         fd = self._pipes.stdin
-        rest = memoryview(data)
-        while rest:
+        unsent = memoryview(data)
+        while unsent:
             try:
-                rest = rest[os.write(fd, rest[:_CHUNK]) :]
+                unsent = unsent[os.write(fd, unsent[:_CHUNK]) :]
             except BlockingIOError:
                 await anyio.wait_writable(fd)
 
@@ -456,8 +456,8 @@ def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
     if error.filename is not None:  # the directory, and not the program
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return "invalid_config", f"{CWD_MISSING}: {cwd}"
-        found = _DIRECTORY_REPLACED.get(error.errno or 0, f"cannot be entered: {error.strerror}")
-        return "invalid_config", f"the working directory {cwd} {found}"
+        reason = _DIRECTORY_REPLACED.get(error.errno or 0, f"cannot be entered: {error.strerror}")
+        return "invalid_config", f"the working directory {cwd} {reason}"
     if error.errno == errno.E2BIG:
         problem = f"the arguments and variables for {program} are too long"
         return "invalid_config", f"{problem}: {_EXEC_BOUNDS}"

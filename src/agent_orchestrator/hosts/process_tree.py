@@ -28,7 +28,7 @@ def process_tree(
         processes = [root, *root.children(recursive=True)]
     except psutil.Error:
         return ()
-    return [view for one in processes[:limit] if (view := _view(one)) is not None]
+    return [view for process in processes[:limit] if (view := _view(process)) is not None]
 
 
 def _view(process: psutil.Process) -> ProcessView | None:

@@ -23,17 +23,17 @@ async def reap(
     :param host: the id of this host. Attempts of another host are ``unknown``.
     :param reap_one: ends the processes of one attempt.
     """
-    found: dict[tuple[str, int], Remains] = {}
+    remains: dict[tuple[str, int], Remains] = {}
     limiter = anyio.CapacityLimiter(MAX_CONCURRENT)
 
     async def end(attempt: Attempt) -> None:
         async with limiter:
-            found[attempt.run_id, attempt.attempt] = await _answer(host, attempt, reap_one)
+            remains[attempt.run_id, attempt.attempt] = await _answer(host, attempt, reap_one)
 
     async with anyio.create_task_group() as tasks:
         for attempt in attempts:
             tasks.start_soon(end, attempt)
-    return found
+    return remains
 
 
 async def _answer(

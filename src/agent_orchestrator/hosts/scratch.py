@@ -132,9 +132,9 @@ def _lock(path: Path, mode: int) -> int:
     try:
         fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        found = os.fstat(descriptor)
+        status = os.fstat(descriptor)
         os.close(descriptor)
-        holder = flock_holder(found.st_dev, found.st_ino)
+        holder = flock_holder(status.st_dev, status.st_ino)
         caller = f"process {holder}" if holder else "another process"
         raise BlockingIOError(error.errno, f"{caller} has it locked", str(path)) from None
     except OSError:

@@ -103,20 +103,20 @@ def opened(path: str | Path, directory: int | None = None) -> Iterator[int]:
         finally:
             os.close(parent)
         return
-    found = os.open(path, _SEARCH | _DIRECTORY, dir_fd=directory)
+    child = os.open(path, _SEARCH | _DIRECTORY, dir_fd=directory)
     try:
-        if _mount_of(found) != _mount_of(directory):
+        if _mount_of(child) != _mount_of(directory):
             raise OSError(errno.EXDEV, "Is on another mount", str(path))
         if _SEARCH == os.O_RDONLY:
-            os.fchmod(found, 0o700)
-            held = os.dup(found)
+            os.fchmod(child, 0o700)
+            held = os.dup(child)
         else:
-            itself = f"/proc/self/fd/{found}"
-            if os.fstat(found).st_mode & 0o700 != 0o700:
+            itself = f"/proc/self/fd/{child}"
+            if os.fstat(child).st_mode & 0o700 != 0o700:
                 os.chmod(itself, 0o700)  # noqa: PTH101 - follows the link on purpose
             held = os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
-        os.close(found)
+        os.close(child)
     try:
         yield held
     finally:

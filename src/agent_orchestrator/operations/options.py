@@ -293,7 +293,7 @@ class ResolveOptions:
     """A decision about a request."""
 
     decision: Decision = required(
-        "The decision. `answer` requires a text, and so does `approve` for an `input_request`.",
+        "The decision. `answer` requires `text`, and so does `approve` for an `input_request`.",
         kw_only=False,
     )
     scope: Literal["once", "session"] | None = param(

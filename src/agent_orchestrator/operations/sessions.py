@@ -127,7 +127,7 @@ class SessionReply:
 class CreateSessionReply:
     session: Session
     message: Message | None = None
-    """The first message, if the command had a text."""
+    """The first message, if the command had ``text``."""
     run: Run | None = None
     """The run of that message."""
 
@@ -195,7 +195,7 @@ CREATE_SESSION: Final = _made(
         "/sessions",
         CreateSession,
         CreateSessionReply,
-        "Create a session, with its first message if a text is given.",
+        "Create a session. With `text`, also send its first message.",
         scope="write",
     )
 )

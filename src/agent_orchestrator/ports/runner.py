@@ -123,7 +123,7 @@ class Toolbox(Protocol):
         """Return the tools."""
         ...
 
-    async def call(self, name: str, given: Mapping[str, Any]) -> ToolResult:
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Call a tool and return its answer.
 
         Refusals are answers with ``is_error``: an unknown tool, invalid arguments, a lack of access, an

@@ -122,12 +122,12 @@ def read_object(line: Line) -> dict[str, Any] | Text:
     if line.truncation is not None or data[:LONG_LINE].lstrip()[:1] != b"{":
         return read_text(line)
     try:
-        found = _short_object(data) if len(data) < LONG_LINE else _long_object(data)
+        value = _short_object(data) if len(data) < LONG_LINE else _long_object(data)
     except _TooLarge:
         return _cut(data)
     except (ValueError, RecursionError):
-        found = None
-    return read_text(line) if found is None else found
+        value = None
+    return read_text(line) if value is None else value
 
 
 _MAX_JSON_DEPTH: Final = MAX_JSON_DEPTH - 8
@@ -135,10 +135,10 @@ _MAX_JSON_DEPTH: Final = MAX_JSON_DEPTH - 8
 
 
 def _short_object(data: bytes | bytearray) -> dict[str, Any] | None:
-    found = json_object(data)
-    if found is None or data.count(b"{") + data.count(b"[") <= _MAX_JSON_DEPTH:
-        return found
-    return cast(dict[str, Any], limit_depth(found, _MAX_JSON_DEPTH))
+    value = json_object(data)
+    if value is None or data.count(b"{") + data.count(b"[") <= _MAX_JSON_DEPTH:
+        return value
+    return cast(dict[str, Any], limit_depth(value, _MAX_JSON_DEPTH))
 
 
 _STRING_END: Final = re.compile(rb'(?:[^"\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+', re.DOTALL)
@@ -205,8 +205,8 @@ def _string_slices(data: bytes | bytearray, start: int) -> Iterator[int]:
     :raises ValueError: if the string has no end.
     """
     while True:
-        found = _STRING_END.match(data, start, start + SLICE_SIZE)
-        end = start if found is None else found.end()
+        match = _STRING_END.match(data, start, start + SLICE_SIZE)
+        end = start if match is None else match.end()
         if end == start and data[end : end + 1] != b'"':
             raise ValueError("a string without an end")
         yield end

@@ -25,17 +25,17 @@ def _loaded(target: Function | str) -> Function:
     if not (module and colon and path):
         raise ConfigError(f"target {target!r}: must be like package.module:callable")
     try:
-        found: object = importlib.import_module(module)
+        value: object = importlib.import_module(module)
         for name in path.split("."):
-            found = getattr(found, name)
+            value = getattr(value, name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may raise anything while it is imported
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ConfigError(f"target {target!r}: {reason}{_hint(error, module)}") from error
-    if not callable(found):
+    if not callable(value):
         raise ConfigError(f"target {target!r}: is not callable")
-    return found
+    return value
 
 
 def _hint(error: BaseException, module: str) -> str:

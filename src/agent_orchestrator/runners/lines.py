@@ -17,13 +17,14 @@ from agent_orchestrator.fields import MAX_DIGITS
 from agent_orchestrator.wire import strict_json
 
 MAX_LINE: Final = 64 * 2**20
-"""Bytes of a line that is delivered whole."""
+"""Maximum bytes of a line that is delivered completely."""
 
 HEAD_SIZE: Final = 64 * 2**10
-"""Bytes kept of a longer one."""
+"""Bytes that are delivered of a line longer than :data:`MAX_LINE`."""
 
 _SHORT: Final = 2**20
-"""Bytes of a line up to which it is put together at its end."""
+"""Maximum bytes of a line that is kept in parts until it is complete. A longer line is joined and hashed
+while it arrives, because doing that at its end would take too long."""
 
 MAX_JSON_DEPTH: Final = 32
 """Maximum depth of a value. A deeper value becomes its JSON text, because encoders recurse."""
@@ -33,7 +34,7 @@ MAX_JSON_DEPTH: Final = 32
 class Truncation:
     """A line that was too long to keep.
 
-    :param size: bytes of the whole line, without its end.
+    :param size: bytes of the whole line, without its newline.
     :param sha256: hexadecimal digest of the whole line.
     """
 
@@ -53,7 +54,7 @@ class LineFramer:
     """Splits chunks of bytes into lines, in linear time.
 
     :param max_line: maximum bytes of a line that is delivered completely.
-    :param head: bytes that are delivered of a longer one.
+    :param head: bytes that are delivered of a longer line.
     """
 
     def __init__(self, max_line: int = MAX_LINE, head: int = HEAD_SIZE) -> None:
@@ -62,19 +63,18 @@ class LineFramer:
         self._parts: list[bytes] = []
         self._size = 0
         self._long = bytearray()
-        """The line so far, if it is longer than :data:`_SHORT`. It is joined and hashed while it grows,
-        because that would take long at the end."""
+        """The line so far, if it is longer than :data:`_SHORT`."""
         self._digest: Any = None
 
     def feed(self, chunk: bytes) -> Iterator[Line]:
         """Take the next bytes and return the lines they complete. Consume the iterator."""
-        first, *rest = chunk.split(b"\n")
+        first, *others = chunk.split(b"\n")
         self._add(first)
-        if not rest:
+        if not others:
             return
         yield self._take()
-        last = rest.pop()
-        for piece in rest:
+        last = others.pop()
+        for piece in others:
             if len(piece) <= self._max_line:
                 yield Line(piece)
             else:
@@ -153,7 +153,7 @@ def json_integer(digits: str) -> int | str:
     return int(digits) if len(digits) - digits.startswith("-") <= MAX_DIGITS else digits
 
 
-# json.loads makes a new one at each call.
+# Shared, because json.loads would create a decoder for each call.
 _DECODER = json.JSONDecoder(parse_float=json_number, parse_int=json_integer, parse_constant=str)
 
 
@@ -178,8 +178,8 @@ def _is_deep(value: Any, max_depth: int) -> bool:
     level = [value]
     for _ in range(max_depth):
         inner: list[Any] = []
-        for one in level:
-            parts = one.values() if isinstance(one, Mapping) else one
+        for container in level:
+            parts = container.values() if isinstance(container, Mapping) else container
             inner += [part for part in parts if isinstance(part, (dict, list))]
         if not inner:
             return False

@@ -38,14 +38,14 @@ def arguments(
     for option in options:
         if option not in fields:
             problems[f"{location}.{option}"] = f"is not one of {', '.join(sorted(fields)) or 'any'}"
-    found = {}
+    checked = {}
     for option, entry in fields.items():
         if option in options:
             hint = entry.metadata.get("option", hints[entry.name])
-            found[option] = _checked(options[option], hint, f"{location}.{option}", problems)
+            checked[option] = _checked(options[option], hint, f"{location}.{option}", problems)
         elif entry.default is attrs.NOTHING:
             problems[f"{location}.{option}"] = "is required"
-    return found
+    return checked
 
 
 def _checked(value: Any, hint: Any, location: str, problems: Problems) -> Any:
@@ -91,9 +91,9 @@ def _one_of(value: Any, parts: Sequence[Any], location: str, problems: Problems)
     for part in parts:
         if part is not types.NoneType:
             faults: Problems = {}
-            found = _checked(value, part, location, faults)
+            checked = _checked(value, part, location, faults)
             if not faults:
-                return found
+                return checked
             tries.append(faults)
     problems.update(tries[0])
     return None

@@ -59,7 +59,9 @@ class ClientContract:
 
     # --- sessions -----------------------------------------------------------------------------
 
-    async def test_a_session_is_what_it_was_made(self, client: Client, tmp_path: Any) -> None:
+    async def test_a_created_session_has_the_given_fields(
+        self, client: Client, tmp_path: Any
+    ) -> None:
         session = await client.create_session(
             title="Ärger – 💥", cwd=str(tmp_path), metadata={"a": [1, {"b": None}]}, model="m1"
         )
@@ -74,10 +76,10 @@ class ClientContract:
         made = [(await client.create_session(title=str(number))).id for number in range(5)]
         first = await client.list_sessions(limit=2)
         assert first.next_cursor is not None
-        rest = await client.list_sessions(limit=100, cursor=first.next_cursor)
-        listed = [session.id for session in [*first.sessions, *rest.sessions]]
+        second = await client.list_sessions(limit=100, cursor=first.next_cursor)
+        listed = [session.id for session in [*first.sessions, *second.sessions]]
         assert listed == made
-        assert rest.next_cursor is None
+        assert second.next_cursor is None
 
     async def test_sessions_are_listed_by_status(self, client: Client) -> None:
         await client.create_session()
@@ -86,7 +88,7 @@ class ClientContract:
         page = await client.list_sessions(status="closed")
         assert [session.id for session in page.sessions] == [closed.id]
 
-    async def test_a_session_is_changed_and_says_so(self, client: Client) -> None:
+    async def test_changing_a_session_logs_an_event(self, client: Client) -> None:
         session = await client.create_session(title="before")
         changed = await client.update_session(session.id, title="after", metadata={"k": 1})
         assert (changed.title, changed.metadata) == ("after", {"k": 1})
@@ -116,7 +118,9 @@ class ClientContract:
         assert (await client.create_session(cwd=moved.cwd)).cwd == moved.cwd
 
     @pytest.mark.parametrize("cwd", ["", "here", "/no/such/directory", "/etc/passwd", "/a\0b"])
-    async def test_a_session_is_moved_only_to_a_directory(self, client: Client, cwd: str) -> None:
+    async def test_a_session_cannot_be_moved_to_a_path_that_is_not_a_directory(
+        self, client: Client, cwd: str
+    ) -> None:
         session = await client.create_session()
         for refused in (
             client.update_session(session.id, cwd=cwd, title="no"),
@@ -127,7 +131,7 @@ class ClientContract:
             assert list(caught.value.details["fields"]) == ["cwd"]
         assert await client.get_session(session.id) == session
 
-    async def test_a_session_is_not_moved_while_a_run_is_under_way(
+    async def test_a_session_with_an_active_run_cannot_be_moved(
         self, client: Client, tmp_path: Path
     ) -> None:
         session = await client.create_session(provider=MANUAL)
@@ -143,7 +147,7 @@ class ClientContract:
         assert (moved.cwd, moved.status) == (str(tmp_path), "closed")
         assert (await _log(client, session.id))[-1].data["previous_cwd"] == session.cwd
 
-    async def test_a_closed_session_takes_no_message_until_it_is_open_again(
+    async def test_a_closed_session_refuses_messages_until_it_is_reopened(
         self, client: Client
     ) -> None:
         session = await client.create_session()
@@ -155,7 +159,7 @@ class ClientContract:
         await client.update_session(session.id, status="open")
         assert (await _turn(client, session.id, "say hi")).status is RunStatus.COMPLETED
 
-    async def test_closing_a_session_alone_leaves_what_is_below_it_at_work(
+    async def test_closing_a_session_without_cascade_leaves_its_descendants_running(
         self, client: Client
     ) -> None:
         session, child = await _family(client)
@@ -169,28 +173,30 @@ class ClientContract:
         types = [event.event_type for event in await _log(client, session.id)]
         assert types.count("session.closed") == 1
 
-    async def test_closing_a_tree_ends_all_there_is_below(self, client: Client) -> None:
+    async def test_closing_with_cascade_closes_the_tree_and_cancels_its_runs(
+        self, client: Client
+    ) -> None:
         session, child = await _family(client)
         below = await client.spawn("dig", session_id=child.session.id, provider=MANUAL)
         await client.transition_run(below.run.id, "running")
         asked = await client.reply_parent(
             below.run.id, "May I?", request_kind="approval_request", wait=True
         )
-        own = await client.create_run(session.id, provider=MANUAL)
+        manual = await client.create_run(session.id, provider=MANUAL)
         ended = await client.spawn("rest", session_id=session.id, provider=MANUAL)
         await client.cancel_run(ended.run.id)
         beside = await client.create_session()
         closed = await client.close_session(session.id, cascade=True, idempotency_key="k")
-        assert set(closed.canceled) == {own.id, child.run.id, below.run.id}
+        assert set(closed.canceled) == {manual.id, child.run.id, below.run.id}
         assert (closed.closed_count, closed.at_work_count) == (4, 0)
-        for one in (session, child.session, below.session, ended.session):
-            assert (await client.get_session(one.id)).status == "closed"
-            types = [event.event_type for event in await _log(client, one.id)]
+        for member in (session, child.session, below.session, ended.session):
+            assert (await client.get_session(member.id)).status == "closed"
+            types = [event.event_type for event in await _log(client, member.id)]
             assert types.count("session.closed") == 1
             with pytest.raises(SessionClosed):
-                await client.send_message(one.id, "more")
+                await client.send_message(member.id, "more")
             with pytest.raises(SessionClosed):
-                await client.spawn("more", session_id=one.id)
+                await client.spawn("more", session_id=member.id)
         for run_id in closed.canceled:
             run = await client.get_run(run_id)
             assert (run.status, run.cancel_reason) == (RunStatus.CANCELED, "its session was closed")
@@ -204,10 +210,10 @@ class ClientContract:
         again = await client.close_session(session.id, cascade=True)
         assert (again.canceled, again.closed_count) == ((), 0)
         entries = (await client.list_audit(limit=1000)).entries
-        noted = [one.detail for one in entries if one.target == session.id]
+        noted = [entry.detail for entry in entries if entry.target == session.id]
         assert noted == [{"cascade": True}] * 2
 
-    async def test_a_tree_whose_root_is_closed_already_is_closed(self, client: Client) -> None:
+    async def test_closing_with_cascade_works_below_a_closed_root(self, client: Client) -> None:
         session, child = await _family(client)
         await client.update_session(session.id, status="closed")
         closed = await client.close_session(session.id, cascade=True)
@@ -218,7 +224,7 @@ class ClientContract:
 
     # --- messages and runs --------------------------------------------------------------------
 
-    async def test_a_message_becomes_a_run_and_a_result(self, client: Client) -> None:
+    async def test_a_message_starts_a_run_that_has_a_result(self, client: Client) -> None:
         session = await client.create_session()
         sent = await client.send_message(session.id, "tool hammer\nusage 7 3\nsay done")
         assert sent.run is not None
@@ -246,7 +252,7 @@ class ClientContract:
         assert [event.seq for event in log] == list(range(1, len(log) + 1))
         assert {event.run_id for event in log[1:]} == {run.id}
         messages = (await client.list_messages(session.id)).messages
-        assert [(one.text, one.delivery) for one in messages] == [
+        assert [(message.text, message.delivery) for message in messages] == [
             ("tool hammer\nusage 7 3\nsay done", "delivered")
         ]
 
@@ -263,7 +269,7 @@ class ClientContract:
         ],
         ids=["dashes", "word", "lines", "nul", "unicode", "blank-led", "million"],
     )
-    async def test_text_arrives_whole(self, client: Client, text: str) -> None:
+    async def test_text_reaches_the_agent_unchanged(self, client: Client, text: str) -> None:
         session = await client.create_session()
         sent = await client.send_message(session.id, text, role="system")
         assert sent.run is None
@@ -271,13 +277,13 @@ class ClientContract:
         assert (await client.list_messages(session.id)).messages[0].text == text
         assert (await _log(client, session.id))[-1].data["text"] == text
 
-    async def test_only_a_user_message_makes_a_run(self, client: Client) -> None:
+    async def test_only_a_user_message_starts_a_run(self, client: Client) -> None:
         session = await client.create_session()
         for role in ("assistant", "system"):
             assert (await client.send_message(session.id, "note", role=role)).run is None
         assert (await client.list_runs(session_id=session.id)).runs == ()
 
-    async def test_a_failed_run_says_why(self, client: Client) -> None:
+    async def test_a_failed_run_has_an_error(self, client: Client) -> None:
         session = await client.create_session()
         run = await _turn(client, session.id, "fail rate_limited slow down")
         assert run.error is not None
@@ -285,7 +291,7 @@ class ClientContract:
         assert run.error.message == "slow down"
         assert run.result is None
 
-    async def test_a_runner_that_breaks_fails_its_run_only(self, client: Client) -> None:
+    async def test_an_exception_in_a_runner_fails_only_its_run(self, client: Client) -> None:
         session = await client.create_session()
         run = await _turn(client, session.id, "crash")
         assert run.error is not None
@@ -309,13 +315,13 @@ class ClientContract:
         runs = [await _turn(client, session.id, f"say {number}") for number in range(3)]
         failed = await _turn(client, other.id, "fail provider_error no")
         page = await client.list_runs(limit=2)
-        rest = await client.list_runs(limit=2, cursor=page.next_cursor)
-        assert [*page.runs, *rest.runs] == [*runs, failed]
+        second = await client.list_runs(limit=2, cursor=page.next_cursor)
+        assert [*page.runs, *second.runs] == [*runs, failed]
         assert (await client.list_runs(session_id=session.id)).runs == tuple(runs)
         assert (await client.list_runs(status="failed")).runs == (failed,)
         assert (await client.list_runs(session_id=other.id, status="queued")).runs == ()
 
-    async def test_create_run_queues_one(self, client: Client) -> None:
+    async def test_create_run_queues_a_run(self, client: Client) -> None:
         session = await client.create_session()
         run = await client.create_run(session.id, text="say by hand")
         ended = (await client.wait_run(run.id, timeout_s=TIMEOUT_S)).run
@@ -327,25 +333,23 @@ class ClientContract:
 
     # --- the queue ----------------------------------------------------------------------------
 
-    async def test_a_session_takes_its_messages_in_order_one_at_a_time(
-        self, client: Client
-    ) -> None:
+    async def test_messages_of_a_session_run_in_order_one_at_a_time(self, client: Client) -> None:
         session = await client.create_session()
         sent = [await client.send_message(session.id, f"say {number}") for number in range(6)]
-        for one in sent:
-            await _end(client, one)
+        for reply in sent:
+            await _end(client, reply)
         marks = [
             (event.event_type, event.run_id)
             for event in await _log(client, session.id)
             if event.event_type in ("run.started", "run.completed")
         ]
         assert marks == [
-            (mark, one.run.id if one.run else None)
-            for one in sent
+            (mark, reply.run.id if reply.run else None)
+            for reply in sent
             for mark in ("run.started", "run.completed")
         ]
 
-    async def test_no_more_runs_than_workers(self, client: Client) -> None:
+    async def test_at_most_max_concurrency_runs_are_active(self, client: Client) -> None:
         sessions = [await client.create_session() for _ in range(4)]
         held = [await client.send_message(session.id, "hold") for session in sessions]
         await _until(lambda: _counts(client, running=2, queued=2))
@@ -356,9 +360,9 @@ class ClientContract:
         assert (await client.diagnose_run(_run_of(held[3]).id)).diagnostics.queue_position == 2
         await client.cancel_run(_run_of(held[0]).id)
         await _until(lambda: _is(client, third.id, RunStatus.RUNNING))
-        for one in held:
-            await client.cancel_run(_run_of(one).id)
-            await _end(client, one)
+        for reply in held:
+            await client.cancel_run(_run_of(reply).id)
+            await _end(client, reply)
 
     async def test_when_busy_queue_waits_its_turn(self, client: Client) -> None:
         session = await client.create_session()
@@ -388,7 +392,7 @@ class ClientContract:
         assert (await _end(client, sent)).status is RunStatus.COMPLETED
         assert (await client.get_run(held.id)).status is RunStatus.CANCELED
 
-    async def test_an_interrupt_goes_before_what_is_queued_and_the_newest_wins(
+    async def test_interrupts_run_before_queued_messages_and_the_newest_first(
         self, client: Client
     ) -> None:
         session = await client.create_session()
@@ -415,11 +419,13 @@ class ClientContract:
         run = await _end(client, first)
         assert run.result is not None
         assert run.result.text == "turn left"
-        delivered = [one.delivery for one in (await client.list_messages(session.id)).messages]
+        delivered = [
+            message.delivery for message in (await client.list_messages(session.id)).messages
+        ]
         assert delivered == ["delivered", "delivered"]
         assert len((await client.list_runs(session_id=session.id)).runs) == 1
 
-    async def test_when_busy_steer_queues_where_the_runner_cannot(self, client: Client) -> None:
+    async def test_when_busy_steer_queues_if_the_runner_cannot_steer(self, client: Client) -> None:
         session = await client.create_session()
         held = await _hold(client, session.id)
         steer = await client.send_message(session.id, "say later", when_busy="steer")
@@ -452,7 +458,7 @@ class ClientContract:
         await client.wait_run(held.id)
         assert not await _said(client, session.id, "never")
 
-    async def test_an_ended_run_stays_as_it_is(self, client: Client) -> None:
+    async def test_a_terminal_run_does_not_change(self, client: Client) -> None:
         session = await client.create_session()
         run = await _turn(client, session.id, "say done")
         reply = await client.cancel_run(run.id)
@@ -464,7 +470,7 @@ class ClientContract:
 
     # --- cooperating agents --------------------------------------------------------------------
 
-    async def test_a_run_spawns_a_child_and_hears_of_its_outcome(self, client: Client) -> None:
+    async def test_a_run_spawns_a_child_and_gets_its_outcome(self, client: Client) -> None:
         parent = await client.create_session(title="parent")
         run = await _turn(client, parent.id, "say ready")
         spawned = await client.spawn("say built", run_id=run.id, title="builder")
@@ -488,7 +494,7 @@ class ClientContract:
         assert (finished["status"], finished["result"]) == ("completed", {"text": "built"})
         assert len((await client.list_runs(session_id=parent.id)).runs) == 1
 
-    async def test_a_child_has_the_metadata_it_is_given(self, client: Client) -> None:
+    async def test_a_spawned_child_has_the_given_metadata(self, client: Client) -> None:
         parent = await client.create_session(metadata={"of": "the parent"})
         kept = {"ticket": 7, "labels": ["slow"]}
         spawned = await client.spawn("say built", session_id=parent.id, metadata=kept)
@@ -511,7 +517,7 @@ class ClientContract:
         with pytest.raises(NotFound):
             await client.spawn("say x", run_id="run_none")
 
-    async def test_an_outcome_wakes_an_idle_parent(self, client: Client) -> None:
+    async def test_a_childs_outcome_wakes_an_idle_parent(self, client: Client) -> None:
         parent = await client.create_session()
         spawned = await client.spawn("say built", session_id=parent.id, notify_parent="wake")
         await _end_run(client, spawned.run)
@@ -522,7 +528,9 @@ class ClientContract:
         said = [event.data["text"] for event in await _agent_log(client, parent.id)]
         assert said[-1] == "built"
 
-    async def test_outcomes_wait_for_a_busy_parent_and_come_together(self, client: Client) -> None:
+    async def test_outcomes_wait_for_a_busy_parent_and_are_delivered_together(
+        self, client: Client
+    ) -> None:
         parent = await client.create_session()
         held = await _hold(client, parent.id)
         queued = await client.send_message(parent.id, "say queued")
@@ -568,7 +576,7 @@ class ClientContract:
         assert (await client.cancel_run(alone.id, cascade=False)).canceled == (alone.id,)
         assert (await client.get_run(other.run.id)).status is RunStatus.QUEUED
 
-    async def test_the_tree_has_its_limits(self, client: Client) -> None:
+    async def test_tree_limits_are_enforced(self, client: Client) -> None:
         deepest = await client.create_session(provider=MANUAL)
         for _ in range(5):
             deepest = (await client.spawn("x", session_id=deepest.id)).session
@@ -583,7 +591,7 @@ class ClientContract:
         await client.cancel_run(children[0].run.id)
         await client.spawn("x", session_id=wide.id)
 
-    async def test_limits_only_become_smaller_downwards(self, client: Client) -> None:
+    async def test_a_child_cannot_raise_inherited_limits(self, client: Client) -> None:
         root = await client.create_session(
             provider=MANUAL, max_depth=3, max_children=4, max_descendants=5
         )
@@ -615,7 +623,7 @@ class ClientContract:
         await client.spawn("x", run_id=first.run.id)
         assert _limits(await client.get_session(second.session.id)) == (1, 2, 1)
 
-    async def test_a_sessions_limits_are_not_larger_than_the_engines(self, client: Client) -> None:
+    async def test_a_sessions_limits_cannot_exceed_the_engines(self, client: Client) -> None:
         with pytest.raises(InvalidRequest) as larger:
             await client.create_session(max_depth=6, max_children=17, max_descendants=65)
         assert set(larger.value.details["fields"]) == {
@@ -641,7 +649,7 @@ class ClientContract:
                 await more
             assert refusal.value.details == {"limit": "children", "most": 1}
 
-    async def test_agents_send_to_each_other(self, client: Client) -> None:
+    async def test_agents_send_messages_to_each_other(self, client: Client) -> None:
         parent = await client.create_session()
         run = await _turn(client, parent.id, "say ready")
         child = await client.spawn("say built", run_id=run.id)
@@ -651,7 +659,7 @@ class ClientContract:
         up = await client.send(parent.id, "say done", from_run_id=child.run.id)
         across = await client.send(other.id, "say hello", from_run_id=run.id)
         plain = await client.send(other.id, "say hi")
-        kinds = [one.message.source.kind for one in (down, up, across, plain)]
+        kinds = [reply.message.source.kind for reply in (down, up, across, plain)]
         assert kinds == ["parent", "child", "session", "client"]
         assert down.message.source.run_id == run.id
         for sent in (down, up, across, plain):
@@ -659,7 +667,7 @@ class ClientContract:
         with pytest.raises(InvalidRequest):
             await client.send(parent.id, "say x", from_run_id=run.id)
 
-    async def test_the_tree_is_shown(self, client: Client) -> None:
+    async def test_a_tree_has_the_sessions_and_their_runs(self, client: Client) -> None:
         root = await client.create_session(provider=MANUAL)
         first = await client.spawn("x", session_id=root.id)
         second = await client.spawn("x", session_id=root.id)
@@ -673,9 +681,12 @@ class ClientContract:
         assert [run.id for run in tree.children[0].runs] == [first.run.id]
         assert tree.children[0].children[0].session.id == inner.session.id
         listed = await client.list_sessions(parent_session_id=root.id)
-        assert [one.id for one in listed.sessions] == [first.session.id, second.session.id]
+        assert [entry.id for entry in listed.sessions] == [
+            first.session.id,
+            second.session.id,
+        ]
 
-    async def test_a_spawn_is_made_once_for_a_key(self, client: Client) -> None:
+    async def test_a_repeated_spawn_with_the_same_key_makes_one_child(self, client: Client) -> None:
         root = await client.create_session(provider=MANUAL)
         first = await client.spawn("x", session_id=root.id, idempotency_key="k")
         assert await client.spawn("x", session_id=root.id, idempotency_key="k") == first
@@ -725,7 +736,7 @@ class ClientContract:
         assert states == ["run.waiting", "run.resumed", "run.completed"]
         assert (await client.requests(status="pending")).requests == ()
 
-    async def test_a_question_that_is_left_to_others_is_passed_over(self, client: Client) -> None:
+    async def test_waiting_for_attention_skips_ignored_requests(self, client: Client) -> None:
         parent = await client.create_session(provider=MANUAL)
         children = [await client.spawn("x", session_id=parent.id) for _ in range(2)]
         watched = await client.create_run(parent.id)
@@ -765,7 +776,7 @@ class ClientContract:
                 )
         assert news == [third.request]
 
-    async def test_an_agent_has_work_done_by_others(self, client: Client) -> None:
+    async def test_an_agent_delegates_work_through_its_context(self, client: Client) -> None:
         session = await client.create_session()
         task = "spawn spawn say deep;wait;say done\nwait\nsend say again\nwait\nsay led"
         run = await _turn(client, session.id, task)
@@ -779,14 +790,14 @@ class ClientContract:
         assert texts == ["done", "again", "led"]
         (child,) = (await client.get_tree(session.id)).children
         assert child.session.parent_run_id == run.id
-        assert [one.parent_run_id for one in child.runs] == [run.id, run.id]
+        assert [node.parent_run_id for node in child.runs] == [run.id, run.id]
         (grandchild,) = child.children
-        assert [one.result.text for one in grandchild.runs if one.result] == ["deep"]
+        assert [node.result.text for node in grandchild.runs if node.result] == ["deep"]
         messages = (await client.list_messages(child.session.id)).messages
         sources = {message.source.kind for message in messages if message.role == "user"}
         assert sources == {"parent"}
 
-    async def test_a_run_without_a_parent_asks_people(self, client: Client) -> None:
+    async def test_a_request_of_a_run_without_a_parent_goes_to_people(self, client: Client) -> None:
         session = await client.create_session()
         sent = await client.send_message(session.id, "ask Anyone?")
         reply = await client.wait_run(_run_of(sent).id, timeout_s=TIMEOUT_S, until="attention")
@@ -797,7 +808,7 @@ class ClientContract:
         assert run.result is not None
         assert run.result.text == "denied"
 
-    async def test_a_waiting_run_gives_its_worker_back(self, client: Client) -> None:
+    async def test_a_waiting_run_releases_its_worker(self, client: Client) -> None:
         sessions = [await client.create_session() for _ in range(3)]
         asking = [await client.send_message(session.id, "ask ok?") for session in sessions]
         await _until(lambda: _waiting(client, 3))
@@ -810,9 +821,7 @@ class ClientContract:
             assert run.result is not None
             assert run.result.text == "answered yes"
 
-    async def test_a_request_expires_and_a_canceled_run_closes_its_own(
-        self, client: Client
-    ) -> None:
+    async def test_requests_expire_and_are_canceled_with_their_run(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
         run = await client.create_run(session.id)
         await client.transition_run(run.id, "running")
@@ -833,7 +842,7 @@ class ClientContract:
         with pytest.raises(Conflict):
             await client.reply_parent(run.id, "More?", request_kind="input_request")
 
-    async def test_a_question_is_answered_with_words(self, client: Client) -> None:
+    async def test_an_input_request_is_answered_with_text(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
         run = await client.create_run(session.id)
         await client.transition_run(run.id, "running")
@@ -859,7 +868,7 @@ class ClientContract:
                 await client.resolve_request(approval, "answer")
             assert (await client.resolve_request(approval, "approve")).status == "approved"
 
-    async def test_an_open_request_is_given_more_time(self, client: Client) -> None:
+    async def test_an_open_request_can_be_extended(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
         run = await client.create_run(session.id)
         await client.transition_run(run.id, "running")
@@ -886,14 +895,14 @@ class ClientContract:
             "request.resolved",
         ]
         [entry] = [
-            one
-            for one in (await client.list_audit(limit=1000)).entries
-            if (one.operation, one.target) == ("extend_request", asked.request.id)
-            and one.detail["expires_in_s"] == 600
+            entry
+            for entry in (await client.list_audit(limit=1000)).entries
+            if (entry.operation, entry.target) == ("extend_request", asked.request.id)
+            and entry.detail["expires_in_s"] == 600
         ]
         assert entry.decision == "done"
 
-    async def test_a_run_waits_for_all_it_has_asked(self, client: Client) -> None:
+    async def test_a_run_waits_until_all_its_requests_are_resolved(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
         run = await client.create_run(session.id)
         await client.transition_run(run.id, "running")
@@ -923,9 +932,9 @@ class ClientContract:
             await client.reply_parent(run.id, text, request_kind="input_request", wait=True)
         await client.transition_run(run.id, "queued")
         left = (await client.requests(session_id=session.id, status="pending")).requests
-        assert [one.id for one in left] == [aside]
+        assert [request.id for request in left] == [aside]
 
-    async def test_a_child_tells_its_parent_without_knowing_it(self, client: Client) -> None:
+    async def test_a_child_messages_its_parent_without_its_id(self, client: Client) -> None:
         parent = await client.create_session()
         child = await client.spawn("say hi", session_id=parent.id)
         await _end_run(client, child.run)
@@ -956,7 +965,7 @@ class ClientContract:
         with pytest.raises(NotFound):
             await client.get_request("req_none")
 
-    async def test_a_stream_may_begin_at_the_end(self, client: Client) -> None:
+    async def test_a_stream_can_start_at_the_end_of_the_log(self, client: Client) -> None:
         session = await client.create_session()
         for scope in ((session.id,), ()):
             await _turn(client, session.id, "say before")
@@ -974,7 +983,7 @@ class ClientContract:
             again = [event async for event in client.events(ids, cursor=caught_up.cursor)]
             assert again == [item.event]
 
-    async def test_a_reading_that_was_broken_off_goes_on_where_it_was(self, client: Client) -> None:
+    async def test_an_interrupted_reader_continues_from_its_cursor(self, client: Client) -> None:
         session = await client.create_session()
         for scope in ((session.id,), ()):
             with anyio.fail_after(TIMEOUT_S):
@@ -999,7 +1008,7 @@ class ClientContract:
 
     # --- approval policies ---------------------------------------------------------------------
 
-    async def test_a_policy_decides_at_once(self, client: Client) -> None:
+    async def test_an_approval_policy_decides_immediately(self, client: Client) -> None:
         for policy, status in (("allow", "approved"), ("deny", "denied")):
             session = await client.create_session(provider=MANUAL, approvals=policy)  # type: ignore[arg-type]
             assert session.approvals == policy
@@ -1017,7 +1026,7 @@ class ClientContract:
             assert log[-4:] == ["request.created", "request.resolved"] * 2
             assert (await client.requests(status="pending")).requests == ()
 
-    async def test_a_question_is_not_answered_by_allowing(self, client: Client) -> None:
+    async def test_the_allow_policy_does_not_answer_input_requests(self, client: Client) -> None:
         for policy, status, audience in (("allow", "pending", "human"), ("deny", "denied", None)):
             session = await client.create_session(provider=MANUAL, approvals=policy)  # type: ignore[arg-type]
             run = await client.create_run(session.id)
@@ -1025,7 +1034,9 @@ class ClientContract:
             assert asked.request is not None
             assert (asked.request.status, asked.request.audience) == (status, audience)
 
-    async def test_a_childs_policy_is_its_parents_or_a_stricter_one(self, client: Client) -> None:
+    async def test_a_childs_approval_policy_is_at_least_as_strict_as_its_parents(
+        self, client: Client
+    ) -> None:
         root = await client.create_session(provider=MANUAL)
         plain = await client.spawn("x", session_id=root.id)
         assert plain.session.approvals == "ask-parent"
@@ -1039,9 +1050,7 @@ class ClientContract:
         free = await client.create_session(provider=MANUAL, approvals="allow")
         assert (await client.spawn("x", session_id=free.id)).session.approvals == "allow"
 
-    async def test_a_message_may_confine_its_run_otherwise_than_its_session(
-        self, client: Client
-    ) -> None:
+    async def test_a_message_can_set_the_confinement_of_its_run(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL, sandbox="workspace-write")
         assert (session.approval_policy, session.sandbox) == (None, "workspace-write")
         first = (await client.send_message(session.id, "x")).run
@@ -1067,7 +1076,9 @@ class ClientContract:
         third = await client.create_run(session.id)
         assert third.sandbox == "read-only"
 
-    async def test_who_cannot_confine_its_agents_is_not_asked_to(self, client: Client) -> None:
+    async def test_a_provider_without_confinement_refuses_confinement_options(
+        self, client: Client
+    ) -> None:
         session = await client.create_session()
         with pytest.raises(InvalidRequest) as caught:
             await client.send_message(session.id, "say hi", sandbox="read-only")
@@ -1078,7 +1089,7 @@ class ClientContract:
         assert list(caught.value.details["fields"]) == ["approval_policy"]
         assert await _log(client, strict.id) == (await _log(client, strict.id))[:1]
 
-    async def test_a_message_has_its_own_model_and_effort(self, client: Client) -> None:
+    async def test_a_message_can_set_the_model_and_effort_of_its_run(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL, model="usual")
         first = (await client.send_message(session.id, "x", model="other", effort="high")).run
         second = (await client.send_message(session.id, "x")).run
@@ -1103,7 +1114,7 @@ class ClientContract:
             {"model": "m", "effort": "high", "output_schema": {"type": "object"}},
         ],
     )
-    async def test_a_message_option_that_the_provider_does_not_take_is_refused(
+    async def test_an_option_that_the_provider_does_not_support_is_refused(
         self, client: Client, options: dict[str, Any]
     ) -> None:
         session = await client.create_session()
@@ -1116,9 +1127,7 @@ class ClientContract:
             assert sorted(caught.value.details["fields"]) == sorted(options)
         assert not (await client.list_messages(session.id)).messages
 
-    async def test_a_child_s_task_and_a_message_to_it_have_options_of_their_own(
-        self, client: Client
-    ) -> None:
+    async def test_spawn_and_send_set_options_of_one_run(self, client: Client) -> None:
         parent = await client.create_session(provider=MANUAL, model="usual")
         run = await client.create_run(parent.id)
         schema = {"type": "object"}
@@ -1130,12 +1139,12 @@ class ClientContract:
         assert sent.run is not None
         assert plain.run is not None
         for made in (by_run.run, by_session.run, sent.run):
-            found = await client.get_run(made.id)
-            assert (found.model, found.effort, found.output_schema) == ("m", "low", schema)
+            read = await client.get_run(made.id)
+            assert (read.model, read.effort, read.output_schema) == ("m", "low", schema)
         assert (plain.run.model, plain.run.effort, plain.run.output_schema) == ("usual", None, None)
 
     @pytest.mark.parametrize("option", [{"model": "m"}, {"effort": "low"}, {"output_schema": {}}])
-    async def test_a_child_has_no_option_that_its_provider_does_not_take(
+    async def test_a_spawn_option_that_the_provider_does_not_support_is_refused(
         self, client: Client, option: dict[str, Any]
     ) -> None:
         parent = await client.create_session()
@@ -1148,7 +1157,7 @@ class ClientContract:
                 await call
             assert list(caught.value.details["fields"]) == list(option)
         page = await client.list_sessions(parent_session_id=parent.id)
-        assert [one.id for one in page.sessions] == [child.id]
+        assert [entry.id for entry in page.sessions] == [child.id]
         assert len((await client.list_messages(child.id)).messages) == 1
 
     @pytest.mark.parametrize(
@@ -1162,7 +1171,7 @@ class ClientContract:
             ([PNG + bytes(5 * 2**20)], "images"),
         ],
     )
-    async def test_what_is_no_image_or_too_large_is_refused(
+    async def test_invalid_or_too_large_images_are_refused(
         self, client: Client, images: list[bytes], field: str
     ) -> None:
         session = await client.create_session()
@@ -1188,7 +1197,7 @@ class ClientContract:
             (ImageUpload(b64encode(PNG).decode(), media_type="image/jpeg"), "images[0].media_type"),
         ],
     )
-    async def test_an_image_is_strict_base64_of_the_type_it_says(
+    async def test_an_image_must_be_strict_base64_of_the_given_type(
         self, client: Client, upload: ImageUpload, field: str
     ) -> None:
         session = await client.create_session()
@@ -1198,7 +1207,7 @@ class ClientContract:
             )
         assert list(caught.value.details["fields"]) == [field]
 
-    async def test_images_are_for_an_agent(self, client: Client) -> None:
+    async def test_images_are_refused_without_an_agent(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
         for call in (
             client.send_message(session.id, "x", images=[PNG]),
@@ -1209,7 +1218,7 @@ class ClientContract:
                 await call
             assert list(caught.value.details["fields"]) == ["images"]
 
-    async def test_a_message_has_its_own_output_schema(self, client: Client) -> None:
+    async def test_a_message_can_set_the_output_schema_of_its_run(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
         schema = {"type": "object", "properties": {"a": {"enum": ["é", 1.5, None]}}}
         first = (await client.send_message(session.id, "x", output_schema=schema)).run
@@ -1219,8 +1228,8 @@ class ClientContract:
         assert first is not None
         assert second is not None
         assert started.run is not None
-        found = [first, second, third, started.run]
-        assert [run.output_schema for run in found] == [schema, None, {}, schema]
+        runs = [first, second, third, started.run]
+        assert [run.output_schema for run in runs] == [schema, None, {}, schema]
         assert await client.get_run(first.id) == first
 
     @pytest.mark.parametrize("schema", [[], "{}", True, {"x": "y" * 32_768}])
@@ -1233,13 +1242,13 @@ class ClientContract:
         assert list(caught.value.details["fields"]) == ["output_schema"]
 
     @pytest.mark.parametrize("effort", ["", "High", "high\n", "-c", "x" * 33])
-    async def test_an_effort_is_a_plain_word(self, client: Client, effort: str) -> None:
+    async def test_an_invalid_effort_is_refused(self, client: Client, effort: str) -> None:
         session = await client.create_session(provider=MANUAL)
         with pytest.raises(InvalidRequest) as caught:
             await client.send_message(session.id, "x", effort=effort)
         assert list(caught.value.details["fields"]) == ["effort"]
 
-    async def test_a_session_begins_with_its_first_message(self, client: Client) -> None:
+    async def test_a_session_can_be_created_with_its_first_message(self, client: Client) -> None:
         started = await client.start_session("say hi", title="t", idempotency_key="first")
         assert started.message is not None
         assert started.run is not None
@@ -1251,7 +1260,7 @@ class ClientContract:
         assert len((await client.list_runs(session_id=started.session.id)).runs) == 1
 
     @pytest.mark.parametrize(
-        ("field", "given"),
+        ("field", "fields"),
         [
             ("sandbox", {"sandbox": "read-only"}),
             ("approval_policy", {"approval_policy": "never"}),
@@ -1264,20 +1273,24 @@ class ClientContract:
             ("output_schema", {"output_schema": {"type": "object"}}),
         ],
     )
-    async def test_nothing_is_left_of_a_session_whose_first_message_is_refused(
-        self, client: Client, field: str, given: dict[str, Any]
+    async def test_a_refused_first_message_leaves_no_session(
+        self, client: Client, field: str, fields: dict[str, Any]
     ) -> None:
         with pytest.raises(InvalidRequest) as refusal:
-            await client.start_session(**{"text": "say hi", **given})
+            await client.start_session(**{"text": "say hi", **fields})
         assert list(refusal.value.details["fields"]) == [field]
         assert not (await client.list_sessions()).sessions
 
-    async def test_a_session_is_not_confined_as_its_provider_cannot(self, client: Client) -> None:
+    async def test_a_session_refuses_confinement_that_its_provider_does_not_support(
+        self, client: Client
+    ) -> None:
         with pytest.raises(InvalidRequest) as refusal:
             await client.create_session(provider=PROVIDER, sandbox="read-only")
         assert list(refusal.value.details["fields"]) == ["sandbox"]
 
-    async def test_what_a_parent_does_not_answer_is_for_people(self, client: Client) -> None:
+    async def test_an_unanswered_request_is_escalated_from_the_parent_to_people(
+        self, client: Client
+    ) -> None:
         parent = await client.create_session(provider=MANUAL)
         parent_run = await client.create_run(parent.id)
         await client.transition_run(parent_run.id, "running")
@@ -1313,7 +1326,7 @@ class ClientContract:
         assert (await client.get_request(again.id)).audience == "human"
         assert (await client.resolve_request(again.id, "approve")).status == "approved"
 
-    async def test_an_outcome_waits_for_a_parent_that_is_closed(self, client: Client) -> None:
+    async def test_an_outcome_waits_until_a_closed_parent_is_reopened(self, client: Client) -> None:
         parent = await client.create_session(provider=MANUAL)
         ends = []
         for text in ("first", "second"):
@@ -1326,19 +1339,21 @@ class ClientContract:
         for number, run_id in enumerate(ends):
             await client.transition_run(run_id, "completed", result={"text": f"built {number}"})
         waiting = (await client.list_messages(parent.id)).messages
-        assert [(one.delivery, one.run_id) for one in waiting] == [("queued", None)] * 2
+        assert [(message.delivery, message.run_id) for message in waiting] == [("queued", None)] * 2
         assert (await client.list_runs(session_id=parent.id)).runs == ()
         await client.update_session(parent.id, status="open")
         (run,) = (await client.list_runs(session_id=parent.id)).runs
         handed = (await client.list_messages(parent.id)).messages
-        assert [(one.delivery, one.run_id) for one in handed] == [("queued", run.id)] * 2
+        assert [(message.delivery, message.run_id) for message in handed] == [
+            ("queued", run.id)
+        ] * 2
         await client.transition_run(run.id, "running")
-        given = (await client.list_messages(parent.id)).messages
-        assert [one.delivery for one in given] == ["delivered"] * 2
+        messages = (await client.list_messages(parent.id)).messages
+        assert [message.delivery for message in messages] == ["delivered"] * 2
 
     # --- manual runs ---------------------------------------------------------------------------
 
-    async def test_a_manual_run_is_driven_by_whoever_holds_it(self, client: Client) -> None:
+    async def test_a_manual_run_is_driven_by_transitions(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
         sent = await client.send_message(session.id, "do it yourself")
         run_id = _run_of(sent).id
@@ -1351,7 +1366,7 @@ class ClientContract:
         assert run.result is not None
         assert (run.status, run.result.text) == (RunStatus.COMPLETED, "did it")
 
-    async def test_a_manual_run_may_fail_or_go_back_to_the_queue(self, client: Client) -> None:
+    async def test_a_manual_run_can_fail_or_return_to_the_queue(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
         run = await client.create_run(session.id)
         await client.transition_run(run.id, "running")
@@ -1363,7 +1378,7 @@ class ClientContract:
         assert failed.error is not None
         assert (failed.error.code, failed.error.message) == ("denied", "not today")
 
-    async def test_only_the_holder_of_a_manual_run_drives_it(self, client: Client) -> None:
+    async def test_a_client_can_only_cancel_a_run_that_is_not_manual(self, client: Client) -> None:
         session = await client.create_session()
         held = await _hold(client, session.id)
         with pytest.raises(InvalidTransition):
@@ -1382,7 +1397,7 @@ class ClientContract:
 
     # --- waiting ------------------------------------------------------------------------------
 
-    async def test_wait_gives_up_in_time_and_is_woken(self, client: Client) -> None:
+    async def test_wait_returns_at_its_timeout_or_at_a_change(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
         run = await client.create_run(session.id)
         reply = await client.wait_run(run.id, timeout_s=0.05)
@@ -1417,7 +1432,7 @@ class ClientContract:
         assert len((await client.list_runs(session_id=session.id)).runs) == 1
         await _end(client, replies[0])
 
-    async def test_a_key_names_one_request(self, client: Client) -> None:
+    async def test_an_idempotency_key_with_another_body_is_a_conflict(self, client: Client) -> None:
         session = await client.create_session(idempotency_key="k-2")
         again = await client.create_session(idempotency_key="k-2")
         assert again == session
@@ -1426,7 +1441,7 @@ class ClientContract:
         sent = await client.send_message(session.id, "note", role="system", idempotency_key="k-2")
         assert sent.message.session_id == session.id
 
-    async def test_a_refused_request_does_not_use_its_key_up(self, client: Client) -> None:
+    async def test_a_refused_call_does_not_use_up_its_key(self, client: Client) -> None:
         session = await client.create_session()
         await client.update_session(session.id, status="closed")
         with pytest.raises(SessionClosed):
@@ -1437,7 +1452,7 @@ class ClientContract:
 
     # --- events -------------------------------------------------------------------------------
 
-    async def test_the_log_is_read_from_any_cursor(self, client: Client) -> None:
+    async def test_the_log_can_be_read_from_any_cursor(self, client: Client) -> None:
         session = await client.create_session()
         await _turn(client, session.id, "count 30")
         log = await _log(client, session.id)
@@ -1448,15 +1463,17 @@ class ClientContract:
             assert page.has_more == (cursor + 10 < len(log))
             assert await _log(client, session.id, cursor) == log[cursor:]
 
-    async def test_what_an_agent_nests_deeply_is_read_or_refused(self, client: Client) -> None:
+    async def test_deeply_nested_event_data_can_be_read_or_is_refused(self, client: Client) -> None:
         session = await client.create_session()
         await _turn(client, session.id, "nest 400")
         for levels in (401, 500, 900):
             sent = await client.send_message(session.id, f"nest {levels}")
             assert (await _end(client, sent)).status is RunStatus.FAILED
         await _turn(client, session.id, "say on")
-        said = [one for one in await _log(client, session.id) if one.event_type == "agent.message"]
-        assert [one.data["text"] for one in said] == ["400", "on"]
+        said = [
+            event for event in await _log(client, session.id) if event.event_type == "agent.message"
+        ]
+        assert [event.data["text"] for event in said] == ["400", "on"]
         deep, levels = dict(said[0].data), 1
         while "more" in deep:
             deep, levels = deep["more"], levels + 1
@@ -1471,7 +1488,7 @@ class ClientContract:
         with pytest.raises(CursorAhead):
             await _log(client, session.id, 2)
 
-    async def test_reading_waits_for_what_comes(self, client: Client) -> None:
+    async def test_reading_events_waits_for_new_ones(self, client: Client) -> None:
         session = await client.create_session()
         assert (await client.list_events(session.id, cursor=1, wait_s=0.05)).events == ()
 
@@ -1481,7 +1498,7 @@ class ClientContract:
                 page = await client.list_events(session.id, cursor=1, wait_s=TIMEOUT_S)
         assert page.events[0].event_type == "message.created"
 
-    async def test_a_follower_gets_everything_once_while_it_happens(self, client: Client) -> None:
+    async def test_a_follower_gets_every_event_once_as_it_happens(self, client: Client) -> None:
         session = await client.create_session()
         seen: list[Event] = []
 
@@ -1507,11 +1524,11 @@ class ClientContract:
         for session in sessions:
             mine = [event for event in everything if event.session_id == session.id]
             assert mine == await _log(client, session.id)
-        assert len(everything) == sum([len(await _log(client, one.id)) for one in sessions])
+        assert len(everything) == sum([len(await _log(client, session.id)) for session in sessions])
 
     # --- errors --------------------------------------------------------------------------------
 
-    async def test_what_is_not_there_is_not_found(self, client: Client) -> None:
+    async def test_unknown_ids_are_not_found(self, client: Client) -> None:
         calls: list[Awaitable[object]] = [
             client.get_session("ses_none"),
             client.update_session("ses_none", title="x"),
@@ -1536,46 +1553,58 @@ class ClientContract:
     @pytest.mark.parametrize(
         ("fields", "call"),
         [
-            ({"text"}, lambda client, one: client.send_message(one, "  \n ")),
-            ({"text"}, lambda client, one: client.send_message(one, "x" * 1_000_001)),
-            ({"text"}, lambda client, one: client.send_message(one, "half \ud800 pair")),
-            ({"text"}, lambda client, one: client.send_message(one, 7)),
-            ({"role"}, lambda client, one: client.send_message(one, "hi", role="boss")),
-            ({"when_busy"}, lambda client, one: client.send_message(one, "x", when_busy="now")),
-            ({"provider"}, lambda client, one: client.send_message(one, "hi", provider="nobody")),
-            ({"provider"}, lambda client, one: client.create_session(provider="nobody")),
-            ({"provider"}, lambda client, one: client.create_run(one, provider="nobody")),
-            ({"idempotency_key"}, lambda client, one: client.create_session(idempotency_key="")),
-            ({"cwd"}, lambda client, one: client.create_session(cwd="relative/path")),
-            ({"cwd"}, lambda client, one: client.create_session(cwd="/no/such/directory")),
+            ({"text"}, lambda client, session: client.send_message(session, "  \n ")),
+            ({"text"}, lambda client, session: client.send_message(session, "x" * 1_000_001)),
+            ({"text"}, lambda client, session: client.send_message(session, "half \ud800 pair")),
+            ({"text"}, lambda client, session: client.send_message(session, 7)),
+            ({"role"}, lambda client, session: client.send_message(session, "hi", role="boss")),
+            (
+                {"when_busy"},
+                lambda client, session: client.send_message(session, "x", when_busy="now"),
+            ),
+            (
+                {"provider"},
+                lambda client, session: client.send_message(session, "hi", provider="nobody"),
+            ),
+            ({"provider"}, lambda client, session: client.create_session(provider="nobody")),
+            ({"provider"}, lambda client, session: client.create_run(session, provider="nobody")),
+            (
+                {"idempotency_key"},
+                lambda client, session: client.create_session(idempotency_key=""),
+            ),
+            ({"cwd"}, lambda client, session: client.create_session(cwd="relative/path")),
+            ({"cwd"}, lambda client, session: client.create_session(cwd="/no/such/directory")),
             (
                 {"title", "metadata"},
-                lambda client, one: client.create_session(title=1, metadata=[]),
+                lambda client, session: client.create_session(title=1, metadata=[]),
             ),
-            ({"metadata"}, lambda client, one: client.create_session(metadata={"x": "y" * 70_000})),
-            ({"cursor"}, lambda client, one: client.list_events(one, cursor=-1)),
-            ({"cursor"}, lambda client, one: client.list_events(one, cursor=2**64)),
-            ({"limit"}, lambda client, one: client.list_events(one, limit=0)),
-            ({"limit"}, lambda client, one: client.list_runs(limit=1001)),
-            ({"status"}, lambda client, one: client.list_runs(status="odd")),
-            ({"session_id"}, lambda client, one: client.get_session("s" * 129)),
-            ({"timeout_s"}, lambda client, one: client.wait_run("run_x", timeout_s=-1)),
-            ({"to_status"}, lambda client, one: client.transition_run("run_x", "odd")),
+            (
+                {"metadata"},
+                lambda client, session: client.create_session(metadata={"x": "y" * 70_000}),
+            ),
+            ({"cursor"}, lambda client, session: client.list_events(session, cursor=-1)),
+            ({"cursor"}, lambda client, session: client.list_events(session, cursor=2**64)),
+            ({"limit"}, lambda client, session: client.list_events(session, limit=0)),
+            ({"limit"}, lambda client, session: client.list_runs(limit=1001)),
+            ({"status"}, lambda client, session: client.list_runs(status="odd")),
+            ({"session_id"}, lambda client, session: client.get_session("s" * 129)),
+            ({"timeout_s"}, lambda client, session: client.wait_run("run_x", timeout_s=-1)),
+            ({"to_status"}, lambda client, session: client.transition_run("run_x", "odd")),
             (
                 {"result.text", "result.extra"},
-                lambda client, one: client.transition_run(
+                lambda client, session: client.transition_run(
                     "run_x", "completed", result={"text": 1, "extra": 2}
                 ),
             ),
             (
                 {"error.code"},
-                lambda client, one: client.transition_run(
+                lambda client, session: client.transition_run(
                     "run_x", "failed", error={"code": "odd", "message": "m"}
                 ),
             ),
         ],
     )
-    async def test_bad_values_are_named_and_nothing_is_written(
+    async def test_invalid_fields_are_named_and_nothing_is_written(
         self, client: Client, fields: set[str], call: Callable[[Client, str], Awaitable[object]]
     ) -> None:
         session = await client.create_session()
@@ -1587,24 +1616,24 @@ class ClientContract:
 
     # --- the engine ---------------------------------------------------------------------------
 
-    async def test_status_tells_how_things_are(self, client: Client) -> None:
+    async def test_status_describes_the_daemon(self, client: Client) -> None:
         status = await client.status()
         assert (status.alive_workers, status.max_concurrency) == (2, 2)
         assert status.daemon_health == "ok"
-        scripted = next(one for one in status.providers if one.name == PROVIDER)
+        scripted = next(provider for provider in status.providers if provider.name == PROVIDER)
         assert (scripted.available, scripted.default) == (True, True)
         counts = status.queue_counts
         assert (counts.queued_count, counts.running_count, counts.waiting_count) == (0, 0, 0)
 
-    async def test_it_is_examined(self, client: Client) -> None:
+    async def test_doctor_reports_findings(self, client: Client) -> None:
         await client.create_token("forever", scopes=["admin"])
-        found = await client.doctor()
-        levels = {(one.about, one.level) for one in found.findings}
+        report = await client.doctor()
+        levels = {(finding.about, finding.level) for finding in report.findings}
         assert {(f"provider {PROVIDER}", "ok"), ("database", "ok")} <= levels
-        (token,) = (one for one in found.findings if one.about.startswith("token "))
+        (token,) = (finding for finding in report.findings if finding.about.startswith("token "))
         assert token.security
         assert token.level == "note"
-        assert found.ok == all(one.level != "error" for one in found.findings)
+        assert report.ok == all(finding.level != "error" for finding in report.findings)
 
     async def test_the_store_is_checked_and_copied_while_it_is_in_use(
         self, client: Client, tmp_path: Any
@@ -1613,11 +1642,11 @@ class ClientContract:
         sent = await client.send_message(session.id, "hello")
         assert sent.run is not None
         run = (await client.wait_run(sent.run.id, timeout_s=30)).run
-        found = await client.check_store()
-        assert found.findings == ()
-        assert found.ok
-        assert found.sessions == found.runs == 1
-        assert found.events == (await client.get_session(session.id)).last_seq
+        report = await client.check_store()
+        assert report.findings == ()
+        assert report.ok
+        assert report.sessions == report.runs == 1
+        assert report.events == (await client.get_session(session.id)).last_seq
         assert run.status is RunStatus.COMPLETED
         target = tmp_path / "copy.db"
         if (await client.status()).store.path is None:
@@ -1634,7 +1663,7 @@ class ClientContract:
             with pytest.raises(InvalidRequest, match="path"):
                 await client.back_up(path)
 
-    async def test_a_diagnosis_of_a_failure_names_it(self, client: Client) -> None:
+    async def test_a_diagnosis_names_the_cause_of_a_failure(self, client: Client) -> None:
         session = await client.create_session()
         run = await _turn(client, session.id, "fail quota_exhausted used up")
         reply = await client.diagnose_run(run.id)
@@ -1642,13 +1671,13 @@ class ClientContract:
         issue = reply.diagnostics.likely_issue
         assert issue.code == "quota_exhausted"
         assert "used up" in issue.message
-        assert [one.outcome for one in reply.diagnostics.attempts] == ["failed"]
+        assert [attempt.outcome for attempt in reply.diagnostics.attempts] == ["failed"]
 
     # --- steps the tests share ----------------------------------------------------------------------
 
     # --- named tokens -------------------------------------------------------------------------
 
-    async def test_a_token_is_made_listed_and_revoked(self, client: Client) -> None:
+    async def test_tokens_are_created_listed_and_revoked(self, client: Client) -> None:
         made = await client.create_token("phone", principal="ann", scopes=["approve", "read"])
         assert made.secret.startswith("apt_")
         token = made.token
@@ -1658,15 +1687,15 @@ class ClientContract:
         assert other.expires_at is not None
         assert other.principal == "bob"
         first = await client.list_tokens(limit=1)
-        rest = await client.list_tokens(cursor=first.next_cursor)
-        assert [*first.tokens, *rest.tokens] == [token, other]
+        second = await client.list_tokens(cursor=first.next_cursor)
+        assert [*first.tokens, *second.tokens] == [token, other]
         revoked = await client.revoke_token(token.id)
         assert revoked.revoked_at is not None
         assert await client.revoke_token(token.id) == revoked
         with pytest.raises(NotFound):
             await client.revoke_token("tok_none")
         trail = (await client.list_audit()).entries
-        assert [(one.operation, one.target) for one in trail[:3]] == [
+        assert [(entry.operation, entry.target) for entry in trail[:3]] == [
             ("create_token", token.id),
             ("create_token", other.id),
             ("revoke_token", token.id),
@@ -1686,7 +1715,7 @@ class ClientContract:
             ({"name": "x", "expires_in_s": 0}, "expires_in_s"),
         ],
     )
-    async def test_a_token_that_cannot_be(
+    async def test_invalid_tokens_are_refused(
         self, client: Client, fields: dict[str, Any], named: str
     ) -> None:
         with pytest.raises(InvalidRequest) as refusal:
@@ -1706,8 +1735,12 @@ class ClientContract:
         assert await client.get_access(child.id) == (bob,)
         assert await client.set_access(child.id, []) == ()
         assert await client.get_access(session.id) == (bob,)
-        set_ = [one for one in (await client.list_audit()).entries if one.operation == "set_access"]
-        assert [one.target for one in set_] == [session.id, session.id, child.id]
+        set_ = [
+            entry
+            for entry in (await client.list_audit()).entries
+            if entry.operation == "set_access"
+        ]
+        assert [entry.target for entry in set_] == [session.id, session.id, child.id]
         assert set_[1].detail == {"grants": [{"principal": "bob", "role": "reader"}]}
         for call in (client.get_access("ses_none"), client.set_access("ses_none", [])):
             with pytest.raises(NotFound):
@@ -1729,7 +1762,7 @@ class ClientContract:
             ),
         ],
     )
-    async def test_grants_that_cannot_be(
+    async def test_invalid_grants_are_refused(
         self, client: Client, grants: list[Grant], problem: str
     ) -> None:
         session = await client.create_session()
@@ -1742,7 +1775,7 @@ class ClientContract:
 
     # --- the audit trail ----------------------------------------------------------------------
 
-    async def test_decisions_and_cancels_are_on_record(self, client: Client) -> None:
+    async def test_decisions_and_cancels_are_audited(self, client: Client) -> None:
         parent = await client.create_session(provider=MANUAL)
         child = await client.spawn("help", session_id=parent.id)
         asked = await client.reply_parent(child.run.id, "May I?", request_kind="approval_request")
@@ -1753,19 +1786,19 @@ class ClientContract:
             )
         await client.cancel_run(child.run.id, reason="enough")
         first = await client.list_audit(limit=1)
-        rest = await client.list_audit(cursor=first.next_cursor)
-        entries = [*first.entries, *rest.entries]
-        assert rest.next_cursor is None
+        second = await client.list_audit(cursor=first.next_cursor)
+        entries = [*first.entries, *second.entries]
+        assert second.next_cursor is None
         assert first_break(entries) is None
-        assert [(one.operation, one.target, one.decision) for one in entries] == [
+        assert [(entry.operation, entry.target, entry.decision) for entry in entries] == [
             ("resolve_request", asked.request.id, "done"),
             ("cancel_run", child.run.id, "done"),
         ]
-        assert [dict(one.detail) for one in entries] == [
+        assert [dict(entry.detail) for entry in entries] == [
             {"decision": "deny", "scope": None},
             {"cascade": True, "reason": "enough"},
         ]
-        owner = {one.principal for one in entries}
+        owner = {entry.principal for entry in entries}
         assert owner == {parent.owner}
 
 

@@ -85,8 +85,8 @@ def _process_with_child(attempt: Attempt) -> "Iterator[tuple[subprocess.Popen[st
 
 
 def _spec(code: str, **options: Any) -> ProcessSpec:
-    given = {"cwd": "/", "env": dict(os.environ)} | options
-    return ProcessSpec([sys.executable, "-S", "-c", code], **given)
+    fields = {"cwd": "/", "env": dict(os.environ)} | options
+    return ProcessSpec([sys.executable, "-S", "-c", code], **fields)
 
 
 async def _read_all(process: Process) -> str:
@@ -144,9 +144,9 @@ class HostContract:
 
     def test_a_process_is_known_by_its_start(self) -> None:
         host = self.make_host()
-        own = host.process_id()
-        assert own == os.getpid()
-        assert host.process_start_id(own) == host.process_start_id(own) is not None
+        own_pid = host.process_id()
+        assert own_pid == os.getpid()
+        assert host.process_start_id(own_pid) == host.process_start_id(own_pid) is not None
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
         assert host.process_start_id(ended.pid) is None
@@ -184,7 +184,7 @@ class HostContract:
         with _process_with_child(self.an_attempt()) as (process, child):
             start_id = host.process_start_id(process.pid)
             tree = host.process_tree(process.pid, start_id, 10)
-            assert [one.pid for one in tree] == [process.pid, child]
+            assert [view.pid for view in tree] == [process.pid, child]
             assert tree[1].parent_pid == process.pid
             assert len(host.process_tree(process.pid, start_id, 1)) == 1
             assert not host.process_tree(process.pid, "another", 10)
@@ -193,8 +193,8 @@ class HostContract:
     async def test_nothing_is_left_of_an_attempt_that_started_nothing(self) -> None:
         attempt = self.an_attempt()
         with anyio.fail_after(_LIMIT_S):
-            found = await self.make_host().reap([attempt])
-        remains = found[attempt.run_id, 1]
+            reaped = await self.make_host().reap([attempt])
+        remains = reaped[attempt.run_id, 1]
         self.check_gone(remains)
         assert not remains.ended
 

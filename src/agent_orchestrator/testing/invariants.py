@@ -33,7 +33,7 @@ PAGE: Final = 1000
 @frozen
 class Violation:
     kind: Kind
-    what: str
+    detail: str
 
 
 @frozen
@@ -133,26 +133,26 @@ def violations(
     :param acknowledged: the messages that were acknowledged.
     :param unique: texts that were each sent as a single message, possibly with retries.
     """
-    found = [Violation("zombie", f"run {run_id} has no worker") for run_id in records.zombies]
-    found += _messages(records, acknowledged, unique)
+    violations = [Violation("zombie", f"run {run_id} has no worker") for run_id in records.zombies]
+    violations += _messages(records, acknowledged, unique)
     for session in records.sessions:
-        found += _session(session, records.logs[session.id])
+        violations += _session(session, records.logs[session.id])
     by_run: dict[str, list[Event]] = defaultdict(list)
     for log in records.logs.values():
         for event in log:
             if event.run_id is not None:
                 by_run[event.run_id].append(event)
     for run in records.runs:
-        found += _run(run, by_run.get(run.id, []))
+        violations += _run(run, by_run.get(run.id, []))
     active = Counter(run.session_id for run in records.runs if run.status in ACTIVE)
-    found += [
+    violations += [
         Violation("doubled", f"{count} runs of session {session_id} are active")
         for session_id, count in active.items()
         if count > 1
     ]
-    found += _requests(records)
-    found += _order(records)
-    return found
+    violations += _requests(records)
+    violations += _order(records)
+    return violations
 
 
 def _messages(
@@ -166,12 +166,12 @@ def _messages(
         for event in log
         if event.event_type == EventType.MESSAGE_CREATED
     )
-    for one in acknowledged:
-        row = rows.get(one.message_id)
-        if row is None or (row.session_id, row.text) != (one.session_id, one.text):
-            yield Violation("lost", f"message {one.message_id} was acknowledged")
-        if one.run_id is not None and one.run_id not in runs:
-            yield Violation("lost", f"run {one.run_id} was acknowledged")
+    for promise in acknowledged:
+        row = rows.get(promise.message_id)
+        if row is None or (row.session_id, row.text) != (promise.session_id, promise.text):
+            yield Violation("lost", f"message {promise.message_id} was acknowledged")
+        if promise.run_id is not None and promise.run_id not in runs:
+            yield Violation("lost", f"run {promise.run_id} was acknowledged")
     texts = Counter(message.text for message in records.messages)
     for text in unique:
         if texts[text] > 1:
@@ -318,19 +318,21 @@ def stream_violations(
     """
     due = [event for event in log if event.seq > after]
     seqs = [event.seq for event in seen]
-    found = []
+    violations = []
     if seqs != [event.seq for event in due[: len(seqs)]]:
-        found.append(
+        violations.append(
             Violation(
                 "gap", f"a subscriber at {after} was given {_sequence_breaks_after(seqs, after)}"
             )
         )
     elif list(seen) != due[: len(seen)]:
-        found.append(Violation("replay", "a subscriber was given other events than the log holds"))
+        violations.append(
+            Violation("replay", "a subscriber was given other events than the log holds")
+        )
     if complete and len(seen) < len(due):
         missing = f"{len(seen)} of the {len(due)} events after {after}"
-        found.append(Violation("gap", f"a subscriber was given {missing}"))
-    return found
+        violations.append(Violation("gap", f"a subscriber was given {missing}"))
+    return violations
 
 
 def _sequence_breaks_after(seqs: Sequence[int], after: int) -> str:

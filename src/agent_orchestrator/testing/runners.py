@@ -170,8 +170,8 @@ class RecordingContext:
 
         :raises InvalidEvent: if the id is not a string, or the state is not an object or None.
         """
-        given: tuple[object, object] = (thread_id, state)
-        if not isinstance(given[0], str) or not isinstance(given[1], Mapping | None):
+        values: tuple[object, object] = (thread_id, state)
+        if not isinstance(values[0], str) or not isinstance(values[1], Mapping | None):
             raise InvalidEvent("thread: id must be text, and state must be an object or None")
         if state is None:
             same = self.thread is not None and self.thread.id == thread_id
@@ -312,20 +312,20 @@ class RecordingContext:
             case ListRequests():
                 answer = RequestPage((), None)
             case GetTree():
-                nodes = [SessionTree(one.session, (one.run,), ()) for one in self.children]
+                nodes = [SessionTree(child.session, (child.run,), ()) for child in self.children]
                 count = len(nodes)
                 answer = TreePage(self.session, (self.run,), tuple(nodes), children_count=count)
             case _:
                 raise NotFound("this context has no requests")
         return cast("Res", answer)
 
-    async def _reply_parent(self, given: ReplyParent) -> ReplyParentReply:
-        if given.request_kind is None:
-            self.replies.append(given.text)
+    async def _reply_parent(self, command: ReplyParent) -> ReplyParentReply:
+        if command.request_kind is None:
+            self.replies.append(command.text)
             await self._note("reply_parent")
-            return ReplyParentReply(_message("ses_parent", "run_parent", given.text), None, None)
+            return ReplyParentReply(_message("ses_parent", "run_parent", command.text), None, None)
         request = await self.ask_parent(
-            given.text, kind=given.request_kind, **values_of(QuestionDetails, given)
+            command.text, kind=command.request_kind, **values_of(QuestionDetails, command)
         )
         return ReplyParentReply(None, None, request)
 
@@ -369,15 +369,15 @@ class RecordingContext:
 def tagged_processes(tag: str) -> list[int]:
     """Return the pids of live processes with this tag in their environment."""
     entry = f"{TAG_VARIABLE}={tag}".encode()
-    found = []
+    pids = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 if entry in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
+                    pids.append(int(folder.name))
             except OSError:  # it has ended, or belongs to another user
                 continue
-    return found
+    return pids
 
 
 @pytest.mark.anyio

@@ -26,8 +26,8 @@ from agent_orchestrator.tools.agent import Agent
 from agent_orchestrator.tools.views import message_view, request_view, run_view, session_view
 
 
-async def spawn(agent: Agent, given: SpawnOptions) -> dict[str, Any]:
-    command = shared(SpawnFromRun, given, run_id=agent.run_id)
+async def spawn(agent: Agent, options: SpawnOptions) -> dict[str, Any]:
+    command = shared(SpawnFromRun, options, run_id=agent.run_id)
     reply = await agent.call(SPAWN_FROM_RUN, command)
     return {
         "session": session_view(reply.session),
@@ -36,8 +36,8 @@ async def spawn(agent: Agent, given: SpawnOptions) -> dict[str, Any]:
     }
 
 
-async def send(agent: Agent, given: SendOptions) -> dict[str, Any]:
-    command = shared(SendToSession, given, from_run_id=agent.run_id)
+async def send(agent: Agent, options: SendOptions) -> dict[str, Any]:
+    command = shared(SendToSession, options, from_run_id=agent.run_id)
     reply = await agent.call(SEND_TO_SESSION, command)
     return {
         "message": message_view(reply.message),
@@ -45,48 +45,48 @@ async def send(agent: Agent, given: SendOptions) -> dict[str, Any]:
     }
 
 
-async def wait(agent: Agent, given: arguments.WaitArguments) -> dict[str, Any]:
+async def wait(agent: Agent, values: arguments.WaitArguments) -> dict[str, Any]:
     run_ids = list(
-        dict.fromkeys([*([given.run_id] if given.run_id else []), *(given.run_ids or ())])
+        dict.fromkeys([*([values.run_id] if values.run_id else []), *(values.run_ids or ())])
     )
-    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
     if not run_ids:
-        found["run_id"] = "is required, unless run_ids is given"
+        problems["run_id"] = "is required, unless run_ids is given"
     if len(run_ids) > arguments.MAX_RUNS:
-        found["run_ids"] = f"must be at most {arguments.MAX_RUNS}"
-    elif not all(len(one) <= MAX_ID and re.fullmatch(ID_PATTERN, one) for one in run_ids):
-        found["run_ids"] = f"must be at most {MAX_ID} characters each, and match {ID_PATTERN}"
+        problems["run_ids"] = f"must be at most {arguments.MAX_RUNS}"
+    elif not all(len(run_id) <= MAX_ID and re.fullmatch(ID_PATTERN, run_id) for run_id in run_ids):
+        problems["run_ids"] = f"must be at most {MAX_ID} characters each, and match {ID_PATTERN}"
     if agent.run_id in run_ids:
-        found["run_id"] = "is your own run, which cannot end while you wait for it"
-    if found:
-        raise InvalidRequest.of(found)
-    hold_s = agent.hold_s if given.timeout_s is None else given.timeout_s
+        problems["run_id"] = "is your own run, which cannot end while you wait for it"
+    if problems:
+        raise InvalidRequest.of(problems)
+    hold_s = agent.hold_s if values.timeout_s is None else values.timeout_s
     return await wait_any.wait_for_any(
-        agent, run_ids, until=given.until, ignore=given.ignore or (), hold_s=hold_s
+        agent, run_ids, until=values.until, ignore=values.ignore or (), hold_s=hold_s
     )
 
 
-async def reply_parent(agent: Agent, given: arguments.ReplyParentArguments) -> dict[str, Any]:
-    hold_s = agent.hold_s if given.timeout_s is None else given.timeout_s
-    if given.request_id is not None:
-        if given.text is not None or given.request_kind is not None:
+async def reply_parent(agent: Agent, values: arguments.ReplyParentArguments) -> dict[str, Any]:
+    hold_s = agent.hold_s if values.timeout_s is None else values.timeout_s
+    if values.request_id is not None:
+        if values.text is not None or values.request_kind is not None:
             raise InvalidRequest.of(
                 {"request_id": "continues a wait: leave out text and request_kind"}
             )
-        return await questions.wait_for(agent, given.request_id, hold_s)
-    if given.text is None:
+        return await questions.wait_for(agent, values.request_id, hold_s)
+    if values.text is None:
         raise InvalidRequest.of({"text": "is required, unless request_id is given"})
-    if given.request_kind is None:
+    if values.request_kind is None:
         for name in ("detail", "options"):
-            if getattr(given, name) is not None:
+            if getattr(values, name) is not None:
                 raise InvalidRequest.of({name: "needs a request_kind"})
-        reply = await agent.call(REPLY_PARENT, ReplyParent(agent.run_id, given.text))
+        reply = await agent.call(REPLY_PARENT, ReplyParent(agent.run_id, values.text))
         return {"parent_session_id": reply.parent_session_id, "request": None}
-    return await questions.ask(agent, given, hold_s)
+    return await questions.ask(agent, values, hold_s)
 
 
-async def list_(agent: Agent, given: arguments.ListArguments) -> dict[str, Any]:
-    command = shared(GetTree, given, session_id=agent.session_id)
+async def list_(agent: Agent, values: arguments.ListArguments) -> dict[str, Any]:
+    command = shared(GetTree, values, session_id=agent.session_id)
     tree = await agent.call(GET_TREE, command)
     children: list[dict[str, Any]] = []
     pending = list(reversed(tree.children))
@@ -105,9 +105,9 @@ async def list_(agent: Agent, given: arguments.ListArguments) -> dict[str, Any]:
 
 async def _child(agent: Agent, node: SessionTree) -> dict[str, Any]:
     run = node.runs[-1] if node.runs else None
-    for one in node.runs:
-        if one.finished_at is None:
-            run = one  # the earliest unfinished run; later ones are queued behind it
+    for candidate in node.runs:
+        if candidate.finished_at is None:
+            run = candidate  # the earliest unfinished run; later ones are queued behind it
             break
     request = None
     if run is not None and run.waiting_on is not None:
@@ -120,7 +120,7 @@ async def _child(agent: Agent, node: SessionTree) -> dict[str, Any]:
     }
 
 
-async def resolve(agent: Agent, given: arguments.ResolveArguments) -> dict[str, Any]:
-    command = shared(ResolveRequest, given)
+async def resolve(agent: Agent, values: arguments.ResolveArguments) -> dict[str, Any]:
+    command = shared(ResolveRequest, values)
     request = (await agent.call(RESOLVE_REQUEST, command)).request
     return {"request": request_view(request)}

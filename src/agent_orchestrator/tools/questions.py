@@ -77,10 +77,10 @@ async def _repeated_question(agent: Agent, question: ReplyParentArguments) -> Re
             session_id=agent.session_id, status="pending", limit=100, cursor=cursor
         )
         page = await agent.call(LIST_REQUESTS, command)
-        for one in page.requests:
-            if one.run_id == agent.run_id and _is_repetition(one, question):
-                agent.undelivered.add(key, one.id)
-                return one
+        for request in page.requests:
+            if request.run_id == agent.run_id and _is_repetition(request, question):
+                agent.undelivered.add(key, request.id)
+                return request
         if (cursor := page.next_cursor) is None:
             return None
 

@@ -122,25 +122,25 @@ TOOLS: Final[Mapping[str, Tool]] = {
 Arguments = TypeVar("Arguments")
 
 
-def read_arguments(kind: type[Arguments], given: Mapping[str, Any]) -> Arguments:
+def read_arguments(kind: type[Arguments], values: Mapping[str, Any]) -> Arguments:
     """Return a tool's checked arguments.
 
     :raises InvalidRequest: if some are invalid. Names every invalid field.
     """
     names = {spec.name for spec in arguments.fields(kind)}
-    if hidden := given.keys() & specs(kind).keys() - names:  # type: ignore[arg-type]
+    if hidden := values.keys() & specs(kind).keys() - names:  # type: ignore[arg-type]
         raise InvalidRequest.of(dict.fromkeys(sorted(hidden), NOT_A_FIELD))
-    found = codec.command(kind, given)
-    check(kind, found)
-    return found
+    read = codec.command(kind, values)
+    check(kind, read)
+    return read
 
 
-async def _checked(kind: type[Arguments], given: Any) -> Arguments:
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+async def _checked(kind: type[Arguments], values: Any) -> Arguments:
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
         raise InvalidRequest.of({"arguments": "must be an object"})
-    if strict_json.is_long(given):
-        return await run_long(read_arguments, kind, given)
-    return read_arguments(kind, given)
+    if strict_json.is_long(values):
+        return await run_long(read_arguments, kind, values)
+    return read_arguments(kind, values)
 
 
 def unknown_tool(name: str) -> str:
@@ -158,21 +158,21 @@ class AgentTools:
         """Return the tools."""
         return [tool.spec(self.agent.hold_s) for tool in TOOLS.values()]
 
-    async def call(self, name: str, given: Mapping[str, Any]) -> ToolResult:
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Call a tool, and return its answer or the error."""
-        content, is_error = await self._called(name, given)
+        content, is_error = await self._called(name, arguments)
         is_long = strict_json.is_long(content)
         encoded = strict_json.text_of if is_long else strict_json.dumps
         text = await run_long(encoded, content) if is_long else encoded(content)
         return ToolResult(content, text, is_error)
 
-    async def _called(self, name: Any, given: Any) -> tuple[dict[str, Any], bool]:
+    async def _called(self, name: Any, arguments: Any) -> tuple[dict[str, Any], bool]:
         # Untyped, because a runner may pass on whatever its model said.
         try:
             tool = TOOLS.get(name) if isinstance(name, str) else None
             if tool is None:
                 raise InvalidRequest.of({"name": unknown_tool(str(name))})
-            return await tool.run(self.agent, await _checked(tool.arguments, given)), False
+            return await tool.run(self.agent, await _checked(tool.arguments, arguments)), False
         except OrchestratorError as error:
             return problems.to_body(error), True
         except Unreachable as error:

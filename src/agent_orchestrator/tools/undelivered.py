@@ -54,8 +54,8 @@ class QuestionsOfAttempts:
 
     def of(self, attempt: RunIdentity) -> UndeliveredQuestions:
         """Return the questions of an attempt."""
-        found = self._attempts.setdefault(attempt, UndeliveredQuestions())
+        questions = self._attempts.setdefault(attempt, UndeliveredQuestions())
         self._attempts.move_to_end(attempt)
         if len(self._attempts) > MAX_ATTEMPTS:
             self._attempts.popitem(last=False)
-        return found
+        return questions

@@ -115,8 +115,8 @@ class HttpTransport:
                     body = await _body(response, deadline)
         except (httpx.TransportError, Internal):
             return None
-        found = body.get("version") if isinstance(body, dict) else None
-        return shown(found) if isinstance(found, str) else None
+        version = body.get("version") if isinstance(body, dict) else None
+        return shown(version) if isinstance(version, str) else None
 
     @asynccontextmanager
     async def subscribe(self, request: StreamRequest) -> AsyncIterator[Subscription]:
@@ -217,16 +217,16 @@ async def _drain(chunks: AsyncIterator[bytes]) -> None:
             pass
 
 
-def _json(data: bytes | bytearray, what: str) -> Any:
+def _json(data: bytes | bytearray, subject: str) -> Any:
     """Decode JSON from the server.
 
-    :param what: its name in error messages.
+    :param subject: its name in error messages.
     :raises Internal: if it is not strict JSON, or has more than :data:`MAX_VALUES` values.
     """
     try:
-        return strict_json.loads(data, field=what, max_values=MAX_VALUES, is_last=True)
+        return strict_json.loads(data, field=subject, max_values=MAX_VALUES, is_last=True)
     except InvalidRequest as error:
-        raise Internal(f"{what} {error.details['fields'][what]}") from error
+        raise Internal(f"{subject} {error.details['fields'][subject]}") from error
 
 
 class _SseSubscription:
@@ -254,7 +254,7 @@ class _SseSubscription:
         :raises Unreachable: if the server does not answer.
         """
         params: list[tuple[str, str | int | float | bool | None]] = [
-            ("sessionId", one) for one in self._request.session_ids
+            ("sessionId", session_id) for session_id in self._request.session_ids
         ]
         if self._cursor is not None:
             params.append(("cursor", self._cursor))

@@ -92,7 +92,7 @@ def _lenient_reader(kind: type, strict: Callable[[Any, Any], Any]) -> Callable[[
         try:
             return strict(plain, kind)
         except KeyError:
-            known = {one.name for one in attrs.fields(kind)}
+            known = {attribute.name for attribute in attrs.fields(kind)}
             if not isinstance(plain, Mapping) or known.isdisjoint(plain):
                 raise
             return strict({**_null_value(kind), **plain}, kind)
@@ -105,7 +105,11 @@ def _required(kind: type) -> dict[str, Any]:
     """Return the types of the fields without a default, by name."""
     hints = typing.get_type_hints(kind)
     fields = attrs.fields(kind)
-    return {one.name: hints[one.name] for one in fields if one.default is attrs.NOTHING}
+    return {
+        attribute.name: hints[attribute.name]
+        for attribute in fields
+        if attribute.default is attrs.NOTHING
+    }
 
 
 def _null_value(hint: Any) -> Any:
@@ -192,8 +196,8 @@ def command(kind: type[T], values: Mapping[str, Any]) -> T:
 @functools.cache
 def _aliases(kind: type) -> dict[str, str]:
     """Return the names of fields that have an alias, by alias."""
-    found = {spec.limits.alias: name for name, spec in specs(kind).items()}
-    return {alias: name for alias, name in found.items() if alias is not None}
+    names = {spec.limits.alias: name for name, spec in specs(kind).items()}
+    return {alias: name for alias, name in names.items() if alias is not None}
 
 
 def _by_own_names(
@@ -213,9 +217,9 @@ def _by_own_names(
         )
     used_aliases = {name: alias for alias, name in aliases.items() if alias in values}
     values = {aliases.get(name, name): value for name, value in values.items()}
-    if used_aliases and used_aliases.keys() & (found := problems(kind, values)).keys():
+    if used_aliases and used_aliases.keys() & (field_problems := problems(kind, values)).keys():
         raise InvalidRequest.of(
-            {used_aliases.get(name, name): what for name, what in found.items()}
+            {used_aliases.get(name, name): problem for name, problem in field_problems.items()}
         )
     return values
 
@@ -223,21 +227,21 @@ def _by_own_names(
 @functools.cache
 def _nested(kind: type) -> dict[str, type]:
     """Return the item classes of fields that are lists of objects, by field name."""
-    found = {name: spec.item for name, spec in specs(kind).items()}
-    return {name: item for name, item in found.items() if item is not None and attrs.has(item)}
+    items = {name: spec.item for name, spec in specs(kind).items()}
+    return {name: item for name, item in items.items() if item is not None and attrs.has(item)}
 
 
 def _items(item: type, name: str, values: Any) -> Any:
     """Return a list of objects. An invalid value is returned unchanged, for the later check."""
-    if not isinstance(values, list) or not all(isinstance(one, dict) for one in values):
+    if not isinstance(values, list) or not all(isinstance(entry, dict) for entry in values):
         return values
     objects = []
-    for index, one in enumerate(values):
+    for index, entry in enumerate(values):
         required, known = _names(item)
-        if not required <= one.keys() <= known:
-            [(inner, problem), *_] = problems(item, one).items()
+        if not required <= entry.keys() <= known:
+            [(inner, problem), *_] = problems(item, entry).items()
             raise InvalidRequest.of({f"{name}[{index}].{inner}": problem})
-        objects.append(item(**one))
+        objects.append(item(**entry))
     return tuple(objects)
 
 
@@ -291,9 +295,9 @@ def request_parts(
     if operation.is_mutation:
         return path, (), values
     query = tuple(
-        (name, _query_text(one))
+        (name, _query_text(item))
         for name, value in values.items()
-        for one in (value if isinstance(value, (list, tuple)) else [value])
+        for item in (value if isinstance(value, (list, tuple)) else [value])
     )
     return path, query, None
 

@@ -98,16 +98,16 @@ def _operation(operation: Operation[Any, Any], components: Components) -> dict[s
 def _refusals_of(operation: Operation[Any, Any]) -> set[int]:
     """Return the error statuses that only some calls can return."""
     command: type = operation.request
-    fields, found = specs(command), set[int]()
+    fields, statuses = specs(command), set[int]()
     if any(name.endswith("_id") for name in fields):
         # The session, run or other object may not exist.
-        found.add(404)
+        statuses.add(404)
     if operation.is_mutation:
-        found |= {409, 413, 415}
+        statuses |= {409, 413, 415}
     if "cursor" in fields and int in fields["cursor"].kinds:
         # The cursor may be after the last event, or before the oldest retained one.
-        found |= {409, 410}
-    return found
+        statuses |= {409, 410}
+    return statuses
 
 
 def _parameter(spec: FieldSpec, location: str) -> dict[str, Any]:

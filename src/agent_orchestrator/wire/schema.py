@@ -112,24 +112,24 @@ def field_schema(spec: FieldSpec) -> Schema:
 
 
 def _limits(spec: FieldSpec) -> Schema:
-    limits, found = spec.limits, Schema()
+    limits, schema = spec.limits, Schema()
     if int in spec.kinds or float in spec.kinds:
-        found["minimum"] = limits.minimum if limits.minimum is not None else -MAX_INTEGER
-        found["maximum"] = limits.maximum if limits.maximum is not None else MAX_INTEGER
+        schema["minimum"] = limits.minimum if limits.minimum is not None else -MAX_INTEGER
+        schema["maximum"] = limits.maximum if limits.maximum is not None else MAX_INTEGER
     if list in spec.kinds and limits.max_length is not None:
-        found["maxItems"] = limits.max_length
+        schema["maxItems"] = limits.max_length
     if limits.item_length is not None:
-        found["items"] = {"type": "string", "maxLength": limits.item_length}
+        schema["items"] = {"type": "string", "maxLength": limits.item_length}
     if str in spec.kinds and not spec.choices:
         if limits.max_length is not None:
-            found["maxLength"] = limits.max_length
+            schema["maxLength"] = limits.max_length
         if limits.pattern is not None:
             # ``\0`` is valid in Python and ECMA 262, but few other regular expression engines accept it.
-            found["pattern"] = f"^{limits.pattern}$".replace(r"\0", r"\x00")
+            schema["pattern"] = f"^{limits.pattern}$".replace(r"\0", r"\x00")
         elif limits.not_blank:
-            found["minLength"] = 1
-            found["pattern"] = r"\S"
-    return found
+            schema["minLength"] = 1
+            schema["pattern"] = r"\S"
+    return schema
 
 
 def body_schema(command: type, path_fields: Sequence[str]) -> Schema:

@@ -98,7 +98,7 @@ class Decoder:
 
         :raises FrameTooLong: if a frame is longer than :data:`MAX_FRAME`.
         """
-        *lines, rest = chunk.split(b"\n")
+        *lines, unfinished = chunk.split(b"\n")
         for line in lines:
             self._count(line)
             self._pending.append(line)
@@ -106,9 +106,9 @@ class Decoder:
             self._pending.clear()
             if (frame := self._line(text)) is not None:
                 yield frame
-        if rest:
-            self._count(rest)
-            self._pending.append(rest)
+        if unfinished:
+            self._count(unfinished)
+            self._pending.append(unfinished)
 
     def _count(self, piece: bytes) -> None:
         self._size += len(piece) + _LINE_COST

@@ -225,18 +225,18 @@ def check_readable(value: Any) -> None:
         if count > MAX_STORED_VALUES:
             raise ValueError(f"it has more than {MAX_STORED_VALUES:,} values")
         inner: list[Any] = []
-        for one in level:
-            if isinstance(one, str):
+        for part in level:
+            if isinstance(part, str):
                 continue
-            if isinstance(one, (Mapping, list, tuple)):
+            if isinstance(part, (Mapping, list, tuple)):
                 if depth == MAX_STORED_NESTING:
                     raise ValueError(f"it is nested deeper than {MAX_STORED_NESTING} levels")
-                if isinstance(one, Mapping):
-                    _check_keys(one)
-                    inner += one.values()
+                if isinstance(part, Mapping):
+                    _check_keys(part)
+                    inner += part.values()
                 else:
-                    inner += one
-            elif isinstance(one, int) and has_many_digits(one):
+                    inner += part
+            elif isinstance(part, int) and has_many_digits(part):
                 raise ValueError(f"it contains a number of more than {MAX_DIGITS} digits")
         level = inner
         depth += 1
@@ -308,14 +308,14 @@ class _NotStrictError(Exception):
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    value = dict(pairs)
+    if len(value) != len(pairs):
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
                 raise _NotStrictError(f"has the key {shown(name)!r} twice")
             seen.add(name)
-    return found
+    return value
 
 
 def has_more_values(data: bytes | bytearray, max_values: int) -> bool:

@@ -20,8 +20,8 @@ def completion(shell: str) -> None:
 
     from agentctl.main import COMPLETION_VARIABLE, cli
 
-    found = get_completion_class(shell)
-    assert found is not None  # click supports all three shells
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None  # click supports all three shells
     # Only the template: click's ``source`` method runs bash to check its version.
-    script = found(cli, {}, "agentctl", COMPLETION_VARIABLE)
+    script = completion_class(cli, {}, "agentctl", COMPLETION_VARIABLE)
     click.echo(script.source_template % script.source_vars())

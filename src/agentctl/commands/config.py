@@ -40,7 +40,7 @@ def trust(*, file: str) -> None:
     from agent_orchestrator.user_state import user_state
 
     try:
-        found = trusted_files.found_file(here() / Path(file))
+        config = trusted_files.found_file(here() / Path(file))
     except OSError as error:
         raise Failure("not_found", f"{file} cannot be read: {error.strerror}") from None
     state = user_state()
@@ -48,19 +48,19 @@ def trust(*, file: str) -> None:
         raise Failure(
             "no_state_directory",
             "no directory of yours was found for the record",
-            hint=f"set XDG_STATE_HOME to one, or start agentd with --config {found.path}",
+            hint=f"set XDG_STATE_HOME to one, or start agentd with --config {config.path}",
         )
     try:
-        trusted_files.trust(state, found)
+        trusted_files.trust(state, config)
     except OSError as error:
         raise Failure("not_recorded", f"{error.filename}: {error.strerror}") from None
-    answer = {"path": str(found.path), "sha256": found.digest}
+    answer = {"path": str(config.path), "sha256": config.digest}
 
     def rendering(_: Any) -> list[str]:
         from agentctl.terminal import revealed
 
-        content = found.content.decode(errors="replace").splitlines()
+        content = config.content.decode(errors="replace").splitlines()
         lines = [f"  {revealed(line)}" for line in content]
-        return [*lines, f"{found.path} is trusted with the content shown above"]
+        return [*lines, f"{config.path} is trusted with the content shown above"]
 
     call.output.answer(answer, rendering)

@@ -80,9 +80,9 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
     url = started.url or call.settings.url
     database = next(
         (
-            one.database
-            for one in endpoints.running_endpoints(user_state())
-            if one.pid == started.pid
+            endpoint.database
+            for endpoint in endpoints.running_endpoints(user_state())
+            if endpoint.pid == started.pid
         ),
         None,
     )
@@ -206,11 +206,11 @@ def _answer(call: Call, operation: str, **values: Any) -> Any:
     async def body(connection: Any) -> None:
         from agent_orchestrator.operations import daemon as daemon_calls
 
-        found.append(await connection.call(getattr(daemon_calls, operation), **values))
+        answers.append(await connection.call(getattr(daemon_calls, operation), **values))
 
-    found: list[Any] = []
+    answers: list[Any] = []
     call.run(body)
-    return found[0]
+    return answers[0]
 
 
 @daemon.command(
@@ -223,14 +223,14 @@ def _answer(call: Call, operation: str, **values: Any) -> Any:
 def status() -> None:
     """Show the state of agentd, its workers, queue, providers and store."""
     call = Call.current()
-    found = _status(call)
+    reply = _status(call)
 
     def rendering(style: Any) -> list[str]:
         from agentctl.views import daemon_overview
 
-        return daemon_overview(found, call.settings.url, style)
+        return daemon_overview(reply, call.settings.url, style)
 
-    call.output.answer(found, rendering)
+    call.output.answer(reply, rendering)
 
 
 @daemon.command(
@@ -252,12 +252,12 @@ def backup(*, file: str, force: bool) -> None:
     """
     call = Call.current()
     path = str(Path(file).absolute()) if call.settings.is_local else file
-    found = _answer(call, "BACK_UP", path=path, force=force)
+    reply = _answer(call, "BACK_UP", path=path, force=force)
 
     def rendering(_: Any) -> list[str]:
-        return [f"{found.path}: {found.size:,} bytes"]
+        return [f"{reply.path}: {reply.size:,} bytes"]
 
-    call.output.answer(found, rendering)
+    call.output.answer(reply, rendering)
 
 
 @daemon.command(
@@ -273,22 +273,22 @@ def check() -> None:
     The exit code is 1 if something is wrong.
     """
     call = Call.current()
-    found = _answer(call, "CHECK_STORE")
+    reply = _answer(call, "CHECK_STORE")
 
     def rendering(_: Any) -> list[str]:
         looked = (
-            f"{counted(found.sessions, 'session')}, {counted(found.runs, 'run')},"
-            f" {counted(found.events, 'event')}"
+            f"{counted(reply.sessions, 'session')}, {counted(reply.runs, 'run')},"
+            f" {counted(reply.events, 'event')}"
         )
-        return [*found.findings, f"{looked}: {'no problems' if found.ok else 'problems found'}"]
+        return [*reply.findings, f"{looked}: {'no problems' if reply.ok else 'problems found'}"]
 
     from agentctl.times import counted
 
-    call.output.answer(found, rendering)
-    if not found.ok:
+    call.output.answer(reply, rendering)
+    if not reply.ok:
         raise Failure(
             "damaged",
-            f"{counted(len(found.findings), 'finding')} in the database",
+            f"{counted(len(reply.findings), 'finding')} in the database",
             hint="restore a backup, or report what was found",
         )
 

@@ -30,13 +30,13 @@ def doctor(*, security: bool, options: tuple[str, ...]) -> None:
     something is wrong.
     """
     call = Call.current()
-    found = _daemon_report(call)
-    if found is None:
-        found = _offline_report(call, options)
-    findings = [*_client_findings(call), *found.findings]
+    report = _daemon_report(call)
+    if report is None:
+        report = _offline_report(call, options)
+    findings = [*_client_findings(call), *report.findings]
     if security:
-        findings = [one for one in findings if one.security]
-    wrong = sum(one.level == "error" for one in findings)
+        findings = [finding for finding in findings if finding.security]
+    wrong = sum(finding.level == "error" for finding in findings)
     from agent_orchestrator.operations.daemon import DoctorReport
     from agentctl.times import counted
 
@@ -52,12 +52,12 @@ def doctor(*, security: bool, options: tuple[str, ...]) -> None:
 
 def _daemon_report(call: Call) -> Any:
     """Return the daemon's report; None if no daemon is running on this machine."""
-    found: list[Any] = []
+    reports: list[Any] = []
 
     async def body(connection: Any) -> None:
         from agent_orchestrator.operations.daemon import DOCTOR
 
-        found.append(await connection.call(DOCTOR))
+        reports.append(await connection.call(DOCTOR))
 
     try:
         call.run(body)
@@ -65,7 +65,7 @@ def _daemon_report(call: Call) -> Any:
         if failure.code != "unreachable" or not call.settings.is_local or _is_answering(failure):
             raise
         return None
-    return found[0]
+    return reports[0]
 
 
 def _is_answering(failure: Failure) -> bool:

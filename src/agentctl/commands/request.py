@@ -63,9 +63,9 @@ def list_(status: str | None, *, every: bool, **values: Any) -> None:
         now = datetime.now(UTC)
         call.output.answer(page, lambda style: request_table(page.requests, style, now))
         call.output.note_next_page(page.next_cursor)
-        if any(one.is_open for one in page.requests):
+        if any(request.is_open for request in page.requests):
             call.output.hint("show one in full: agentctl request show REQUEST_ID")
-        if soon := sum(expires_soon(one, now) for one in page.requests):
+        if soon := sum(expires_soon(request, now) for request in page.requests):
             call.output.hint(f"{soon} expire soon; more time: {extending('REQUEST_ID')}")
 
     call.run(body)
@@ -86,10 +86,10 @@ def show(request_id: str) -> None:
         from agentctl.questions import answering, request_card
 
         reply = await connection.call(GET_REQUEST, request_id=request_id)
-        found = reply.request
-        call.output.answer(reply, lambda style: request_card(found, style, datetime.now(UTC)))
-        if found.is_open:
-            call.output.hint(f"next: {answering(found.kind, found.id)}")
+        request = reply.request
+        call.output.answer(reply, lambda style: request_card(request, style, datetime.now(UTC)))
+        if request.is_open:
+            call.output.hint(f"next: {answering(request.kind, request.id)}")
 
     call.run(body)
 

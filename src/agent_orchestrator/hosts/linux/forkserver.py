@@ -340,29 +340,29 @@ def _kill_children(spared: set[int]) -> bool:
     within one session, and the children's sessions began below this process, so no group belongs to
     a stranger. A signal to a group also reaches a child that a member is just forking.
     """
-    own = os.getpgrp()
-    found = False
+    own_group = os.getpgrp()
+    is_found = False
     for pid in _children():
         if pid in spared:
             continue
-        found = True
+        is_found = True
         with suppress(OSError):
             group = os.getpgid(pid)
-            if group not in (own, *spared):
+            if group not in (own_group, *spared):
                 os.killpg(group, signal.SIGKILL)
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-    return found
+    return is_found
 
 
 def _children() -> list[int]:
-    own = os.getpid()
+    own_pid = os.getpid()
     try:
-        with open(f"/proc/self/task/{own}/children", "rb") as file:
+        with open(f"/proc/self/task/{own_pid}/children", "rb") as file:
             return [int(pid) for pid in file.read().split()]
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
         pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
-        return [pid for pid in pids if (stat := _stat(pid)) and int(stat[1]) == own]
+        return [pid for pid in pids if (stat := _stat(pid)) and int(stat[1]) == own_pid]
 
 
 def _stat(pid: int) -> list[bytes]:

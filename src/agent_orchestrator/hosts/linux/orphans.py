@@ -88,16 +88,16 @@ async def _kill_all(scan: Callable[[], tuple[list[Process], bool]]) -> Remains:
     give_up_at = anyio.current_time() + KILL_TIMEOUT_S
     again = _RESCANS
     while True:
-        found, unclear = await run_sync(scan, limiter=limiter)
-        alive = tuple(process.pid for process in found)
-        if not found and not (unclear and again):
+        processes, unclear = await run_sync(scan, limiter=limiter)
+        alive = tuple(process.pid for process in processes)
+        if not processes and not (unclear and again):
             return Remains("gone", tuple(killed))
         if anyio.current_time() > give_up_at:
-            ended = tuple(one for one in killed if one not in alive)
+            ended = tuple(pid for pid in killed if pid not in alive)
             return Remains("alive" if alive else "gone", ended, alive)
-        if found:
+        if processes:
             killed |= dict.fromkeys(alive)
-            await _kill(found)
+            await _kill(processes)
         else:
             again -= 1
             await anyio.sleep(0.005)
@@ -113,7 +113,7 @@ def _scan(
     descendants; and whether some process showed no environment.
     """
     alive = live_processes()
-    own = os.getpid()
+    own_pid = os.getpid()
     if root is not None and (start_id is None or process_start_id(root) != start_id):
         root = None
     ours: set[int] = set()
@@ -130,15 +130,15 @@ def _scan(
                 ours.add(process.pid)
             elif not environ:
                 unclear = True
-    if own in ours:  # this process was itself started by that agent
-        ours -= with_descendants({own}, alive)
-    alive = [process for process in alive if process.pid != own]
+    if own_pid in ours:  # this process was itself started by that agent
+        ours -= with_descendants({own_pid}, alive)
+    alive = [process for process in alive if process.pid != own_pid]
     ours = with_descendants(ours, alive)
     return [process for process in alive if process.pid in ours], unclear
 
 
-async def _kill(found: list[Process]) -> None:
-    pidfds = [fd for process in found if (fd := _kill_process(process)) is not None]
+async def _kill(processes: list[Process]) -> None:
+    pidfds = [fd for process in processes if (fd := _kill_process(process)) is not None]
     try:
         with anyio.move_on_after(0.5):
             for fd in pidfds:

@@ -342,11 +342,11 @@ def _is_open(link: socket.socket) -> bool:
 
 async def _send(link: socket.socket, data: bytes, fds: Sequence[int]) -> None:
     """Send all of the data, and descriptors with its beginning."""
-    rest = memoryview(data)
+    unsent = memoryview(data)
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-    while rest:
+    while unsent:
         try:
-            rest = rest[link.sendmsg([rest], ancillary) :]
+            unsent = unsent[link.sendmsg([unsent], ancillary) :]
             ancillary = []
         except BlockingIOError:
             await anyio.wait_writable(link)

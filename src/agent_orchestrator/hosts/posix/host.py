@@ -60,11 +60,11 @@ class PosixHost(LocalHost):
     async def _reap_one(self, attempt: Attempt) -> Remains:
         group = None
         if attempt.pid is not None and is_alive(attempt.pid):
-            found, recorded = portable_start_id(attempt.pid), attempt.process_start_id
-            if found is None or recorded is None:
+            current, recorded = portable_start_id(attempt.pid), attempt.process_start_id
+            if current is None or recorded is None:
                 reason = f"it is not known whether process {attempt.pid} is its agent"
                 return Remains("unknown", reason=reason)
-            group = attempt.pid if found == recorded else None
+            group = attempt.pid if current == recorded else None
         remains = await kill_processes(TAG_VARIABLE, [attempt.tag], group)
         escapes = () if remains.alive else await run_sync(possible_escapes, attempt.started_at)
         if not escapes:

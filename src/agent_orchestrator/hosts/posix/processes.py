@@ -42,12 +42,12 @@ async def kill_processes(
     limiter = anyio.CapacityLimiter(1)  # its own: it must not wait for others' work in threads
     killed: dict[int, None] = {}
     give_up_at = anyio.current_time() + KILL_TIMEOUT_S
-    while found := await run_sync(_found, variable, values, group, limiter=limiter):
-        alive = tuple(one.pid for one in found)
+    while processes := await run_sync(_matching, variable, values, group, limiter=limiter):
+        alive = tuple(process.pid for process in processes)
         if anyio.current_time() > give_up_at:
             return Remains("alive", tuple(pid for pid in killed if pid not in alive), alive)
         killed |= dict.fromkeys(alive)
-        for process in found:
+        for process in processes:
             with suppress(psutil.Error):  # gone, or another process has its pid
                 process.kill()
         await anyio.sleep(_PAUSE_S)
@@ -71,27 +71,31 @@ def possible_escapes(since: datetime) -> list[str]:
     """
     begin = since.timestamp() - _CLOCK_S
     adopters = _adopters()
-    found = []
+    holders = []
     for process in _processes():
         with suppress(psutil.NoSuchProcess, ProcessLookupError):
             if _may_have_escaped(process, begin, adopters):
-                found.append(f"{process.pid} ({decode_for_display(process.name())})")
-    return found
+                holders.append(f"{process.pid} ({decode_for_display(process.name())})")
+    return holders
 
 
-def _found(variable: str, values: Collection[str], group: int | None) -> list[psutil.Process]:
-    found: dict[int, psutil.Process] = {}
+def _matching(variable: str, values: Collection[str], group: int | None) -> list[psutil.Process]:
+    processes: dict[int, psutil.Process] = {}
     for process in _processes():
         with suppress(psutil.Error, OSError):
             pid = process.pid
             is_in_group = group is not None and group in (os.getpgid(pid), os.getsid(pid))
             if is_in_group or (values and process.environ().get(variable) in values):
-                found |= {one.pid: one for one in (process, *process.children(recursive=True))}
-    own = psutil.Process()
-    if own.pid in found:  # it was started by that very agent, and so was what it started
-        for spared in (own, *own.children(recursive=True)):
-            found.pop(spared.pid, None)
-    return [one for one in found.values() if is_alive(one.pid) and one.is_running()]
+                processes |= {
+                    member.pid: member for member in (process, *process.children(recursive=True))
+                }
+    own_process = psutil.Process()
+    if own_process.pid in processes:  # the agent started this process and its descendants
+        for spared in (own_process, *own_process.children(recursive=True)):
+            processes.pop(spared.pid, None)
+    return [
+        process for process in processes.values() if is_alive(process.pid) and process.is_running()
+    ]
 
 
 def _processes() -> Iterator[psutil.Process]:
@@ -106,7 +110,7 @@ def _adopters() -> frozenset[int]:
     Linux has subreapers besides init. They are ancestors of what they adopt, and of the next daemon.
     """
     above = psutil.Process().parents() if sys.platform == "linux" else ()
-    return frozenset({0, _INIT, *(one.pid for one in above)})
+    return frozenset({0, _INIT, *(process.pid for process in above)})
 
 
 def _may_have_escaped(process: psutil.Process, begin: float, adopters: frozenset[int]) -> bool:

@@ -46,26 +46,24 @@ class CodexRunner(CodexAppServerRunner):
         )
 
     def _probe_now(self, env: Mapping[str, str]) -> Availability:
-        found = super()._probe_now(env)
-        if not found.available and (plain := self._exec.probe_now(env)).available:
-            reason = (
-                f"{found.reason}; until then runs use codex exec, which cannot ask for approval"
-            )
-            found = evolve(plain, mode=EXEC, reason=reason)
-        if found.mode == APP_SERVER:
-            return found
-        return evolve(found, capabilities=self._exec.capabilities_in(env))
+        availability = super()._probe_now(env)
+        if not availability.available and (plain := self._exec.probe_now(env)).available:
+            reason = f"{availability.reason}; until then runs use codex exec, which cannot ask for approval"
+            availability = evolve(plain, mode=EXEC, reason=reason)
+        if availability.mode == APP_SERVER:
+            return availability
+        return evolve(availability, capabilities=self._exec.capabilities_in(env))
 
-    def _with_findings(self, found: Availability) -> Availability:
-        if not found.available:
-            return evolve(found, mode=EXEC)
-        judged = super()._with_findings(found)
-        if judged.available and has_app_server(found.version):
+    def _with_findings(self, availability: Availability) -> Availability:
+        if not availability.available:
+            return evolve(availability, mode=EXEC)
+        judged = super()._with_findings(availability)
+        if judged.available and has_app_server(availability.version):
             return evolve(judged, mode=APP_SERVER)
-        if judged.available or found.reason is not None:
-            return evolve(found, mode=EXEC)
+        if judged.available or availability.reason is not None:
+            return evolve(availability, mode=EXEC)
         reason = f"{judged.reason}; until then runs use codex exec, which cannot ask for approval"
-        return evolve(found, mode=EXEC, reason=reason)
+        return evolve(availability, mode=EXEC, reason=reason)
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.

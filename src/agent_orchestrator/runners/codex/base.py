@@ -51,14 +51,14 @@ class CodexRunnerBase(UsesForkServer):
 
     def findings(self, about: str, env: Mapping[str, str]) -> Iterator[Finding]:
         """Return findings about codex's home, and settings that give its agents more rights."""
-        own = environment(env, self.home)
+        codex_env = environment(env, self.home)
         return codex_findings(
             about,
-            own,
+            codex_env,
             command=self.command,
             sandbox=self.sandbox,
             extra_args=self.extra_args,
-            settings=self._probe.settings(own, self.profile, self.config, self.extra_args)[0],
+            settings=self._probe.settings(codex_env, self.profile, self.config, self.extra_args)[0],
         )
 
     def diagnose(self, error: RunError) -> Issue | None:

@@ -86,12 +86,12 @@ def _writable_profile(
             roots.append(path)
     for folder in _parent_directories(entries, [os.path.realpath(root) for root in roots]):
         entries.setdefault(folder, "write")
-    found: dict[str, Any] = {"extends": _EXTENDS["workspace-write"], "filesystem": entries}
+    profile: dict[str, Any] = {"extends": _EXTENDS["workspace-write"], "filesystem": entries}
     if workspace.writable_roots:
-        found["workspace_roots"] = dict.fromkeys(workspace.writable_roots, True)
+        profile["workspace_roots"] = dict.fromkeys(workspace.writable_roots, True)
     if workspace.network_access:
-        found["network"] = {"enabled": True}
-    return found
+        profile["network"] = {"enabled": True}
+    return profile
 
 
 def _entries(protected: ProtectedPaths) -> dict[str, str]:
@@ -104,15 +104,15 @@ def _parent_directories(entries: Mapping[str, str], roots: Sequence[str]) -> lis
     Codex mounts the paths that a profile names. A directory that is not a mount could be moved away
     with the protected path in it, and replaced.
     """
-    found: dict[str, None] = {}
+    folders: dict[str, None] = {}
     for path in entries:
         for root in roots:
             folder = os.path.dirname(path)  # noqa: PTH120 - no entry need be a path
             while folder.startswith(root.rstrip("/") + "/") and folder not in roots:
-                found[folder] = None
+                folders[folder] = None
                 folder = os.path.dirname(folder)  # noqa: PTH120
     protected = [f"{path}/" for path, access in entries.items() if access != "write"]
-    return [folder for folder in found if not f"{folder}/".startswith(tuple(protected))]
+    return [folder for folder in folders if not f"{folder}/".startswith(tuple(protected))]
 
 
 @frozen
@@ -145,21 +145,21 @@ def exec_confinement(
     :param settings: codex's configuration.
     """
     if sandbox is not None:
-        rest, named = _strip_sandbox_arguments(extra_args)
+        remaining, named = _strip_sandbox_arguments(extra_args)
         if named in (None, *_SANDBOXES):  # codex refuses any other
-            extra_args = rest
-    if not protected or any(word in _NO_SANDBOX for word in extra_args):
+            extra_args = remaining
+    if not protected or any(argument in _NO_SANDBOX for argument in extra_args):
         return ExecConfinement(sandbox, {}, tuple(extra_args))
     args, chosen = _strip_sandbox_arguments(extra_args)
-    own = settings.get("default_permissions")
+    own_profile = settings.get("default_permissions")
     mode = sandbox or chosen or settings.get("sandbox_mode")
-    if mode is None and isinstance(own, str) and not own.startswith(":"):
+    if mode is None and isinstance(own_profile, str) and not own_profile.startswith(":"):
         name = profile_name("workspace-write")
-        profile = {"extends": own, "filesystem": _entries(protected)}
+        profile = {"extends": own_profile, "filesystem": _entries(protected)}
         return ExecConfinement(
             None, {"default_permissions": name, f"permissions.{name}": profile}, args
         )
-    mode = _MODES.get(mode or str(own), None if mode else "read-only")
+    mode = _MODES.get(mode or str(own_profile), None if mode else "read-only")
     if mode is None:  # none, or one that only codex knows
         return ExecConfinement(sandbox, {}, tuple(extra_args))
     workspace = Workspace.of(settings.get("sandbox_workspace_write"))
@@ -190,24 +190,24 @@ def _strip_sandbox_arguments(extra_args: Sequence[str]) -> tuple[tuple[str, ...]
     remaining: list[str] = []
     mode: str | None = None
     words = iter(extra_args)
-    for word in words:
-        if word in ("-s", "--sandbox"):
+    for argument in words:
+        if argument in ("-s", "--sandbox"):
             mode = next(words, None)
-        elif word.startswith("--sandbox="):
-            mode = word.partition("=")[2]
-        elif word.startswith("-s") and not word.startswith("--"):
-            mode = word[2:].removeprefix("=")
-        elif word in ("-c", "--config"):
+        elif argument.startswith("--sandbox="):
+            mode = argument.partition("=")[2]
+        elif argument.startswith("-s") and not argument.startswith("--"):
+            mode = argument[2:].removeprefix("=")
+        elif argument in ("-c", "--config"):
             pair = [value for value in [next(words, None)] if value is not None]
-            remaining += [] if pair and _chooses_sandbox(pair[0]) else [word, *pair]
-        elif word.startswith(("-c", "--config=")):
-            pair_text = word.removeprefix("--config=").removeprefix("-c").removeprefix("=")
-            remaining += [] if _chooses_sandbox(pair_text) else [word]
-        elif word == "--full-auto":
+            remaining += [] if pair and _chooses_sandbox(pair[0]) else [argument, *pair]
+        elif argument.startswith(("-c", "--config=")):
+            pair_text = argument.removeprefix("--config=").removeprefix("-c").removeprefix("=")
+            remaining += [] if _chooses_sandbox(pair_text) else [argument]
+        elif argument == "--full-auto":
             mode = mode or "workspace-write"
-        elif word not in _NO_SANDBOX:
-            remaining.append(word)
-            if word in _TAKING_VALUES:
+        elif argument not in _NO_SANDBOX:
+            remaining.append(argument)
+            if argument in _TAKING_VALUES:
                 remaining.extend(value for value in [next(words, None)] if value is not None)
     return tuple(remaining), mode
 

@@ -63,11 +63,11 @@ REFUSED_ARGUMENTS: Final = "codex refused its arguments"
 
 def turn_failure(message: str) -> str:
     """Return the code for the message of ``turn.failed``."""
-    found = _first_match(_TURN[:2], message)
+    code = _first_match(_TURN[:2], message)
     status = _STATUS.search(message[:_STDERR_TAIL])
-    if found is None and status is not None:
+    if code is None and status is not None:
         return _STATUS_CODES.get(status[1] or status[2], "provider_error")
-    return found or _first_match(_TURN[2:], message) or "provider_error"
+    return code or _first_match(_TURN[2:], message) or "provider_error"
 
 
 def startup_failure(exit_code: int | None, stderr: str) -> tuple[str, str]:

@@ -35,7 +35,7 @@ def codex_findings(
     """
     # No argument lifts a sandbox that the runner sets.
     chosen = [sandbox] if sandbox else [*extra_args, *map(settings.get, CHOOSING_KEYS)]
-    words = [str(word) for word in chosen]
+    words = [str(value) for value in chosen]
     unconfined = [option for option in _UNCONFINED if any(option in word for word in words)]
     if unconfined:
         yield Finding(

@@ -123,10 +123,10 @@ ITEM_MAPPINGS: Final = {
 
 def unknown_fields(item: JsonObject, *known: str) -> dict[str, Any]:
     """Return the fields of an item other than the known ones, as ``extra``."""
-    rest = {name: value for name, value in item.items() if name not in {"id", "type", *known}}
-    if rest.get("status") in _STATUSES:
-        del rest["status"]
-    return {"extra": rest} if rest else {}
+    extra = {name: value for name, value in item.items() if name not in {"id", "type", *known}}
+    if extra.get("status") in _STATUSES:
+        del extra["status"]
+    return {"extra": extra} if extra else {}
 
 
 def item_id(item: JsonObject) -> str:

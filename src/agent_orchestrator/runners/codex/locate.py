@@ -33,11 +33,11 @@ def locate(command: str, env: Mapping[str, str], *, machine: str | None = None) 
     :raises NotExecutable: if the file may not be run.
     """
     if "/" in command or command.startswith("~"):
-        found = Path(os.path.expanduser(command)).absolute()  # noqa: PTH111 - there may be no home
-        if not found.is_file():
-            raise NotInstalled(f"codex is not installed: there is no file {found}")
-        if not os.access(found, os.X_OK):
-            raise NotExecutable(f"{found} is not executable: run chmod +x {found}")
+        path = Path(os.path.expanduser(command)).absolute()  # noqa: PTH111 - there may be no home
+        if not path.is_file():
+            raise NotInstalled(f"codex is not installed: there is no file {path}")
+        if not os.access(path, os.X_OK):
+            raise NotExecutable(f"{path} is not executable: run chmod +x {path}")
     else:
         on_path = shutil.which(command, path=env.get("PATH", os.defpath))
         if on_path is None:
@@ -45,8 +45,8 @@ def locate(command: str, env: Mapping[str, str], *, machine: str | None = None) 
                 f"codex is not installed: no {command!r} on the PATH; "
                 "install it with: npm install -g @openai/codex"
             )
-        found = Path(on_path).absolute()
-    return _native(found.resolve(), machine or platform.machine()) or found
+        path = Path(on_path).absolute()
+    return _native(path.resolve(), machine or platform.machine()) or path
 
 
 def _native(script: Path, machine: str) -> Path | None:

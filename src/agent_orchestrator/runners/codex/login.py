@@ -36,10 +36,15 @@ def identity(home: Path, profile: str | None) -> str:
     It does not change when codex itself renews a token, or writes other settings.
     """
     names = ("config.toml", "managed_config.toml", *([f"{profile}.config.toml"] if profile else ()))
-    found: list[Any] = [_account(_read(home / "auth.json")), _read(home / ".env").decode("latin-1")]
-    found += [_settings(_read(file)) for file in (*(home / name for name in names), *SYSTEM_FILES)]
+    contents: list[Any] = [
+        _account(_read(home / "auth.json")),
+        _read(home / ".env").decode("latin-1"),
+    ]
+    contents += [
+        _settings(_read(file)) for file in (*(home / name for name in names), *SYSTEM_FILES)
+    ]
     return blake2b(
-        json.dumps(found, default=str, sort_keys=True).encode(), digest_size=16
+        json.dumps(contents, default=str, sort_keys=True).encode(), digest_size=16
     ).hexdigest()
 
 

@@ -156,8 +156,8 @@ class Probe:
         return settings, None
 
     def _layer(self, file: Path) -> Mapping[str, Any]:
-        found = file.stat()
-        state = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        status = file.stat()
+        state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         known = self._layers.get(file)
         if known is None or known[0] != state:
             known = self._layers[file] = state, tomllib.loads(file.read_bytes().decode("utf-8-sig"))
@@ -234,11 +234,11 @@ def _overrides(extra_args: Sequence[str]) -> dict[str, Any]:
     """Return the overrides of the configuration in the arguments, in all their forms. A value that
     is not TOML is text.
     """
-    found: dict[str, Any] = {}
-    rest = iter(extra_args)
-    for argument in rest:
+    settings: dict[str, Any] = {}
+    arguments = iter(extra_args)
+    for argument in arguments:
         if argument in ("-c", "--config"):
-            pair = next(rest, "")
+            pair = next(arguments, "")
         elif argument.startswith("--config="):
             pair = argument.removeprefix("--config=")
         elif argument.startswith("-c"):
@@ -248,10 +248,10 @@ def _overrides(extra_args: Sequence[str]) -> dict[str, Any]:
         key, tag, text = pair.partition("=")
         if tag:
             try:
-                found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+                settings[key.strip()] = tomllib.loads(f"value = {text}")["value"]
             except tomllib.TOMLDecodeError:
-                found[key.strip()] = text.strip()
-    return found
+                settings[key.strip()] = text.strip()
+    return settings
 
 
 def _set_path(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -269,5 +269,5 @@ def environment(env: Mapping[str, str], home: str | None) -> dict[str, str]:
     RUST_BACKTRACE is off, because codex 0.169 would add backtraces to its messages.
     """
     # Unchanged if `~` cannot be resolved: codex then reports that it does not exist.
-    own = {"CODEX_HOME": os.path.abspath(os.path.expanduser(home))} if home else {}  # noqa: PTH100, PTH111
-    return {**env, "RUST_BACKTRACE": "0", **own}
+    codex_home = {"CODEX_HOME": os.path.abspath(os.path.expanduser(home))} if home else {}  # noqa: PTH100, PTH111
+    return {**env, "RUST_BACKTRACE": "0", **codex_home}

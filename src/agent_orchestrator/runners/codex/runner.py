@@ -1,4 +1,4 @@
-"""Running one turn with ``codex exec``: a process for each run, the prompt on its stdin."""
+"""Runner for ``codex exec``: one process per run, which reads the prompt from its stdin."""
 
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -45,11 +45,11 @@ _BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
 is free within moments (codex 0.169)."""
 
 _EXIT_GRACE: Final = 30.0
-"""Seconds codex has to exit once it has said how the turn ended; it takes milliseconds."""
+"""Maximum seconds from the end of the turn to codex's exit, which normally takes milliseconds."""
 
 
 class _ThreadMissing(Exception):
-    """The thread to resume is not there, and the prompt has not reached a model."""
+    """The thread to resume does not exist. The prompt has not reached a model."""
 
 
 @frozen
@@ -63,41 +63,44 @@ class _ProcessResult:
 
 @frozen(kw_only=True, eq=False)
 class CodexExecRunner(CodexRunnerBase):
-    """Runs each message as one ``codex exec``, going on with the session's thread."""
+    """Runs ``codex exec`` once per message, in the session's thread."""
 
     @property
     def capabilities(self) -> Capabilities:
         return codex_capabilities(self.sandbox, tools=self.tools, is_exec=True)
 
     def capabilities_in(self, env: Mapping[str, str]) -> Capabilities:
-        """Return its capabilities in an environment. It has tools with a daemon's MCP server only."""
+        """Return the capabilities of agents with this environment.
+
+        Agents have the tools only if a daemon serves them over MCP (``AGENTCTL_URL``).
+        """
         return evolve(self.capabilities, tools=self.tools and "AGENTCTL_URL" in env)
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
-        """Look whether codex is there and logged in."""
-        own = environment(env, self.home)
-        if self._probe.is_cached(self.command, own):
-            # In this thread: less than the way to another one and back, which the agent would wait for.
-            return self.probe_now(own)
-        return await anyio.to_thread.run_sync(self.probe_now, own)
+        """Return whether codex is installed and logged in."""
+        codex_env = environment(env, self.home)
+        if self._probe.is_cached(self.command, codex_env):
+            # In this thread, because a cached result takes less time than a switch of threads.
+            return self.probe_now(codex_env)
+        return await anyio.to_thread.run_sync(self.probe_now, codex_env)
 
     def probe_now(self, env: Mapping[str, str]) -> Availability:
-        """Return what :meth:`probe` does. Blocks."""
-        found = self._probe(
+        """Do the same as :meth:`probe`, but block. For worker threads."""
+        availability = self._probe(
             self.command,
             env,
             profile=self.profile,
             config=self.config,
             extra_args=self.extra_args,
         )
-        return evolve(found, capabilities=self.capabilities_in(env))
+        return evolve(availability, capabilities=self.capabilities_in(env))
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.
 
         :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
         """
-        # In this thread: the probe has just read the same files, so they are cached.
+        # Reads files in this thread. The probe has just read them, so the system has them in its cache.
         without = untrusted_directories(context.session.cwd, context.shared_cwd)
         env = untrusted_environment(environment(context.env, self.home), without)
         config = self._config(env, without)
@@ -131,7 +134,11 @@ class CodexExecRunner(CodexRunnerBase):
         config: Mapping[str, Any],
         resume: str | None,
     ) -> Outcome:
-        """Run codex until it has the thread, and say how its turn ended."""
+        """Run codex, again while another process has the thread open, and return the turn's outcome.
+
+        :param resume: the id of the thread to resume; None means a new thread.
+        :raises _ThreadMissing: if the thread to resume does not exist.
+        """
         if resume is not None and not is_thread_id(resume):
             raise _ThreadMissing(f"{resume!r} is not a thread id")
         ended = await self._process(context, program, env, config, resume)
@@ -143,12 +150,18 @@ class CodexExecRunner(CodexRunnerBase):
         return self._conclude(ended, resume)
 
     def _config(self, env: Mapping[str, str], without: Sequence[str]) -> Mapping[str, Any]:
-        """Return the overrides of codex's configuration; of two for one setting the later one holds."""
+        """Return the overrides of codex's configuration, by dotted key.
+
+        Of the sources that set the same key, trust overrides the provider's ``config``, which overrides
+        the tools.
+
+        :param without: directories from which codex must execute nothing.
+        """
         url = tools_url(env) if self.tools else None
         tools = {} if url is None else tools_config(url)
         last = untrusted_config(without, self.config, self.extra_args)
-        own = {name: value for name, value in self.config.items() if name not in last}
-        return {**tools, **own, **last}
+        configured = {name: value for name, value in self.config.items() if name not in last}
+        return {**tools, **configured, **last}
 
     async def _process(
         self,
@@ -212,9 +225,9 @@ class CodexExecRunner(CodexRunnerBase):
     async def _follow(
         self, context: RunContext, process: AgentProcess, parser: ExecParser, resume: str | None
     ) -> int | None:
-        """Record what codex prints as it comes; return its exit code, None if it had to be ended.
+        """Record codex's output while it runs. Return its exit code; None if it did not exit in time.
 
-        Codex 0.169 names the thread once it has read the prompt, and then asks the model.
+        Codex 0.169 reports the thread after it has read the prompt and before it asks the model.
         """
         delivered = False
         with anyio.CancelScope() as exit_scope:
@@ -230,16 +243,18 @@ class CodexExecRunner(CodexRunnerBase):
                     await context.report_confinement(sandbox="read-only")
                 if parser.ended and not had_ended:
                     exit_scope.deadline = anyio.current_time() + _EXIT_GRACE
-                    # Now, not at its exit: output before this need not be waited for.
+                    # Reported before the exit, which may take up to `_EXIT_GRACE`.
                     await _report_usage(context, parser)
             return await process.wait()
         return None
 
     async def _take_thread(self, context: RunContext, thread_id: str, resume: str | None) -> None:
-        """Record that codex has the prompt, and the thread it is in, which must be the one it was to
-        resume.
+        """Record that codex has the prompt, and its thread.
 
-        Codex 0.169 answers a resume of an id it takes for an unknown name with a new thread.
+        Codex 0.169 starts a new thread if it takes the id to resume for an unknown name.
+
+        :raises AgentFailed: if the thread's id is invalid, or if it is not the thread to resume and
+            ``on_missing_thread`` is ``fail``.
         """
         if not is_thread_id(thread_id):
             await context.delivered()
@@ -270,7 +285,10 @@ class CodexExecRunner(CodexRunnerBase):
 
 
 async def _report_usage(context: RunContext, parser: ExecParser) -> None:
-    """Record the usage of the turn, and the totals of its thread (codex 0.169 counts per thread)."""
+    """Record the usage of the turn.
+
+    Codex 0.169 reports totals of the thread. They are stored with the thread, and subtracted.
+    """
     if parser.totals is None or parser.thread_id is None:
         return
     state: Mapping[str, Any] = {}
@@ -281,16 +299,17 @@ async def _report_usage(context: RunContext, parser: ExecParser) -> None:
 
 
 def _stdin(prompt: str) -> bytes:
-    """Return the bytes that make codex see this prompt.
+    """Return the prompt as input for codex.
 
-    Codex 0.169 drops a byte order mark at the beginning of its stdin.
+    Codex 0.169 drops a byte order mark at the beginning of its stdin, so one is added to a prompt that
+    begins with one.
     """
     return (prompt if prompt[:1] != "\ufeff" else f"\ufeff{prompt}").encode()
 
 
 @frozen
 class _OptionFiles:
-    """Paths of the files that ``codex exec`` reads options of its run from."""
+    """Paths of the files that are passed to ``codex exec`` as options."""
 
     schema: str | None = None
     images: tuple[str, ...] = ()
@@ -298,9 +317,9 @@ class _OptionFiles:
 
 @asynccontextmanager
 async def _option_files(context: RunContext) -> AsyncIterator[_OptionFiles]:
-    """Keep what codex takes from files in private files, and remove them afterwards.
+    """Write the run's output schema and images to private files, and delete them on leaving.
 
-    :raises AgentFailed: if they cannot be written.
+    :raises AgentFailed: if they cannot be written, or codex does not accept their path.
     """
     schema, images = context.run.output_schema, context.images
     if schema is None and not images:
@@ -318,7 +337,7 @@ async def _option_files(context: RunContext) -> AsyncIterator[_OptionFiles]:
             note = f"the input for codex cannot be written to a file: {problem}"
             raise AgentFailed("provider_error", note) from problem
         if images and "," in str(directory):
-            note = f"codex accepts no image whose path has a comma: {directory}"
+            note = f"codex accepts no image whose path contains a comma: {directory}"
             raise AgentFailed("invalid_config", note)
         paths = {name: str(directory / name) for name in files}
         yield _OptionFiles(paths.pop("schema.json", None), tuple(paths.values()))

@@ -54,9 +54,11 @@ def check_home(home: str, cwd: str, sandbox: str | None) -> None:
     """
     if sandbox != "workspace-write":
         return
-    directory, found = os.path.realpath(cwd), os.path.realpath(home)
-    if directory in _upwards(found) and found != f"{directory.rstrip('/')}/.codex":
-        problem = f"codex's home {found} is in the directory {directory}, which the agent may write"
+    directory, real_home = os.path.realpath(cwd), os.path.realpath(home)
+    if directory in _upwards(real_home) and real_home != f"{directory.rstrip('/')}/.codex":
+        problem = (
+            f"codex's home {real_home} is in the directory {directory}, which the agent may write"
+        )
         raise AgentFailed(
             "invalid_config", f"{problem}: use another directory, or the sandbox read-only"
         )
@@ -85,7 +87,7 @@ def untrusted_config(
     dotted = [key for key in config if key.startswith(f"{_TRUST}.")]
     if dotted or any(_TRUST in argument for argument in extra_args):
         longest = max(distrusted, key=len), os.path.realpath(max(distrusted, key=len))
-        denied += [path for one in longest for path in _upwards(one)]
+        denied += [path for directory in longest for path in _upwards(directory)]
     trust |= {path: {"trust_level": "untrusted"} for path in denied}
     return {_TRUST: trust, f"{_COMMANDS}.{_GIT}": "0"}
 

@@ -13,29 +13,29 @@ _NEWEST: Final = (0, 169)
 """The newest one that was tried."""
 
 
-def with_version_note(found: Availability) -> Availability:
+def with_version_note(availability: Availability) -> Availability:
     """Return the availability of a codex, with its version held against those that were tried."""
-    version = _numbers(found.version)
+    version = _numbers(availability.version)
     if version is None:
-        return found
+        return availability
     if version < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
         reason = (
-            f"codex {found.version} is too old: its app-server is supported from {oldest} on; "
+            f"codex {availability.version} is too old: its app-server is supported from {oldest} on; "
             "update codex"
         )
-        return Availability(available=False, reason=reason, version=found.version)
-    if version > _NEWEST and found.reason is None:
+        return Availability(available=False, reason=reason, version=availability.version)
+    if version > _NEWEST and availability.reason is None:
         newest = ".".join(map(str, _NEWEST))
-        reason = f"codex {found.version} is newer than the tested versions of its app-server (up to {newest})"
-        return evolve(found, reason=reason)
-    return found
+        reason = f"codex {availability.version} is newer than the tested versions of its app-server (up to {newest})"
+        return evolve(availability, reason=reason)
+    return availability
 
 
 def has_app_server(version: str | None) -> bool:
     """Return whether a codex of this version has a supported app-server."""
-    found = _numbers(version)
-    return found is not None and found >= _OLDEST
+    numbers = _numbers(version)
+    return numbers is not None and numbers >= _OLDEST
 
 
 def has_profiles(version: str | None) -> bool:

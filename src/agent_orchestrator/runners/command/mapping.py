@@ -189,14 +189,14 @@ class _Reader:
             first = _apply_rule(rule, value)
             return [first if first.event_type is not None else _with_whole(first, value)]
         first = _apply_rule(rule, value, keep_object=True)
-        found = [first] if first != MappedEvent() else []
+        events = [first] if first != MappedEvent() else []
         for index, entry in enumerate(entries):
             if self.room == 0:
                 rest = {"kind": "rest", "payload": {"entries": entries[index:]}}
-                return [*found, MappedEvent(EventType.BACKEND_EVENT, rest)]
+                return [*events, MappedEvent(EventType.BACKEND_EVENT, rest)]
             self.room -= 1
-            found += self.read(rule.map, entry)
-        return found
+            events += self.read(rule.map, entry)
+        return events
 
 
 def lookup(value: Any, path: str) -> Any:
@@ -211,9 +211,9 @@ def lookup(value: Any, path: str) -> Any:
     return value
 
 
-def _with_whole(found: MappedEvent, value: Any) -> MappedEvent:
+def _with_whole(event: MappedEvent, value: Any) -> MappedEvent:
     event_type, data = _backend_event(value)
-    return evolve(found, event_type=event_type, data=data)
+    return evolve(event, event_type=event_type, data=data)
 
 
 def _apply_rule(rule: Rule, value: Any, *, keep_object: bool = False) -> MappedEvent:
@@ -280,27 +280,27 @@ def _text(template: str, value: Any) -> str | None:
 
 
 def _usage(paths: UsagePaths, value: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    usage: dict[str, Any] = {
         name: int(number)
         for name in ("input_tokens", "cached_input_tokens", "output_tokens")
         if (number := _number(getattr(paths, name), value)) is not None
     }
     if (cost := _number(paths.cost_usd, value)) is not None:
-        found["cost_usd"] = float(cost)
-    return found
+        usage["cost_usd"] = float(cost)
+    return usage
 
 
 def _number(path: str | None, value: Any) -> float | None:
-    found = None if path is None else lookup(value, path)
-    if isinstance(found, (int, float)) and not isinstance(found, bool) and 0 <= found < 2**63:
-        return found
+    number = None if path is None else lookup(value, path)
+    if isinstance(number, (int, float)) and not isinstance(number, bool) and 0 <= number < 2**63:
+        return number
     return None
 
 
-def _matches(found: Any, expected: Any) -> bool:
+def _matches(value: Any, expected: Any) -> bool:
     if isinstance(expected, (list, tuple)):
-        return any(_matches(found, choice) for choice in expected)
-    return type(found) is type(expected) and bool(found == expected)
+        return any(_matches(value, choice) for choice in expected)
+    return type(value) is type(expected) and bool(value == expected)
 
 
 def _check_templates(template: Any, where: str) -> None:

@@ -35,23 +35,23 @@ def locate(program: str, path: str | None) -> tuple[str, int]:
     :raises NotRunnable: if there is none, or starting it would fail.
     """
     search = os.defpath if path is None else path
-    found = program if "/" in program else shutil.which(program, path=search)
-    if found is None:
+    located = program if "/" in program else shutil.which(program, path=search)
+    if located is None:
         raise NotRunnable(f"{program} is not on the PATH")
     try:
-        status = Path(found).stat()
+        status = Path(located).stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise NotRunnable(f"there is no file {found}") from None
+        raise NotRunnable(f"there is no file {located}") from None
     except OSError as error:
-        raise NotRunnable(f"{found}: {error.strerror}") from None
+        raise NotRunnable(f"{located}: {error.strerror}") from None
     if stat.S_ISDIR(status.st_mode):
-        raise NotRunnable(f"{found} is a directory")
-    if not stat.S_ISREG(status.st_mode) or not os.access(found, os.X_OK):
-        raise NotRunnable(f"{found} is not executable")
-    missing = _missing_interpreter(found, search)
+        raise NotRunnable(f"{located} is a directory")
+    if not stat.S_ISREG(status.st_mode) or not os.access(located, os.X_OK):
+        raise NotRunnable(f"{located} is not executable")
+    missing = _missing_interpreter(located, search)
     if missing is not None:
-        raise NotRunnable(f"{found} cannot be run: its interpreter {missing}")
-    return found, status.st_mtime_ns
+        raise NotRunnable(f"{located} cannot be run: its interpreter {missing}")
+    return located, status.st_mtime_ns
 
 
 def _missing_interpreter(program: str, path: str) -> str | None:

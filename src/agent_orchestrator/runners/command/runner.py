@@ -125,14 +125,14 @@ class CommandRunner(UsesForkServer):
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Return whether the program exists, and its version if ``version_argv`` is set."""
         try:
-            found = await run_sync(locate, self.argv[0], env.get("PATH"))
+            path = await run_sync(locate, self.argv[0], env.get("PATH"))
         except NotRunnable as problem:
             return Availability(available=False, reason=str(problem))
         if self.version_argv is None:
             return Availability(available=True)
-        if found not in self._known:
-            self._known[found] = await _with_version(self.version_argv, env)
-        return self._known[found]
+        if path not in self._known:
+            self._known[path] = await _with_version(self.version_argv, env)
+        return self._known[path]
 
     async def run(self, context: RunContext) -> Outcome:
         """Start the program, pass it the prompt, and record its output.
@@ -289,31 +289,31 @@ class _ObjectReader(_OutputReader):
 
     async def follow(self, process: AgentProcess) -> str:
         async for line in process.lines():
-            found = await read(line, self._events_of)
+            content = await read(line, self._events_of)
             del line  # may be large, and so may what follows
-            if not isinstance(found, Text):
-                for meaning in found:
+            if not isinstance(content, Text):
+                for meaning in content:
                     await self._take(meaning)
-            elif found.text.strip():
-                payload = {"text": found.text, **found.note}
+            elif content.text.strip():
+                payload = {"text": content.text, **content.note}
                 data = {"kind": "text", "payload": payload}
                 await self.context.emit(EventType.BACKEND_EVENT, data)
         return self.last_message if self.result is None else self.result
 
-    async def _take(self, found: MappedEvent) -> None:
-        if found.thread is not None:
-            await self._thread(found.thread)
-        if found.event_type is not None:
-            if found.event_type == EventType.AGENT_MESSAGE:
-                self.last_message = found.data["text"]
-            await self.context.emit(found.event_type, found.data)
-        if found.usage:
-            self.usage = evolve(self.usage, **found.usage)
+    async def _take(self, event: MappedEvent) -> None:
+        if event.thread is not None:
+            await self._thread(event.thread)
+        if event.event_type is not None:
+            if event.event_type == EventType.AGENT_MESSAGE:
+                self.last_message = event.data["text"]
+            await self.context.emit(event.event_type, event.data)
+        if event.usage:
+            self.usage = evolve(self.usage, **event.usage)
             await self.context.report_usage(self.usage)
-        if found.result is not None:
-            self.result = found.result
-        if found.fail is not None:
-            self.failure = found.fail
+        if event.result is not None:
+            self.result = event.result
+        if event.fail is not None:
+            self.failure = event.fail
 
     def _events_of(self, line: Line) -> Sequence[MappedEvent] | Text:
         """Return the meaning of a line's object, or the line's text if it is not an object."""
@@ -321,8 +321,8 @@ class _ObjectReader(_OutputReader):
         if isinstance(content, Text):
             return content
         try:
-            found = map_object(self.runner.map, content)
-            return [evolve(one, data=limit_depth(one.data)) for one in found]
+            events = map_object(self.runner.map, content)
+            return [evolve(event, data=limit_depth(event.data)) for event in events]
         except RecursionError:
             return read_text(line)
 

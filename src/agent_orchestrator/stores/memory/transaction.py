@@ -231,16 +231,16 @@ class MemoryTransaction(MemoryView):
             raise Conflict("a principal has two grants")
         pending, seen = [self._known(session_id).id], set[str]()
         while pending:
-            seen.add(one := pending.pop())
-            children = self._state.sessions.find("parent", one)
+            seen.add(member_id := pending.pop())
+            children = self._state.sessions.find("parent", member_id)
             pending += [child.id for child in children if child.id not in seen]
-            named = self._state.grants.get(one, {}).keys() | granted.keys()
+            named = self._state.grants.get(member_id, {}).keys() | granted.keys()
             for principal in named:
-                row = StoredGrant(one, principal)
+                row = StoredGrant(member_id, principal)
                 stored = row if principal in granted else None
                 self._set_or_remove(self._state.granted, row.id, stored)
             self.topics.update(f"access:{principal}" for principal in named)
-            self._assign(self._state.grants, one, granted)
+            self._assign(self._state.grants, member_id, granted)
 
     def add_token(self, token: AccessToken, token_hash: str) -> None:
         if token_hash in self._state.token_ids:
@@ -259,7 +259,7 @@ class MemoryTransaction(MemoryView):
 
     def remove_token(self, token_id: str) -> None:
         hashes = self._state.token_ids
-        for token_hash in [one for one, of_id in hashes.items() if of_id == token_id]:
+        for token_hash in [key for key, value in hashes.items() if value == token_id]:
             self._undo_steps.append(partial(hashes.__setitem__, token_hash, hashes.pop(token_hash)))
         self._set_or_remove(self._state.access_tokens, token_id, None)
 

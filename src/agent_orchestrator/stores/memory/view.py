@@ -41,12 +41,12 @@ def _queue_key(run: Run) -> tuple[bool, str]:
 
 
 def _first(rows: Iterable[T], limit: int, size: int | None = None) -> list[T]:
-    found = []
+    selected = []
     for row, _ in zip(rows, range(limit), strict=False):
-        found.append(row)
+        selected.append(row)
         if size is not None and (size := size - _text_size(row)) <= 0:
             break
-    return found
+    return selected
 
 
 def _text_size(value: Any) -> int:
@@ -60,7 +60,9 @@ def _text_size(value: Any) -> int:
     if isinstance(value, list | tuple):
         return sum(map(_text_size, value))
     if attrs.has(type(value)):
-        return sum(_text_size(getattr(value, one.name)) for one in attrs.fields(type(value)))
+        return sum(
+            _text_size(getattr(value, attribute.name)) for attribute in attrs.fields(type(value))
+        )
     return 0
 
 
@@ -88,20 +90,21 @@ class MemoryView:
         size: int | None = None,
     ) -> list[Session]:
         table = self._state.sessions
-        found: Iterable[Session]
+        rows: Iterable[Session]
         if parent_session_id is not None:
-            found = table.find("parent", parent_session_id, after=after)
+            rows = table.find("parent", parent_session_id, after=after)
         elif within == EVERYTHING:
-            found = table.find("all", after=after)
+            rows = table.find("all", after=after)
         else:
             ids = sorted(self._members(within) & table.rows.keys())
-            found = (
-                table.rows[one] for one in ids[0 if after is None else bisect_right(ids, after) :]
+            rows = (
+                table.rows[session_id]
+                for session_id in ids[0 if after is None else bisect_right(ids, after) :]
             )
         return _first(
             (
                 session
-                for session in found
+                for session in rows
                 if self._is_within(session.id, within) and status in (None, session.status)
             ),
             limit,
@@ -115,7 +118,7 @@ class MemoryView:
             return set(self._tree(within.tree))
         owned = state.sessions.find("owner", within.principal)
         granted = state.granted.find("principal", within.principal)
-        return {one.id for one in owned} | {one.session_id for one in granted}
+        return {row.id for row in owned} | {row.session_id for row in granted}
 
     def _tree(self, session_id: str) -> list[str]:
         """Return the id of a session, existing or not, and the ids of its descendants."""
@@ -132,8 +135,8 @@ class MemoryView:
         self, table: Table[Row], within: Visibility, after: str | None
     ) -> Iterator[Row]:
         """Yield the rows of all visible sessions, by id."""
-        found = (table.find("session", one, after=after) for one in self._members(within))
-        return merge(*found, key=lambda row: row.id)
+        matches = (table.find("session", member, after=after) for member in self._members(within))
+        return merge(*matches, key=lambda row: row.id)
 
     def _is_within(self, session_id: str, within: Visibility) -> bool:
         sessions = self._state.sessions.rows
@@ -156,13 +159,13 @@ class MemoryView:
 
     def _lineage(self, session_id: str) -> list[str]:
         """Return the ids of a session and its ancestors."""
-        found: list[str] = []
+        lineage: list[str] = []
         above: str | None = session_id
-        while above is not None and above not in found:
-            found.append(above)
+        while above is not None and above not in lineage:
+            lineage.append(above)
             session = self.session(above)
             above = None if session is None else session.parent_session_id
-        return found
+        return lineage
 
     def message(self, message_id: str) -> Message | None:
         return self._state.messages.rows.get(message_id)
@@ -198,15 +201,15 @@ class MemoryView:
     ) -> list[Run]:
         table = self._state.runs
         if session_id is not None:
-            found = table.find("session", session_id, after=after)
+            rows = table.find("session", session_id, after=after)
         elif within == EVERYTHING:
-            found = table.find("all", after=after)
+            rows = table.find("all", after=after)
         else:
-            found = self._visible_rows(table, within, after)
+            rows = self._visible_rows(table, within, after)
         return _first(
             (
                 run
-                for run in found
+                for run in rows
                 if status in (None, run.status) and self._is_within(run.session_id, within)
             ),
             limit,
@@ -216,10 +219,10 @@ class MemoryView:
     def latest_runs(
         self, session_id: str, *, limit: int, cut: int, size: int
     ) -> tuple[list[Run], int]:
-        found: list[Run] = []
+        runs: list[Run] = []
         read = 0
         for run in reversed([*self._state.runs.find("session", session_id)]):
-            if len(found) == limit or read >= size:
+            if len(runs) == limit or read >= size:
                 break
             result, error = run.result, run.error
             if result is not None:
@@ -228,15 +231,15 @@ class MemoryView:
             if error is not None:
                 read += len(error.message.encode())
                 error = RunError(error.code, error.message[:cut])
-            found.append(evolve(run, result=result, error=error))
-        return found[::-1], read
+            runs.append(evolve(run, result=result, error=error))
+        return runs[::-1], read
 
     def run_count(self, session_id: str) -> int:
         return sum(1 for _ in self._state.runs.find("session", session_id))
 
     def child_count(self, session_id: str, within: Visibility = EVERYTHING) -> int:
-        found = self._state.sessions.find("parent", session_id)
-        return sum(self._is_within(session.id, within) for session in found)
+        children = self._state.sessions.find("parent", session_id)
+        return sum(self._is_within(session.id, within) for session in children)
 
     def active_run(self, session_id: str) -> Run | None:
         return next(self._state.runs.find("active", session_id), None)
@@ -292,45 +295,51 @@ class MemoryView:
     def last_resolved(
         self, run_id: str, attempt: int, *, statuses: Collection[str], excluding: Collection[str]
     ) -> Request | None:
-        found = [
-            (one.resolved_at, one.id, one)
-            for one in self._state.requests.find("run", run_id)
-            if one.attempt == attempt and one.status in statuses and one.id not in excluding
-            if one.resolved_at is not None
+        resolved = [
+            (request.resolved_at, request.id, request)
+            for request in self._state.requests.find("run", run_id)
+            if request.attempt == attempt
+            and request.status in statuses
+            and request.id not in excluding
+            if request.resolved_at is not None
         ]
-        return max(found)[2] if found else None
+        return max(resolved)[2] if resolved else None
 
     def expired_requests(self, now: datetime, limit: int) -> list[Request]:
-        due = [one for one in self._state.requests.find("pending") if one.expires_at <= now]
+        due = [
+            request for request in self._state.requests.find("pending") if request.expires_at <= now
+        ]
         return sorted(due, key=lambda request: request.expires_at)[:limit]
 
     def requests_to_escalate(self, now: datetime, limit: int) -> list[Request]:
         due = [
-            (one.human_at, one)
-            for one in self._state.requests.find("pending")
-            if one.audience == "parent" and one.human_at is not None and one.human_at <= now
+            (request.human_at, request)
+            for request in self._state.requests.find("pending")
+            if request.audience == "parent"
+            and request.human_at is not None
+            and request.human_at <= now
         ]
-        return [one for _, one in sorted(due, key=lambda pair: pair[0])[:limit]]
+        return [request for _, request in sorted(due, key=lambda pair: pair[0])[:limit]]
 
     def requests_to_warn(self, now: datetime, limit: int) -> list[Request]:
         due = [
-            (one.warn_at, one)
-            for one in self._state.requests.find("pending")
-            if one.warn_at is not None and not one.warned and one.warn_at <= now
+            (request.warn_at, request)
+            for request in self._state.requests.find("pending")
+            if request.warn_at is not None and not request.warned and request.warn_at <= now
         ]
-        return [one for _, one in sorted(due, key=lambda pair: pair[0])[:limit]]
+        return [request for _, request in sorted(due, key=lambda pair: pair[0])[:limit]]
 
     def parent_requests(self, session_id: str, limit: int) -> list[Request]:
         return _first(self._state.requests.find("asked", session_id), limit)
 
     def next_due(self) -> datetime | None:
         moments = []
-        for one in self._state.requests.find("pending"):
-            moments.append(one.expires_at)
-            if one.audience == "parent" and one.human_at is not None:
-                moments.append(one.human_at)
-            if one.warn_at is not None and not one.warned:
-                moments.append(one.warn_at)
+        for request in self._state.requests.find("pending"):
+            moments.append(request.expires_at)
+            if request.audience == "parent" and request.human_at is not None:
+                moments.append(request.human_at)
+            if request.warn_at is not None and not request.warned:
+                moments.append(request.warn_at)
         return min(moments, default=None)
 
     def child_runs(self, run_id: str) -> list[Run]:
@@ -389,15 +398,15 @@ class MemoryView:
         )
 
     def live_runs(self) -> dict[str, dict[RunStatus, int]]:
-        found: dict[str, dict[RunStatus, int]] = {}
+        by_provider: dict[str, dict[RunStatus, int]] = {}
         for status in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING):
             for run in self._state.runs.find("status", status):
-                counts = found.setdefault(run.provider, {})
+                counts = by_provider.setdefault(run.provider, {})
                 counts[status] = counts.get(status, 0) + 1
-        return found
+        return by_provider
 
     def lost_runs(self, instance: str) -> list[Run]:
-        found = [
+        lost = [
             run
             for status in ACTIVE
             for run in self._state.runs.find("status", status)
@@ -405,7 +414,7 @@ class MemoryView:
             and run.worker_id is not None
             and not run.worker_id.startswith(f"{instance}/")
         ]
-        return sorted(found, key=lambda run: run.id)
+        return sorted(lost, key=lambda run: run.id)
 
     def events(
         self, session_id: str, *, after: int, limit: int, size: int | None = None
@@ -416,17 +425,20 @@ class MemoryView:
     def _activity(self, run: Run, attempt: int | None) -> list[AttemptActivity]:
         """Return the activity of a run's attempts, latest first."""
         numbers = range((self._state.runs.rows.get(run.id) or run).attempt + 1)
-        found = [
+        records = [
             self._state.activity.get((run.id, number))
             for number in (numbers if attempt is None else (attempt,))
         ]
-        return sorted(filter(None, found), key=lambda one: one.last_seq, reverse=True)
+        return sorted(filter(None, records), key=lambda activity: activity.last_seq, reverse=True)
 
     def last_event_at(self, run: Run) -> datetime | None:
-        return next((one.event_at for one in self._activity(run, None)), None)
+        return next((activity.event_at for activity in self._activity(run, None)), None)
 
     def last_output_at(self, run: Run, *, attempt: int | None = None) -> datetime | None:
-        return next((one.output_at for one in self._activity(run, attempt) if one.output_at), None)
+        return next(
+            (activity.output_at for activity in self._activity(run, attempt) if activity.output_at),
+            None,
+        )
 
     def feed(
         self,
@@ -444,7 +456,9 @@ class MemoryView:
         positions: Iterable[int] = range(start, end)
         if sessions or within != EVERYTHING:
             session_ids = set(sessions) or self._members(within)
-            positions = merge(*(self._positions(one, start, end) for one in session_ids))
+            positions = merge(
+                *(self._positions(session_id, start, end) for session_id in session_ids)
+            )
         return _first(
             (
                 StreamItem(feed_cursor(position + 1, self._state.epoch), log[position])
@@ -482,8 +496,8 @@ class MemoryView:
         return [max(rows) for rows in kinds if rows]
 
     def attempts(self, run_id: str) -> list[Attempt]:
-        found = [a for (of_run, _), a in self._state.attempts.items() if of_run == run_id]
-        return sorted(found, key=lambda attempt: attempt.attempt)
+        attempts = [a for (of_run, _), a in self._state.attempts.items() if of_run == run_id]
+        return sorted(attempts, key=lambda attempt: attempt.attempt)
 
     def attempt_of_token(self, token_hash: str) -> Attempt | None:
         key = self._state.tokens.get(token_hash)
@@ -513,8 +527,8 @@ class MemoryView:
 
     def audit(self, *, after: int, limit: int, size: int | None = None) -> list[AuditEntry]:
         entries = self._state.audit
-        found = (entries[seq] for seq in range(after + 1, len(entries) + 1))
-        return _first(found, limit, size)
+        rows = (entries[seq] for seq in range(after + 1, len(entries) + 1))
+        return _first(rows, limit, size)
 
     def last_audit(self) -> AuditEntry | None:
         return self._state.audit.get(len(self._state.audit))
@@ -530,5 +544,7 @@ class MemoryView:
     def ended_callers(self, *, limit: int) -> list[str]:
         runs = self._state.runs.rows
         callers = sorted(self._state.record_sizes)
-        ended = (one for one in callers if one in runs and is_terminal(runs[one].status))
+        ended = (
+            caller for caller in callers if caller in runs and is_terminal(runs[caller].status)
+        )
         return list(islice(ended, limit))

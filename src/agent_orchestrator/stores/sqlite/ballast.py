@@ -47,8 +47,8 @@ class Ballast:
 
     def has_room(self) -> bool:
         """Return True if at least ``MARGIN`` bytes are free besides the ballast."""
-        found = os.statvfs(self.path.parent)
-        return found.f_bavail * found.f_frsize >= MARGIN
+        status = os.statvfs(self.path.parent)
+        return status.f_bavail * status.f_frsize >= MARGIN
 
     def release(self) -> None:
         """Free the space."""

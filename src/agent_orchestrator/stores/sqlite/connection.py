@@ -320,8 +320,8 @@ def _connect(path: Path) -> apsw.Connection:
         ("cell_size_check", 1),
     ):
         connection.pragma(name, value)
-        if (found := connection.pragma(name)) != value:
-            raise StoreOpenError(f"{path}: SQLite cannot set {name} to {value}; it stays {found}")
+        if (current := connection.pragma(name)) != value:
+            raise StoreOpenError(f"{path}: SQLite cannot set {name} to {value}; it stays {current}")
     return connection
 
 
@@ -390,12 +390,12 @@ def is_damaged(opened: Callable[[], apsw.Connection]) -> bool:
     try:
         with contextlib.closing(opened()) as connection:
             connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
-            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
+            messages = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
     except apsw.IOError:
         return False
     except apsw.Error:
         return True
-    return found != ["ok"] and not is_unreadable(found[0])
+    return messages != ["ok"] and not is_unreadable(messages[0])
 
 
 def is_unreadable(finding: str) -> bool:
@@ -449,13 +449,13 @@ def _check_whole(path: Path, connection: apsw.Connection) -> None:
     connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
     try:
         connection.pragma("cell_size_check", 1)
-        found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+        messages = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
     except apsw.InterruptError:
         _log.info("%s is large: not all of it was checked, see `agentctl daemon check`", path)
         return
     except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
-        found = [str(error)]
+        messages = [str(error)]
     finally:
         connection.set_progress_handler(None)
-    if found != ["ok"]:
-        raise StoreDamaged(f"{path} is damaged: {'; '.join(found)}")
+    if messages != ["ok"]:
+        raise StoreDamaged(f"{path} is damaged: {'; '.join(messages)}")

@@ -96,8 +96,8 @@ class Health:
 
         The next start would not find what is written to such a file. Safe to call in any thread.
         """
-        found = self._database.files.moved_file()
-        return None if found is None else Fault("database_replaced", found, 5)
+        problem = self._database.files.moved_file()
+        return None if problem is None else Fault("database_replaced", problem, 5)
 
     def check_files(self, *, is_written: bool) -> bool:
         """Return whether an open file was removed, renamed or replaced, and record that as the fault.
@@ -118,8 +118,8 @@ class Health:
     def all_problems(self) -> tuple[Problem, ...]:
         """Return all present problems, for the daemon's status."""
         fault = self.fault
-        found = () if fault is None else (Problem(fault.code, fault.message),)
-        return (*found, *tuple(self.problems.values()))
+        current = () if fault is None else (Problem(fault.code, fault.message),)
+        return (*current, *tuple(self.problems.values()))
 
     def note_commit(self) -> None:
         """Record a successful commit."""
@@ -186,9 +186,9 @@ class Health:
         return self.fault
 
     def _reopen(self) -> None:
-        found = self._database.reopen()
-        lost = self.watermark.commits - found.commits
-        if found.database != self.watermark.database:
+        reopened = self._database.reopen()
+        lost = self.watermark.commits - reopened.commits
+        if reopened.database != self.watermark.database:
             raise _WrongDatabase(
                 f"{self._database.path} is a different database now: restart agentd with the right one"
             )
@@ -198,7 +198,7 @@ class Health:
             )
         if lost < 0:
             _log.warning("a commit with an unknown outcome was made")
-        self.watermark = found
+        self.watermark = reopened
         self._must_reopen = False
 
     def _probe(self) -> None:

@@ -43,13 +43,13 @@ class Files:
         """
         for name, known in self.known:
             try:
-                found = file_id(name)
+                current = file_id(name)
             except (FileNotFoundError, NotADirectoryError):
                 event = "was removed or renamed while the database was open"
             except OSError as error:
                 event = f"cannot be found while the database is open ({error.strerror})"
             else:
-                if found == known:
+                if current == known:
                     continue
                 event = "was replaced by another file while the database was open"
             return f"{name} {event}: nothing is written until you {_ADVICE[name.name.endswith(PARTS[1:])]}"

@@ -29,7 +29,7 @@ LINEAGE: Final = """
     SELECT id FROM lineage"""
 
 GRANTED: Final = "SELECT session_id FROM grants WHERE principal = ?"
-GRANTED_TO_WORK: Final = f"{GRANTED} AND role <> 'reader'"
+GRANTED_TO_WRITE: Final = f"{GRANTED} AND role <> 'reader'"
 
 
 def where_all(parts: Mapping[str, Any]) -> Statement:
@@ -39,19 +39,19 @@ def where_all(parts: Mapping[str, Any]) -> Statement:
 
 
 def visibility_conditions(
-    within: Visibility, column: str, *, to_work: bool = False
+    within: Visibility, column: str, *, can_write: bool = False
 ) -> tuple[dict[str, Any], ...]:
     """Return alternative conditions on a table with an owner. A visible row meets one of them.
 
     For queries in which another condition already selects few rows.
 
     :param column: the column with the session id.
-    :param to_work: exclude sessions that the principal may only read.
+    :param can_write: exclude sessions that the principal may only read.
     """
     below = {f"+{column} IN ({TREE})": within.tree}
     if within.principal is None:
         return (below,)
-    granted = GRANTED_TO_WORK if to_work else GRANTED
+    granted = GRANTED_TO_WRITE if can_write else GRANTED
     return (
         {"+owner = ?": within.principal, **below},
         {f"+{column} IN ({granted})": within.principal, **below},
@@ -63,17 +63,17 @@ def sessions_within(
 ) -> tuple[Statement, ...]:
     """Return statements that select session ids. The last parameter of each is a limit."""
     if within.tree is not None:
-        found = {"id > ?": after, f"id IN ({TREE})": within.tree, "+status = ?": status}
+        conditions = {"id > ?": after, f"id IN ({TREE})": within.tree, "+status = ?": status}
         return tuple(
-            _in_order("SELECT id FROM sessions", {**found, **alternative})
+            _in_order("SELECT id FROM sessions", {**conditions, **alternative})
             for alternative in visibility_conditions(Visibility(principal=within.principal), "id")
         )
-    own = {"owner = ?": within.principal, "status = ?": status, "id > ?": after}
+    owned = {"owner = ?": within.principal, "status = ?": status, "id > ?": after}
     granted = {"principal = ?": within.principal, "session_id > ?": after, "status = ?": status}
     text, values = where_all(granted)
     shared = "SELECT session_id FROM grants CROSS JOIN sessions ON id = session_id"
     return (
-        _in_order("SELECT id FROM sessions", own),
+        _in_order("SELECT id FROM sessions", owned),
         (f"{shared}{text} ORDER BY session_id LIMIT ?", values),
     )
 
@@ -85,12 +85,12 @@ def rows_within(
     after: str | None,
     others: Mapping[str, Any] | None = None,
     *,
-    to_work: bool = False,
+    can_write: bool = False,
 ) -> tuple[Statement, ...]:
     """Return statements that select ids of visible runs or requests. The last parameter is a limit.
 
     :param others: further conditions and their values.
-    :param to_work: exclude sessions that the principal may only read.
+    :param can_write: exclude sessions that the principal may only read.
     """
     more = dict(others or {})
     if within.tree is not None:
@@ -100,7 +100,7 @@ def rows_within(
         members = [
             where_all(alternative)
             for alternative in visibility_conditions(
-                Visibility(within.principal), "id", to_work=to_work
+                Visibility(within.principal), "id", can_write=can_write
             )
         ]
         return tuple(
@@ -114,10 +114,10 @@ def rows_within(
             )
             for text, values in members
         )
-    own = {"owner = ?": within.principal, "status = ?": status, "id > ?": after, **more}
-    granted = GRANTED_TO_WORK if to_work else GRANTED
+    owned = {"owner = ?": within.principal, "status = ?": status, "id > ?": after, **more}
+    granted = GRANTED_TO_WRITE if can_write else GRANTED
     return (
-        _in_order(f"SELECT id FROM {table}", own),
+        _in_order(f"SELECT id FROM {table}", owned),
         _walk(table, granted, (within.principal,), status, after, more),
     )
 

@@ -25,8 +25,8 @@ def file_id(path: Path) -> FileId:
 
     :raises OSError: if ``stat`` fails.
     """
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 class FileLock:
@@ -47,11 +47,11 @@ class FileLock:
 
     @classmethod
     def take(
-        cls, path: Path, what: str, *, create: bool = False, signed: Path | None = None
+        cls, path: Path, subject: str, *, create: bool = False, signed: Path | None = None
     ) -> Self:
         """Lock a file.
 
-        :param what: the name of the locked thing, for the error message.
+        :param subject: what is locked, for error messages.
         :param create: create the file if it does not exist.
         :param signed: a file that names the holder (see :meth:`sign`), in case the kernel does not.
         :raises StoreLocked: if the file is already locked.
@@ -60,18 +60,18 @@ class FileLock:
         with _GUARD:
             with contextlib.suppress(FileNotFoundError):
                 if file_id(path) in _HELD:
-                    raise _in_use(what, str(os.getpid()))
+                    raise _in_use(subject, str(os.getpid()))
             flags = os.O_RDWR | os.O_NONBLOCK | (os.O_CREAT if create else 0)
             # Python opens files close-on-exec, so executed programs do not inherit the descriptor.
             descriptor = os.open(path, flags, 0o600)
-            found = os.fstat(descriptor)
-            locked_id = found.st_dev, found.st_ino
+            status = os.fstat(descriptor)
+            locked_id = status.st_dev, status.st_ino
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
                 holder = flock_holder(*locked_id) or (_signature(signed) if signed else None)
-                raise _in_use(what, holder) from None
+                raise _in_use(subject, holder) from None
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -95,9 +95,9 @@ class FileLock:
                 os.close(self.descriptor)
 
 
-def _in_use(what: str, holder: str | None) -> StoreLocked:
+def _in_use(subject: str, holder: str | None) -> StoreLocked:
     named = f"process {holder}" if holder else "another process"
-    return StoreLocked(f"{what} is in use by {named}; only one process can open it")
+    return StoreLocked(f"{subject} is in use by {named}; only one process can open it")
 
 
 def _signature(path: Path) -> str | None:

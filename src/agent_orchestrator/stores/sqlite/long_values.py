@@ -1,4 +1,4 @@
-"""Long data of events and long results, read once for all readers."""
+"""A cache of long event data and long results."""
 
 import threading
 from collections.abc import Callable, Hashable
@@ -9,24 +9,24 @@ T = TypeVar("T")
 
 
 class LongValues:
-    """The long values that readers of an open store hold.
+    """A cache of the values that readers currently use, so that all readers share one copy of a value.
 
-    Slow readers of one value then hold it once, not once each. Values are read one at a time: otherwise
-    readers that ask at the same moment would each read it. May be used in any thread.
+    It keeps only weak references. Values are read one at a time, so that concurrent readers of the same
+    value do not each read it. Thread-safe.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+        self._values: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
     def get(self, key: Hashable, read: Callable[[], T]) -> T:
         """Return a committed value that never changes.
 
         :param key: the position of an event, or the id of a run.
-        :param read: reads the value from the database, if no reader holds it.
+        :param read: reads the value from the database, if it is not in the cache.
         """
         with self._lock:
-            held: T | None = self._held.get(key)
-            if held is None:
-                held = self._held[key] = read()
-            return held
+            value: T | None = self._values.get(key)
+            if value is None:
+                value = self._values[key] = read()
+            return value

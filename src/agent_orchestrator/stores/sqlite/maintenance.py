@@ -27,12 +27,12 @@ def findings(connection: apsw.Connection) -> list[str]:
     meanwhile.
     """
     try:
-        found = [
+        problems = [
             str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({MAX_FINDINGS})")
         ]
-        if found != ["ok"]:
-            return found
-        found = [
+        if problems != ["ok"]:
+            return problems
+        problems = [
             f"row {rowid} of {table} refers to a missing row of {parent}"
             for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check")
         ]
@@ -40,8 +40,10 @@ def findings(connection: apsw.Connection) -> list[str]:
             "SELECT count(*), coalesce(min(position), 1), coalesce(max(position), 0) FROM events"
         )
         if (first, last) != (1, count):
-            found.append(f"the log's positions are not 1 … {count}: they go from {first} to {last}")
-        return found[:MAX_FINDINGS]
+            problems.append(
+                f"the log's positions are not 1 … {count}: they go from {first} to {last}"
+            )
+        return problems[:MAX_FINDINGS]
     except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
         return [str(error)]
 
@@ -128,8 +130,8 @@ def _set_backup_identity(path: Path) -> None:
         copied.execute(
             "UPDATE commits SET backup_of = database, database = lower(hex(randomblob(16)))"
         )
-        if found := findings(copied):
-            raise Unavailable(f"the copy is not sound: {found[0]}")
+        if problems := findings(copied):
+            raise Unavailable(f"the copy is not sound: {problems[0]}")
     finally:
         copied.close()
 

@@ -180,10 +180,10 @@ class SqliteStore:
                 if self._health.files_fault():
                     return  # the database was removed meanwhile: that is the problem to report
                 text = f"{watermark_file.path} cannot be written: {error.strerror}"
-                self._health.problems["mirror_failed"] = Problem("mirror_failed", text)
+                self._health.problems["watermark_failed"] = Problem("watermark_failed", text)
             else:
                 self._noted_watermark = watermark
-                self._health.problems.pop("mirror_failed", None)
+                self._health.problems.pop("watermark_failed", None)
 
     async def transact(self, change: Callable[[Transaction], T], *, reserve: bool = False) -> T:
         self._check_accepting()
@@ -227,14 +227,14 @@ class SqliteStore:
 
     async def check(self) -> Sequence[str]:
         try:
-            found = await self._run_aside(findings)
+            problems = await self._run_aside(findings)
         except Unavailable as error:
             if "problem" not in error.details:
                 raise
-            found = [error.message]
-        self._health.note_findings(found)
+            problems = [error.message]
+        self._health.note_findings(problems)
         misplaced = await self._check_files()
-        return found if misplaced is None else [misplaced.message, *found]
+        return problems if misplaced is None else [misplaced.message, *problems]
 
     async def _check_files(self) -> Fault | None:
         return await anyio.to_thread.run_sync(
@@ -277,8 +277,8 @@ class SqliteStore:
             with contextlib.suppress(Unavailable):
                 await self.transact(lambda _: None)  # ends the fault if it is over
         known = self._health.all_problems()
-        if self._health.fault is None and (found := await self._check_files()) is not None:
-            return (Problem(found.code, found.message), *known)
+        if self._health.fault is None and (fault := await self._check_files()) is not None:
+            return (Problem(fault.code, fault.message), *known)
         return known
 
     def listen(self, listener: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:

@@ -92,7 +92,7 @@ def table(
     """
     read_only, cells, names = read_only or {}, cells or {}, names or {}
     hints = typing.get_type_hints(model)
-    fields = {one.name: one for one in attrs.fields(model)}  # type: ignore[arg-type]
+    fields = {attribute.name: attribute for attribute in attrs.fields(model)}  # type: ignore[arg-type]
     single = [name for name in fields if name not in spread and name not in read_only]
     conversions = {name: cells.get(name) or _cell(hints[name], fields[name]) for name in single}
     parts = {name: _spread(name, hints[name]) for name in spread}
@@ -103,7 +103,7 @@ def table(
     # attrgetter fetches the inner fields too, unless the object may be None: one C call per row.
     paths = [*single]
     for name, part in parts.items():
-        paths += [name] if part.may_be_missing else [f"{name}.{one}" for one in part.fields]
+        paths += [name] if part.may_be_missing else [f"{name}.{field}" for field in part.fields]
     get = attrgetter(*paths)
     writers = [
         (n, conversions[name].write, conversions[name].null)
@@ -116,13 +116,13 @@ def table(
     optional_parts.reverse()
 
     def values(value: T) -> Values:
-        found = list(get(value))
+        cells = list(get(value))
         for index, write, null in writers:
-            cell = found[index]
-            found[index] = null if cell is None else write(cell)  # type: ignore[misc]
+            cell = cells[index]
+            cells[index] = null if cell is None else write(cell)  # type: ignore[misc]
         for index, split in optional_parts:
-            found[index : index + 1] = split(found[index])
-        return tuple(found)
+            cells[index : index + 1] = split(cells[index])
+        return tuple(cells)
 
     # Reorder a row to the order of the model's fields. The spread objects are appended to it first.
     order = [*columns, *read_only]
@@ -140,13 +140,13 @@ def table(
     width = len(order)
 
     def read(row: Row) -> T:
-        found = list(row[:width])
+        cells = list(row[:width])
         for index, convert, missing in readers:
-            cell = found[index]
-            found[index] = missing if cell is None else convert(cell)
+            cell = cells[index]
+            cells[index] = missing if cell is None else convert(cell)
         for start, join in joined:
-            found.append(join(found, start))
-        return model(*in_order(found))
+            cells.append(join(cells, start))
+        return model(*in_order(cells))
 
     return Table(", ".join(columns), values, read)
 
@@ -165,8 +165,8 @@ class _Spread:
 
 def _spread(name: str, hint: Any) -> _Spread:
     kind, may_be_missing = _without_none(hint)
-    own = [one.name for one in attrs.fields(kind)]
-    get, missing, width = attrgetter(*own), (None,) * len(own), len(own)
+    names = [attribute.name for attribute in attrs.fields(kind)]
+    get, missing, width = attrgetter(*names), (None,) * len(names), len(names)
 
     def write(value: Any) -> Values:
         return missing if value is None else get(value)
@@ -176,7 +176,7 @@ def _spread(name: str, hint: Any) -> _Spread:
             return None
         return kind(*cells[start : start + width])
 
-    return _Spread(own, [f"{name}_{one}" for one in own], may_be_missing, write, read)
+    return _Spread(names, [f"{name}_{field}" for field in names], may_be_missing, write, read)
 
 
 def _cell(hint: Any, field: Any) -> Cell:
@@ -187,7 +187,7 @@ def _cell(hint: Any, field: Any) -> Cell:
     if kind is datetime:
         return Cell(format_time, parse_time)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
-        return Cell(read={str(word): word for word in kind}.__getitem__)
+        return Cell(read={str(member): member for member in kind}.__getitem__)
     if (as_plain := _plain(kind)) is None:
         return Cell()
     default = None if may_be_missing else _default(field)
@@ -245,7 +245,7 @@ def _plain(kind: Any) -> Cell | None:
 
 def _named(kind: Any) -> Cell:
     """Return the conversion between an attrs object and a dictionary of its fields."""
-    names = [one.name for one in attrs.fields(kind)]
+    names = [attribute.name for attribute in attrs.fields(kind)]
     get = attrgetter(*names)
     hints = typing.get_type_hints(kind)
     lists = [name for name in names if typing.get_origin(hints[name]) is tuple]

@@ -57,19 +57,19 @@ _PUT_SESSION: Final = _update("sessions", SESSIONS.columns)
 _ADD_MESSAGE: Final = _insert("messages", MESSAGES.columns)
 _PUT_MESSAGE: Final = _update("messages", MESSAGES.columns)
 _ADD_IMAGE: Final = "INSERT INTO images (digest, data) VALUES (?, zeroblob(?)) RETURNING number"
-_USE_IMAGE: Final = "INSERT OR IGNORE INTO image_uses (message_id, digest) VALUES (?, ?)"
+_ADD_IMAGE_USE: Final = "INSERT OR IGNORE INTO image_uses (message_id, digest) VALUES (?, ?)"
 _IMAGES_OF: Final = "SELECT digest FROM image_uses WHERE message_id = ?"
-_STOP_USES: Final = "DELETE FROM image_uses WHERE message_id = ?"
-_DROP_UNUSED: Final = """
+_DELETE_IMAGE_USES: Final = "DELETE FROM image_uses WHERE message_id = ?"
+_DELETE_UNUSED_IMAGE: Final = """
     DELETE FROM images WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM image_uses WHERE digest = ?1)
     RETURNING length(data)"""
-_USE_SPACE: Final = "UPDATE image_space SET bytes = bytes + ? WHERE id = 1"
+_ADD_IMAGE_SPACE: Final = "UPDATE image_space SET bytes = bytes + ? WHERE id = 1"
 _ADD_RUN: Final = _insert_owned("runs", RUNS.columns)
 _PUT_RUN: Final = _update("runs", RUNS.columns)
 _PUT_LONG_RESULT: Final = (
     "REPLACE INTO long_results (run_id, result) VALUES (?, zeroblob(?)) RETURNING number"
 )
-_DROP_LONG_RESULT: Final = "DELETE FROM long_results WHERE run_id = ?"
+_DELETE_LONG_RESULT: Final = "DELETE FROM long_results WHERE run_id = ?"
 _ADD_REQUEST: Final = _insert_owned("requests", REQUESTS.columns)
 _PUT_REQUEST: Final = _update("requests", REQUESTS.columns)
 _PUT_ATTEMPT: Final = (
@@ -88,7 +88,7 @@ _PUT_THREAD: Final = (
 
 _ADD_TOKEN: Final = _insert("access_tokens", f"{TOKENS.columns}, token_hash")
 _PUT_TOKEN: Final = _update("access_tokens", TOKENS.columns)
-_HELD: Final = f"SELECT DISTINCT principal FROM grants WHERE session_id IN ({TREE})"
+_PRINCIPALS_IN_TREE: Final = f"SELECT DISTINCT principal FROM grants WHERE session_id IN ({TREE})"
 _GRANT: Final = f"INSERT INTO grants (session_id, principal, role) SELECT id, ?, ? FROM ({TREE})"
 _NOTE_ACTIVITY: Final = (
     _insert("activity", "run_id, attempt, last_seq, event_at, output_at")
@@ -96,31 +96,31 @@ _NOTE_ACTIVITY: Final = (
         event_at = excluded.event_at, output_at = coalesce(excluded.output_at, output_at)"""
 )
 _ADD_AUDIT: Final = _insert("audit", AUDIT.columns)
-_ADVANCE: Final = """
+_ADVANCE_LAST_SEQ: Final = """
     UPDATE sessions SET last_seq = last_seq + ?1, updated_at = ?2,
         last_position = (SELECT coalesce(max(position), 0) FROM events) + ?1
     WHERE id = ?3 RETURNING number, last_seq, last_position"""
-_NEW_EVENT: Final = (
+_EVENT_COLUMNS: Final = (
     "position, session, seq, run_id, attempt, event_type, created_at, data, long_data"
 )
-_ADD_EVENTS: Final = {rows: _insert("events", _NEW_EVENT, rows) for rows in (64, 16, 4, 2, 1)}
+_ADD_EVENTS: Final = {rows: _insert("events", _EVENT_COLUMNS, rows) for rows in (64, 16, 4, 2, 1)}
 """INSERT statements by number of rows. Per row, inserting many costs a third of inserting one. It also
 releases the interpreter lock only once."""
 
 _REMOVE_TOKEN: Final = "DELETE FROM access_tokens WHERE id = ?"  # noqa: S105
-_REMEMBER: Final = _insert("idempotency", f"{RECORDS.columns}, place, total")
+_ADD_RECORD: Final = _insert("idempotency", f"{RECORDS.columns}, place, total")
 _LAST_OF_CALLER: Final = (
     "SELECT place, total FROM idempotency WHERE caller = ? ORDER BY place DESC LIMIT 1"
 )
 _FIRST_OF_CALLER: Final = (
     "SELECT number, place, total FROM idempotency WHERE caller = ? ORDER BY place LIMIT 1"
 )
-_FORGET_ONE: Final = "DELETE FROM idempotency WHERE number = ?"
-_FORGET_OLD: Final = """
+_DELETE_RECORD: Final = "DELETE FROM idempotency WHERE number = ?"
+_DELETE_OLD_RECORDS: Final = """
     DELETE FROM idempotency WHERE number IN (
         SELECT number FROM (SELECT number, created_at FROM idempotency ORDER BY number LIMIT ?)
         WHERE created_at < ?)"""
-_FORGET_CALLER: Final = """
+_DELETE_RECORDS_OF_CALLER: Final = """
     DELETE FROM idempotency WHERE number IN (
         SELECT number FROM idempotency WHERE caller = ? ORDER BY place LIMIT ?)"""
 
@@ -138,13 +138,13 @@ class SqliteTransaction(SqliteView):
         except apsw.ConstraintError as error:
             # apsw sets the code on the instance, which its type stubs omit.
             if error.extendedresult == apsw.SQLITE_CONSTRAINT_FOREIGNKEY:  # type: ignore[attr-defined]
-                raise NotFound("what this belongs to does not exist") from error
-            raise Conflict(f"this contradicts what is stored: {error}") from error
+                raise NotFound("the session or run that this refers to does not exist") from error
+            raise Conflict(f"this conflicts with a stored row: {error}") from error
 
     def _replace(self, sql: str, values: tuple[Any, ...]) -> None:
         self._write(sql, values)
         if not self._connection.changes():
-            raise NotFound(f"no {values[0]}")
+            raise NotFound(f"{values[0]} does not exist")
 
     def add_session(self, session: Session) -> None:
         self._write(_ADD_SESSION, SESSIONS.values(session))
@@ -162,15 +162,15 @@ class SqliteTransaction(SqliteView):
         if self._first_row("SELECT 1 FROM images WHERE digest = ?", digest) is None:
             number = self._first_row(_ADD_IMAGE, digest, len(data))[0]
             self._fill("images", "data", number, slices(data))
-            self._execute(_USE_SPACE, (len(data),))
-        self._write(_USE_IMAGE, (message_id, digest))
+            self._execute(_ADD_IMAGE_SPACE, (len(data),))
+        self._write(_ADD_IMAGE_USE, (message_id, digest))
 
     def remove_images(self, message_id: str) -> None:
         digests = self._execute(_IMAGES_OF, (message_id,)).fetchall()
-        self._execute(_STOP_USES, (message_id,))
+        self._execute(_DELETE_IMAGE_USES, (message_id,))
         for (digest,) in digests:
-            if (dropped := self._first_row(_DROP_UNUSED, digest)) is not None:
-                self._execute(_USE_SPACE, (-dropped[0],))
+            if (dropped := self._first_row(_DELETE_UNUSED_IMAGE, digest)) is not None:
+                self._execute(_ADD_IMAGE_SPACE, (-dropped[0],))
 
     def add_run(self, run: Run) -> None:
         self._write(_ADD_RUN, (*RUNS.values(run), run.session_id))
@@ -187,7 +187,7 @@ class SqliteTransaction(SqliteView):
             return
         text = run.result.text
         if not is_long_result(text):
-            self._execute(_DROP_LONG_RESULT, (run.id,))
+            self._execute(_DELETE_LONG_RESULT, (run.id,))
             return
         size = sum(len(piece) for piece in slices(text))
         number = self._first_row(_PUT_LONG_RESULT, run.id, size)[0]
@@ -209,11 +209,11 @@ class SqliteTransaction(SqliteView):
         for text in texts:
             if isinstance(text, str):
                 check_unicode(text)
-        advanced = self._first_row(_ADVANCE, count, when, session_id)
+        advanced = self._first_row(_ADVANCE_LAST_SEQ, count, when, session_id)
         if advanced is None:
             raise NotFound(f"no session {session_id}", {"session_id": session_id})
         session, last_seq, position = advanced
-        ahead = position - last_seq
+        offset = position - last_seq  # from a seq of this session to its position in the whole log
         seq = last_seq - count
         start = 0
         for rows, statement in _ADD_EVENTS.items():
@@ -224,7 +224,7 @@ class SqliteTransaction(SqliteView):
                     is_long = not isinstance(text, str)
                     seq += 1
                     values += (
-                        ahead + seq,
+                        offset + seq,
                         session,
                         seq,
                         draft.run_id,
@@ -236,7 +236,7 @@ class SqliteTransaction(SqliteView):
                     )
                 self._execute(statement, values)
                 start += rows
-        for position, text in enumerate(texts, ahead + last_seq - count + 1):
+        for position, text in enumerate(texts, offset + last_seq - count + 1):
             if not isinstance(text, str):
                 self._fill("events", "long_data", position, slices(text))
         self.topics.add(f"session:{session_id}")
@@ -253,13 +253,13 @@ class SqliteTransaction(SqliteView):
 
     def _note_activity(self, drafts: Sequence[Draft], before: int, when: str) -> None:
         """Record the times of attempts' last events, with one statement per attempt."""
-        found: dict[tuple[str, int], tuple[int, str | None]] = {}
+        activity: dict[tuple[str, int], tuple[int, str | None]] = {}
         for seq, draft in enumerate(drafts, before + 1):
             if draft.run_id is not None:
                 key = draft.run_id, draft.attempt or 0
                 output_at = when if draft.event_type in OUTPUT_EVENTS else None
-                found[key] = seq, output_at or found.get(key, (0, None))[1]
-        for (run_id, attempt), (seq, output_at) in found.items():
+                activity[key] = seq, output_at or activity.get(key, (0, None))[1]
+        for (run_id, attempt), (seq, output_at) in activity.items():
             self._execute(_NOTE_ACTIVITY, (run_id, attempt, seq, when, output_at))
 
     def put_attempt(self, attempt: Attempt) -> None:
@@ -274,11 +274,11 @@ class SqliteTransaction(SqliteView):
         granted = {grant.principal for grant in grants}
         if len(granted) < len(grants):
             raise Conflict("a principal has two grants")
-        held = self._execute(_HELD, (session_id,)).fetchall()
+        former = self._execute(_PRINCIPALS_IN_TREE, (session_id,)).fetchall()
         self._execute(f"DELETE FROM grants WHERE session_id IN ({TREE})", (session_id,))
         for grant in grants:
             self._execute(_GRANT, (grant.principal, grant.role, session_id))
-        self.topics.update(f"access:{name}" for name in granted.union(*held))
+        self.topics.update(f"access:{name}" for name in granted.union(*former))
 
     def add_token(self, token: AccessToken, token_hash: str) -> None:
         self._write(_ADD_TOKEN, (*TOKENS.values(token), token_hash))
@@ -294,32 +294,30 @@ class SqliteTransaction(SqliteView):
         self._execute(_REMOVE_TOKEN, (token_id,))
 
     def add_record(self, record: IdempotencyRecord, *, max_count: int, max_size: int) -> None:
-        before = self._first_row(_LAST_OF_CALLER, record.caller)
-        position, total = (1, 0) if before is None else (before[0] + 1, before[1])
+        last = self._first_row(_LAST_OF_CALLER, record.caller)
+        place, total = (1, 0) if last is None else (last[0] + 1, last[1])
         size = len(record.answer.encode())
         total += size
         try:
-            self._execute(_REMEMBER, (*RECORDS.values(record), position, total))
+            self._execute(_ADD_RECORD, (*RECORDS.values(record), place, total))
         except apsw.ConstraintError:
             raise Conflict(
                 "the idempotency key already has a record", {"key": record.key}
             ) from None
-        if position <= max_count and total < max_size:
+        if place <= max_count and total < max_size:
             return  # the limits were never reached
         for _ in range(max_deleted_records(size)):
             number, first, first_total = self._first_row(_FIRST_OF_CALLER, record.caller)
-            if first == position or (
-                position - first < max_count and total - first_total < max_size
-            ):
+            if first == place or (place - first < max_count and total - first_total < max_size):
                 return
-            self._execute(_FORGET_ONE, (number,))
+            self._execute(_DELETE_RECORD, (number,))
 
     def delete_records(self, *, before: datetime, limit: int) -> int:
-        self._execute(_FORGET_OLD, (limit, format_time(before)))
+        self._execute(_DELETE_OLD_RECORDS, (limit, format_time(before)))
         return self._connection.changes()
 
     def delete_records_of(self, caller: str, *, limit: int) -> int:
-        self._execute(_FORGET_CALLER, (caller, limit))
+        self._execute(_DELETE_RECORDS_OF_CALLER, (caller, limit))
         return self._connection.changes()
 
     def notify(self, topic: str) -> None:

@@ -146,7 +146,7 @@ _NEXT_RUNS: Final = f"""
     WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND {_STARTABLE}
     ORDER BY r.id LIMIT ?"""
 
-_BEFORE: Final = f"""
+_COUNT_BEFORE: Final = f"""
     SELECT count(*) FROM runs r
     WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND r.id < ?
       AND (r.session_id = ? OR {_STARTABLE})"""
@@ -155,8 +155,10 @@ _BEFORE: Final = f"""
 class SqliteView:
     """Queries through one connection, consistent within the caller's transaction.
 
-    :param epoch: the current epoch.
-    :param long_values: what readers hold; None in a transaction, whose events may never be committed.
+    :param epoch: the id of the log's current epoch, which cursors contain. See
+        :mod:`agent_orchestrator.stores.sqlite.epochs`.
+    :param long_values: the cache that readers share. None in a transaction, because its values may never
+        be committed.
     """
 
     def __init__(
@@ -167,7 +169,7 @@ class SqliteView:
     ) -> None:
         self._connection = connection
         self._epoch = epoch
-        self._held = long_values
+        self._long_values = long_values
         self._execute = connection.execute
 
     def _first_row(self, sql: str, *values: Any) -> Any:
@@ -210,18 +212,21 @@ class SqliteView:
         within: Visibility,
         column: str,
         *,
-        to_work: bool = False,
+        can_write: bool = False,
     ) -> tuple[Statement, ...]:
-        """Return statements for the visible rows among those that meet the conditions.
+        """Return statements for the visible rows that meet the conditions.
 
         If visibility is restricted, the conditions should select few rows.
+
+        :param column: the column with the session id.
+        :param can_write: exclude sessions that the principal may only read.
         """
-        found = (
+        wheres = (
             where_all({**conditions, **alternative})
-            for alternative in visibility_conditions(within, column, to_work=to_work)
+            for alternative in visibility_conditions(within, column, can_write=can_write)
         )
         return tuple(
-            (f"SELECT id FROM {table}{text} ORDER BY id LIMIT ?", values) for text, values in found
+            (f"SELECT id FROM {table}{text} ORDER BY id LIMIT ?", values) for text, values in wheres
         )
 
     def _page(
@@ -239,11 +244,14 @@ class SqliteView:
         ids: set[str] = set()
         for statement, values in statements:
             ids.update(row[0] for row in self._execute(statement, (*values, limit)))
-        rows = (self._first_row(f"{select} WHERE id = ?", one) for one in sorted(ids)[:limit])
+        rows = (self._first_row(f"{select} WHERE id = ?", row_id) for row_id in sorted(ids)[:limit])
         return _up_to(size, rows, size_of)
 
-    def _is_visible(self, within: Visibility, session_id: str, *, to_work: bool = False) -> bool:
-        """Return whether a caller may see the content of a session."""
+    def _is_visible(self, within: Visibility, session_id: str, *, can_write: bool = False) -> bool:
+        """Return whether a caller may see the content of a session.
+
+        :param can_write: return False if the principal may only read it.
+        """
         if (
             within.tree is not None
             and not self._first_row(f"SELECT ? IN ({LINEAGE})", within.tree, session_id)[0]
@@ -255,7 +263,7 @@ class SqliteView:
         if row is not None and row[0] == within.principal:
             return True
         role = self.role(session_id, within.principal)
-        return role is not None and not (to_work and role == "reader")
+        return role is not None and not (can_write and role == "reader")
 
     def message(self, message_id: str) -> Message | None:
         row = self._first_row(_MESSAGE + " WHERE id = ?", message_id)
@@ -322,27 +330,27 @@ class SqliteView:
         self, session_id: str, *, limit: int, cut: int, size: int
     ) -> tuple[list[Run], int]:
         runs: list[Run] = []
-        read = 0
+        size_read = 0
         for row in self._execute(_LATEST_RUNS, (cut, session_id, limit)):
             run = RUNS.read(row)
             if run.result is not None and len(run.result.text) > cut:
                 run = evolve(run, result=RunResult(run.result.text[:cut]))
             runs.append(run)
-            read += row[-1]
-            if read >= size:
+            size_read += row[-1]
+            if size_read >= size:
                 break
-        return runs[::-1], read
+        return runs[::-1], size_read
 
     def run_count(self, session_id: str) -> int:
         return int(self._first_row("SELECT count(*) FROM runs WHERE session_id = ?", session_id)[0])
 
     def child_count(self, session_id: str, within: Visibility = EVERYTHING) -> int:
-        found = [
+        clauses = [
             where_all({"parent_session_id = ?": session_id, **alternative})
             for alternative in visibility_conditions(within, "id")
         ]
-        children = " UNION ".join(f"SELECT id FROM sessions{where}" for where, _ in found)
-        values = chain.from_iterable(values for _, values in found)
+        children = " UNION ".join(f"SELECT id FROM sessions{where}" for where, _ in clauses)
+        values = chain.from_iterable(values for _, values in clauses)
         return int(self._first_row(f"SELECT count(*) FROM ({children})", *values)[0])
 
     def active_run(self, session_id: str) -> Run | None:
@@ -366,19 +374,22 @@ class SqliteView:
         limit: int,
         size: int | None = None,
     ) -> list[Request]:
-        below = within.tree if resolvable else None
-        mine = {
-            "session_id <> ?": below,
-            "approvals <> ?": None if below is None else "ask-human",
+        # An agent can resolve requests of its descendants, except those that only people may resolve.
+        agent_session = within.tree if resolvable else None
+        agent_conditions = {
+            "session_id <> ?": agent_session,
+            "approvals <> ?": None if agent_session is None else "ask-human",
         }
         if run_id is not None and (run := self.run(run_id)) is not None:
             session_id = session_id or run.session_id
         statements: tuple[Statement, ...]
         if (session_id, root_session_id) == (None, None) and within != EVERYTHING:
-            statements = rows_within("requests", within, status, after, mine, to_work=resolvable)
+            statements = rows_within(
+                "requests", within, status, after, agent_conditions, can_write=resolvable
+            )
         else:
             if session_id is not None:
-                if not self._is_visible(within, session_id, to_work=resolvable):
+                if not self._is_visible(within, session_id, can_write=resolvable):
                     return []
                 within = EVERYTHING
             conditions = {
@@ -388,10 +399,10 @@ class SqliteView:
                 "root_session_id = ?": root_session_id,
                 "status = ?": status,
                 "id > ?": after or "",
-                **mine,
+                **agent_conditions,
             }
             statements = self._filtered(
-                "requests", conditions, within, "session_id", to_work=resolvable
+                "requests", conditions, within, "session_id", can_write=resolvable
             )
         return [REQUESTS.read(row) for row in self._page(_REQUEST, statements, limit, size)]
 
@@ -403,8 +414,8 @@ class SqliteView:
             " AND resolved_at IS NOT NULL ORDER BY resolved_at DESC, id DESC",
             (run_id, attempt),
         )
-        found = (row[0] for row in rows if row[1] in statuses and row[0] not in excluding)
-        request_id = next(found, None)
+        matching = (row[0] for row in rows if row[1] in statuses and row[0] not in excluding)
+        request_id = next(matching, None)
         return None if request_id is None else self.request(request_id)
 
     def expired_requests(self, now: datetime, limit: int) -> list[Request]:
@@ -470,13 +481,13 @@ class SqliteView:
         return [RUNS.read(row) for row in self._execute(_NEXT_RUNS, (limit,))]
 
     def queue_is_full(self, limit: int) -> bool:
-        counted = f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE {_FOR_WORKERS} LIMIT ?)"
-        return bool(self._first_row(counted, limit)[0] >= limit)
+        query = f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE {_FOR_WORKERS} LIMIT ?)"
+        return bool(self._first_row(query, limit)[0] >= limit)
 
     def queue_position(self, run: Run) -> int | None:
         if not self._is_queued(run):
             return None
-        return int(self._first_row(_BEFORE, run.id, run.session_id)[0]) + 1
+        return int(self._first_row(_COUNT_BEFORE, run.id, run.session_id)[0]) + 1
 
     def queued_before(self, run: Run) -> Run | None:
         if not self._is_queued(run):
@@ -499,13 +510,13 @@ class SqliteView:
         )
 
     def live_runs(self) -> dict[str, dict[RunStatus, int]]:
-        found: dict[str, dict[RunStatus, int]] = {}
+        by_provider: dict[str, dict[RunStatus, int]] = {}
         for provider, status, count in self._execute(
             "SELECT provider, status, count(*) FROM runs"
             " WHERE status IN ('queued', 'running', 'waiting') GROUP BY provider, status"
         ):
-            found.setdefault(provider, {})[RunStatus(status)] = count
-        return found
+            by_provider.setdefault(provider, {})[RunStatus(status)] = count
+        return by_provider
 
     def lost_runs(self, instance: str) -> list[Run]:
         rows = self._execute(
@@ -523,8 +534,8 @@ class SqliteView:
             " AND seq > ? ORDER BY seq LIMIT ?",
             (session_id, after, limit),
         )
-        found = _up_to(size, rows, event_size)
-        return [event_from(row, session_id, self._long_data) for row in found]
+        fitting = _up_to(size, rows, event_size)
+        return [event_from(row, session_id, self._long_data) for row in fitting]
 
     def last_event_at(self, run: Run) -> datetime | None:
         row = self._first_row(
@@ -557,7 +568,7 @@ class SqliteView:
         if not sessions and within == EVERYTHING:
             rows = self._execute(_FEED + " ORDER BY e.position LIMIT ?", (position, last, limit))
             return self._items(_up_to(size, rows, event_size))
-        # Sessions without new events are left out first, so that an idle reader costs nothing.
+        # Sessions without new events are excluded first, so that an idle reader costs little.
         numbers = self._sessions_with_events(position, sessions, within)
         if not numbers:
             return []
@@ -624,7 +635,7 @@ class SqliteView:
 
     def _read_once(self, key: Hashable, read: Callable[[], T]) -> T:
         with short_turns():
-            return read() if self._held is None else self._held.get(key, read)
+            return read() if self._long_values is None else self._long_values.get(key, read)
 
     def _sessions_with_events(
         self, position: int, sessions: Sequence[str], within: Visibility
@@ -641,11 +652,11 @@ class SqliteView:
             alternatives = [{"owner = ?": within.principal, **new}]
             if within.principal is not None:
                 alternatives.append({f"id IN ({GRANTED})": within.principal, **new})
-        found: dict[int, int] = {}
+        last_seqs: dict[int, int] = {}
         for alternative in alternatives:
             where, values = where_all(alternative)
-            found.update(self._execute(f"SELECT number, last_seq FROM sessions{where}", values))
-        return found
+            last_seqs.update(self._execute(f"SELECT number, last_seq FROM sessions{where}", values))
+        return last_seqs
 
     def feed_head(self) -> str:
         return feed_cursor(self.event_count(), self._epoch)
@@ -703,8 +714,8 @@ class SqliteView:
         return [Grant(*row) for row in rows]
 
     def role(self, session_id: str, principal: str) -> GrantRole | None:
-        found = "SELECT role FROM grants WHERE session_id = ? AND principal = ?"
-        row = self._first_row(found, session_id, principal)
+        query = "SELECT role FROM grants WHERE session_id = ? AND principal = ?"
+        row = self._first_row(query, session_id, principal)
         return None if row is None else row[0]
 
     def token(self, token_id: str) -> AccessToken | None:
@@ -712,8 +723,8 @@ class SqliteView:
         return None if row is None else TOKENS.read(row)
 
     def token_of_hash(self, token_hash: str) -> AccessToken | None:
-        found = f"SELECT {TOKENS.columns} FROM access_tokens WHERE token_hash = ?"
-        row = self._first_row(found, token_hash)
+        query = f"SELECT {TOKENS.columns} FROM access_tokens WHERE token_hash = ?"
+        row = self._first_row(query, token_hash)
         return None if row is None else TOKENS.read(row)
 
     def tokens(
@@ -757,10 +768,7 @@ class SqliteView:
 def _up_to(
     size: int | None, rows: Iterable[Any], size_of: Callable[[Row], int] = text_size
 ) -> Iterable[Any]:
-    """Return the rows up to the one that brings their text to ``size`` characters or more.
-
-    Later rows are not read.
-    """
+    """Return rows until their texts have ``size`` characters in total. Later rows are not read."""
     return rows if size is None else _fitting(size, rows, size_of)
 
 

@@ -148,16 +148,16 @@ class WatermarkFile:
             copy = self.read()
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            return PriorState("mirror_unusable", f"{self.path} is damaged ({reason}): {unknown}")
+            return PriorState("watermark_unusable", f"{self.path} is damaged ({reason}): {unknown}")
         if copy is None:
             if watermark is None or not watermark.commits:
                 return PriorState()
-            return PriorState("mirror_unusable", f"{self.path} is missing: {unknown}")
+            return PriorState("watermark_unusable", f"{self.path} is missing: {unknown}")
         if watermark is None and path.exists():
             watermark = Watermark(copy.database, 0)  # it once had tables
         if watermark is None or copy.database != watermark.database:
             return PriorState(
-                "mirror_unusable", f"{self.path} belongs to another database: {unknown}"
+                "watermark_unusable", f"{self.path} belongs to another database: {unknown}"
             )
         lost = copy.commits - watermark.commits
         if lost <= 0:
@@ -198,16 +198,16 @@ def _last(descriptor: int) -> tuple[_Copy, int]:
 
     :raises ValueError: if no copy is intact.
     """
-    found: list[tuple[_Copy, int]] = []
+    copies: list[tuple[_Copy, int]] = []
     problem = ValueError("it is empty")
     for place in SLOTS:
         try:
-            found.append((_parsed(os.pread(descriptor, _SLOT_SIZE, place)), place))
+            copies.append((_parsed(os.pread(descriptor, _SLOT_SIZE, place)), place))
         except ValueError as error:
             problem = error
-    if not found:
+    if not copies:
         raise problem
-    return max(found, key=lambda one: one[0].write)
+    return max(copies, key=lambda candidate: candidate[0].write)
 
 
 def _parsed(line: bytes) -> _Copy:

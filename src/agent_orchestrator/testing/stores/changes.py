@@ -101,9 +101,9 @@ class Changes(Opening):
                 assert tx.next_runs(9) == [run]
                 assert tx.run_messages(run.id) == [message]
                 assert [event.seq for event in tx.events(session.id, after=0, limit=9)] == [1]
-                found = tx.session(session.id)
-                assert found is not None
-                assert (found.last_seq, found.updated_at) == (1, NOW + timedelta(seconds=1))
+                stored = tx.session(session.id)
+                assert stored is not None
+                assert (stored.last_seq, stored.updated_at) == (1, NOW + timedelta(seconds=1))
                 tx.put_run(evolve(run, status=RunStatus.RUNNING))
                 assert tx.next_runs(9) == []
                 assert tx.active_run(session.id) == evolve(run, status=RunStatus.RUNNING)
@@ -169,7 +169,7 @@ class Changes(Opening):
                     raise LookupError(number)
                 return seq
 
-            async def one(number: int) -> None:
+            async def append(number: int) -> None:
                 try:
                     answered[number] = await store.transact(lambda tx: change(tx, number))
                 except LookupError as error:
@@ -177,7 +177,7 @@ class Changes(Opening):
 
             async with anyio.create_task_group() as tasks:
                 for number in range(100):
-                    tasks.start_soon(one, number)
+                    tasks.start_soon(append, number)
             assert refused == set(range(0, 100, 3))
             events = await store.read(lambda view: view.events(session.id, after=0, limit=500))
             assert [event.seq for event in events] == list(range(1, len(answered) + 1))
@@ -191,10 +191,10 @@ class Changes(Opening):
 
             async def task(number: int) -> None:
                 session_id = (one, two)[number % 2].id
-                given = drafts(*map(str, range(number % 7 + 1)))
+                appended = drafts(*map(str, range(number % 7 + 1)))
                 for _ in range(3):
-                    last = await store.transact(lambda tx: tx.append(session_id, given, NOW))
-                    spans[session_id].append((last - len(given) + 1, last))
+                    last = await store.transact(lambda tx: tx.append(session_id, appended, NOW))
+                    spans[session_id].append((last - len(appended) + 1, last))
 
             async with anyio.create_task_group() as tasks:
                 for number in range(100):
@@ -272,7 +272,7 @@ class Changes(Opening):
             await put(store, session)
             answered: list[int] = []
 
-            async def one(number: int, scope: anyio.CancelScope) -> None:
+            async def append(number: int, scope: anyio.CancelScope) -> None:
                 with scope:
                     await store.transact(lambda tx: tx.append(session.id, drafts(str(number)), NOW))
                     answered.append(number)
@@ -280,7 +280,7 @@ class Changes(Opening):
             scopes = [anyio.CancelScope() for _ in range(60)]
             async with anyio.create_task_group() as tasks:
                 for number, scope in enumerate(scopes):
-                    tasks.start_soon(one, number, scope)
+                    tasks.start_soon(append, number, scope)
                 await anyio.lowlevel.checkpoint()
                 for scope in scopes[::2]:
                     scope.cancel()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from operator import methodcaller
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,10 @@ class Family(Opening):
                 parent_session_id=of_session.id, root_session_id=root.id, depth=2
             )
             states = [RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.COMPLETED]
-            runs = [a_run(one.id, status=state) for one, state in zip(of_run, states, strict=True)]
+            runs = [
+                a_run(session.id, status=state)
+                for session, state in zip(of_run, states, strict=True)
+            ]
             waiting = a_run(grandchild.id, status=RunStatus.WAITING)
             await put(store, root, *of_run, of_session, grandchild, run, *runs, waiting)
 
@@ -63,43 +67,43 @@ class Family(Opening):
             grandchild = a_session(parent_session_id=child.id, **below)
             sibling = a_session(parent_session_id=root.id, **below)
             family = [root, child, grandchild, sibling, other]
-            runs = {one.id: a_run(one.id) for one in family}
-            questions = {one.id: a_request(runs[one.id]) for one in family}
+            runs = {member.id: a_run(member.id) for member in family}
+            questions = {member.id: a_request(runs[member.id]) for member in family}
             await put(store, *family, *runs.values())
-            for one in family:
-                await store.transact(lambda tx, one=one: tx.add_request(questions[one.id]))  # type: ignore[misc]
-                await store.transact(lambda tx, one=one: tx.append(one.id, drafts("x"), NOW))  # type: ignore[misc]
+            for member in family:
+                await store.transact(methodcaller("add_request", questions[member.id]))
+                await store.transact(methodcaller("append", member.id, drafts("x"), NOW))
             for top, members in (
                 (root, family[:4]),
                 (child, [child, grandchild]),
                 (grandchild, [grandchild]),
                 (other, [other]),
             ):
-                ids = [one.id for one in members]
+                ids = [member.id for member in members]
                 within = Visibility(tree=top.id)
 
                 def query(view: View, within: Visibility = within) -> list[object]:
                     return [
-                        [one.id for one in view.sessions(within=within, limit=9)],
+                        [session.id for session in view.sessions(within=within, limit=9)],
                         view.runs(within=within, limit=9),
                         view.requests(within=within, limit=9),
                         [
-                            one.event.session_id
-                            for one in view.feed(after=None, within=within, limit=9)
+                            item.event.session_id
+                            for item in view.feed(after=None, within=within, limit=9)
                         ],
                         view.sessions(within=evolve(within, principal="bob"), limit=9),
                         view.sessions(within=within, parent_session_id=root.id, limit=1),
                         view.runs(within=within, session_id=other.id, limit=9),
                     ]
 
-                children = [one for one in members if one.parent_session_id == root.id]
+                children = [member for member in members if member.parent_session_id == root.id]
                 assert await store.read(query) == [
                     ids,
-                    [runs[one] for one in ids],
-                    [questions[one] for one in ids],
+                    [runs[session_id] for session_id in ids],
+                    [questions[session_id] for session_id in ids],
                     ids,
                     [],
-                    [evolve(one, last_seq=1) for one in children[:1]],
+                    [evolve(child, last_seq=1) for child in children[:1]],
                     [runs[other.id]] if top is other else [],
                 ]
 
@@ -116,8 +120,8 @@ class Family(Opening):
                     [(2, "answered"), (2, "approved"), (2, "canceled"), (1, "approved")]
                 )
             ]
-            for one in (*asked, a_request(run, attempt=2)):
-                await store.transact(lambda tx, one=one: tx.add_request(one))  # type: ignore[misc]
+            for request in (*asked, a_request(run, attempt=2)):
+                await store.transact(methodcaller("add_request", request))
 
             def query(view: View) -> list[Request | None]:
                 statuses = {"answered", "approved"}
@@ -174,7 +178,7 @@ class Family(Opening):
             notified: list[frozenset[str]] = []
             with store.listen(notified.append):
                 for request in (plain, full, theirs):
-                    await store.transact(lambda tx, one=request: tx.add_request(one))  # type: ignore[misc]
+                    await store.transact(methodcaller("add_request", request))
             assert frozenset({f"request:{plain.id}", "requests"}) in notified
 
             def query(view: View) -> list[object]:
@@ -220,30 +224,30 @@ class Family(Opening):
 
     async def test_requests_that_may_be_resolved_are_told_from_others(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
-            own, granted, shown = a_session(owner="ann"), a_session(), a_session()
-            below = a_session(parent_session_id=own.id, root_session_id=own.id)
-            sessions = [own, granted, shown, below]
+            owned, granted, shown = a_session(owner="ann"), a_session(), a_session()
+            below = a_session(parent_session_id=owned.id, root_session_id=owned.id)
+            sessions = [owned, granted, shown, below]
             runs = [a_run(session.id) for session in sessions]
             await put(store, *sessions, *runs)
             requests = [a_request(run) for run in runs]
             requests.append(a_request(runs[-1], approvals="ask-human"))
             of_own, of_granted, of_shown, of_below, peoples = requests
             for request in requests:
-                await store.transact(lambda tx, one=request: tx.add_request(one))  # type: ignore[misc]
+                await store.transact(methodcaller("add_request", request))
             await store.transact(lambda tx: tx.put_grants(granted.id, [Grant("ann", "writer")]))
             await store.transact(lambda tx: tx.put_grants(shown.id, [Grant("ann", "reader")]))
 
-            def found(within: Visibility, *, resolvable: bool) -> Callable[[View], list[Request]]:
+            def query(within: Visibility, *, resolvable: bool) -> Callable[[View], list[Request]]:
                 return lambda view: view.requests(within=within, resolvable=resolvable, limit=9)
 
-            ann, tree = Visibility(principal="ann"), Visibility(tree=own.id)
+            ann, tree = Visibility(principal="ann"), Visibility(tree=owned.id)
             for within, all_, resolvable in (
                 (Visibility(), requests, requests),
                 (ann, [of_own, of_granted, of_shown], [of_own, of_granted]),
                 (tree, [of_own, of_below, peoples], [of_below]),
             ):
-                assert await store.read(found(within, resolvable=False)) == all_
-                assert await store.read(found(within, resolvable=True)) == resolvable
+                assert await store.read(query(within, resolvable=False)) == all_
+                assert await store.read(query(within, resolvable=True)) == resolvable
 
     async def test_requests_are_the_parents_until_people_are_asked(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
@@ -266,7 +270,7 @@ class Family(Opening):
             closed = evolve(first, id="req_closed", status="denied", human_at=NOW)
             requests = [first, second, decided, peoples, closed]
             for request in requests:
-                await store.transact(lambda tx, one=request: tx.add_request(one))  # type: ignore[misc]
+                await store.transact(methodcaller("add_request", request))
 
             def query(view: View) -> tuple[object, ...]:
                 return (
@@ -289,14 +293,14 @@ class Family(Opening):
                 second.human_at,
             )
             for request in requests:
-                found = await store.read(lambda view, one=request: view.request(one.id))  # type: ignore[misc]
-                assert found == request
+                stored = await store.read(methodcaller("request", request.id))
+                assert stored == request
             kept = await store.read(lambda view: view.session(child.id))
             assert kept is not None
             assert kept.approvals == "ask-human"
             for request in (first, second):
                 asked = evolve(request, audience="human")
-                await store.transact(lambda tx, one=asked: tx.put_request(one))  # type: ignore[misc]
+                await store.transact(methodcaller("put_request", asked))
             assert await store.read(query) == ([], [], [], [], [], [], first.expires_at)
 
     async def test_requests_warn_once_of_their_end(self, tmp_path: Path) -> None:
@@ -309,7 +313,7 @@ class Family(Opening):
             silent = a_request(run)
             closed = a_request(run, status="denied", warn_at=NOW)
             for request in (late, soon, silent, closed):
-                await store.transact(lambda tx, one=request: tx.add_request(one))  # type: ignore[misc]
+                await store.transact(methodcaller("add_request", request))
 
             def query(view: View) -> tuple[object, ...]:
                 moments = [NOW + timedelta(seconds=seconds) for seconds in (9, 10, 20)]

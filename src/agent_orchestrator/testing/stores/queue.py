@@ -86,8 +86,8 @@ class Queue(Opening):
             ]
             for pair in reversed([*lost, *kept]):
                 await put(store, *pair)
-            found = await store.read(lambda view: view.lost_runs("dmn_2"))
-            assert found == [run for _, run in lost]
+            lost_runs = await store.read(lambda view: view.lost_runs("dmn_2"))
+            assert lost_runs == [run for _, run in lost]
 
     async def test_child_runs(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:

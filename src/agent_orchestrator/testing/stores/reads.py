@@ -46,11 +46,11 @@ class Reads(Opening):
                     await store.transact(lambda tx: tx.append(session.id, drafts("a", "b"), NOW))
 
             def query(view: View) -> tuple[int, int, int, list[StreamItem]]:
-                found = view.session(session.id)
-                assert found is not None
+                stored = view.session(session.id)
+                assert stored is not None
                 events = view.events(session.id, after=0, limit=500)
                 beyond = view.feed(after=view.feed_head(), limit=1)
-                return found.last_seq, len(events), view.event_count(), beyond
+                return stored.last_seq, len(events), view.event_count(), beyond
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(write)
@@ -83,21 +83,21 @@ class Reads(Opening):
                 await store.transact(lambda tx, run=run: tx.add_run(run))  # type: ignore[misc]
 
             for limit, size, count in ((10, 10_000, 5), (2, 10_000, 2), (10, 200, 3), (10, 1, 1)):
-                found = await store.read(
+                latest = await store.read(
                     lambda view, limit=limit, size=size: view.latest_runs(  # type: ignore[misc]
                         session.id, limit=limit, cut=10, size=size
                     )
                 )
                 kept = [*runs, failed][-count:]
-                assert [run.id for run in found[0]] == [run.id for run in kept]
+                assert [run.id for run in latest[0]] == [run.id for run in kept]
                 texts = [
                     run.result.text if run.result else run.error.message if run.error else ""
                     for run in kept
                 ]
-                assert found[1] == sum(len(text.encode()) for text in texts)
+                assert latest[1] == sum(len(text.encode()) for text in texts)
                 shown = [
                     run.result.text if run.result else run.error.message if run.error else ""
-                    for run in found[0]
+                    for run in latest[0]
                 ]
                 assert shown == [text[:10] for text in texts]
             counts = await store.read(
@@ -132,23 +132,23 @@ class Reads(Opening):
             owners = {session.id: session.owner for session in sessions}
 
             async def all_pages(listing: str, *args: Any, **only: Any) -> list[Any]:
-                found: list[Any] = []
+                rows: list[Any] = []
                 after = None
                 while batch := await store.read(
                     methodcaller(listing, *args, **only, after=after, limit=2)
                 ):
                     assert len(batch) <= 2
-                    found += batch
+                    rows += batch
                     after = batch[-1].id
-                return found
+                return rows
 
             for owner, status, above in product(
                 (None, "ann", "nobody"), (None, "closed"), (None, parent.id)
             ):
-                found = await all_pages(
+                rows = await all_pages(
                     "sessions", within=Visibility(owner), status=status, parent_session_id=above
                 )
-                assert found == [
+                assert rows == [
                     s
                     for s in sessions
                     if owner in (None, s.owner)
@@ -158,18 +158,18 @@ class Reads(Opening):
             for owner, state, session_id in product(
                 (None, "bob"), (None, RunStatus.COMPLETED), (None, sessions[1].id, "ses_none")
             ):
-                found = await all_pages(
+                rows = await all_pages(
                     "runs", within=Visibility(owner), status=state, session_id=session_id
                 )
-                assert found == [
+                assert rows == [
                     r
                     for r in runs
                     if owner in (None, owners[r.session_id])
                     and state in (None, r.status)
                     and session_id in (None, r.session_id)
                 ]
-            found = await all_pages("messages", sessions[1].id)
-            assert found == messages
+            rows = await all_pages("messages", sessions[1].id)
+            assert rows == messages
             assert await store.read(lambda view: view.run_messages(runs[1].id)) == messages[3:]
 
     async def test_lists_end_where_they_are_large_enough(self, tmp_path: Path) -> None:
@@ -197,9 +197,9 @@ class Reads(Opening):
                 for owner in ("ann", "bob", "ann", "bob", "ann")
             ]
             await put(store, *large)
-            for one in large[1::2]:
+            for shared in large[1::2]:
                 await store.transact(
-                    lambda tx, one=one: tx.put_grants(one.id, [Grant("ann", "reader")])  # type: ignore[misc]
+                    methodcaller("put_grants", shared.id, [Grant("ann", "reader")])
                 )
             last = (await store.read(lambda view: view.session(session.id))).last_seq  # type: ignore[union-attr]
             first = last - 5
@@ -230,9 +230,9 @@ class Reads(Opening):
                 assert len(every) == 5, name
                 # Fields other than the text count too, but they are shorter.
                 for size, most in ((1, 1), (1_000, 1), (2_400, 2), (10**9, 5)):
-                    found = await found_by(name, size)
-                    assert found == every[: len(found)]
-                    assert max(1, most - 1) <= len(found) <= most + 1, (name, size)
+                    rows = await found_by(name, size)
+                    assert rows == every[: len(rows)]
+                    assert max(1, most - 1) <= len(rows) <= most + 1, (name, size)
 
     async def test_events_come_after_a_seq(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
@@ -306,14 +306,14 @@ class Reads(Opening):
             assert whole[-1].cursor == head
 
             async def drain(**only: Any) -> list[StreamItem]:
-                found: list[StreamItem] = []
+                items: list[StreamItem] = []
                 cursor = None
                 while batch := await store.read(
                     methodcaller("feed", after=cursor, limit=5, **only)
                 ):
-                    found += batch
+                    items += batch
                     cursor = batch[-1].cursor
-                return found
+                return items
 
             assert await drain() == whole
             cases: tuple[dict[str, Any], ...] = (
@@ -367,23 +367,23 @@ class Reads(Opening):
     async def test_a_cursor_of_another_stores_epoch_is_ahead_however_long_the_log(
         self, tmp_path: Path
     ) -> None:
-        (tmp_path / "one").mkdir()
+        (tmp_path / "a").mkdir()
         (tmp_path / "other").mkdir()
-        async with self.opened(tmp_path / "one") as one, self.opened(tmp_path / "other") as other:
+        async with self.opened(tmp_path / "a") as here, self.opened(tmp_path / "other") as other:
             session = a_session()
-            for store in (one, other):
+            for store in (here, other):
                 await put(store, session)
                 await store.transact(lambda tx: tx.append(session.id, drafts("a", "b"), NOW))
-            epochs = [await store.read(lambda view: view.epoch()) for store in (one, other)]
-            assert epochs[0] == await one.read(lambda view: view.epoch())
+            epochs = [await store.read(lambda view: view.epoch()) for store in (here, other)]
+            assert epochs[0] == await here.read(lambda view: view.epoch())
             assert epochs[0] != epochs[1]
             for epoch, common in zip(epochs, (2, 0), strict=True):
                 if epoch is not None:
-                    found = await one.read(methodcaller("last_common_seq", session.id, epoch))
-                    assert found == common
-            assert await one.read(methodcaller("last_common_seq", session.id, "unheard of")) == 0
+                    seq = await here.read(methodcaller("last_common_seq", session.id, epoch))
+                    assert seq == common
+            assert await here.read(methodcaller("last_common_seq", session.id, "unheard of")) == 0
             [first, _] = await other.read(lambda view: view.feed(after=None, limit=9))
             with pytest.raises(CursorAhead) as raised:
-                await one.read(methodcaller("feed", after=first.cursor, limit=9))
+                await here.read(methodcaller("feed", after=first.cursor, limit=9))
             again = raised.value.details["resume_cursor"]
-            assert len(await one.read(methodcaller("feed", after=again, limit=9))) == 2
+            assert len(await here.read(methodcaller("feed", after=again, limit=9))) == 2

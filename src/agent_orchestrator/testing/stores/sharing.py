@@ -39,7 +39,7 @@ class Sharing(Opening):
                 return set().union(*notified)
 
             def query(view: View) -> list[list[Grant]]:
-                return [view.grants(one.id) for one in (root, child, grandchild, other)]
+                return [view.grants(session.id) for session in (root, child, grandchild, other)]
 
             assert await store.read(query) == [[], [], [], []]
             assert await set_grants(child.id, CAROL, BOB) == {"access:bob", "access:carol"}
@@ -67,36 +67,36 @@ class Sharing(Opening):
     async def test_lists_contain_visible_sessions(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             sessions = [a_session(owner=("ann", "bob", "cid")[n % 3]) for n in range(9)]
-            runs = [a_run(one.id) for one in sessions]
+            runs = [a_run(session.id) for session in sessions]
             questions = [a_request(run) for run in runs]
             await put(store, *sessions, *runs)
-            for one, question in zip(sessions, questions, strict=True):
+            for session, question in zip(sessions, questions, strict=True):
                 await store.transact(methodcaller("add_request", question))
-                await store.transact(methodcaller("append", one.id, drafts("x"), NOW))
+                await store.transact(methodcaller("append", session.id, drafts("x"), NOW))
             # An owner may have a grant as well. The session is listed once.
             for index in (1, 3, 6, 8):
                 await store.transact(methodcaller("put_grants", sessions[index].id, [BOB]))
             seen = {1, 3, 4, 6, 7, 8}
-            ids = [one.id for n, one in enumerate(sessions) if n in seen]
+            ids = [session.id for n, session in enumerate(sessions) if n in seen]
             within = Visibility("bob")
 
             async def pages(listing: str) -> list[str]:
-                found: list[str] = []
+                ids: list[str] = []
                 after = None
                 while page := await store.read(
                     methodcaller(listing, within=within, after=after, limit=2)
                 ):
                     assert len(page) <= 2
                     if listing == "sessions":
-                        found += [one.id for one in page]
+                        ids += [row.id for row in page]
                         after = page[-1].id
                     elif listing == "feed":
-                        found += [one.event.session_id for one in page]
+                        ids += [item.event.session_id for item in page]
                         after = page[-1].cursor
                     else:
-                        found += [one.session_id for one in page]
+                        ids += [row.session_id for row in page]
                         after = page[-1].id
-                return found
+                return ids
 
             for listing in ("sessions", "runs", "requests", "feed"):
                 assert await pages(listing) == ids, listing

@@ -140,8 +140,8 @@ class Values(Opening):
             session = a_session()
             await put(store, session)
             odd = {"": [], "n": 1e-7, "big": 2**60, "t": HARD_TEXT, "nest": {"a": [{"b": None}]}}
-            given = [Draft("some.unknown.type", odd, "run_x", 2), Draft("backend.event", {})]
-            last = await store.transact(lambda tx: tx.append(session.id, given, NOW))
+            appended = [Draft("some.unknown.type", odd, "run_x", 2), Draft("backend.event", {})]
+            last = await store.transact(lambda tx: tx.append(session.id, appended, NOW))
             assert last == 2
             assert await store.read(lambda view: view.events(session.id, after=0, limit=9)) == [
                 Event(1, session.id, "run_x", 2, "some.unknown.type", odd, NOW),
@@ -324,7 +324,7 @@ class Values(Opening):
                 Source("session", "ses_c", "run_c"),
                 Source(),
             ]
-            await put(store, session, *(a_message(session.id, source=one) for one in sources))
+            await put(store, session, *(a_message(session.id, source=source) for source in sources))
             for run_id, limit, count in (
                 ("run_c", 9, 3),
                 ("run_c", 2, 2),
@@ -344,9 +344,9 @@ class Values(Opening):
             await store.transact(lambda tx: tx.put_thread(session.id, "more", Thread("t-2", {})))
 
             def query(view: View) -> object:
-                found = view.session(session.id)
-                assert found is not None
-                return view.thread(session.id, "demo"), dict(found.threads)
+                stored = view.session(session.id)
+                assert stored is not None
+                return view.thread(session.id, "demo"), dict(stored.threads)
 
             assert await store.read(query) == (thread, {"demo": "t-1", "more": "t-2"})
             assert await store.read(lambda view: view.thread(other.id, "demo")) is None
@@ -360,7 +360,7 @@ class Values(Opening):
                 await store.transact(methodcaller("remove_token", "tok_1"))
             assert await store.read(methodcaller("token", "tok_1")) is None
             assert await store.read(methodcaller("token_of_hash", "1" * 64)) is None
-            assert [one.id for one in await store.read(methodcaller("tokens", limit=9))] == [
+            assert [token.id for token in await store.read(methodcaller("tokens", limit=9))] == [
                 "tok_2"
             ]
             with pytest.raises(LookupError):
@@ -373,7 +373,7 @@ class Values(Opening):
             assert await store.read(methodcaller("oldest_record_at")) is None
             record = a_record(answer=HARD_TEXT, key=HARD_TEXT)
             await store.transact(methodcaller("add_record", record, max_count=9, max_size=99))
-            found = await store.read(
+            records = await store.read(
                 lambda view: [
                     view.idempotency(*key)
                     for key in (
@@ -384,7 +384,7 @@ class Values(Opening):
                     )
                 ]
             )
-            assert found == [record, None, None, None]
+            assert records == [record, None, None, None]
             assert await store.read(methodcaller("oldest_record_at")) == NOW
             again = evolve(record, answer="second")
             with pytest.raises(Conflict):
@@ -462,9 +462,9 @@ class Values(Opening):
                 await remember(key, "{}")
             for key, gone in (("long", 64), ("longer", 128), ("longest", 150)):
                 await remember(key, "x" * 1000)
-                assert await self._kept(store, *keys) == {("local", one) for one in keys[gone:]}
-            found = await self._kept(store, "long", "longer", "longest")
-            assert found == {("local", "longest")}
+                assert await self._kept(store, *keys) == {("local", key) for key in keys[gone:]}
+            records = await self._kept(store, "long", "longer", "longest")
+            assert records == {("local", "longest")}
 
     async def test_a_longer_answer_may_delete_more_records(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
