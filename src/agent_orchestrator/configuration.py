@@ -34,7 +34,7 @@ _MIN_TIMEOUT_S: Final = 0.001
 
 @attrs.frozen(kw_only=True)
 class TreeLimits:
-    """Limits on the descendants of sessions; 0 in any of them means no children at all."""
+    """Limits on the descendants of sessions. A limit of 0 means no children."""
 
     depth: int = param(
         "Maximum depth of descendants below a session without a parent.",
@@ -90,12 +90,12 @@ class ProviderOptions:
 
     model: str | None = optional_name("The model for sessions that set none.")
     on_crash: Literal["resume", "fail"] = param(
-        "What to do with a run whose agent was working when the engine crashed: `resume` its "
-        "conversation, or fail it if the runner cannot; `fail` it.",
+        "What to do with a run whose agent was working when the engine crashed. `resume` continues its "
+        "conversation, or fails the run if the runner cannot resume. `fail` always fails it.",
         default="resume",
     )
     max_attempts: int = param(
-        "How many crashes of an engine a run may have before it fails.",
+        "Maximum number of attempts that crashes of the engine may interrupt, before the run fails.",
         default=MAX_ATTEMPTS,
         minimum=1,
         maximum=100,
@@ -108,7 +108,7 @@ class ProviderOptions:
         maximum=MAX_WAIT_S,
     )
     silence_timeout_s: float | None = param(
-        "Maximum seconds without output of its agent. A warning is logged at half of it.",
+        "Maximum seconds without output of its agent. At half of that, a warning is logged.",
         default=None,
         minimum=_MIN_TIMEOUT_S,
         maximum=MAX_WAIT_S,

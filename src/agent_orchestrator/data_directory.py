@@ -6,7 +6,8 @@ from typing import Final
 from agent_orchestrator.user_state import make_private_directory
 
 _GITIGNORE: Final = "# Made by agent-orchestrator: the daemon's database and log are in here.\n*\n"
-"""The ``.gitignore`` of the directory. It also marks a directory with no other content."""
+"""The content of the directory's ``.gitignore``. The file also shows that the directory was created for a
+database."""
 
 
 def make_data_directory(folder: Path) -> None:

@@ -38,30 +38,31 @@ class Remains:
 
 
 StopSequence = Sequence[tuple[Signals, float]]
-"""How to ask an agent to stop: signals for its process group, each with the seconds it has to end
-before the next. After the last, whatever is left is killed."""
+"""How to ask an agent to stop: signals for its process group, each with the seconds to wait before the next
+one. After the last wait, all its remaining processes are killed."""
 
 DEFAULT_STOP: Final[StopSequence] = ((Signals.SIGINT, 2.0),)
 
 
 @frozen
 class ProcessSpec:
-    """What an agent's process is started with.
+    """The settings for starting an agent's process.
 
     :param argv: the program, a path or a name on the PATH of ``env``, and its arguments.
     :param cwd: its working directory.
-    :param env: its whole environment. The tag in it (``ports.TAG_VARIABLE``) identifies what the process starts.
+    :param env: its complete environment. The tag in it (``ports.TAG_VARIABLE``) identifies the processes
+        that it starts.
     :param is_cwd_resolved: start nothing if ``cwd`` leads through a symbolic link: see
         :attr:`agent_orchestrator.ports.runner.RunContext.is_cwd_resolved`.
-    :param stdin: written as the agent reads it, then closed. Writing begins with the first read or
-        :meth:`Process.wait`, so that the process can be recorded before it has work. With None, stdin
+    :param stdin: written while the agent reads it, then closed. Writing begins with the first read or
+        :meth:`Process.wait`, so that the process can be recorded before it gets any input. With None, stdin
         stays open for :meth:`Process.write`.
     :param stop: how to ask it to stop.
-    :param on_stderr: called with the end of stderr when the agent has written more of it, at most
-        ten times a second, and at the end.
-    :param on_stdout: called when the agent has written on stdout, be it half a line.
-    :param force_stop: returns when an agent that is being stopped is to be killed without waiting for
-        what is left of ``stop``. Called when the process's scope is left.
+    :param on_stderr: called with the end of stderr when the agent has written to it, at most ten times per
+        second, and once more at the end.
+    :param on_stdout: called when the agent has written to stdout, even an incomplete line.
+    :param force_stop: waits until an agent that is being stopped must be killed at once, without the
+        remaining steps of ``stop``. Called when the process's scope is left.
     """
 
     argv: Sequence[str]
@@ -80,7 +81,7 @@ class Process(Protocol):
 
     @property
     def pid(self) -> int:
-        """Its process, process group and session."""
+        """The id of its process, process group and session."""
         ...
 
     @property
@@ -95,28 +96,29 @@ class Process(Protocol):
 
     @property
     def stderr_tail(self) -> str:
-        """The end of what the agent wrote on stderr so far, 64 KiB at most."""
+        """The last 64 KiB that the agent has written to stderr so far."""
         ...
 
     async def read(self) -> bytes:
-        """Return the next bytes of stdout; none at its end.
-
-        It ends with the agent, or before, when the agent closes it. If something the agent left behind
-        holds stdout open, it ends about a second after the agent.
+        """Return the next bytes of stdout; empty at its end. Stdout ends with the agent, or earlier if the
+        agent closes it. If a process that the agent started still holds it open, it ends about a second
+        after the agent.
         """
         ...
 
     async def write(self, data: bytes) -> None:
-        """Write to the stdin of an agent that was started with ``stdin=None``. By one task at a time;
-        cancelled, it may have written a part.
+        """Write to the stdin of an agent that was started with ``stdin=None``. Call it from one task at a
+        time. If it is cancelled, a part may have been written.
 
-        :raises BrokenPipeError: if the agent has closed its stdin, or is gone.
+        :raises BrokenPipeError: if the agent has closed its stdin, or has ended.
         """
         ...
 
     async def wait(self) -> int:
-        """Return the exit code, negative for a signal, once the agent has exited. What it wrote on
-        stderr has been read by then. Read stdout first: an agent waits for its reader.
+        """Wait until the agent has exited and its stderr was read. Return its exit code, negative for a
+        signal.
+
+        Read stdout first: the agent blocks while its pipe is full.
 
         :raises AgentFailed: ``agent_crashed`` if its supervisor was killed, which ends the agent.
         """
@@ -126,7 +128,8 @@ class Process(Protocol):
 class Host(Protocol):
     """One machine. Methods that are not coroutines may block: call them in a thread.
 
-    As a scope, it keeps what starts processes ready. Scopes may be nested. Nothing requires one.
+    As a context manager, it keeps helper processes ready, so that agents start faster. It may be entered
+    several times. All methods also work without entering it.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -143,9 +146,8 @@ class Host(Protocol):
         ...
 
     def process_start_id(self, pid: int) -> str | None:
-        """Return a text that identifies a process together with its pid; None if it does not exist.
-
-        Never blocks.
+        """Return a string that identifies a process together with its pid; None if the process does not
+        exist. Never blocks.
         """
         ...
 
@@ -165,7 +167,7 @@ class Host(Protocol):
         ...
 
     def is_directory(self, path: str) -> bool:
-        """Return True if the path is a directory that this process may see. Never raises."""
+        """Return True if the path is a directory that this process can access. Never raises."""
         ...
 
     def resolve(self, path: str) -> str:
@@ -180,9 +182,8 @@ class Host(Protocol):
         ...
 
     def process_tree(self, pid: int, start_id: str | None, limit: int) -> Sequence[ProcessView]:
-        """Return a process and its descendants, the process first.
-
-        Return none if it has ended, or if the pid now belongs to another process.
+        """Return a process and its descendants, the process first. The list is empty if the process has
+        ended, or if the pid now belongs to another process.
 
         :param limit: maximum number of processes.
         """
@@ -193,7 +194,7 @@ class Host(Protocol):
         ...
 
     def output(self, argv: Sequence[str], *, env: Mapping[str, str], timeout_s: float) -> bytes:
-        """Return what a short program prints, such as its version. Blocks.
+        """Run a program that ends soon, and return its output, such as its version. Blocks.
 
         :param argv: the absolute path of the program, and its arguments.
         :param timeout_s: seconds until the program and its process group are killed.
@@ -203,11 +204,11 @@ class Host(Protocol):
         ...
 
     def open_process(self, spec: ProcessSpec) -> AbstractAsyncContextManager[Process]:
-        """Start a program in a new session, as a scope: leaving it ends the agent.
+        """Start a program in a new session. Leaving the scope ends the agent.
 
-        On leaving, an agent that still runs is sent the signals of ``spec.stop``. Then all that is left
-        of it is killed, as far as this kind of host can find it. If the process may open no more files,
-        entering waits until it can.
+        On leaving, an agent that is still running gets the signals of ``spec.stop``. Then its remaining
+        processes are killed, as far as this kind of host can find them. If this process is out of file
+        descriptors, entering waits until some are free.
 
         :raises AgentFailed: on entering: ``provider_unavailable`` if the program cannot be started, or
             ``invalid_config`` if it cannot be given these arguments.
@@ -217,8 +218,8 @@ class Host(Protocol):
     def private_files(self, files: Mapping[str, bytes]) -> AbstractAsyncContextManager[Path]:
         """Write files that only this user may read into a new directory, and yield the directory.
 
-        Leaving the scope removes it with all that is in it by then. If this process is killed, a host that
-        the same user enters later removes it.
+        Leaving the scope removes the directory with its contents. If this process is killed, the next host
+        that the same user enters removes it.
 
         :param files: contents by file name.
         :raises OSError: on entering, if they cannot be written.
@@ -237,7 +238,7 @@ class Host(Protocol):
 
         The engine passes only attempts that this host started.
 
-        :return: by run id and number of the attempt. A missing one is ``unknown``.
+        :return: the results by run id and number of the attempt. A missing result means ``unknown``.
         """
         ...
 
@@ -247,7 +248,7 @@ _current: ContextVar[Host | None] = ContextVar("agent_orchestrator.host", defaul
 
 @contextmanager
 def use_host(host: Host) -> Iterator[None]:
-    """Make a host the one that runners use in this scope, and in tasks that are started in it."""
+    """Set the host that runners use in this scope, and in tasks that are started in it."""
     token = _current.set(host)
     try:
         yield
@@ -256,5 +257,5 @@ def use_host(host: Host) -> Iterator[None]:
 
 
 def used_host() -> Host | None:
-    """Return the host of the nearest :func:`use_host`; None without one."""
+    """Return the host of the innermost :func:`use_host`; None if there is none."""
     return _current.get()

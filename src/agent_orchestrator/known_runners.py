@@ -1,7 +1,7 @@
 """The registry of the built-in runners. It is available without loading a runner.
 
-A new one needs an entry here and a folder in :mod:`agent_orchestrator.runners`. Runners of other packages come
-by entry points (:mod:`agent_orchestrator.runners.registry`).
+A new runner needs an entry here and a folder in :mod:`agent_orchestrator.runners`. Other packages register
+runners as entry points (:mod:`agent_orchestrator.runners.registry`).
 """
 
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from attrs import field, frozen
 from agent_orchestrator.configuration import daemon_setting
 
 DEFAULT_PROVIDER: Final = "codex"
-"""The provider, and its runner, where none is configured."""
+"""The provider, and its runner, if none is configured."""
 
 
 @frozen(kw_only=True)
 class KnownAgent:
-    """A program whose agents are run, or which runs this one.
+    """A program that can be an agent, or that may have started this process.
 
     :param runners: the classes of its runners as ``module:class``, by the name that a configuration gives as
         ``runner``.
     :param variables: environment variables that tie a process to one conversation of the program.
-    :param defaults: settings of the daemon (:class:`AgentDefaults`) by the option of its runners that they
-        are the default of.
+    :param defaults: by option of its runners: the setting of the daemon (:class:`AgentDefaults`) that is
+        the option's default.
     """
 
     runners: Mapping[str, str] = field(factory=dict)
@@ -52,8 +52,7 @@ KNOWN_AGENTS: Final = (
 BUILT_IN: Final = {
     kind: class_path for agent in KNOWN_AGENTS for kind, class_path in agent.runners.items()
 }
-"""The runners this package brings, for a source tree that is not installed. An entry point cannot
-replace them."""
+"""The built-in runners by kind. They do not need an installed package. An entry point cannot replace them."""
 
 
 @frozen(kw_only=True, slots=False)
@@ -63,14 +62,14 @@ class AgentDefaults:
     codex_profile: str | None = daemon_setting(None, "codex's --profile, for every codex provider.")
     codex_extra_args: tuple[str, ...] = daemon_setting(
         (),
-        "An argument for codex before its subcommand; may be repeated.",
+        "An argument for codex before its subcommand; repeatable.",
         env=(),
         flag="--codex-extra-arg",
     )
 
 
 def defaults_of(kind: str, settings: AgentDefaults) -> dict[str, Any]:
-    """Return the options that a runner of some kind has where its provider says nothing, as TOML gives them."""
+    """Return the default options for a kind of runner, as TOML values."""
     return {
         option: list(value) if isinstance(value, tuple) else value
         for agent in KNOWN_AGENTS

@@ -69,7 +69,7 @@ def portable_start_id(pid: int) -> str | None:
 
 
 def _boot_session() -> str:
-    """Return the id of the boot where the system has one: Linux and macOS; else an empty text."""
+    """Return the id of the boot on Linux and macOS; an empty text on other systems."""
     with suppress(OSError):
         return _BOOT_ID.read_text().strip()
     value, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)

@@ -135,12 +135,12 @@ def _option(spec: FieldSpec, help_override: str | None, *, required: bool) -> Ca
             flag, spec.name, is_flag=True, default=bool(spec.default), help=help_text
         )
     if spec.name in _TEXTS or dict in spec.kinds:
-        help_text = f"{help_text.removesuffix('.')}; - reads standard input."
+        help_text = f"{help_text} Use - for standard input."
     if help_override is None and spec.default not in (None, (), attrs.NOTHING):
         default = f"{spec.default:g}" if isinstance(spec.default, float) else spec.default
         help_text = f"{help_text}  [default: {default}]"
     if list in spec.kinds:
-        help_text = f"{help_text.removesuffix('.')}; may be repeated."
+        help_text = f"{help_text.removesuffix('.')}; repeatable."
     return click.option(
         flag,
         spec.name,

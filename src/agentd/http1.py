@@ -139,7 +139,7 @@ class _SocketState(SocketState):
 
 
 class _HeadBuffer(ReceiveBuffer):
-    """The buffer that h11 reads from."""
+    """The buffer from which h11 reads, with a limit on the number of lines."""
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """Return the lines of a head or trailer when it is complete.

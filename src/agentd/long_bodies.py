@@ -1,4 +1,4 @@
-"""Long answers: encoded one at a time, and held once for all readers of the same answer."""
+"""Long answers: encoded one at a time, and shared by all readers of the same answer."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -56,7 +56,7 @@ _ENCODER: anyio.lowlevel.RunVar[_Encoder] = anyio.lowlevel.RunVar("encoder of lo
 async def long_body(plain: Any) -> LongBody:
     """Return the body of a long answer, encoded in a thread.
 
-    Slow readers of one long result then hold it once, not once each.
+    Slow readers of the same result share one copy.
     """
     try:
         encoder = _ENCODER.get()

@@ -108,7 +108,7 @@ def test_a_question_is_given_more_time_and_answered_with_words(ctl: Ctl, child: 
     assert (bare.code, "text: is required" in bare.err) == (2, True)
     assert ctl("request", "answer", asked["id"], "--text", "80").code == 0
     late = ctl("request", "extend", asked["id"], "--expires-in-s", "9000")
-    assert (late.code, "answered already" in late.err) == (6, True)
+    assert (late.code, "already answered" in late.err) == (6, True)
 
 
 def test_a_wait_for_an_answer_ends_before_the_question(ctl: Ctl, child: Any) -> None:

@@ -301,7 +301,7 @@ def test_the_kind_of_answer_fits_the_question() -> None:
     board.settle()
     drawn(board, now=1.0)
     assert board.handle_key("a", 9.0) is None
-    assert "needs a text" in board.notice
+    assert "needs an answer in words" in board.notice
     board.handle_key("r", 9.0)
     for key in ("q", "a", "escape"):  # a word that is typed is no command
         assert board.handle_key(key, 9.0) is None

@@ -273,7 +273,7 @@ def providers() -> str:
 _PROVIDER = {
     "runner": "The kind of runner: a built-in one or one that a package offers.",
     "env": "What its agents get of the daemon's environment (`all`, `none` or a list of names), and "
-    "what beside.",
+    "which variables to set.",
 }
 
 
@@ -355,14 +355,14 @@ def _type(hint: Any) -> str:
 
 def access() -> str:
     """Return who may do what."""
-    standings = list(Relation)
+    relations = list(Relation)
     rows = [
         f"| {action} | "
-        + " | ".join("yes" if action in ALLOWED[standing] else "" for standing in standings)
+        + " | ".join("yes" if action in ALLOWED[relation] else "" for relation in relations)
         + " |"
         for action in Action
     ]
-    return _table(["", *map(str, standings)], rows)
+    return _table(["", *map(str, relations)], rows)
 
 
 def issues() -> str:

@@ -12,7 +12,7 @@ from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfi
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import Forbidden
-from agent_orchestrator.domain.model import MANUAL, Chosen, Run
+from agent_orchestrator.domain.model import MANUAL, ChoiceLimits, Run
 from agent_orchestrator.engine.turn_options import combined
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.ports.runner import Availability, Outcome, RunContext
@@ -243,15 +243,17 @@ async def test_a_fallback_changes_no_choice(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "both"),
     [
-        (Chosen("low"), Chosen("high"), Chosen("low")),
-        (Chosen("high"), Chosen("low"), Chosen("low")),
-        (Chosen(), Chosen("low", {"a": "m"}), Chosen("low", {"a": "m"})),
+        (ChoiceLimits("low"), ChoiceLimits("high"), ChoiceLimits("low")),
+        (ChoiceLimits("high"), ChoiceLimits("low"), ChoiceLimits("low")),
+        (ChoiceLimits(), ChoiceLimits("low", {"a": "m"}), ChoiceLimits("low", {"a": "m"})),
         (
-            Chosen(None, {"a": "m"}),
-            Chosen(None, {"a": "n", "b": "o"}),
-            Chosen(None, {"a": "m", "b": "o"}),
+            ChoiceLimits(None, {"a": "m"}),
+            ChoiceLimits(None, {"a": "n", "b": "o"}),
+            ChoiceLimits(None, {"a": "m", "b": "o"}),
         ),
     ],
 )
-def test_of_two_choices_the_stricter_holds(first: Chosen, second: Chosen, both: Chosen) -> None:
+def test_of_two_choices_the_stricter_holds(
+    first: ChoiceLimits, second: ChoiceLimits, both: ChoiceLimits
+) -> None:
     assert combined(first, second) == both

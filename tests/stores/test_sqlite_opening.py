@@ -23,7 +23,7 @@ from agent_orchestrator.domain.errors import (
     Unavailable,
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import Chosen
+from agent_orchestrator.domain.model import ChoiceLimits
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.connection import open_database
 from agent_orchestrator.stores.sqlite.rows import (
@@ -492,4 +492,4 @@ async def test_the_effort_of_runs_of_before_was_chosen(tmp_path: Path) -> None:
             insert(connection, "runs", RUNS.columns, RUNS.values(run))
     async with SqliteStore(path) as store:
         found = [await store.read(lambda view, run=run: view.run(run.id)) for run in runs]  # type: ignore[misc]
-    assert [run.chosen for run in found if run] == [Chosen("low"), Chosen()]
+    assert [run.chosen for run in found if run] == [ChoiceLimits("low"), ChoiceLimits()]

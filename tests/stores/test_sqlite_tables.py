@@ -13,7 +13,7 @@ from attrs import evolve
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.model import (
     Attempt,
-    Chosen,
+    ChoiceLimits,
     Image,
     Invocation,
     RunError,
@@ -53,7 +53,7 @@ FULL_RUN = evolve(
     error=RunError("timeout", "late"),
     usage=Usage(1, 2, 3, 0.1),
     output_schema={"type": "object"},
-    chosen=Chosen("low", {"codex": "m"}),
+    chosen=ChoiceLimits("low", {"codex": "m"}),
     started_at=NOW,
 )
 

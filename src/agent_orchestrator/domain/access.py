@@ -48,9 +48,9 @@ class Relation(StrEnum):
     """The caller has the grant ``reader``."""
     SELF = "itself"
     """The caller is this run."""
-    OWN_SESSION = "home"
+    OWN_SESSION = "own session"
     """The caller is a run of this session, and not the run in question."""
-    ANCESTOR = "above"
+    ANCESTOR = "ancestor"
     """The caller is a run, and the session descends from its session."""
 
 
@@ -105,7 +105,7 @@ class Principal:
 
     @classmethod
     def of_run(cls, run_id: str, attempt: int, session_id: str) -> "Principal":
-        """Return the caller that an attempt of a run is."""
+        """Return the principal of a run's attempt."""
         return cls(run_id, run=RunIdentity(run_id, attempt, session_id), kind="run")
 
 

@@ -106,7 +106,7 @@ class Image:
 
 @frozen
 class Message:
-    """A text in a session."""
+    """A message in a session."""
 
     id: str
     session_id: str
@@ -153,7 +153,7 @@ class Usage:
 
 
 @frozen
-class Chosen:
+class ChoiceLimits:
     """Limits on the models and the effort that an agent, and its descendants, may choose for children."""
 
     effort: str | None = None
@@ -191,7 +191,7 @@ class Run:
     started_at: datetime | None
     finished_at: datetime | None
     priority: bool = False
-    """Whether it goes before the queued runs of its session: its message interrupted a run."""
+    """Whether it runs before the queued runs of its session, because its message interrupted a run."""
     approval_policy: ApprovalPolicy | None = None
     """When its agent asks, from its message or session; None, also of ``sandbox``, means the provider's
     setting."""
@@ -201,7 +201,7 @@ class Run:
     """Reasoning effort from its message; None means the provider's setting."""
     output_schema: Mapping[str, Any] | None = None
     """JSON Schema that its answer must match, from its message."""
-    chosen: Chosen = field(factory=Chosen)
+    chosen: ChoiceLimits = field(factory=ChoiceLimits)
     """Limits on what its agent may choose for children, from its message, its session or its sender."""
 
 

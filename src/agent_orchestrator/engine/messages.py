@@ -8,7 +8,7 @@ from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import InvalidRequest, SessionBusy, SessionClosed, Unavailable
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import MANUAL, Chosen, Message, Run, Session, Source
+from agent_orchestrator.domain.model import MANUAL, ChoiceLimits, Message, Run, Session, Source
 from agent_orchestrator.engine import queueing, run_changes, transitions
 from agent_orchestrator.engine.access import session_for
 from agent_orchestrator.engine.confinement import (
@@ -83,7 +83,7 @@ def deliver(
     provider: str | None = None,
     requested: Confinement = DEFAULT_CONFINEMENT,
     options: TurnOptions = NO_OPTIONS,
-    sender_limits: Chosen = NOTHING_CHOSEN,
+    sender_limits: ChoiceLimits = NOTHING_CHOSEN,
     field: str = "text",
 ) -> MessageReply:
     """Deliver a message to a session's agent: in a new run, or to the running agent.
@@ -178,7 +178,7 @@ def queue_run(
     priority: bool = False,
     requested: Confinement = DEFAULT_CONFINEMENT,
     options: TurnOptions = NO_OPTIONS,
-    sender_limits: Chosen = NOTHING_CHOSEN,
+    sender_limits: ChoiceLimits = NOTHING_CHOSEN,
     field: str = "text",
 ) -> Run:
     """Queue the run that delivers a message; its id is the message's ``run_id``.

@@ -85,7 +85,7 @@ def close_request(core: Core, tx: Transaction, request: Request, status: Request
     If the run is parked, the answer becomes its next message. Once it waits for nothing more, it goes
     back to the queue.
     """
-    closed = close(core, tx, request, status)
+    closed = mark_closed(core, tx, request, status)
     run = tx.run(request.run_id)
     if run is None or run.status is not RunStatus.WAITING or not request.wait:
         return closed
@@ -178,7 +178,8 @@ def undelivered_answer(
     return last
 
 
-def close(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:
+def mark_closed(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:
+    """Close a request without resuming its run."""
     closed = evolve(request, status=status, resolved_at=core.now())
     tx.put_request(closed)
     log_request(core, tx, closed, EventType.REQUEST_RESOLVED)
@@ -216,6 +217,7 @@ def _answer_text(request: Request) -> str:
 
 
 def resume_run(core: Core, tx: Transaction, run: Run) -> Run:
+    """Set a waiting run to ``running``."""
     resumed = evolve(run, status=step(run.status, Signal.RESUME), waiting_on=None)
     tx.put_run(resumed)
     log(tx, resumed, EventType.RUN_RESUMED, {"request_id": run.waiting_on}, core.now())

@@ -6,7 +6,7 @@ from attrs import evolve
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import MANUAL, Chosen, Message, Run, Session
+from agent_orchestrator.domain.model import MANUAL, ChoiceLimits, Message, Run, Session
 from agent_orchestrator.engine.confinement import DEFAULT_CONFINEMENT, Confinement
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.run_changes import QUEUE_TOPIC, message_created_event, session_of
@@ -23,7 +23,7 @@ def enqueue(
     message: Message | None,
     provider: str,
     options: TurnOptions,
-    chosen: Chosen,
+    chosen: ChoiceLimits,
     at: datetime,
     confinement: Confinement = DEFAULT_CONFINEMENT,
     priority: bool = False,
@@ -111,7 +111,7 @@ def requeue(core: Core, tx: Transaction, run: Run, message: Message, at: datetim
         chosen=run.chosen,
         at=at,
         confinement=Confinement.of(run),
-        # Without an id from the message's time it would come last.
+        # Runs are sorted by id. A new id would put this run behind the others.
         priority=message.own_run_id is None,
         is_new=False,
     )

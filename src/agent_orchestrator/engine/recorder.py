@@ -17,10 +17,10 @@ Write = Callable[[Transaction, Run], None]
 """A change of an attempt other than an event. It gets the run from the fence."""
 
 MAX_PENDING = 2_000
-"""Number of pending writes from which the runner has to wait."""
+"""Number of pending writes at which the runner has to wait."""
 
 MAX_PENDING_SIZE = 16 * 2**20
-"""Characters of pending events from which the runner has to wait."""
+"""Number of characters of pending events at which the runner has to wait."""
 
 GROUP_DELAY_S = 0.05
 """Group-commit delay in seconds for writes that nobody awaits."""

@@ -10,7 +10,7 @@ from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
-    Chosen,
+    ChoiceLimits,
     Message,
     Run,
     Session,
@@ -41,7 +41,7 @@ MAX_RESULTS: Final = 100
 
 
 MAX_RESULTS_SIZE: Final = 4 * 2**20
-"""Characters after which no further result is read for a run."""
+"""Maximum characters of results that are read for a run. The result that exceeds it is still read."""
 
 
 def agent_knows_result(tx: MessageQueries, run: Run, returned: Collection[str]) -> bool:
@@ -140,10 +140,9 @@ def _result_text(core: Core, parent: Session, child: Session, run: Run) -> str:
 
 
 def deliver_child_results(core: Core, tx: Transaction, session: Session, at: datetime) -> None:
-    """Queue a run for the waiting results of a session's children.
+    """Queue a run for the waiting results of a session's children, unless a queued run will deliver them.
 
-    A queued run that will deliver them makes this unnecessary. The new run has the place in the queue
-    that belongs to the first result.
+    The new run's place in the queue is that of the first result.
     """
     if session.status != "open":
         return
@@ -157,7 +156,7 @@ def deliver_child_results(core: Core, tx: Transaction, session: Session, at: dat
     provider = default_provider(core, session)
     sender_limits = _chosen_for_waiting_results(tx, session)
     options = with_inherited(core, provider, NO_OPTIONS, sender_limits)
-    wake = enqueue(
+    run = enqueue(
         tx,
         session,
         run_id=run_id,
@@ -168,16 +167,16 @@ def deliver_child_results(core: Core, tx: Transaction, session: Session, at: dat
         at=at,
         is_new=False,
     )
-    attach_results(core, tx, wake, session)
+    attach_results(core, tx, run, session)
 
 
-def _chosen_for_waiting_results(tx: Transaction, session: Session) -> Chosen:
+def _chosen_for_waiting_results(tx: Transaction, session: Session) -> ChoiceLimits:
     """Return the limits on choices of the runs that spawned the children with waiting results.
 
     The run that delivers the results inherits them.
     """
     waiting = tx.waiting_messages(session.id, limit=MAX_RESULTS, size=MAX_RESULTS_SIZE)
-    chosen = Chosen()
+    chosen = ChoiceLimits()
     for child_run_id in dict.fromkeys(message.source.run_id for message in waiting):
         child = tx.run(child_run_id) if child_run_id is not None else None
         parent_run = tx.run(child.parent_run_id) if child and child.parent_run_id else None

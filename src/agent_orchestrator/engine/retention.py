@@ -16,24 +16,26 @@ from agent_orchestrator.ports.changes import Transaction
 logger = logging.getLogger("agent_orchestrator.retention")
 
 KEY_LIFETIME: Final = timedelta(days=7)
-"""How long an idempotency record is kept. Only a day is promised, because clocks may be set."""
+"""How long an idempotency record is kept. Only one day is promised, because the clock may be set."""
 
 MAX_RECORDS: Final = 100_000
 MAX_RECORDS_SIZE: Final = 2**30
-"""Maximum number of a caller's records, and bytes of their answers. The limits of a run are lower."""
+"""Maximum number of a caller's idempotency records, and bytes of their answers."""
 
 MAX_RUN_RECORDS: Final = 10_000
 MAX_RUN_RECORDS_SIZE: Final = 2**26
+"""The same if the caller is a run."""
 
 TOKEN_LIFETIME: Final = timedelta(days=30)
 """How long a revoked or expired token is kept and listed."""
 
 SHORTEST_PAUSE_S: Final = 3600.0
 LONGEST_PAUSE_S: Final = 86400.0
-"""Bounds of the seconds between two passes. The lower one lets many rows be deleted together. The upper
-one is there because the clock may be set and the machine may sleep."""
+"""Bounds of the seconds between two passes. The lower one lets many rows be deleted together. The upper one
+is needed because the clock may be set and the machine may sleep."""
 
 RETRY_S: Final = 60.0
+"""Seconds until the next pass after a failure."""
 
 BATCH: Final = 64
 """Maximum number of rows deleted in a change: answers can be long, and other changes wait."""
@@ -66,7 +68,7 @@ async def delete_expired(core: Core) -> None:
                 await waiter.wait()
 
 
-def forget_run(tx: Transaction, run_id: str) -> None:
+def delete_run_records(tx: Transaction, run_id: str) -> None:
     """Delete records of a run that ends, because nothing can call as this run any more.
 
     This deletes at most :data:`BATCH`; :func:`delete_expired` deletes the rest.
@@ -89,17 +91,17 @@ async def delete_due(core: Core) -> datetime | None:
 
     :raises Unavailable: if the store is unavailable.
     """
-    await _forget_ended(core)
-    moments = (await _delete_records(core), await _delete_tokens(core))
-    return min((moment for moment in moments if moment is not None), default=None)
+    await _delete_records_of_ended_runs(core)
+    due_times = (await _delete_records(core), await _delete_tokens(core))
+    return min((due for due in due_times if due is not None), default=None)
 
 
-async def _forget_ended(core: Core) -> None:
+async def _delete_records_of_ended_runs(core: Core) -> None:
     """Delete the records of runs that have ended."""
     while callers := await core.store.read(lambda view: view.ended_callers(limit=BATCH)):
         for caller in callers:
-            forget = methodcaller("delete_records_of", caller, limit=BATCH)
-            while await core.store.transact(forget) == BATCH:
+            delete = methodcaller("delete_records_of", caller, limit=BATCH)
+            while await core.store.transact(delete) == BATCH:
                 pass
 
 
@@ -126,16 +128,16 @@ async def _delete_tokens(core: Core) -> datetime | None:
     ):
         ended = [(token.id, end) for token in [*newest, *page[:-1]] if (end := _ended_at(token))]
         newest = page[-1:]
-        if over := [token_id for token_id, end in ended if end < before]:
-            await core.store.transact(lambda tx, over=over: _remove_tokens(tx, over))  # type: ignore[misc]
-            logger.info("%d tokens that ended long ago were deleted", len(over))
-        to_come = [end for _, end in ended if end >= before]
-        next_end = min([*to_come, *([next_end] if next_end else [])], default=None)
+        if due := [token_id for token_id, end in ended if end < before]:
+            await core.store.transact(lambda tx, due=due: _remove_tokens(tx, due))  # type: ignore[misc]
+            logger.info("%d tokens that ended long ago were deleted", len(due))
+        later = [end for _, end in ended if end >= before]
+        next_end = min([*later, *([next_end] if next_end else [])], default=None)
     return None if next_end is None else next_end + TOKEN_LIFETIME
 
 
 def _ended_at(token: AccessToken) -> datetime | None:
-    """Return when a token ended, or will."""
+    """Return when a token was revoked or expires; None if neither."""
     return min(
         (end for end in (token.revoked_at, token.expires_at) if end is not None), default=None
     )

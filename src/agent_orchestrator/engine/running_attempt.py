@@ -31,7 +31,7 @@ class BlockedTime:
     """The time that an agent was blocked. Times are those of :func:`anyio.current_time`."""
 
     since: float | None = None
-    """When the present block began; None if it is not blocked."""
+    """When it was blocked; None if it is not blocked now."""
     ended_at: float = 0.0
     """When the last block ended."""
     total_s: float = 0.0

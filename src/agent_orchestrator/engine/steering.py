@@ -74,16 +74,15 @@ def prompt_messages(core: Core, tx: Transaction, run: Run, thread: Thread | None
         messages.append(message)
     config = core.config.providers.get(run.provider)
     unseen = messages if config is None else unseen_messages(messages, thread, config.runner)
-    fit = count_fitting(unseen, limit_of(core, run.provider))
-    later = unseen[fit:]
+    later = unseen[count_fitting(unseen, limit_of(core, run.provider)) :]
     for message in later:
-        put_off = evolve(message, delivery="queued", delivered_attempt=None)
+        postponed = evolve(message, delivery="queued", delivered_attempt=None)
         if message.source.kind == "child":
-            tx.put_message(evolve(put_off, run_id=None))
+            tx.put_message(evolve(postponed, run_id=None))
         elif is_recovery_note(message):  # useless without the other messages
             tx.put_message(evolve(message, delivery="undeliverable"))
         else:
-            requeue(core, tx, run, put_off, core.now())
+            requeue(core, tx, run, postponed, core.now())
     return [message for message in messages if message not in later]
 
 

@@ -19,8 +19,8 @@ from agent_orchestrator.engine import retention
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Core
 from agent_orchestrator.engine.questions import (
     blocking_requests,
-    close,
     escalate_open_requests,
+    mark_closed,
     resume_run,
 )
 from agent_orchestrator.engine.results import (
@@ -105,7 +105,7 @@ def finish(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd) -> Ru
         return _release(core, tx, run, attempt_end, at)
     while pending := tx.requests(run_id=run.id, status="pending", limit=MAX_READ_ROWS):
         for request in pending:
-            close(core, tx, request, "canceled")
+            mark_closed(core, tx, request, "canceled")
     ended = evolve(
         run,
         status=after,
@@ -116,7 +116,7 @@ def finish(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd) -> Ru
         finished_at=at,
     )
     tx.put_run(ended)
-    retention.forget_run(tx, run.id)
+    retention.delete_run_records(tx, run.id)
     data: dict[str, Any] = {"attempt": run.attempt}
     if attempt_end.result is not None:
         data["result"] = to_plain(attempt_end.result)
@@ -148,7 +148,7 @@ def finish(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd) -> Ru
 def _release(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd, at: datetime) -> Run:
     if run.status is RunStatus.WAITING:
         for request in blocking_requests(tx, run):
-            close(core, tx, request, "canceled")
+            mark_closed(core, tx, request, "canceled")
     released = evolve(
         run,
         status=RunStatus.QUEUED,

@@ -7,7 +7,7 @@ from attrs import asdict, frozen
 
 from agent_orchestrator.domain.errors import Forbidden, InvalidRequest
 from agent_orchestrator.domain.images import ImageContent
-from agent_orchestrator.domain.model import MANUAL, Chosen, Run, Session
+from agent_orchestrator.domain.model import MANUAL, ChoiceLimits, Run, Session
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.operations.options import AnswerOptions, ModelOptions
 from agent_orchestrator.ports.runner import Runner, capabilities_of
@@ -79,7 +79,7 @@ class TurnOptions:
 
 NO_OPTIONS = TurnOptions()
 
-NOTHING_CHOSEN: Final = Chosen()
+NOTHING_CHOSEN: Final = ChoiceLimits()
 
 
 def check_options(core: Core, provider: str, options: TurnOptions) -> None:
@@ -104,7 +104,7 @@ EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 
 def with_inherited(
-    core: Core, provider: str, options: TurnOptions, sender_limits: Chosen
+    core: Core, provider: str, options: TurnOptions, sender_limits: ChoiceLimits
 ) -> TurnOptions:
     """Return a message's options, with model and effort of its sender for those that are not set.
 
@@ -141,8 +141,11 @@ def with_default_model(
 
 
 def chosen_options(
-    session: Session, provider: str, options: TurnOptions, sender_limits: Chosen = NOTHING_CHOSEN
-) -> Chosen:
+    session: Session,
+    provider: str,
+    options: TurnOptions,
+    sender_limits: ChoiceLimits = NOTHING_CHOSEN,
+) -> ChoiceLimits:
     """Return the limits on what a run's agent may choose for children.
 
     :param options: the options of the run's message.
@@ -150,10 +153,10 @@ def chosen_options(
     """
     model = options.model or session.model
     models = sender_limits.models if model is None else {**sender_limits.models, provider: model}
-    return Chosen(options.effort or sender_limits.effort, models)
+    return ChoiceLimits(options.effort or sender_limits.effort, models)
 
 
-def is_at_most(run: Run, sender_limits: Chosen) -> bool:
+def is_at_most(run: Run, sender_limits: ChoiceLimits) -> bool:
     """Return True if a run's limits are at least as strict as ``sender_limits``."""
     has_no_more = sender_limits.effort is None or (
         run.chosen.effort is not None and _at_most(run.chosen.effort, sender_limits.effort)
@@ -164,12 +167,12 @@ def is_at_most(run: Run, sender_limits: Chosen) -> bool:
     )
 
 
-def combined(first: Chosen, second: Chosen) -> Chosen:
+def combined(first: ChoiceLimits, second: ChoiceLimits) -> ChoiceLimits:
     """Return the combination of two limits: the lower effort, and the first's model for each provider."""
     efforts = [effort for effort in (first.effort, second.effort) if effort is not None]
     if len(efforts) == 2 and _at_most(efforts[1], efforts[0]):
         efforts.reverse()
-    return Chosen(efforts[0] if efforts else None, {**second.models, **first.models})
+    return ChoiceLimits(efforts[0] if efforts else None, {**second.models, **first.models})
 
 
 def _at_most(effort: str, limit: str) -> bool:

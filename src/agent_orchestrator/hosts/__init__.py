@@ -6,7 +6,7 @@ from agent_orchestrator.host import Host, used_host
 
 
 def this_host() -> Host:
-    """Return the host that this process is on: of Linux, or one for development on other systems."""
+    """Return the host for this machine: the one for Linux, or the one for development on other systems."""
     if sys.platform != "linux":
         from agent_orchestrator.hosts.posix.host import PosixHost
 
@@ -17,5 +17,5 @@ def this_host() -> Host:
 
 
 def current_host() -> Host:
-    """Return the host of the engine that called this code; without an engine, :func:`this_host`."""
+    """Return the host of the engine in whose scope this code runs, or :func:`this_host` if there is none."""
     return used_host() or this_host()

@@ -1,7 +1,7 @@
 """An agent's process and its pipes, for hosts of every kind.
 
-The pipes are worked with :func:`anyio.wait_readable`: no thread per process, and an exit is seen although
-a grandchild holds them. Each kind of host has its own :class:`Supervisor`.
+The pipes are read and written with :func:`anyio.wait_readable`, so no process needs a thread, and an exit
+is noticed even if a grandchild holds a pipe open. Each kind of host has its own :class:`Supervisor`.
 """
 
 import errno
@@ -28,13 +28,13 @@ from agent_orchestrator.ports.runner import CWD_MISSING
 _log = logging.getLogger(__name__)
 
 STDERR_TAIL: Final = 64 * 2**10
-"""Bytes kept of the end of stderr."""
+"""Number of last bytes of stderr to keep."""
 
 _REPORT_S: Final = 0.1
-"""Seconds between reports of stderr: each has its whole tail."""
+"""Minimum seconds between two reports of stderr. Each contains the kept bytes."""
 
 SHORTAGE_RETRY_S: Final = 0.5
-"""Seconds between tries to start an agent while this process may open no more files."""
+"""Seconds between tries to start an agent while this process is out of file descriptors."""
 
 _shortage: Final = RateLimitedWarning()
 
@@ -44,7 +44,8 @@ _PIPE_GRACE: Final = 1.0
 killed. After as many seconds more, the rest of stdout is not read."""
 
 _KILL_GRACE: Final = 3.0
-"""Seconds for the supervisor to end the remaining processes. Then they are searched without it."""
+"""Seconds for the supervisor to end the remaining processes. After that they are searched for and killed
+without it."""
 
 _PIPE_SIZE: Final = 2**16
 """Size of a pipe in bytes, if the kernel does not report it."""
@@ -54,8 +55,8 @@ class Supervisor(Protocol):
     """The supervisor of an agent, which ends the agent's remaining processes."""
 
     async def receive(self) -> list[str]:
-        """Return ``exit`` and the exit code, later ``gone`` when nothing is left of the agent; nothing
-        when the supervisor was lost.
+        """Wait for the next message: ``exit`` with the exit code, later ``gone`` when no process of the
+        agent is left. Return an empty list if the supervisor was killed.
         """
         ...
 
@@ -64,7 +65,7 @@ class Supervisor(Protocol):
         ...
 
     def kill(self) -> None:
-        """Kill all that is left of the agent."""
+        """Kill the remaining processes of the agent."""
         ...
 
 
@@ -76,9 +77,8 @@ S_co = TypeVar("S_co", bound=Supervisor, covariant=True)
 class StartedAgent(Generic[S_co]):
     """An agent that was started.
 
-    :ivar pid: its process, process group and session.
-    :ivar start_id: identifies it together with its pid: see
-        :meth:`agent_orchestrator.host.Host.process_start_id`.
+    :ivar pid: the id of its process, process group and session.
+    :ivar start_id: see :meth:`agent_orchestrator.host.Host.process_start_id`.
     """
 
     pid: int
@@ -111,19 +111,19 @@ class PipedProcess:
         self._stdin_written = spec.stdin is None
         self._returncode: int | None = None
         self._exited = anyio.Event()
-        """Set, too, when the supervisor was lost and with it the exit code."""
+        """Set when the agent has exited, or its supervisor was killed and the exit code is unknown."""
         self._all_ended = anyio.Event()
-        """Nothing is left of the agent, or nothing that would die."""
+        """Set when no process of the agent is left, except those that cannot be killed."""
         self.is_reusable = False
-        """Whether the supervisor has said that nothing is left, and waits for another agent."""
+        """Whether the supervisor has reported that no process is left, and waits for another agent."""
         self._stdout_ended = anyio.Event()
-        self._write_descriptor = 0
+        self._bytes_left = 0
         """Maximum bytes to read from stdout's pipe after the wait for its end was given up."""
         self._reading: anyio.CancelScope | None = None
         self._given_up = False
         self._tail = bytearray()
         self._on_stderr = spec.on_stderr
-        self._has_spoken = anyio.Event()
+        self._has_new_stderr = anyio.Event()
         """Set if stderr has output that is not reported yet."""
         self._on_stdout = spec.on_stdout
         self._run_until_end(self._drain_stderr)
@@ -171,8 +171,8 @@ class PipedProcess:
                 if not self._given_up:
                     continue
             if self._given_up:
-                self._write_descriptor -= len(chunk)
-            if not chunk or (self._given_up and self._write_descriptor <= 0):
+                self._bytes_left -= len(chunk)
+            if not chunk or (self._given_up and self._bytes_left <= 0):
                 self._stdout_ended.set()
             if chunk:
                 if self._on_stdout is not None:
@@ -180,10 +180,12 @@ class PipedProcess:
                 return chunk
         return b""
 
-    # --- tasks beside the reader ---------------------------------------------------------------
+    # --- background tasks ----------------------------------------------------------------------
 
     def _run_until_end(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run it until the process is over: a cancelled scope still stops its agent with its help."""
+        """Serve the pipes until all processes are gone. This also runs while a cancelled scope stops its
+        agent.
+        """
         self._tasks.start_soon(self._shielded, work)
 
     async def _shielded(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -215,7 +217,7 @@ class PipedProcess:
                 return
 
     def _read_stderr(self) -> int | None:
-        """Read stderr. Return the size: 0 at the end, None if nothing is there yet."""
+        """Read stderr. Return the number of bytes: 0 at the end, None if there are none yet."""
         try:
             chunk = os.read(self._stderr, _CHUNK)
         except BlockingIOError:
@@ -224,29 +226,29 @@ class PipedProcess:
             self._tail += chunk
             if len(self._tail) > 2 * STDERR_TAIL:
                 del self._tail[:-STDERR_TAIL]
-            self._has_spoken.set()
+            self._has_new_stderr.set()
         return len(chunk)
 
     async def _report_stderr(self) -> None:
         while True:
-            await self._has_spoken.wait()
+            await self._has_new_stderr.wait()
             self._report_now()
             await anyio.sleep(_REPORT_S)
 
     def _report_now(self) -> None:
-        if self._on_stderr is not None and self._has_spoken.is_set():
-            self._has_spoken = anyio.Event()
+        if self._on_stderr is not None and self._has_new_stderr.is_set():
+            self._has_new_stderr = anyio.Event()
             self._on_stderr(self.stderr_tail)
 
     async def _watch(self) -> None:
-        """Hear the supervisor: the agent's exit, then that nothing is left of it."""
+        """Receive the supervisor's messages: the agent's exit, then that all its processes are gone."""
         while True:
             match await self._supervisor.receive():
                 case ["exit", code] if self._returncode is None:
-                    # All the dead agent wrote is in the pipe; who else holds it is not waited for.
-                    spare = _pipe_size(self._stderr)
-                    while spare > 0 and (size := self._read_stderr()):
-                        spare -= size
+                    # All output of the agent is in the pipe. Output of other processes is not awaited.
+                    bytes_left = _pipe_size(self._stderr)
+                    while bytes_left > 0 and (size := self._read_stderr()):
+                        bytes_left -= size
                     self._report_now()
                     self._returncode = int(code)
                     self._exited.set()
@@ -263,7 +265,7 @@ class PipedProcess:
                     return
 
     async def _kill_orphans(self) -> None:
-        """End the remaining processes without the supervisor, which was killed or does not answer."""
+        """End the remaining processes without the supervisor, if it was killed or does not answer."""
         if alive := await self._find_and_kill():
             _log.warning(
                 "processes of agent %d do not die: %s", self.pid, ", ".join(map(str, alive))
@@ -271,7 +273,7 @@ class PipedProcess:
         self._all_ended.set()
 
     async def _end_stdout(self) -> None:
-        """See to it that stdout ends, as the agent has exited."""
+        """Make stdout end after the agent has exited."""
         with anyio.move_on_after(_PIPE_GRACE):
             await self._stdout_ended.wait()
             return
@@ -280,7 +282,7 @@ class PipedProcess:
             await self._stdout_ended.wait()
             return
         # A process outside the agent, or one that does not die, keeps the pipe open.
-        self._write_descriptor = _pipe_size(self._stdout)
+        self._bytes_left = _pipe_size(self._stdout)
         self._given_up = True
         if self._reading is not None:
             self._reading.cancel()
@@ -290,9 +292,9 @@ class PipedProcess:
             pass
 
     async def stop(self, spec: ProcessSpec) -> None:
-        """End the agent and all it started; it may be gone already."""
+        """End the agent and all processes it started. The agent may have ended already."""
         if not self._all_ended.is_set():
-            self._run_until_end(self._discard)  # an agent that blocks on stdout cannot obey
+            self._run_until_end(self._discard)  # an agent that blocks on stdout cannot stop
             with anyio.CancelScope() as asking:
                 if spec.force_stop is not None:
                     self._run_until_end(partial(_cancel_on, spec.force_stop, asking))
@@ -357,7 +359,7 @@ async def running(
 async def start(
     spec: ProcessSpec, step: Callable[[Sequence[int]], Awaitable[StartedAgent[S]]]
 ) -> "tuple[Pipes, StartedAgent[S]]":
-    """Start an agent with new pipes; where descriptors are short, wait until there are some.
+    """Start an agent with new pipes. If this process is out of file descriptors, wait for free ones.
 
     :param step: starts it with these descriptors as its stdin, stdout and stderr. It raises ``OSError`` with
         the working directory as ``filename`` if that is wrong, and without ``filename`` otherwise.
@@ -382,7 +384,7 @@ async def start(
 
 
 class Pipes:
-    """The agent's stdin, stdout and stderr: a pipe each."""
+    """The pipes for the agent's stdin, stdout and stderr."""
 
     def __init__(self) -> None:
         self._open: set[int] = set()
@@ -403,7 +405,7 @@ class Pipes:
         return ends
 
     def close(self, *fds: int) -> None:
-        """Close these, if they are open."""
+        """Close those of these ends that are open."""
         for fd in self._open.intersection(fds):
             self._open.remove(fd)
             os.close(fd)
@@ -416,9 +418,9 @@ class Pipes:
 
 
 def encoded(spec: ProcessSpec) -> tuple[list[bytes], bytes, dict[bytes, bytes]]:
-    """Return arguments, directory and variables as the kernel takes them.
+    """Return arguments, directory and variables as bytes for the kernel.
 
-    :raises AgentFailed: if it does not.
+    :raises AgentFailed: if the kernel would not accept them.
     """
     try:
         arguments = [os.fsencode(part) for part in spec.argv]

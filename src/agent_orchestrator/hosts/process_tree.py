@@ -8,13 +8,13 @@ from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.operations.runs import ProcessView
 
 _COMMAND_LENGTH = 500
-"""Characters of a command that are shown."""
+"""Maximum number of characters of a command in the tree."""
 
 
 def process_tree(
     pid: int, start_id: str | None, limit: int, start_id_of: Callable[[int], str | None]
 ) -> Sequence[ProcessView]:
-    """Return a process and its descendants, the process first; none if it has ended.
+    """Return a process and its descendants, the process first; an empty list if it has ended.
 
     :param start_id: identifies the process if its pid was reused.
     :param limit: maximum number of processes.

@@ -1,4 +1,4 @@
-"""Ends the agents that lost engines left: one answer for each attempt."""
+"""Ends the processes of attempts whose engine was lost, with a result for each attempt."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from agent_orchestrator.host import Remains
 _log = logging.getLogger(__name__)
 
 MAX_CONCURRENT: Final = 8
-"""Attempts that are searched for at once: each search reads the process table."""
+"""Maximum number of attempts searched for at once. Each search reads the process table."""
 
 
 async def reap(

@@ -59,10 +59,10 @@ async def _made(made: ExitStack) -> Path:
 
 @contextmanager
 def _directory() -> Iterator[Path]:
-    """Make a directory, and remove it afterwards.
+    """Create a locked directory, and remove it on leaving.
 
-    :raises BlockingIOError: if others have a directory locked that is needed.
-    :raises OSError: if it cannot be made.
+    :raises BlockingIOError: if another process has locked the directory of all runs.
+    :raises OSError: if it cannot be created.
     """
     state = user_state()
     if state is None:
@@ -92,7 +92,7 @@ def _directory() -> Iterator[Path]:
 def write(path: Path, data: bytes) -> None:
     """Write a new file that only this user may read.
 
-    :raises OSError: if it cannot be written, or is there.
+    :raises OSError: if it cannot be written, or exists.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     with open(os.open(path, flags, 0o600), "wb") as file:  # noqa: PTH123
@@ -100,9 +100,8 @@ def write(path: Path, data: bytes) -> None:
 
 
 def remove_stale() -> None:
-    """Remove the directories of runs whose daemon is gone.
-
-    Where a run makes its own at that moment, they are left to the next start.
+    """Remove the directories of runs whose daemon is gone. If a run is creating its directory at the same
+    moment, do nothing; the next start removes them.
     """
     state = user_state()
     if state is None:
@@ -125,7 +124,7 @@ def _locked(path: Path, mode: int) -> Iterator[None]:
 def _lock(path: Path, mode: int) -> int:
     """Lock a directory without waiting, and return the descriptor that holds the lock.
 
-    :raises BlockingIOError: if others have it locked.
+    :raises BlockingIOError: if another process has locked it.
     :raises OSError: if there is no such directory.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

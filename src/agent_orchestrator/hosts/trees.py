@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 REMOVE_TIMEOUT_S: Final = 10.0
-"""Seconds for one tree. A process that still fills it must not hold up who removes it."""
+"""Maximum seconds to remove a tree. A process that keeps adding files must not block the caller."""
 
 _SEARCH: Final[int] = getattr(os, "O_PATH", os.O_RDONLY)
-"""Opens a directory that may not be read. Only Linux can."""
+"""The flag to open a directory without permission to read it. Only Linux has one."""
 
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -23,9 +23,9 @@ _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def remove(path: Path) -> None:
     """Remove a directory and its contents, as far as possible within :data:`REMOVE_TIMEOUT_S`.
 
-    It does not recurse: deeper directories are first moved to the top. So two descriptors and
-    little memory are enough for every depth. Missing permissions are added. Links are removed, not
-    followed. Mounts are not entered. An entry that cannot be removed remains.
+    It does not recurse: nested directories are first moved to the top. So two descriptors and little memory
+    are enough for every depth. Missing permissions are added. Links are removed, not followed. Mounts are
+    not entered. An entry that cannot be removed remains.
     """
     give_up_at = time.monotonic() + REMOVE_TIMEOUT_S
     with suppress(OSError), opened(path) as top:

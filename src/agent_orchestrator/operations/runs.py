@@ -85,8 +85,7 @@ class WaitRun(OfRun):
         default="terminal",
     )
     ignore: Collection[str] = param(
-        "Ids of open requests to ignore, such as those left to a person. Repeat the parameter for "
-        "several.",
+        "Ids of open requests to ignore, such as those left to a person.",
         default=(),
         max_length=MAX_IGNORED,
     )

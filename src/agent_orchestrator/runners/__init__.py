@@ -1,1 +1,1 @@
-"""The adapters that run agents. One is loaded only when a provider asks for it."""
+"""The adapters that run agents. Each is imported only if a provider uses it."""

@@ -1,8 +1,7 @@
 """Reading of long lines without blocking the event loop.
 
-A long line is read in a worker thread, in slices: a thread holds the interpreter's lock during each
-call of C code, and the event loop waits for it. A value that would take far more memory than its
-bytes is cut instead.
+A long line is read in a worker thread, in slices, because each call of C code holds the interpreter lock
+and so blocks the event loop. A line that would take far more memory than its size is cut instead.
 """
 
 import codecs
@@ -34,27 +33,27 @@ from agent_orchestrator.runners.lines import (
 )
 
 LONG_LINE: Final = 64 * 2**10
-"""Bytes of a line from which on it is read in a worker thread, a slice at a time."""
+"""Minimum bytes of a line that is read in a worker thread, one slice at a time."""
 
 MANY: Final = 2_000
-"""Brackets, commas and colons of a line from which on it is read in a worker thread, too. To read each
+"""Minimum number of brackets, commas and colons of a shorter line that is read in a worker thread too. Each
 takes some microseconds."""
 
 SLICE_SIZE: Final = 64 * 2**10
-"""Bytes handled in one call of C code."""
+"""Maximum bytes that one call of C code handles."""
 
 MAX_STRUCTURE: Final = 2**17
-"""Brackets, commas and colons that a long line may have outside its strings to be read as JSON. The
-values they make take some 100 bytes each."""
+"""Maximum number of brackets, commas and colons outside of strings in a long line that is read as JSON. The
+values between them take some 100 bytes each."""
 
 MAX_SKELETON: Final = 4 * 2**20
-"""Bytes that a long line may have to be read as JSON, its strings not counted, but its keys."""
+"""Maximum bytes of a long line that is read as JSON, without its strings but with its keys."""
 
 _SHORT: Final = 32
 """Maximum bytes of a string that is read together with its surroundings."""
 
 _MAX_READERS: Final = 2
-"""Long lines that are read at the same time."""
+"""Maximum number of long lines that are read at the same time."""
 
 
 @frozen
@@ -96,7 +95,7 @@ def _takes_long(data: bytes | bytearray) -> bool:
 
 
 async def run_in_thread(reader: Callable[[Said], Read], value: Said) -> Read:
-    """Return the reader's result for a long value. It is called in a worker thread."""
+    """Call a reader with a long value in a worker thread, and return its result."""
     try:
         limiter = _limiter.get()
     except LookupError:
@@ -152,7 +151,8 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
-    """Return the object. Its strings are read one by one, and then the rest, which is small.
+    """Return the object. Strings are decoded one by one. The rest, with placeholders for them, is small
+    enough to be decoded at once.
 
     :raises _TooLarge: if it would take too much memory.
     :raises ValueError: if it is not JSON.
@@ -200,9 +200,9 @@ def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
 
 
 def _string_slices(data: bytes | bytearray, start: int) -> Iterator[int]:
-    """Yield the ends of a string's slices, the last of them where its closing quote is.
+    """Yield the end positions of a string's slices. The last one is that of its closing quote.
 
-    :raises ValueError: if the string has no end.
+    :raises ValueError: if the string has no closing quote.
     """
     while True:
         match = _STRING_END.match(data, start, start + SLICE_SIZE)
@@ -216,7 +216,7 @@ def _string_slices(data: bytes | bytearray, start: int) -> Iterator[int]:
 
 
 def _string(data: bytes | bytearray, start: int, ends: list[int]) -> str:
-    """Return the string whose slices end at these places."""
+    """Return the string whose slices end at these positions."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces: list[str] = []
     half = ""
@@ -232,7 +232,7 @@ def _string(data: bytes | bytearray, start: int, ends: list[int]) -> str:
 
 
 def _join_surrogates(text: str) -> str:
-    """Return text with its surrogates put together, and U+FFFD for those that are alone."""
+    """Return text with surrogate pairs joined, and U+FFFD for lone surrogates."""
     if not _SURROGATE.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -256,7 +256,7 @@ def read_text(line: Line) -> Text:
 
 
 _CONTROL: Final = bytes(range(0x20))
-"""What JSON writes with up to six characters."""
+"""Control characters, which JSON escapes with up to six characters."""
 
 _WIDE: Final = re.compile("[\U00010000-\U0010ffff]")
 _MIDDLE: Final = re.compile("[^\0-\xff]")
@@ -265,7 +265,7 @@ _MIDDLE: Final = re.compile("[^\0-\xff]")
 def _decoded(data: bytes | bytearray, *, escaped: bool = False) -> str:
     """Return the text.
 
-    :param escaped: whether it must also fit as a JSON string.
+    :param escaped: whether its size as a JSON string must not exceed the limit either.
     :raises _TooLarge: if it takes too much memory.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -282,9 +282,8 @@ def _decoded(data: bytes | bytearray, *, escaped: bool = False) -> str:
 
 
 def _check_memory(pieces: list[str], more: int = 0) -> None:
-    """Raise :exc:`_TooLarge` if the pieces joined, and so many characters more, take too much memory.
-
-    Each character of a Python string takes as much as its widest one.
+    """Raise :exc:`_TooLarge` if the joined pieces and ``more`` further characters take too much memory. In
+    a Python string each character takes as many bytes as the widest one.
     """
     width = 1
     for piece in pieces:

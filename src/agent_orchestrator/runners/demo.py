@@ -20,9 +20,9 @@ _STEPS: Final = ("Look at the working directory", f"Write {FILE}", "Answer")
 
 @frozen
 class DemoRunner:
-    """An agent inside the process. It asks no model and says so.
+    """An agent within the process. It uses no model, and its messages say so.
 
-    :param pause_s: seconds between its steps, so that a person sees them come.
+    :param pause_s: seconds between its steps, so that a person can watch them.
     """
 
     name: str = "demo"
@@ -30,7 +30,7 @@ class DemoRunner:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return its capabilities. It starts no program."""
+        """The runner's capabilities."""
         return Capabilities(protect=True)
 
     async def run(self, context: RunContext) -> Outcome:

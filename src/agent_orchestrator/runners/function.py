@@ -15,9 +15,9 @@ Function = Callable[[RunContext], Awaitable[str | Outcome | None]]
 
 
 def _loaded(target: Function | str) -> Function:
-    """Return the function itself, or the one at ``package.module:callable``.
+    """Return the function itself, or the one with the name ``package.module:callable``.
 
-    :raises ConfigError: if there is none there.
+    :raises ConfigError: if there is no such function.
     """
     if not isinstance(target, str):
         return target
@@ -39,7 +39,7 @@ def _loaded(target: Function | str) -> Function:
 
 
 def _hint(error: BaseException, module: str) -> str:
-    """Return what to do about a module that Python does not find; nothing for other errors."""
+    """Return a hint for a module that Python does not find; an empty text for other errors."""
     top = module.partition(".")[0]
     if not isinstance(error, ModuleNotFoundError) or error.name != top:
         return ""

@@ -1,7 +1,5 @@
-r"""A byte stream cut into lines, and a line read as JSON: no input or output, only bytes.
-
-Lines end at ``\n`` and nowhere else. ``str.splitlines`` also cuts at U+2028, U+0085 and others,
-which agents print raw inside JSON strings.
+r"""Splits a byte stream into lines, and decodes a line as JSON, without I/O. Only ``\n`` ends a line.
+``str.splitlines`` also cuts at U+2028, U+0085 and others, which agents print raw inside JSON strings.
 """
 
 import hashlib
@@ -44,7 +42,7 @@ class Truncation:
 
 @frozen
 class Line:
-    r"""One line without its ``\n``; when truncated, ``data`` is its head."""
+    r"""One line without its ``\n``. If it was truncated, ``data`` is its head."""
 
     data: bytes | bytearray
     truncation: Truncation | None = None
@@ -83,7 +81,7 @@ class LineFramer:
         self._add(last)
 
     def finish(self) -> Iterator[Line]:
-        r"""Return the last line when the stream ended without ``\n``."""
+        r"""Return the last line if the stream ended without ``\n``."""
         if self._size:
             yield self._take()
 

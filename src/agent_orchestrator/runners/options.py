@@ -1,4 +1,6 @@
-"""A provider's options, checked against the class they are for: nothing unknown, nothing coerced."""
+"""Checks a provider's options against the fields of the runner's class. Unknown options are errors, and
+values are not converted.
+"""
 
 import types
 from collections.abc import Collection, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""An agent's process for runners: a scope on the engine's host, with stdout in lines."""
+"""An agent's process for runners: started on the engine's host, with stdout in lines."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -11,13 +11,13 @@ from agent_orchestrator.hosts import current_host
 from agent_orchestrator.runners.lines import Line, LineFramer
 
 MAX_ARGUMENT: Final = 131_071
-"""Bytes of one argument Linux starts a program with (MAX_ARG_STRLEN, less its final NUL)."""
+"""Maximum bytes of one argument on Linux (MAX_ARG_STRLEN without the final NUL)."""
 
 
 class AgentProcess:
     """A running agent; see :func:`agent_process` and :class:`agent_orchestrator.host.Process`.
 
-    :ivar pid: its process, process group and session.
+    :ivar pid: the id of its process, process group and session.
     """
 
     def __init__(self, process: Process) -> None:
@@ -39,11 +39,11 @@ class AgentProcess:
         return self._process.stderr_tail
 
     def lines(self) -> AsyncIterator[Line]:
-        """Return the lines of stdout as they come. To be iterated once, by one task."""
+        """Return an iterator over the lines of stdout. Iterate it once, in one task."""
         return _StdoutLines(self._process)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield stdout as it comes, byte for byte, instead of its :meth:`lines`."""
+        """Yield stdout in chunks of bytes, instead of its :meth:`lines`."""
         while chunk := await self._process.read():
             yield chunk
 
@@ -84,13 +84,11 @@ async def agent_process(
 
 
 _TURN: Final = 256
-"""Lines after which others have their turn: a chunk may be nothing but line ends."""
+"""Number of lines after which other tasks get a turn. A chunk may consist of line ends only."""
 
 
 class _StdoutLines:
-    """The lines of a process's stdout: an iterator object, which unlike an async generator may be
-    dropped half-way without ado.
-    """
+    """An iterator over the lines of a process's stdout. Unlike an async generator, it need not be closed."""
 
     def __init__(self, process: Process) -> None:
         self._process = process

@@ -1,8 +1,7 @@
-"""Creates runners from the options of providers, and imports a runner only then.
-
-Other packages offer runners by the entry-point group :data:`GROUP`. The class is called with the
-options, and with ``name`` if it takes one. The fields of an attrs class define its options, which
-are checked strictly (:mod:`agent_orchestrator.runners.options`).
+"""Creates runners from the options of providers. A runner's module is imported only then. Other packages
+register runners in the entry-point group :data:`GROUP`. The class is called with the options, and with
+``name`` if it takes one. The fields of an attrs class define its options, which are checked strictly
+(:mod:`agent_orchestrator.runners.options`).
 """
 
 from collections.abc import Callable, Mapping
@@ -64,9 +63,9 @@ def build_runner(provider: str, kind: str, options: Mapping[str, Any]) -> Runner
 def _with_name(
     factory: Callable[..., Any], provider: str, options: Mapping[str, Any], location: str
 ) -> dict[str, Any]:
-    """Return the arguments for a factory: the options, and ``name`` where it takes one.
+    """Return the arguments for a factory: the options, and ``name`` if it takes one.
 
-    :raises ConfigError: naming the options it does not take.
+    :raises ConfigError: naming the options that it does not take.
     """
     try:
         parameters = signature(factory).parameters.values()

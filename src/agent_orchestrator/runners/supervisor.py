@@ -9,7 +9,7 @@ class UsesForkServer:
     """A runner that keeps its host's fork server ready while its engine is open: an agent then starts
     about 30 ms faster.
 
-    It keeps no state: one runner may serve several engines.
+    It has no state, so one runner can serve several engines.
     """
 
     __slots__ = ()

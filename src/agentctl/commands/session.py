@@ -186,7 +186,9 @@ def close(**values: Any) -> None:
     """
 )
 @identified("session")
-@options_of(GetTree, without=("session_id",), limit="Descendants at most.  [default: all]")
+@options_of(
+    GetTree, without=("session_id",), limit="Maximum number of descendants.  [default: all]"
+)
 def tree(**values: Any) -> None:
     """Show a session and its descendants as a tree, each with the state of its last run."""
     call = Call.current()

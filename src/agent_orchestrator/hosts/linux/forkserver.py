@@ -1,19 +1,18 @@
 """The fork server, and the supervisors that it forks.
 
-The fork server is one small process. Each running agent has one supervisor.
+The fork server is one small process. Each running agent has one supervisor. This file is run as a program,
+by its path. It uses only the standard library, so that supervisors are small: they share the memory of the
+fork server. :mod:`agent_orchestrator.hosts.linux.supervisor` is the client.
 
-This file is run as a program, by its path, with the standard library alone, so that supervisors are
-small: they share the memory of the fork server. :mod:`agent_orchestrator.hosts.linux.supervisor` is
-the other end.
+Linux gives an orphan to its nearest living ancestor that is a *subreaper*. Each supervisor is a subreaper.
+So every process of its agent becomes its child when that process's parent dies, even after a new session, a
+second fork or a change of the environment. The supervisor kills its children until ``waitpid`` reports that
+there are none. Then no process of the agent is left. The fork server is a subreaper too, for the children
+of a killed supervisor.
 
-Linux gives an orphan to its nearest living ancestor that is a *subreaper*. A supervisor is one. So
-every process of its agent becomes its child when that process's parent dies, even after a new
-session, a second fork or a change of the environment. The supervisor kills its children until
-``waitpid`` reports that there are none. Then nothing of the agent is left. The fork server is a
-subreaper too, for the children of a killed supervisor.
-
-A supervisor ends its agent on command, when its socket closes, and when the owner dies. A pidfd
-reports that death even if a forked child of the owner keeps the socket open.
+A supervisor ends its agent on command, when its socket closes, and when the owner dies. The *owner* is the
+process that started the fork server. A pidfd reports that death even if a forked child of the owner keeps
+the socket open.
 """
 
 import ctypes
@@ -33,36 +32,40 @@ PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 
 RLIMIT_LOCKS = 10
-"""See :mod:`agent_orchestrator.hosts.linux.orphans`; the same number on every architecture."""
+"""The number of the resource limit ``RLIMIT_LOCKS`` on every architecture. Python does not name it. See
+:mod:`agent_orchestrator.hosts.linux.orphans`."""
 
 HEADER = struct.Struct("<QQQ?")
-"""The header of a request: the size of the body, the number of arguments, the tag limit (0 for
-none), and whether the working directory must be reached without a symbolic link. The body has the
-working directory, the arguments, and the variables as ``NAME=VALUE``, separated by NUL. The agent's
-stdin, stdout and stderr come with the request."""
+"""The header of a request: the size of the body, the number of arguments, the tag limit (0 for none), and
+whether the path of the working directory must not contain a symbolic link. The body has the working
+directory, the arguments, and the variables as ``NAME=VALUE``, separated by NUL. The agent's stdin, stdout
+and stderr come with the request."""
 
 START = 0xFE
 """The byte before a request. Earlier bytes are signals that came after the agent's end; they are
 ignored."""
 
 MAX_REQUEST = 8 * 2**20
-"""Bytes after the header of a request. Linux starts a program with at most 6 MiB of arguments and variables."""
+"""Maximum bytes after the header of a request. Linux starts a program with at most 6 MiB of arguments and
+variables."""
 
 CHUNK = 2**16
 """Maximum number of bytes of a request to receive in one call."""
 
 KILL = 0xFF
-"""The byte that makes a supervisor kill all; another is a signal for the agent's group."""
+"""The byte that makes a supervisor kill all processes of its agent. Any other byte is the number of a
+signal for the agent's process group."""
 
 OWNER_DEATH_GRACE_S = 0.5
-"""Seconds the supervisors have to end their agents when the owner died, before the fork server does."""
+"""Seconds after the owner's death in which the supervisors end their agents. After that the fork server
+kills them."""
 
 KILL_PAUSE_S = 0.05
-"""Seconds between rounds of killing in which no child died."""
+"""Seconds until children are killed again if none has died."""
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
-"""Signals to ignore: one for the owner's whole process group or cgroup must not stop the clean-up.
-"""
+"""Signals to ignore. One that is sent to the owner's whole process group or cgroup must not stop the
+clean-up."""
 
 
 def main() -> None:
@@ -100,10 +103,11 @@ class ForkServer:
         self.supervisors: set[int] = set()
         self.has_orphans = False
         self.deadline: float | None = None
-        """When the supervisors' time is up, once the owner is gone."""
+        """When the fork server kills all agents itself, by :func:`time.monotonic`; None while the owner is
+        alive."""
 
     def run(self) -> None:
-        """Serve until the owner is gone, and all that was ever started is, too."""
+        """Serve until the owner and all processes that were started for it are gone."""
         wake = _child_exit_descriptor()
         poll = _poll(wake, self.control.fileno(), self.owner_fd)
         while self._reap_and_kill() or self.deadline is None:
@@ -131,12 +135,12 @@ class ForkServer:
         return has_children
 
     def _fork_supervisor(self) -> bool:
-        """Fork the supervisor that is asked for; False when there will be none any more."""
+        """Fork the requested supervisor. Return False if there will be no further requests."""
         try:
             request, fds = _receive(self.control, 1, 1)
         except ConnectionError:
             return False
-        if not request or not fds:  # none can come where too many descriptors are open
+        if not request or not fds:  # the descriptor is missing if this process has too many open
             return bool(request)
         with socket.socket(fileno=fds[0]) as link:
             try:
@@ -157,12 +161,10 @@ class ForkServer:
 
 
 class Supervisor:
-    """Starts one agent after the other, reports their ends, and ends all their processes.
-
-    It sends lines. First ``ready``, once. For each agent ``started PID TICKS`` (its start time in
-    clock ticks since boot), ``refused ERRNO``, or ``astray ERRNO`` if the directory is the reason.
-    Later ``exit CODE``, as of :func:`os.waitstatus_to_exitcode`, and ``gone`` when no process is
-    left.
+    """Starts one agent after the other, reports their exits, and ends all their processes. It sends lines.
+    First ``ready``, once. For each agent ``started PID TICKS`` (its start time in clock ticks since boot),
+    ``refused ERRNO``, or ``astray ERRNO`` if the directory is the reason. Later ``exit CODE``, as of
+    :func:`os.waitstatus_to_exitcode`, and ``gone`` when no process is left.
     """
 
     def __init__(self, link: socket.socket, owner_fd: int) -> None:
@@ -170,14 +172,14 @@ class Supervisor:
         self.owner_fd = owner_fd
         self.untagged_limit, self.max_files = resource.getrlimit(RLIMIT_LOCKS)
         self.agent: int | None = None
-        """The agent, until it has exited."""
+        """The agent's pid; None if no agent is running."""
         self.is_serving = False
         self.is_killing = False
         self.is_finished = False
-        """There will be no other agent."""
+        """Whether the connection is closed, so that there will be no further agent."""
 
     def run(self) -> None:
-        """Serve until the owner is gone or closes the socket, and no process of an agent is left."""
+        """Serve until the owner has ended or closed the socket, and no process of an agent is left."""
         _become_subreaper("agent-supervise")
         wake = _child_exit_descriptor()
         poll = _poll(wake, self.link.fileno(), self.owner_fd)
@@ -232,14 +234,14 @@ class Supervisor:
         return bool(commands)
 
     def _set_tag(self, tag_limit: int) -> None:
-        """Have all who are started from now on bear this; 0 for nothing."""
-        with suppress(ValueError, OSError):  # a lower limit holds: less is found afterwards, then
+        """Set the tag limit of the processes that are started from now on; 0 for none."""
+        with suppress(ValueError, OSError):  # the hard limit is lower: only the tag identifies them
             resource.setrlimit(RLIMIT_LOCKS, (tag_limit or self.untagged_limit, self.max_files))
 
     def _receive_rest(self, data: bytearray, size: int) -> None:
-        """Wait for the rest of so much data.
+        """Wait until this many bytes have been received.
 
-        :raises ConnectionError: if the owner is gone before.
+        :raises ConnectionError: if the owner is gone before that.
         """
         poll = _poll(self.link.fileno(), self.owner_fd)
         while len(data) < size:
@@ -286,7 +288,7 @@ class Supervisor:
 
 
 def _become_subreaper(name: str) -> None:
-    """Be a subreaper, and have a name."""
+    """Make this process a subreaper, and name it."""
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
     libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
@@ -310,7 +312,7 @@ def _poll(*fds: int) -> select.poll:
 
 
 def _receive(link: socket.socket, size: int, max_fds: int) -> tuple[bytes, list[int]]:
-    """Return data and the descriptors that come with it, which no agent inherits."""
+    """Return received data and descriptors. No agent inherits the descriptors."""
     data, fds, _, _ = socket.recv_fds(link, size, max_fds)
     for fd in fds:
         os.set_inheritable(fd, False)  # noqa: FBT003 - its name
@@ -323,7 +325,7 @@ def _send(link: socket.socket, line: str) -> None:
 
 
 def _reap() -> tuple[list[tuple[int, int]], bool]:
-    """Return the children that died, with their wait statuses, and whether there are more."""
+    """Reap the dead children. Return them with their wait statuses, and whether other children are left."""
     reaped = []
     try:
         while (child := os.waitpid(-1, os.WNOHANG)) != (0, 0):
@@ -336,9 +338,9 @@ def _reap() -> tuple[list[tuple[int, int]], bool]:
 def _kill_children(spared: set[int]) -> bool:
     """Kill the children and their process groups, except ``spared``. Return whether there were any.
 
-    Only this process reaps its children, so their pids cannot be reused. A process group lies
-    within one session, and the children's sessions began below this process, so no group belongs to
-    a stranger. A signal to a group also reaches a child that a member is just forking.
+    Only this process reaps its children, so their pids cannot be reused. A process group belongs to one
+    session, and the children's sessions began below this process, so no group contains other processes. A
+    signal to a group also reaches a process that a member of the group is just forking.
     """
     own_group = os.getpgrp()
     is_found = False
@@ -366,7 +368,7 @@ def _children() -> list[int]:
 
 
 def _stat(pid: int) -> list[bytes]:
-    """Return the fields of /proc/PID/stat after the name; none when the process is gone."""
+    """Return the fields of /proc/PID/stat after the name; empty if the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()
@@ -375,12 +377,12 @@ def _stat(pid: int) -> list[bytes]:
 
 
 def _start_time(pid: int) -> int:
-    """Return when a child that is not reaped started, in clock ticks since the machine did."""
+    """Return the start time of a child that is not reaped yet, in clock ticks since boot."""
     return int(_stat(pid)[19])
 
 
 def _change_directory(directory: bytes, *, is_resolved: bool) -> None:
-    """Change to a directory. If ``is_resolved``, check that no symbolic link led elsewhere.
+    """Change to a directory. If ``is_resolved``, check that no symbolic link led to another directory.
 
     Between a check of a path and its use, any part of it can be replaced by a symbolic link. The
     kernel's path of the current directory has no links, and the agent starts in the current
@@ -396,9 +398,8 @@ def _change_directory(directory: bytes, *, is_resolved: bool) -> None:
 def _start_program(argv: list[bytes], env: dict[bytes, bytes], stdio: list[int]) -> int:
     """Start a program in a new session, with the default handling of all signals.
 
-    It is looked up on the PATH of ``env``.
-
-    As everywhere, a namesake that may not be run does not hide a program further on in the PATH.
+    The program is looked up on the PATH of ``env``. As in a shell, a file that may not be executed is
+    skipped.
     """
     if not argv:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

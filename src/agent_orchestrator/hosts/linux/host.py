@@ -24,7 +24,7 @@ _HIDDEN = "/proc does not show the processes of this machine"
 
 @frozen
 class LinuxHost(LocalHost):
-    """A machine under Linux. Nothing is left of an agent, whatever the agent did."""
+    """A Linux machine. No process of an agent outlives its attempt, whatever the agent does."""
 
     async def __aenter__(self) -> Self:
         held = await fork_server().__aenter__()

@@ -36,36 +36,34 @@ from agent_orchestrator.processes import (
 )
 
 KILL_TIMEOUT_S: Final = 5.0
-"""Seconds after which what does not die is given up."""
+"""Seconds after which processes that do not die are given up."""
 
 _RESCANS: Final = 4
-"""A process in the middle of execve shows an empty environment for a moment."""
+"""Maximum number of repeated searches because a process showed no environment. In the middle of ``execve``
+a process shows none for a moment."""
 
 _TAG_LIMIT: Final = 2**61
 
 
 def tag_limit(tag: str) -> int:
-    """Return the limit that the processes with this tag have; no other process has it."""
+    """Return the tag limit for a tag. Only processes with this tag have it."""
     return _TAG_LIMIT | int.from_bytes(blake2b(tag.encode(), digest_size=8).digest()) >> 3
 
 
 def is_tag_limit(limit: bytes | None) -> bool:
-    """Return whether a soft RLIMIT_LOCKS is the tag limit of an agent, of any daemon."""
+    """Return whether a soft RLIMIT_LOCKS is the tag limit of any daemon's agent."""
     return limit is not None and limit.isdigit() and int(limit) >> 61 == _TAG_LIMIT >> 61
 
 
 async def kill_orphans(
     tag: str | None, pid: int | None = None, start_id: str | None = None
 ) -> Remains:
-    """Kill all that is left of an attempt, and return when it is gone.
-
-    Nothing is found of an attempt made before the machine was booted: what processes bear does not
-    outlive them.
+    """Kill the remaining processes of an attempt, and return when they are gone.
 
     :param tag: the value of :data:`~agent_orchestrator.ports.runner.TAG_VARIABLE` that its processes had.
-    :param pid: its agent's process, where it was recorded, which led a session and a process group.
-    :param start_id: when that started (:func:`agent_orchestrator.processes.process_start_id`); a process of that
-        pid that started at another time is a stranger.
+    :param pid: the pid of its agent, if it was recorded. The agent led a session and a process group.
+    :param start_id: the start of that process (:func:`agent_orchestrator.processes.process_start_id`). A
+        process with the same pid and another start is not the agent.
     """
     entries = [_entry(TAG_VARIABLE, tag)] if tag else []
     limit = str(tag_limit(tag)).encode() if tag else None
@@ -83,7 +81,7 @@ def _entry(name: str, value: str) -> bytes:
 
 
 async def _kill_all(scan: Callable[[], tuple[list[Process], bool]]) -> Remains:
-    limiter = anyio.CapacityLimiter(1)  # its own: it must not wait for others' work in threads
+    limiter = anyio.CapacityLimiter(1)  # the default limiter's threads may all be busy
     killed: dict[int, None] = {}
     give_up_at = anyio.current_time() + KILL_TIMEOUT_S
     again = _RESCANS
@@ -110,7 +108,7 @@ def _scan(
     start_id: str | None = None,
 ) -> tuple[list[Process], bool]:
     """Return the live processes with one of these variables, this tag limit or this root, and their
-    descendants; and whether some process showed no environment.
+    descendants. Also return whether some process showed no environment.
     """
     alive = live_processes()
     own_pid = os.getpid()
@@ -149,7 +147,7 @@ async def _kill(processes: list[Process]) -> None:
 
 
 def _kill_process(process: Process) -> int | None:
-    """Kill the process and return its pidfd; None when it is gone."""
+    """Kill the process and return its pidfd; None if it is gone."""
     try:
         pidfd = os.pidfd_open(process.pid)
     except OSError:

@@ -1,5 +1,5 @@
-"""Starts an agent with a supervisor, which adopts and ends all its processes, also when this
-process dies.
+"""Starts an agent with a supervisor, which adopts all its processes and ends them, even if this process
+dies.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -1,4 +1,4 @@
-"""The owner's end of the fork server and of its supervisors: :mod:`agent_orchestrator.hosts.linux.forkserver`."""
+"""The client of the fork server and of its supervisors: :mod:`agent_orchestrator.hosts.linux.forkserver`."""
 
 import array
 import errno
@@ -24,25 +24,24 @@ from agent_orchestrator.hosts.process import StartedAgent
 from agent_orchestrator.processes import start_id
 
 START_S: Final = 20.0
-"""Seconds the supervisor has to start an agent; it takes milliseconds."""
+"""Maximum seconds for a supervisor to start an agent. It usually takes milliseconds."""
 
-LEAVE_S: Final = 2.0
-"""Seconds the fork server has to leave once it is of no more use."""
+EXIT_S: Final = 2.0
+"""Maximum seconds for a fork server to exit when it is not used any more."""
 
 MAX_TRIES: Final = 3
-"""Guardians that are asked for a supervisor, where each is found dead."""
+"""Maximum number of fork servers to try for a supervisor. A fork server may have been killed."""
 
 MAX_IDLE: Final = 4
-"""Supervisors that wait for an agent to come; each takes a megabyte of memory."""
+"""Maximum number of idle supervisors. Each takes a megabyte of memory."""
 
-_WORD: Final = re.compile(
+_MESSAGE: Final = re.compile(
     rb"ready|gone|exit -?\d{1,3}|(?:refused|astray) \d{1,4}|started \d{1,7} \d{1,20}"
 )
-"""The messages of a supervisor: see :class:`agent_orchestrator.hosts.linux.forkserver.Supervisor`.
-"""
+"""The messages of a supervisor: see :class:`agent_orchestrator.hosts.linux.forkserver.Supervisor`."""
 
-_MAX_WORD: Final = 64
-"""Bytes in a line of a supervisor; none is as long."""
+_MAX_MESSAGE: Final = 64
+"""Maximum bytes of a supervisor's line. Valid lines are shorter."""
 
 _INHERITED_VARIABLES: Final = ("LD_LIBRARY_PATH",)
 """Variables that Python may need to start. The fork server's environment contains no secrets."""
@@ -50,23 +49,23 @@ _INHERITED_VARIABLES: Final = ("LD_LIBRARY_PATH",)
 
 @mutable(eq=False)
 class SupervisorLink:
-    """The way to a running agent's supervisor."""
+    """The connection to a running agent's supervisor."""
 
     process: "_ForkServerProcess"
     link: socket.socket
     _buffer: bytearray = field(factory=bytearray, init=False)
     is_ready: bool = field(default=False, init=False)
-    """Whether it has been there to take a request; before that it has started nothing."""
+    """Whether the supervisor was ready for a request. Before that it has started nothing."""
 
     async def receive(self) -> list[str]:
         """Return the words of the supervisor's next message; empty if it is gone, or the message is
         invalid.
 
-        An agent may have got hold of the supervisor's socket.
+        An agent may have obtained the supervisor's socket.
         """
         await checkpoint()  # many messages must not delay other tasks
         while (end := self._buffer.find(b"\n")) < 0:
-            if len(self._buffer) > _MAX_WORD:
+            if len(self._buffer) > _MAX_MESSAGE:
                 return []
             try:
                 chunk = self.link.recv(1024)
@@ -80,18 +79,18 @@ class SupervisorLink:
             self._buffer.extend(chunk)
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        return line.decode().split() if _WORD.fullmatch(line) else []
+        return line.decode().split() if _MESSAGE.fullmatch(line) else []
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the agent's process group, unless the agent has exited."""
         self._send(number)
 
     def kill(self) -> None:
-        """Have all that is left of the agent killed; the supervisor then says that it is gone."""
+        """Make the supervisor kill all processes of the agent. It then sends ``gone``."""
         self._send(program.KILL)
 
     def _send(self, command: int) -> None:
-        with suppress(OSError):  # it is gone, or does not listen: the caller sees what follows
+        with suppress(OSError):  # it is gone, or does not read: the caller notices that
             self.link.send(bytes([command]))
 
     def close(self) -> None:
@@ -178,7 +177,7 @@ class ForkServerClient:
         return answer
 
     def reuse(self, supervisor: SupervisorLink) -> None:
-        """Have the supervisor of an agent of which nothing is left, for another agent."""
+        """Keep the supervisor of an agent that is gone, for another agent."""
         idle = supervisor.process.idle
         # Keep it only while other agents use the fork server.
         if supervisor.process is self._process and self._users > 1 and len(idle) < MAX_IDLE:
@@ -207,7 +206,7 @@ class ForkServerClient:
         async with self._lock:
             if self._process is not None:
                 return self._process
-            limiter = anyio.CapacityLimiter(1)  # its own: not to wait for others' threads
+            limiter = anyio.CapacityLimiter(1)  # the default limiter's threads may all be busy
             with anyio.CancelScope(shield=True):
                 process = await run_sync(_launch, limiter=limiter)
             self._process = process
@@ -235,8 +234,8 @@ _shared: RunVar[ForkServerClient] = RunVar("agent_orchestrator.fork_server")
 
 
 def fork_server() -> ForkServerClient:
-    """Return the event loop's fork server, to be held with ``async with``; its process ends when the
-    last one leaves.
+    """Return the fork server of this event loop. Enter it with ``async with``: its process ends when the
+    last user leaves it.
     """
     try:
         return _shared.get()
@@ -276,7 +275,7 @@ class _ForkServerProcess:
         return SupervisorLink(self, ours)
 
     async def close(self) -> None:
-        """Let the process leave, and reap it."""
+        """Wait for the process to exit, and reap it."""
         self.control.close()
         for supervisor in self.idle:
             supervisor.close()
@@ -286,7 +285,7 @@ class _ForkServerProcess:
             except ProcessLookupError:  # reaped elsewhere
                 return
             try:
-                with anyio.move_on_after(LEAVE_S):
+                with anyio.move_on_after(EXIT_S):
                     await anyio.wait_readable(pidfd)
                     return
                 self.popen.kill()
@@ -297,7 +296,7 @@ class _ForkServerProcess:
 
 
 def _launch() -> _ForkServerProcess:
-    """Start the fork server. Called in a thread: it waits until the program has been loaded."""
+    """Start the fork server. Call this in a thread: it blocks until the program has been loaded."""
     control, theirs = socket.socketpair()
     try:
         with theirs:
@@ -331,7 +330,7 @@ def _launch() -> _ForkServerProcess:
 
 
 def _is_open(link: socket.socket) -> bool:
-    """Return whether the other end is open."""
+    """Return whether the other side has the socket open."""
     try:
         return bool(link.recv(1, socket.MSG_PEEK))
     except BlockingIOError:
@@ -341,7 +340,7 @@ def _is_open(link: socket.socket) -> bool:
 
 
 async def _send(link: socket.socket, data: bytes, fds: Sequence[int]) -> None:
-    """Send all of the data, and descriptors with its beginning."""
+    """Send all of the data, with descriptors in its first part."""
     unsent = memoryview(data)
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
     while unsent:

@@ -1,4 +1,4 @@
-"""An agent in a process group, which this process supervises itself."""
+"""An agent in a process group. This process is its supervisor."""
 
 import errno
 import os
@@ -21,7 +21,8 @@ from agent_orchestrator.processes import portable_start_id
 async def start(spec: ProcessSpec, stdio: Sequence[int]) -> "StartedAgent[Group]":
     """Start a program in a new session.
 
-    A symbolic link that takes the place of a directory between the check and the start goes unnoticed.
+    The path is checked before the start. A directory that is replaced with a symbolic link after the check
+    is not noticed.
 
     :raises OSError: with the working directory as ``filename`` if that is the reason.
     """
@@ -72,11 +73,11 @@ class Group:
                 os.killpg(self._process.pid, number)
 
     def kill(self) -> None:
-        """Kill the agent's group, and have :meth:`receive` look for the rest."""
+        """Kill the agent's group, and make :meth:`receive` search for its other processes."""
         self.signal(SIGKILL)
         self._killed.set()
 
     async def kill_rest(self) -> Sequence[int]:
-        """Kill what is left of the agent. Return the ids of the processes that do not die."""
+        """Kill the remaining processes of the agent. Return the pids of those that do not die."""
         tags = [self._tag] if self._tag else []
         return (await kill_processes(TAG_VARIABLE, tags, self._process.pid)).alive

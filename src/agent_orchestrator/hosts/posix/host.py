@@ -20,7 +20,7 @@ from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.processes import portable_start_id
 
 _MAX_NAMED = 3
-"""Processes that a reason names."""
+"""Maximum number of processes that a reason names."""
 
 
 @frozen
@@ -36,7 +36,7 @@ class PosixHost(LocalHost):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Do nothing: the host keeps nothing open."""
+        """Do nothing. This host has no helper process."""
 
     def process_start_id(self, pid: int) -> str | None:
         return portable_start_id(pid)

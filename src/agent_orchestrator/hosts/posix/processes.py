@@ -1,7 +1,7 @@
-"""The processes of an attempt as POSIX shows them: by process group, session, environment and descent.
+"""Finds the processes of an attempt by the means of POSIX: process group, session, environment and descent.
 
-A process that leaves its session, drops its tag and loses its parent cannot be assigned to an attempt. It can
-be noticed: it is an orphan that is younger than the attempt, in another session than this process.
+A process that leaves its session, drops its tag and loses its parent cannot be assigned to an attempt. But
+it is visible as an orphan that is younger than the attempt and in another session than this process.
 """
 
 import os
@@ -25,21 +25,21 @@ KILL_TIMEOUT_S: Final = 5.0
 _PAUSE_S: Final = 0.01
 
 _CLOCK_S: Final = 2.0
-"""Seconds by which the start of a process may be reported too early."""
+"""Maximum error in seconds of the reported start of a process: it may be too early."""
 
 _INIT: Final = 1
-"""The process that adopts orphans, and the session of what it starts itself."""
+"""The pid of init, which adopts orphans. It is also the session of processes that init starts."""
 
 
 async def kill_processes(
     variable: str, values: Collection[str], group: int | None = None
 ) -> Remains:
-    """Kill the processes that are found, and return when they are gone.
+    """Kill the processes with a variable or in a group, and return when they are gone.
 
     :param variable: the environment variable whose values identify them.
     :param group: the id of a process group and session whose processes are killed too.
     """
-    limiter = anyio.CapacityLimiter(1)  # its own: it must not wait for others' work in threads
+    limiter = anyio.CapacityLimiter(1)  # the default limiter's threads may all be busy
     killed: dict[int, None] = {}
     give_up_at = anyio.current_time() + KILL_TIMEOUT_S
     while processes := await run_sync(_matching, variable, values, group, limiter=limiter):
@@ -65,9 +65,10 @@ def is_alive(pid: int) -> bool:
 
 
 def possible_escapes(since: datetime) -> list[str]:
-    """Return the orphans of this user that started since then and have no tag: pids with names.
+    """Return this user's orphans without a tag that have started since a time, as pids with names.
 
-    Any process that is left of an attempt, and not found, has such an orphan above it, or is one.
+    If :func:`kill_processes` has missed a process of an attempt, that process is such an orphan or descends
+    from one.
     """
     begin = since.timestamp() - _CLOCK_S
     adopters = _adopters()

@@ -10,12 +10,14 @@ from agent_orchestrator.domain.model import Sandbox
 _THREAD_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 MAX_INPUT: Final = 1_048_575
-"""Characters of a prompt: codex 0.169 refuses more than 1,048,576, and a byte order mark may go before
-it (see ``runner.py``)."""
+"""Maximum characters of a prompt. Codex 0.169 accepts 1,048,576, and a byte order mark may be added (see
+``runner.py``)."""
 
 
 def is_thread_id(text: str) -> bool:
-    """Return whether a thread id can be an argument: one that begins with ``-`` would be an option."""
+    """Return whether a text is a thread id that can be an argument. One that begins with ``-`` would be an
+    option.
+    """
     return _THREAD_ID.fullmatch(text) is not None
 
 
@@ -76,10 +78,7 @@ def app_server_arguments(
     profile: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> tuple[str, ...]:
-    """Return the arguments that start an app-server on stdin and stdout.
-
-    They contain nothing that may differ between threads.
-    """
+    """Return the arguments that start an app-server on stdin and stdout. They are the same for all threads."""
     argv = [*extra_args]
     if profile is not None:
         argv += ["--profile", profile]
@@ -89,9 +88,9 @@ def app_server_arguments(
 
 
 def toml_value(value: Any) -> str:
-    """Return a value as TOML writes it inline.
+    """Return a value as inline TOML.
 
-    :raises TypeError: if TOML cannot say it.
+    :raises TypeError: if TOML cannot express it.
     """
     if isinstance(value, str):
         # A JSON string is a TOML basic string, except that TOML requires an escape for DEL.

@@ -1,4 +1,4 @@
-"""Codex in the better of the two ways that the installed one has."""
+"""The codex runner that chooses between the app-server and ``codex exec``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ EXEC = "codex-exec"
 
 @frozen(kw_only=True, eq=False)
 class CodexRunner(CodexAppServerRunner):
-    """Runs each message as a turn of a warm ``codex app-server`` if the installed codex has a known
+    """Runs each message as a turn of a warm ``codex app-server`` if the installed codex has a supported
     one.
 
     Otherwise it runs one ``codex exec`` for each message, which cannot ask: codex's approvals are
@@ -25,7 +25,7 @@ class CodexRunner(CodexAppServerRunner):
     """
 
     _exec: CodexExecRunner = field(init=False, repr=False)
-    """Not entered: all its scope holds is the fork server, which this one holds too."""
+    """Used without entering its scope, which only keeps the fork server. This runner keeps that too."""
 
     @_exec.default
     def _new_exec(self) -> CodexExecRunner:

@@ -1,4 +1,4 @@
-"""The options of every runner of codex, and what all of them know of it."""
+"""The common options and methods of the codex runners."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from agent_orchestrator.runners.supervisor import UsesForkServer
 
 @frozen(kw_only=True, eq=False)
 class CodexRunnerBase(UsesForkServer):
-    """The common part of the runners of codex.
+    """The base class of the codex runners.
 
     :param name: the provider's name.
     :param command: codex: a path, or a name on the PATH. The native binary behind the npm wrapper

@@ -6,11 +6,12 @@ from agent_orchestrator.runners.codex.argv import MAX_INPUT
 
 
 def codex_capabilities(sandbox: Sandbox | None, *, tools: bool, is_exec: bool) -> Capabilities:
-    """Return what codex can do.
+    """Return the capabilities of a codex runner.
 
     :param sandbox: the runner's own setting; None leaves it to codex's configuration.
     :param tools: whether its agents get the orchestration tools.
-    :param is_exec: whether each run is a ``codex exec``, which takes no message on the way and never asks.
+    :param is_exec: whether each run is a ``codex exec``, which accepts no message during a turn and never
+        asks.
     """
     return Capabilities(
         resume=True,  # codex keeps its threads on disk, turn by turn

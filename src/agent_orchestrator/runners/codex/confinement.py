@@ -1,7 +1,7 @@
 """Configures codex to deny its commands and patches the daemon's files.
 
-Codex's sandbox modes have no exceptions, but its permission profiles have: a profile extends a mode
-and names paths (codex 0.169; https://developers.openai.com/codex/permissions). A profile replaces
+Codex's sandbox modes cannot exclude paths. Its permission profiles can: a profile extends a mode and names
+paths (codex 0.169; https://developers.openai.com/codex/permissions). A profile replaces
 ``sandbox_workspace_write`` of codex's configuration, so those settings are copied into it.
 """
 
@@ -29,7 +29,7 @@ def profile_name(mode: Mode) -> str:
 
 @frozen
 class Workspace:
-    """What codex's configuration says of writing in a workspace: ``sandbox_workspace_write``."""
+    """The settings ``sandbox_workspace_write`` of codex's configuration."""
 
     writable_roots: tuple[str, ...] = ()
     network_access: bool = False
@@ -57,8 +57,8 @@ def profiles(
 ) -> dict[str, Any]:
     """Return the overrides of codex's configuration that define a profile for each mode.
 
-    :param cwd: where codex works.
-    :param tmpdir: the ``TMPDIR`` its commands have.
+    :param cwd: codex's working directory.
+    :param tmpdir: the ``TMPDIR`` of its commands.
     """
     return {
         f"permissions.{profile_name('read-only')}": {
@@ -117,9 +117,9 @@ def _parent_directories(entries: Mapping[str, str], roots: Sequence[str]) -> lis
 
 @frozen
 class ExecConfinement:
-    """How one ``codex exec`` is confined.
+    """The confinement of one ``codex exec``.
 
-    :param sandbox: what ``-s`` is given; None leaves it out.
+    :param sandbox: the value for ``-s``; None omits the option.
     :param config: overrides of its configuration.
     :param extra_args: the user's arguments without those that choose a sandbox.
     """

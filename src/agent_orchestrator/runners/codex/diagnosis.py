@@ -1,4 +1,4 @@
-"""What to do about a failed run of codex."""
+"""The likely issue of a failed run of codex, with a hint."""
 
 from typing import Final
 
@@ -32,11 +32,11 @@ _ISSUES: Final[tuple[tuple[str, str, IssueCode, str], ...]] = (
         "correct extra_args, profile and config of the provider; see the invocation",
     ),
 )
-"""By the code of a failure and how its message begins: the issue, and what to do."""
+"""The issue and the hint, by the code of a failure and the beginning of its message."""
 
 
 def likely_issue(error: RunError) -> Issue | None:
-    """Return the likely issue of a failure of codex; None if its code says it all."""
+    """Return the likely issue of a failure of codex; None if its code is enough."""
     for code, beginning, issue, hint in _ISSUES:
         if error.code == code and error.message.startswith(beginning):
             return Issue(issue, f"{error.code}: {error.message}", hint)

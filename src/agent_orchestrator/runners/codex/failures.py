@@ -1,4 +1,4 @@
-"""What went wrong, from what codex said: the table from its words to our codes.
+"""Error codes for codex's failures, by the texts of its messages.
 
 All texts are those of codex 0.169.
 """
@@ -52,13 +52,13 @@ _COLOR: Final = re.compile("\x1b\\[[0-9;]*m")
 """Colour codes in an app-server's log lines."""
 
 _STDERR_TAIL: Final = 16 * 2**10
-"""Characters of a message in which the words are looked for."""
+"""Maximum characters of a message to search."""
 
 _BUSY: Final = "already has an active writer"
 
 THREAD_IN_USE: Final = "another process is using this thread"
 REFUSED_ARGUMENTS: Final = "codex refused its arguments"
-"""How messages begin that :mod:`agent_orchestrator.runners.codex.diagnosis` knows more about."""
+"""Beginnings of messages that :mod:`agent_orchestrator.runners.codex.diagnosis` explains further."""
 
 
 def turn_failure(message: str) -> str:
@@ -71,9 +71,9 @@ def turn_failure(message: str) -> str:
 
 
 def startup_failure(exit_code: int | None, stderr: str) -> tuple[str, str]:
-    """Return code and message for a codex that ended without ending its turn.
+    """Return code and message for a codex process that exited without ending its turn.
 
-    :param exit_code: negative for the signal that ended it.
+    :param exit_code: negative for a signal.
     """
     message = error_text(stderr)
     if exit_code is not None and exit_code < 0:
@@ -103,13 +103,13 @@ def refusal_code(message: str) -> str:
 def is_busy(stderr: str) -> bool:
     """Return whether codex refused a thread because another process has it open.
 
-    The lock ends with its process, so that of a killed process is free within moments.
+    The lock ends with its process. After a kill it is free within moments.
     """
     return _BUSY in stderr
 
 
 def error_text(stderr: str) -> str:
-    """Return the error in codex's stderr for a person, without log lines and warnings."""
+    """Return the error message in codex's stderr, without log lines and warnings."""
     plain = _COLOR.sub("", stderr)
     lines = [line for line in plain.splitlines() if not _LOG_LINE.match(line)]
     text = "\n".join(lines).strip()

@@ -14,7 +14,7 @@ from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.probe import home_of
 
 _UNCONFINED: Final = ("--dangerously-bypass-approvals-and-sandbox", "--yolo", "danger-full-access")
-"""Words among codex's arguments that take its sandbox away (codex 0.169)."""
+"""Arguments of codex 0.169 that disable its sandbox."""
 
 
 def codex_findings(

@@ -1,7 +1,5 @@
-"""Codex's items as events, in one place for all that speak of them: pure, one item at a time.
-
-An item is in the shape of ``codex exec --json``; see :mod:`agent_orchestrator.runners.codex.parser`
-for what becomes of which.
+"""Converts codex's items to events, one item at a time, without I/O. An item has the shape of ``codex exec
+--json``. :mod:`agent_orchestrator.runners.codex.parser` lists the events of each item.
 """
 
 from collections.abc import Sequence
@@ -56,7 +54,7 @@ class ItemReader:
         return None
 
     def plan(self, steps: Sequence[JsonObject], more: JsonObject) -> list[AgentEvent]:
-        """Return the event of a plan; none where it repeats the one before it."""
+        """Return the event of a plan; an empty list if it repeats the previous plan."""
         if steps == self._plan:
             return []
         self._plan = steps
@@ -97,7 +95,7 @@ class ItemReader:
 
 
 def text_event(event_type: str, name: str, item: JsonObject) -> AgentEvent:
-    """Return the event of an item that is one text."""
+    """Return the event of an item that has only a text."""
     data = {name: text(item.get(name)), "item_id": item_id(item)}
     return agent_event(event_type, **data, **unknown_fields(item, name))
 

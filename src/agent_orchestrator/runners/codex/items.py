@@ -1,7 +1,5 @@
-"""The items of ``codex exec --json`` as tools: input and outcome.
-
-Shapes are those of codex 0.169. A field that has no place in an event's data goes to
-``unknown_fields``.
+"""Converts items of ``codex exec --json`` to the data of tool events. Shapes are those of codex 0.169.
+Fields without a place in an event's data go to ``extra``.
 """
 
 from collections.abc import Callable
@@ -35,7 +33,7 @@ def _mcp(item: JsonObject) -> dict[str, Any]:
 
 
 def _mcp_result(item: JsonObject) -> dict[str, Any]:
-    """``result`` is there when it says more than the text in ``output``."""
+    """Return the result of an MCP tool call. ``result`` is set if it has more than the text in ``output``."""
     result, error = item.get("result"), item.get("error")
     content = require_list(result.get("content")) if isinstance(result, dict) else []
     texts = [text(require_object(part).get("text")) for part in content if _is_text(part)]
@@ -106,7 +104,7 @@ def _dynamic_result(item: JsonObject) -> dict[str, Any]:
 
 @frozen
 class ItemMapping:
-    """How the items of one type are read: the part of a call, and the part of its end."""
+    """The functions for one type of item: for its start and for its end."""
 
     call: Callable[[JsonObject], dict[str, Any]]
     outcome: Callable[[JsonObject], dict[str, Any]]
@@ -135,6 +133,6 @@ def item_id(item: JsonObject) -> str:
 
 
 def status_of(item: JsonObject) -> str:
-    """Return how a tool ended. One without a status has none to fail with; a new one did not work."""
+    """Return the status of a tool. An item without a status has completed. An unknown status means failed."""
     status = item.get("status", "completed")
     return status if status in _STATUSES else "failed"

@@ -22,7 +22,7 @@ class NotInstalled(Exception):
 
 
 class NotExecutable(NotInstalled):
-    """The file is there and may not be run."""
+    """The file exists, but may not be executed."""
 
 
 def locate(command: str, env: Mapping[str, str], *, machine: str | None = None) -> Path:
@@ -50,7 +50,9 @@ def locate(command: str, env: Mapping[str, str], *, machine: str | None = None) 
 
 
 def _native(script: Path, machine: str) -> Path | None:
-    """Return the native binary that the npm wrapper would start, looking where it looks."""
+    """Return the native binary that the npm wrapper would start; None if there is none. It is searched for
+    in the same places.
+    """
     if script.name != "codex.js" or machine not in _PLATFORMS:
         return None
     package, triple = _PLATFORMS[machine]

@@ -1,4 +1,4 @@
-"""As whom codex works: what its files say of the login.
+"""Codex's login, as far as its files show it.
 
 Codex 0.169 reads them when it starts. A process that was started with another login keeps that one.
 """
@@ -20,18 +20,18 @@ _SETTINGS: Final = (
     "forced_login_method",
     "forced_chatgpt_workspace_id",
 )
-"""The settings that decide to whom codex speaks, and as whom."""
+"""Settings that choose the model provider and the account."""
 
 _VARIABLE: Final = re.compile(
     r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(\S)", re.MULTILINE
 )
 
 SYSTEM_FILES: Final = (Path("/etc/codex/config.toml"), Path("/etc/codex/managed_config.toml"))
-"""Where codex finds settings besides its home."""
+"""Configuration files outside of codex's home."""
 
 
 def identity(home: Path, profile: str | None) -> str:
-    """Return a digest that changes when codex would find another login or model provider.
+    """Return a digest that changes if a new codex process would have another login or model provider.
 
     It does not change when codex itself renews a token, or writes other settings.
     """
@@ -49,7 +49,7 @@ def identity(home: Path, profile: str | None) -> str:
 
 
 def dotenv_names(home: Path) -> frozenset[str]:
-    """Return the variables that codex gets a value for from the file ``.env`` of its home."""
+    """Return the names of the variables that ``.env`` in codex's home sets."""
     text = _read(home / ".env").decode("utf-8", "replace").removeprefix("\ufeff")
     return frozenset(name for name, _ in _VARIABLE.findall(text))
 

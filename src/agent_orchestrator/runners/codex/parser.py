@@ -84,7 +84,7 @@ class ExecParser:
         return events
 
     def _read(self, entry: JsonObject) -> list[AgentEvent] | None:
-        """Return the events of a line we know; None for one we do not."""
+        """Return the events of a known line; None for an unknown one."""
         match entry.get("type"), entry.get("item"):
             case "thread.started", None:
                 return self._thread_started(entry)
@@ -143,7 +143,7 @@ def _stdout(line: Text) -> list[AgentEvent]:
 
 
 def _unknown_rest(entry: JsonObject, *known: str) -> list[AgentEvent]:
-    """Keep a control line whole when it says more than is known of it."""
+    """Keep a control line unchanged if it has unknown fields."""
     if set(entry) <= {"type", *known}:
         return []
     return [agent_event(EventType.BACKEND_EVENT, kind=entry["type"], payload=entry)]

@@ -1,4 +1,4 @@
-"""Checks whether codex could run now: installed, executable, logged in, and with a valid
+"""Checks whether codex can run: that it is installed, executable and logged in, and has a valid
 configuration.
 """
 
@@ -17,11 +17,11 @@ from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.login import SYSTEM_FILES, dotenv_names, has_credentials
 
 _VERSION_TIMEOUT = 10.0
-"""Seconds ``--version`` may take; the native binary takes 0.01, the wrapper 0.1."""
+"""Maximum seconds for ``--version``. The native binary takes 0.01, the wrapper 0.1."""
 
 _ASK_AGAIN_S = 60.0
-"""Seconds after which a program that did not print its version in time is tried again. The machine
-may have been busy."""
+"""Seconds after which a program that did not print its version in time is asked again. The machine may have
+been busy."""
 
 _NO_HOME = (
     "codex has no home: this user has no home directory (no HOME, no passwd entry); set CODEX_HOME, "
@@ -32,7 +32,7 @@ _BANNER = "codex-cli "
 
 
 def home_of(env: Mapping[str, str]) -> Path:
-    """Return codex's home as codex finds it.
+    """Return the path of codex's home, by codex's own rules.
 
     :raises NotInstalled: if this user has none.
     """
@@ -60,12 +60,12 @@ class Probe:
 
     _versions: dict[tuple[Path, int], str | None] = field(factory=dict, init=False)
     _unanswered: dict[tuple[Path, int], float] = field(factory=dict, init=False)
-    """Until when a program is not asked again, by :func:`time.monotonic`."""
+    """Time before which a program is not asked for its version again, by :func:`time.monotonic`."""
     _layers: dict[Path, tuple[tuple[int, ...], Mapping[str, Any]]] = field(factory=dict, init=False)
-    """The content of each file, with the state of the file when it was read."""
+    """The content of each file, with its ``stat`` when it was read."""
 
     def is_cached(self, command: str, env: Mapping[str, str]) -> bool:
-        """Return whether a probe reads only a few small files and starts no program."""
+        """Return whether a probe would start no program, and only read a few small files."""
         try:
             program = locate(command, env)
             return (program, program.stat().st_mtime_ns) in self._versions
@@ -165,9 +165,9 @@ class Probe:
 
 
 def _ask_version(program: Path, env: Mapping[str, str]) -> str | None:
-    """Return codex's version, or None when the program does not say it is codex.
+    """Return codex's version; None if the program does not identify itself as codex.
 
-    :raises TimeoutError: if it does not say anything in time.
+    :raises TimeoutError: if it prints nothing in time.
     """
     try:
         answer = current_host().output(
@@ -231,9 +231,7 @@ def _merge(settings: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 
 def _overrides(extra_args: Sequence[str]) -> dict[str, Any]:
-    """Return the overrides of the configuration in the arguments, in all their forms. A value that
-    is not TOML is text.
-    """
+    """Return the configuration overrides in the arguments. A value that is not TOML counts as text."""
     settings: dict[str, Any] = {}
     arguments = iter(extra_args)
     for argument in arguments:

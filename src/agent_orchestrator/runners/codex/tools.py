@@ -5,20 +5,21 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 HOLD_S: Final = 86_400
-"""Seconds a call of an orchestration tool may be held: a child may well work for hours."""
+"""Maximum seconds to hold a call of an orchestration tool. A child may work for hours."""
 
 _TOOL_TIMEOUT_S: Final = HOLD_S + 3_600
-"""Codex 0.169 cuts a call after 300 s by default, and no sign of life makes it wait longer."""
+"""Codex's own time limit for such a call. Its default in codex 0.169 is 300 s, and keepalives do not extend
+it."""
 
 _STARTUP_TIMEOUT_S: Final = 60
-"""Long, because at the first call the daemon loads its MCP server."""
+"""Seconds that codex waits for the MCP server to start. The daemon imports it at the first call."""
 
 _PROXIES: Final = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 _EXCEPTIONS: Final = ("NO_PROXY", "no_proxy")
 
 
 def tools_url(env: Mapping[str, str]) -> str | None:
-    """Return the daemon that serves the tools to a run; None where there is none."""
+    """Return the URL of the daemon that serves the tools to a run; None without a daemon."""
     return env.get("AGENTCTL_URL") if env.get("AGENTCTL_AUTH_TOKEN") else None
 
 
@@ -48,7 +49,7 @@ def tools_config(url: str, token: str | None = None) -> dict[str, Any]:
 
 
 def without_proxy_for(env: Mapping[str, str], url: str) -> dict[str, str]:
-    """Return an environment in which the daemon is reached directly.
+    """Return an environment without a proxy for the daemon's address.
 
     Codex 0.169 sends requests to an MCP server, even on loopback, through the environment's proxy.
     The proxy would get the run's token, and the request would fail.

@@ -1,13 +1,12 @@
 """The directories whose contents codex may execute.
 
-Codex 0.169 executes two things of the directory it works in, both outside its sandbox. One is the
-configuration in the ``.codex`` of a trusted directory, such as MCP servers. The other are the
-filters in the configuration of a git repository, because it asks git at each turn for changes. The
-user's ``config.toml`` lists the trusted directories and repositories.
+Codex 0.169 executes two things from its working directory, both outside its sandbox. One is the
+configuration in the ``.codex`` of a trusted directory, such as MCP servers. The other is the filters in the
+configuration of a git repository, because codex asks git for changes in each turn. The user's
+``config.toml`` lists the trusted directories and repositories.
 
-Codex keeps both read-only in the agent's directory. But a confined agent can write them in any
-directory below. So neither is executed below the directory that a session shares with all its
-ancestors.
+Codex makes both read-only in the agent's directory. But a confined agent can write them in any
+subdirectory. So nothing is executed from below the directory that a session shares with all its ancestors.
 """
 
 import os
@@ -28,11 +27,8 @@ _COMMANDS: Final = "shell_environment_policy.set"
 
 
 def untrusted_directories(cwd: str, shared: str) -> tuple[str, ...]:
-    """Return the directories whose configuration must not be loaded, as written and without
-    symbolic links.
-
-    These are ``cwd`` and its parents, below the directory that is also the directory of the
-    ancestors.
+    """Return the directories whose configuration must not be loaded, each as given and with symbolic links
+    resolved. These are ``cwd`` and its parents, as far as they are below ``shared``.
 
     :param shared: see :attr:`~agent_orchestrator.ports.runner.RunContext.shared_cwd`.
     """
@@ -46,11 +42,10 @@ def untrusted_directories(cwd: str, shared: str) -> tuple[str, ...]:
 
 
 def check_home(home: str, cwd: str, sandbox: str | None) -> None:
-    """Raise where an agent that is confined to its directory could rewrite codex's own configuration.
+    """Raise if an agent that is confined to its directory could change codex's own configuration. Codex
+    0.169 makes only the ``.codex`` directly in that directory read-only.
 
-    Codex 0.169 keeps the ``.codex`` right in the directory read-only, and no other home.
-
-    :raises AgentFailed: ``invalid_config``, if the home lies elsewhere in the directory.
+    :raises AgentFailed: ``invalid_config``, if codex's home is elsewhere in the directory.
     """
     if sandbox != "workspace-write":
         return
@@ -65,7 +60,9 @@ def check_home(home: str, cwd: str, sandbox: str | None) -> None:
 
 
 def untrusted_environment(env: Mapping[str, str], distrusted: Sequence[str]) -> dict[str, str]:
-    """Return the environment of a codex that works in such a directory."""
+    """Return codex's environment, in which git reads no repository's configuration if there are untrusted
+    directories.
+    """
     return {**env, _GIT: "1"} if distrusted else dict(env)
 
 
@@ -76,8 +73,8 @@ def untrusted_config(
     directories.
 
     :param config: the provider's configuration, which may trust directories.
-    :param extra_args: its further arguments. If these set the trust too, it would be lost, so
-        nothing is trusted.
+    :param extra_args: the provider's further arguments. If they set trust too, the result replaces their
+        setting. Then all parents of the directories are untrusted as well.
     """
     if not distrusted:
         return {}
@@ -93,7 +90,7 @@ def untrusted_config(
 
 
 def _upwards(path: str) -> Iterator[str]:
-    """Yield a path and all above it."""
+    """Yield a path and all its parents."""
     while True:
         yield path
         above = os.path.dirname(path)  # noqa: PTH120 - as text, which is what codex compares

@@ -1,4 +1,4 @@
-"""The usage of a run, from the counts of its thread."""
+"""The usage of a run, computed from the token counts of its thread."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -8,7 +8,7 @@ from agent_orchestrator.domain.model import Usage
 from agent_orchestrator.fields import MAX_INTEGER, MAX_NAME
 
 _MAX_COUNTS: Final = 100
-"""Counts that are kept; codex 0.169 has five."""
+"""Maximum number of counts to keep. Codex 0.169 reports five."""
 
 
 def counts(usage: Mapping[str, Any]) -> Mapping[str, int]:
@@ -26,8 +26,8 @@ def counts(usage: Mapping[str, Any]) -> Mapping[str, int]:
 def usage_between(before: Mapping[str, Any], totals: Mapping[str, int]) -> Usage:
     """Return the usage of a run, from the thread's token counts before and after it.
 
-    Codex 0.169 counts all turns of a thread. Lower counts than before are of a new count, and are
-    returned unchanged.
+    Codex 0.169 counts all turns of a thread. If the counts are lower than before, codex has started to
+    count anew, and they are returned unchanged.
     """
     names = ("input_tokens", "cached_input_tokens", "output_tokens")
     used = [totals.get(name, 0) - before.get(name, 0) for name in names]

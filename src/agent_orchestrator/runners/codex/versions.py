@@ -1,4 +1,4 @@
-"""Which codexes have an app-server, and permission profiles, that are known here."""
+"""The versions of codex with a supported app-server and with permission profiles."""
 
 from typing import Final
 
@@ -10,11 +10,11 @@ _OLDEST: Final = (0, 169)
 """The oldest codex with a supported app-server."""
 
 _NEWEST: Final = (0, 169)
-"""The newest one that was tried."""
+"""The newest tested version."""
 
 
 def with_version_note(availability: Availability) -> Availability:
-    """Return the availability of a codex, with its version held against those that were tried."""
+    """Return the availability, with a note if codex's version is too old or was not tested."""
     version = _numbers(availability.version)
     if version is None:
         return availability

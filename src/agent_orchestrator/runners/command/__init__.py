@@ -1,4 +1,4 @@
-"""Any program as an agent, described by the configuration alone."""
+"""A runner for any program, which the configuration describes."""
 
 from agent_orchestrator.runners.command.mapping import FailRule, Rule, UsagePaths
 from agent_orchestrator.runners.command.runner import CommandRunner

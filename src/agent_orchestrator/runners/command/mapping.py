@@ -41,10 +41,10 @@ MISSING: Final = object()
 """The value at a path that does not exist."""
 
 MAX_ENTRIES: Final = 1_000
-"""Entries of the lists in one object of which each is one event."""
+"""Maximum number of list entries of one object that become separate events."""
 
 MAX_RULE_DEPTH: Final = 8
-"""Rules with ``each`` inside each other."""
+"""Maximum nesting of rules with ``each``."""
 
 _ABOUT_TEXT: Final = {
     EventType.AGENT_MESSAGE,
@@ -75,7 +75,7 @@ class UsagePaths:
 
 @frozen
 class Rule:
-    """The meaning of an object.
+    """A rule.
 
     :param when: paths and their required values.
     :param emit: the type of the event that it becomes; ``data`` is the event's data.
@@ -104,21 +104,21 @@ class Rule:
 
 @frozen
 class MappedEvent:
-    """The meaning of an object by a rule. A field is None or empty if the rule does not set it."""
+    """The result of applying a rule to an object. A field is None or empty if the rule does not set it."""
 
     event_type: str | None = None
     data: Mapping[str, Any] = field(factory=dict)
     thread: str | None = None
     result: str | None = None
     usage: Mapping[str, Any] = field(factory=dict)
-    """Numbers of :class:`~agent_orchestrator.domain.model.Usage`."""
+    """Fields of :class:`~agent_orchestrator.domain.model.Usage`."""
     fail: tuple[str, str] | None = None
 
 
 def check_rules(rules: Sequence[Rule], location: str = "map", nesting: int = 0) -> None:
-    """Look a table over.
+    """Check a table of rules.
 
-    :raises ConfigError: naming the place of the first fault.
+    :raises ConfigError: naming the location of the first error.
     """
     for index, rule in enumerate(rules):
         where = f"{location}[{index}]"
@@ -163,9 +163,7 @@ def _check_each(rule: Rule, where: str, nesting: int) -> None:
 
 
 def map_object(rules: Sequence[Rule], value: Any) -> list[MappedEvent]:
-    """Return the meaning of an object by the first rule that matches; with ``each``, one for each
-    entry.
-    """
+    """Apply the first rule that matches an object. With ``each`` there is a result for each entry."""
     return _Reader().read(rules, value)
 
 
@@ -173,7 +171,7 @@ def map_object(rules: Sequence[Rule], value: Any) -> list[MappedEvent]:
 class _Reader:
     """Reads one object.
 
-    :ivar room: how many entries of its lists may still be read one by one.
+    :ivar room: the number of list entries that may still become separate events.
     """
 
     room: int = MAX_ENTRIES

@@ -1,4 +1,4 @@
-"""Finds an agent's program before it is started, and says precisely why it cannot be run."""
+"""Finds an agent's program, or the exact reason why it cannot be run."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 _FIRST_LINE: Final = 256
-"""Bytes of a script in which Linux looks for its interpreter (BINPRM_BUF_SIZE)."""
+"""Number of first bytes of a script in which Linux looks for its interpreter (BINPRM_BUF_SIZE)."""
 
 _SHEBANG: Final = re.compile(rb"#![ \t]*([^ \t\n]+)[ \t]*([^\n]*)")
 
@@ -19,20 +19,21 @@ class NotRunnable(Exception):
 
 
 def absolute_program(argv: Sequence[str]) -> tuple[str, ...]:
-    """Return the arguments with a relative path of the program made absolute, from where we are.
+    """Return the arguments, with a relative path of the program made absolute from the current directory. A
+    name without ``/`` is not changed.
 
-    A name without ``/`` is left to the PATH. Otherwise the path would mean one file to who looks
-    for it here, and another to who runs it in the session's directory.
+    Otherwise the check in this directory and the start in the session's directory would use different
+    files.
     """
     program, *rest = argv
     return (os.path.abspath(program) if "/" in program else program, *rest)  # noqa: PTH100
 
 
 def locate(program: str, path: str | None) -> tuple[str, int]:
-    """Return the file of a program and when it was changed, in nanoseconds.
+    """Return a program's file and its modification time in nanoseconds.
 
-    :param path: the PATH its name is looked up in.
-    :raises NotRunnable: if there is none, or starting it would fail.
+    :param path: the PATH in which the name is looked up.
+    :raises NotRunnable: if there is no such program, or starting it would fail.
     """
     search = os.defpath if path is None else path
     located = program if "/" in program else shutil.which(program, path=search)

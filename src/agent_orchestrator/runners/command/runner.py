@@ -27,13 +27,13 @@ _PLACEHOLDER: Final = re.compile(r"\{(prompt|thread)\}")
 MAX_THREAD_ID: Final = 128
 
 _THREAD_ID: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_THREAD_ID - 1}}}")
-"""A thread id becomes an argument: one that begins with ``-`` would be an option."""
+"""Valid thread ids. They become arguments, and one that begins with ``-`` would be an option."""
 
 _VERSION_S: Final = 2.0
-"""Seconds a program has to print its version: who asks for the daemon's status waits for it."""
+"""Maximum seconds for a program to print its version. Callers of the daemon's status wait for it."""
 
 MAX_RESULT: Final = MAX_LINE
-"""Bytes of an output that a run's result holds."""
+"""Maximum bytes of output in a run's result."""
 
 
 @define(eq=False)
@@ -75,10 +75,10 @@ class CommandRunner(UsesForkServer):
         maximum=600,
     )
     _known: dict[tuple[str, int], Availability] = field(factory=dict, init=False)
-    """Results of the version command, also failures, by program and its modification time."""
+    """Results of the version command, including failures, by program and its modification time."""
 
     def __attrs_post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Check the options against each other.
 
         :raises ConfigError: naming the option.
         """
@@ -105,12 +105,12 @@ class CommandRunner(UsesForkServer):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return its capabilities. It can resume if ``resume_argv`` is set."""
+        """The runner's capabilities. It can resume if ``resume_argv`` is set."""
         return Capabilities(resume=self.resume_argv is not None, max_input=self._max_input())
 
     def _max_input(self) -> InputLimit:
-        """Return the limit of the prompt: the space of an argument beside its other text; none for
-        stdin.
+        """Return the limit of the prompt. In an argument it is the maximum size without the argument's
+        other text; stdin has no limit.
         """
         if self.prompt == "stdin":
             return InputLimit()
@@ -137,8 +137,8 @@ class CommandRunner(UsesForkServer):
     async def run(self, context: RunContext) -> Outcome:
         """Start the program, pass it the prompt, and record its output.
 
-        :raises AgentFailed: if it cannot be started, exits with another code than 0, is killed by a
-            signal, or reports a failure by a rule of ``map``.
+        :raises AgentFailed: if it cannot be started, exits with a code other than 0, is killed by a signal,
+            or a rule of ``map`` reports a failure.
         """
         template = self._template(context)
         argv = self._filled(template, context)
@@ -202,7 +202,7 @@ class CommandRunner(UsesForkServer):
 
 
 def _argument_space(part: str) -> int:
-    """Return the bytes that a prompt may have in an argument."""
+    """Return the maximum bytes of a prompt in an argument."""
     beside = len(_PLACEHOLDER.sub("", part).encode("utf-8", "replace"))
     beside += part.count("{thread}") * MAX_THREAD_ID
     return max(1, (MAX_ARGUMENT - beside) // part.count("{prompt}"))
@@ -222,7 +222,7 @@ class _OutputReader:
 
 
 class _BoundedOutput:
-    """The bytes of an output, as many as a result may have."""
+    """The output as bytes, up to the limit of a result."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -235,7 +235,7 @@ class _BoundedOutput:
         self._data += data[: max(MAX_RESULT - len(self._data), 0)]
 
     async def text(self) -> Text:
-        """Return the output; one that is too long is cut, and says so at its end."""
+        """Return the output. If it is too long, it is cut, with a note at the end."""
         return await run_in_thread(self._text, None)
 
     def _text(self, _: None) -> Text:
@@ -266,7 +266,7 @@ class _LineReader(_OutputReader):
 
 
 class _TextReader(_OutputReader):
-    """All of it is one message, byte for byte."""
+    """The whole output is one message."""
 
     async def follow(self, process: AgentProcess) -> str:
         output = _BoundedOutput()
@@ -279,7 +279,7 @@ class _TextReader(_OutputReader):
 
 
 class _ObjectReader(_OutputReader):
-    """Each line is an object, with a meaning by the rules."""
+    """Each line is an object, to which the rules are applied."""
 
     def __init__(self, runner: CommandRunner, context: RunContext) -> None:
         super().__init__(runner, context)
@@ -316,7 +316,7 @@ class _ObjectReader(_OutputReader):
             self.failure = event.fail
 
     def _events_of(self, line: Line) -> Sequence[MappedEvent] | Text:
-        """Return the meaning of a line's object, or the line's text if it is not an object."""
+        """Return the results of the rules for a line's object, or the line's text if it is not an object."""
         content = read_object(line)
         if isinstance(content, Text):
             return content

@@ -12,7 +12,7 @@ APPLICATION_ID: Final = 0x41674F72
 
 @cache
 def migrations() -> tuple[str, ...]:
-    """Return the migration scripts. The n-th one leads to schema version n."""
+    """Return the migration scripts. Script n migrates to schema version n."""
     folder = files("agent_orchestrator.stores.sqlite") / "migrations"
     scripts = sorted((entry for entry in folder.iterdir()), key=lambda entry: entry.name)
     return tuple(entry.read_text("utf-8") for entry in scripts if entry.name.endswith(".sql"))

@@ -16,7 +16,7 @@ from agent_orchestrator.domain.errors import (
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     Attempt,
-    Chosen,
+    ChoiceLimits,
     Event,
     Invocation,
     RunError,
@@ -127,7 +127,7 @@ class Values(Opening):
                 finished_at=NOW + timedelta(days=400),
                 effort="low",
                 output_schema={"type": "object"},
-                chosen=Chosen("low", {"claude": "m", HARD_TEXT: "n"}),
+                chosen=ChoiceLimits("low", {"claude": "m", HARD_TEXT: "n"}),
             )
             await store.transact(lambda tx: tx.put_run(changed))
             stored = await store.read(lambda view: view.run(run.id))
