@@ -15,6 +15,7 @@ import attrs
 import pytest
 from calling import Standing
 from loop_cost import loop_cost
+from pace import allowed
 from serving import exchange
 
 from agent_orchestrator.tools.toolbox import TOOLS
@@ -100,7 +101,7 @@ async def slow_or_unsound(agents: Standing, sent: Iterator[tuple[str, bytes]]) -
     for shape, body in sent:
         request = requesting(agents, run_id, body)
         for _ in range(3):  # the best of three: a busy machine makes a step longer
-            with anyio.fail_after(30), loop_cost() as cost:
+            with anyio.fail_after(allowed(30)), loop_cost() as cost:
                 status, answer = await anyio.to_thread.run_sync(
                     exchange, agents.server.address, request
                 )
