@@ -93,12 +93,12 @@ def endpoint_for(endpoints: list[Endpoint], directory: Path) -> Endpoint | None:
     """
     if len(endpoints) == 1:
         return endpoints[0]
-    around = [endpoint for endpoint in endpoints if directory.is_relative_to(endpoint.directory)]
-    if not around:
+    enclosing = [endpoint for endpoint in endpoints if directory.is_relative_to(endpoint.directory)]
+    if not enclosing:
         return None
-    closest = max(len(Path(endpoint.directory).parts) for endpoint in around)
+    closest = max(len(Path(endpoint.directory).parts) for endpoint in enclosing)
     [first, *others] = [
-        endpoint for endpoint in around if len(Path(endpoint.directory).parts) == closest
+        endpoint for endpoint in enclosing if len(Path(endpoint.directory).parts) == closest
     ]
     return None if others else first
 

@@ -325,7 +325,7 @@ def _parts(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
-_NAMES = {str: "text", int: "an integer", float: "a number", bool: "true or false"} | {
+_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"} | {
     dict: "an object",
     list: "a list",
 }

@@ -21,7 +21,7 @@ ProcessState = Literal["gone", "alive", "unknown"]
 
 
 @frozen
-class Remains:
+class ReapResult:
     """The state of the processes of an attempt whose engine has ended.
 
     :param state: ``gone`` if certainly all have ended, ``alive`` if some could not be ended, ``unknown``
@@ -233,7 +233,7 @@ class Host(Protocol):
         """
         ...
 
-    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
+    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], ReapResult]:
         """End all processes of attempts whose engine has ended, and wait for that.
 
         The engine passes only attempts that this host started.

@@ -137,6 +137,6 @@ def _routes(
 def _text(value: Any, label: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(
-            f"{label}: must be text" if value is not None else f"{label}: is required"
+            f"{label}: must be a string" if value is not None else f"{label}: is required"
         )
     return value

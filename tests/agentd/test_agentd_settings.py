@@ -123,7 +123,7 @@ def test_no_error_repeats_a_token(directory: Path) -> None:
     with pytest.raises(ConfigError, match=r"^AGENTD_AUTH_TOKEN: is not UTF-8$"):
         load({}, {"AGENTD_AUTH_TOKEN": "secret\udcff"})
     (directory / "agentd.toml").write_text("[daemon]\nauth_tokens = [12345678]\n")
-    with pytest.raises(ConfigError, match=r"auth_tokens: must be text$"):
+    with pytest.raises(ConfigError, match=r"auth_tokens: must be a string$"):
         load({}, {})
 
 

@@ -31,7 +31,7 @@ from agent_orchestrator.domain.errors import OrchestratorError, Unavailable
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, Event
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
-from agent_orchestrator.host import Remains
+from agent_orchestrator.host import ReapResult
 from agent_orchestrator.hosts.linux.host import LinuxHost
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.invariants import (
@@ -87,11 +87,11 @@ class Agents:
     def capabilities(self) -> Capabilities:
         return Capabilities(resume=self.resumes)
 
-    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
+    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], ReapResult]:
         await anyio.sleep(random.Random(f"{self.seed} {len(self.dead)}").choice((0, 0.5, 3)))
         ended = {(one.run_id, one.attempt) for one in attempts}
         self.dead |= ended
-        return dict.fromkeys(ended, Remains())
+        return dict.fromkeys(ended, ReapResult())
 
     async def _live(self, context: RunContext) -> None:
         """Return while the agent's process lives; never once it was ended."""
@@ -171,7 +171,7 @@ class SimulatedHost(LinuxHost):
 
     agents: Agents
 
-    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
+    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], ReapResult]:
         return await self.agents.reap(attempts)
 
 

@@ -15,7 +15,7 @@ from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.model import Attempt, Event, Run
 from agent_orchestrator.engine import ProviderConfig, recovery
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.host import Remains
+from agent_orchestrator.host import ReapResult
 from agent_orchestrator.hosts.linux.host import LinuxHost
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import View
@@ -208,11 +208,11 @@ async def test_a_drain_is_no_crash() -> None:
 class Reaping(LinuxHost):
     """Finds processes of dead attempts, and ends them when it is told to."""
 
-    remains: list[Remains] = field(factory=lambda: [Remains("gone", (7,))])
+    remains: list[ReapResult] = field(factory=lambda: [ReapResult("gone", (7,))])
     """The last one says what becomes of every attempt."""
     asked: list[Attempt] = field(factory=list)
 
-    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
+    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], ReapResult]:
         self.asked.extend(attempts)
         return {(one.run_id, one.attempt): last for one in attempts for last in self.remains[-1:]}
 
@@ -223,7 +223,7 @@ async def test_nothing_is_taken_up_before_its_processes_are_gone(
     monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
     store, reaper, second = (
         MemoryStore(),
-        Reaping(remains=[Remains("alive", alive=(7,))]),
+        Reaping(remains=[ReapResult("alive", alive=(7,))]),
         ScriptedRunner(),
     )
     run = await at_work(store, "thread t-1\nhold")
@@ -234,7 +234,7 @@ async def test_nothing_is_taken_up_before_its_processes_are_gone(
         assert (await end_of(client, sent.run.id)).status is RunStatus.COMPLETED
         held = await client.get_run(run.id)
         assert (held.status, held.attempt) == (RunStatus.RUNNING, 1)
-        reaper.remains.append(Remains("gone", (7,)))
+        reaper.remains.append(ReapResult("gone", (7,)))
         run = await end_of(client, run.id)
         events = await recovered(client, run)
     assert {(one.run_id, one.attempt) for one in reaper.asked} == {(run.id, 1)}
@@ -252,7 +252,7 @@ async def test_what_is_not_known_to_be_gone_is_not_taken_up(
 ) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
     store, second = MemoryStore(), ScriptedRunner()
-    reaper = Reaping(remains=[Remains(**remains)] if remains else [])
+    reaper = Reaping(remains=[ReapResult(**remains)] if remains else [])
     run = await at_work(store, "thread t-1\nhold")
     async with open_embedded(store, runners=[second], host=reaper) as client:
         with anyio.fail_after(PATIENCE_S):
@@ -263,7 +263,7 @@ async def test_what_is_not_known_to_be_gone_is_not_taken_up(
         assert (held.status, held.attempt, second.prompts) == (RunStatus.RUNNING, 1, [])
         [problem] = [one for one in status.problems if one.code == "recovery_pending"]
         assert remains.get("reason", "") in problem.message
-        reaper.remains.append(Remains("gone"))
+        reaper.remains.append(ReapResult("gone"))
         assert (await end_of(client, run.id)).status is RunStatus.COMPLETED
 
 
@@ -316,12 +316,12 @@ async def test_a_cancel_asked_for_while_processes_are_looked_for_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
-    store, reaper = MemoryStore(), Reaping(remains=[Remains("alive", alive=(7,))])
+    store, reaper = MemoryStore(), Reaping(remains=[ReapResult("alive", alive=(7,))])
     run = await at_work(store, "thread t-1\nhold")
     async with open_embedded(store, runners=[ScriptedRunner()], host=reaper) as client:
         assert (await client.cancel_run(run.id)).pending == (run.id,)
         assert (await client.get_run(run.id)).status is RunStatus.RUNNING
-        reaper.remains.append(Remains("gone", (7,)))
+        reaper.remains.append(ReapResult("gone", (7,)))
         assert (await end_of(client, run.id)).status is RunStatus.CANCELED
 
 
@@ -454,7 +454,7 @@ async def test_a_recovery_that_fails_is_tried_again_and_stands_in_the_status(
     tries = 0
     take_up = recovery._recover_run
 
-    def failing(core: Core, tx: Transaction, one: Run, remains: Remains) -> None:
+    def failing(core: Core, tx: Transaction, one: Run, remains: ReapResult) -> None:
         nonlocal tries
         if one.id == run.id:
             tries += 1

@@ -10,7 +10,7 @@ import anyio
 import psutil
 import pytest
 
-from agent_orchestrator.host import Remains
+from agent_orchestrator.host import ReapResult
 from agent_orchestrator.hosts.linux import orphans
 from agent_orchestrator.hosts.linux.orphans import kill_by_variable, kill_orphans, tag_limit
 from agent_orchestrator.ports.runner import TAG_VARIABLE
@@ -64,9 +64,9 @@ def orphan(tag):
 
 
 async def test_nothing_is_found_of_what_is_gone(tag):
-    assert await kill_orphans(tag) == Remains()
-    assert await kill_orphans(tag, os.getpid(), "another-boot/1") == Remains()
-    assert await kill_orphans(None, None, None) == Remains()
+    assert await kill_orphans(tag) == ReapResult()
+    assert await kill_orphans(tag, os.getpid(), "another-boot/1") == ReapResult()
+    assert await kill_orphans(None, None, None) == ReapResult()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ async def test_an_orphan_is_known_by_what_it_inherited(tag, orphan, bears):
     pid = orphan(**bears)
     stranger = orphan()
     with anyio.fail_after(10):
-        assert await kill_orphans(tag) == Remains("gone", (pid,))
+        assert await kill_orphans(tag) == ReapResult("gone", (pid,))
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     assert psutil.pid_exists(stranger)
 
@@ -92,9 +92,9 @@ async def test_a_recorded_process_is_ended_with_its_session(tag, orphan):
     pid = orphan()
     start_id = process_start_id(pid)
     for stranger in (None, f"{start_id}0", f"another-boot/{start_id.partition('/')[2]}"):
-        assert await kill_orphans(tag, pid, stranger) == Remains()
+        assert await kill_orphans(tag, pid, stranger) == ReapResult()
     with anyio.fail_after(10):
-        assert await kill_orphans(tag, pid, start_id) == Remains("gone", (pid,))
+        assert await kill_orphans(tag, pid, start_id) == ReapResult("gone", (pid,))
 
 
 async def test_a_process_amid_execve_is_killed(

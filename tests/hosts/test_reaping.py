@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from agent_orchestrator.domain.model import Attempt
-from agent_orchestrator.host import Remains
+from agent_orchestrator.host import ReapResult
 from agent_orchestrator.hosts.linux import host
 from agent_orchestrator.hosts.linux.host import LinuxHost
 from agent_orchestrator.testing.stores.samples import NOW
@@ -28,10 +28,12 @@ async def test_without_a_process_table_nothing_is_known(monkeypatch: pytest.Monk
 
 
 async def test_each_attempt_is_answered_for_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def end(mark: str | None, *_: object) -> Remains:
+    async def end(mark: str | None, *_: object) -> ReapResult:
         if mark == ATTEMPTS[0].tag:
             raise PermissionError("no access")
-        return Remains("alive", (7,), (8,)) if mark == ATTEMPTS[1].tag else Remains("gone", (7,))
+        return (
+            ReapResult("alive", (7,), (8,)) if mark == ATTEMPTS[1].tag else ReapResult("gone", (7,))
+        )
 
     monkeypatch.setattr(host, "kill_orphans", end)
     assert await states() == {"run_0": "unknown", "run_1": "alive", "run_2": "gone"}

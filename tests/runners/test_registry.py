@@ -50,7 +50,7 @@ def test_options_become_arguments():
         ("nope", {}, r"providers\.p\.runner: unknown runner 'nope'; choose from: .*command.*demo"),
         ("command", {}, r"providers\.p\.argv: is required"),
         ("command", {"argv": "agent"}, r"providers\.p\.argv: must be a list"),
-        ("command", {"argv": ["agent", 7]}, r"providers\.p\.argv\[1\]: must be text"),
+        ("command", {"argv": ["agent", 7]}, r"providers\.p\.argv\[1\]: must be a string"),
         ("command", {"argv": ["a", "b\0"]}, r"providers\.p\.argv\[1\]: contains a NUL"),
         ("command", {"argv": []}, r"providers\.p\.argv: must name a program"),
         ("command", {"argv": ["a"], "out": 1}, r"providers\.p\.out: is not one of argv, map, "),
@@ -64,7 +64,7 @@ def test_options_become_arguments():
         (
             "command",
             {"argv": ["a"], "map": [{"thread": 1}, {"x": 1}]},
-            r"providers\.p\.map\[0\]\.thread: must be text; providers\.p\.map\[1\]\.x: is not one",
+            r"providers\.p\.map\[0\]\.thread: must be a string; providers\.p\.map\[1\]\.x: is not one",
         ),
         (
             "command",
@@ -73,7 +73,7 @@ def test_options_become_arguments():
         ),
         ("command", {"argv": ["a"], "map": [{"fail": {"why": 1}}]}, r"\.map\[0\]\.fail\.why: is"),
         ("function", {}, r"providers\.p\.target: is required"),
-        ("function", {"target": 5}, r"providers\.p\.target: must be text"),
+        ("function", {"target": 5}, r"providers\.p\.target: must be a string"),
         ("function", {"target": "no_such:f"}, r"providers\.p\.target.*No module named"),
         ("demo", {"pause_s": "1"}, r"providers\.p\.pause_s: must be a number"),
         ("demo", {"name": "x"}, r"providers\.p\.name: is not"),

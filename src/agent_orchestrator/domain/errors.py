@@ -6,7 +6,7 @@ OrchestratorError
 ├── Forbidden               the caller is known, but may not do this
 ├── NotFound                no such object, or the caller may not see it
 ├── MethodNotAllowed
-├── Conflict                the present state forbids it
+├── Conflict                the current state does not allow it
 │   ├── InvalidTransition   the run's lifecycle has no such step
 │   ├── IdempotencyConflict the key was used for another request
 │   ├── AlreadyResolved     another decision came first

@@ -379,7 +379,7 @@ def _check_thread(thread_id: Any, state: Any) -> None:
     :raises InvalidEvent: if the id is not a valid thread id, or the state is neither an object nor None.
     """
     if not isinstance(thread_id, str) or not isinstance(state, Mapping | None):
-        raise InvalidEvent("thread: id must be text, and state must be an object or None")
+        raise InvalidEvent("thread: id must be a string, and state must be an object or None")
     if not is_thread_id(thread_id):
         problem = f"must have 1 to {MAX_THREAD_ID:,} characters, not all blank, and no NUL"
         raise InvalidEvent(f"thread: id {problem}")

@@ -28,7 +28,7 @@ from agent_orchestrator.domain.model import Attempt, Message, Run, RunError, Sou
 from agent_orchestrator.engine import questions, run_changes, steering, transitions
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
-from agent_orchestrator.host import Remains
+from agent_orchestrator.host import ReapResult
 from agent_orchestrator.operations.daemon import Problem
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import RunQueries, View
@@ -49,6 +49,7 @@ RETRY_S: Final = 5.0
 """Seconds until the next try. They double with each failure."""
 
 LONGEST_RETRY_S: Final = 60.0
+"""Maximum seconds until the next try."""
 
 Action = Literal["canceled", "parked", "queued", "resumed", "failed"]
 
@@ -119,11 +120,11 @@ class _Remaining:
 
 async def _try_recovery(core: Core) -> _Remaining:
     lost = await read_with_retry(core, lambda view: _lost_attempts(view, core.instance))
-    remains = await _reap(core, [attempt for _, attempt in lost])
+    results = await _reap(core, [attempt for _, attempt in lost])
     recoverable = [
-        (run, remain)
-        for (run, _), remain in zip(lost, remains, strict=True)
-        if remain.state == "gone"
+        (run, result)
+        for (run, _), result in zip(lost, results, strict=True)
+        if result.state == "gone"
     ]
     failed = 0
     failure: Exception | None = None
@@ -144,7 +145,7 @@ async def _try_recovery(core: Core) -> _Remaining:
                         "run %s of a lost daemon could not be recovered", lost_run[0].id
                     )
                     failed, failure = failed + 1, error
-    reasons = {remain.reason for remain in remains if remain.reason}
+    reasons = {result.reason for result in results if result.reason}
     return _Remaining(len(lost) - len(recoverable), tuple(sorted(reasons)), failed, failure)
 
 
@@ -152,53 +153,53 @@ def _lost_attempts(view: View, instance: str) -> list[tuple[Run, Attempt | None]
     return [(run, run_changes.current_attempt(view, run)) for run in view.lost_runs(instance)]
 
 
-async def _reap(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Remains]:
+async def _reap(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[ReapResult]:
     """End the processes of these attempts. A run without an attempt (None) never had any."""
     host = core.config.host
     ours = [
         attempt for attempt in attempts if attempt is not None and attempt.host in (None, host.id)
     ]
-    reaped: Mapping[tuple[str, int], Remains] = {}
-    unanswered = Remains("unknown")
+    reaped: Mapping[tuple[str, int], ReapResult] = {}
+    unanswered = ReapResult("unknown")
     try:
         reaped = await host.reap(ours)
     except Exception as error:
         logger.exception("finding processes of a lost daemon failed")
-        unanswered = Remains("unknown", reason=f"finding them failed: {error!r}")
+        unanswered = ReapResult("unknown", reason=f"finding them failed: {error!r}")
 
-    def remains_of(attempt: Attempt | None) -> Remains:
+    def result_of(attempt: Attempt | None) -> ReapResult:
         if attempt is None:
-            return Remains()
+            return ReapResult()
         if attempt.host not in (None, host.id):
-            return Remains("unknown", reason=f"they are on host {attempt.host}")
+            return ReapResult("unknown", reason=f"they are on host {attempt.host}")
         return reaped.get((attempt.run_id, attempt.attempt), unanswered)
 
-    return [remains_of(attempt) for attempt in attempts]
+    return [result_of(attempt) for attempt in attempts]
 
 
-def _recover_batch(core: Core, batch: Sequence[tuple[Run, Remains]], tx: Transaction) -> None:
-    for before, remains in batch:
+def _recover_batch(core: Core, batch: Sequence[tuple[Run, ReapResult]], tx: Transaction) -> None:
+    for before, result in batch:
         run = tx.run(before.id)
         if run is None or run.status not in ACTIVE or run.worker_id != before.worker_id:
             continue  # another engine has recovered it
-        _recover_run(core, tx, run, remains)
+        _recover_run(core, tx, run, result)
 
 
-def _recover_run(core: Core, tx: Transaction, run: Run, remains: Remains) -> None:
+def _recover_run(core: Core, tx: Transaction, run: Run, result: ReapResult) -> None:
     attempt = run_changes.current_attempt(tx, run)
-    is_handed_over = attempt is not None and has_begun(tx, run, attempt)
-    verdict = _decide(core, tx, run, is_handed_over=is_handed_over)
+    is_delivered = attempt is not None and has_begun(tx, run, attempt)
+    decision = _decide(core, tx, run, is_delivered=is_delivered)
     data = {
         "attempt": run.attempt,
-        "action": verdict.action,
-        "reason": verdict.reason,
+        "action": decision.action,
+        "reason": decision.reason,
         "worker_id": run.worker_id,
-        "delivered": is_handed_over,
-        "ended_processes": list(remains.ended),
+        "delivered": is_delivered,
+        "ended_processes": list(result.ended),
     }
     run_changes.log(tx, run, EventType.RUN_RECOVERED, data, core.now())
-    logger.warning("run %s: %s: %s", run.id, verdict.action, verdict.reason)
-    match verdict.action:
+    logger.warning("run %s: %s: %s", run.id, decision.action, decision.reason)
+    match decision.action:
         case "canceled":
             transitions.finish(
                 core, tx, run, transitions.AttemptEnd(Signal.CANCEL, outcome=LOST_OUTCOME)
@@ -206,7 +207,7 @@ def _recover_run(core: Core, tx: Transaction, run: Run, remains: Remains) -> Non
         case "parked":
             transitions.park(core, tx, run, outcome=LOST_OUTCOME)
         case "failed":
-            error = RunError(LOST_OUTCOME, verdict.reason)
+            error = RunError(LOST_OUTCOME, decision.reason)
             transitions.finish(
                 core,
                 tx,
@@ -215,22 +216,23 @@ def _recover_run(core: Core, tx: Transaction, run: Run, remains: Remains) -> Non
             )
         case "queued" | "resumed":
             attempt_end = transitions.AttemptEnd(
-                Signal.RELEASE, reason=verdict.reason, outcome=LOST_OUTCOME
+                Signal.RELEASE, reason=decision.reason, outcome=LOST_OUTCOME
             )
             undelivered = None
             if attempt is not None:
-                # Output of an agent that is being stopped to be parked does not show that it has the
+                # An agent that is being stopped to park its run may have output without having got the
                 # answer.
-                until = attempt.started_at if attempt.outcome == PARKED_OUTCOME else core.now()
-                undelivered = questions.undelivered_answer(tx, run, (), until)
+                is_parking = attempt.outcome == PARKED_OUTCOME
+                stopped_at = attempt.started_at if is_parking else core.now()
+                undelivered = questions.undelivered_answer(tx, run, (), stopped_at)
             released = transitions.finish(core, tx, run, attempt_end)
-            if verdict.action == "resumed" and attempt is not None:
+            if decision.action == "resumed" and attempt is not None:
                 queue_note(core, tx, released, attempt, "The orchestrator ended unexpectedly")
             if undelivered is not None:
                 questions.queue_answer(core, tx, released, undelivered)
 
 
-def _decide(core: Core, tx: RunQueries, run: Run, *, is_handed_over: bool) -> _Decision:
+def _decide(core: Core, tx: RunQueries, run: Run, *, is_delivered: bool) -> _Decision:
     if run.cancel_requested_at is not None:
         return _Decision("canceled", "its cancel had been requested")
     if run.status is RunStatus.WAITING:
@@ -241,7 +243,7 @@ def _decide(core: Core, tx: RunQueries, run: Run, *, is_handed_over: bool) -> _D
     if lost >= maximum:
         times = "time" if lost == 1 else "times"
         return _Decision("failed", f"the daemon stopped {lost} {times} during this run")
-    if not is_handed_over:
+    if not is_delivered:
         return _Decision("queued", "the daemon stopped before the agent got the message")
     stopped = "the daemon stopped while the agent was working"
     if provider is not None and provider.on_crash == "fail":
@@ -283,12 +285,13 @@ def queue_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cau
     them if the agent had no output, else the steering messages after its last output.
 
     :param attempt: the attempt that was stopped.
+    :param cause: the beginning of the note's first sentence: what interrupted the agent.
     """
     output_at = _last_activity_at(tx, released, attempt)
     for earlier in tx.run_messages(released.id):
-        is_unheard = output_at is None or (earlier.is_steering and output_at <= earlier.created_at)
-        is_its_own = earlier.delivered_attempt in (None, attempt.attempt)
-        if is_unheard and is_its_own and not steering.is_recovery_note(earlier):
+        is_unseen = output_at is None or (earlier.is_steering and output_at <= earlier.created_at)
+        is_of_attempt = earlier.delivered_attempt in (None, attempt.attempt)
+        if is_unseen and is_of_attempt and not steering.is_recovery_note(earlier):
             tx.put_message(evolve(earlier, delivery="queued", is_steering=False))
     message = Message(
         id=core.config.ids("msg"),

@@ -67,7 +67,7 @@ async def run_with_fallback(
             note = f"{name} does not support {', '.join(sorted(missing))}"
             return AgentFailed("invalid_config", note)
         if excess := limit_of(core, name).excess(context.prompt):
-            return AgentFailed("invalid_config", f"{name} accepts less text: {excess}")
+            return AgentFailed("invalid_config", f"the prompt is too long for {name}: {excess}")
         outcome = await _try(provider.runner, context, core.config.host)
         if substitute is None or not _is_unavailable(outcome, context):
             return outcome
@@ -88,7 +88,8 @@ async def _try(runner: Runner, context: AttemptContext, host: Host) -> Outcome |
         # The engine's cancellation is raised here. Else, on asyncio, the runner awaited a cancelled task.
         await anyio.lowlevel.checkpoint()
         logger.exception("runner %s raised an unexpected cancellation", runner.name)
-        return AgentFailed("agent_crashed", "the runner was cancelled from inside")
+        problem = f"runner {runner.name} raised a cancellation that the engine did not request"
+        return AgentFailed("agent_crashed", problem)
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # a user's function may even call sys.exit
@@ -106,7 +107,7 @@ async def _try(runner: Runner, context: AttemptContext, host: Host) -> Outcome |
         )
     text: object = unchecked.text
     if not isinstance(text, str):
-        return AgentFailed("agent_crashed", f"runner {runner.name}: Outcome.text must be text")
+        return AgentFailed("agent_crashed", f"runner {runner.name}: Outcome.text must be a str")
     if not is_exit_code(unchecked.exit_code):
         problem = f"Outcome.exit_code must be an integer of at most {MAX_EXIT_CODE:,}, or None"
         return AgentFailed("agent_crashed", f"runner {runner.name}: {problem}")

@@ -243,7 +243,7 @@ def _text_fields(
             if name in required:
                 problems[f"{path}.{name}"] = "is required"
         elif not isinstance(value, str):
-            problems[f"{path}.{name}"] = "must be text"
+            problems[f"{path}.{name}"] = "must be a string"
         elif len(value) > MAX_TEXT:
             problems[f"{path}.{name}"] = f"must be at most {MAX_TEXT:,} characters"
         elif problem := encoding_problem(value):

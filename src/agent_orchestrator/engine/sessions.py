@@ -191,7 +191,7 @@ def _require_idle(tx: RunQueries, session: Session) -> None:
 async def close(core: Core, caller: Principal, command: CloseSession) -> Change[CloseSessionReply]:
     def change(tx: Transaction) -> CloseSessionReply:
         session = session_for(tx, caller, Action.MANAGE, command.session_id)
-        tree = [session, *_below(tx, session)] if command.cascade else [session]
+        tree = [session, *_descendants(tx, session)] if command.cascade else [session]
         still_open = [member for member in tree if member.status == "open"]
         for member in still_open:
             _write_changes(core, tx, member, {"status": "closed"})
@@ -226,7 +226,7 @@ def _write_changes(
     return updated
 
 
-def _below(tx: SessionQueries, session: Session) -> list[Session]:
+def _descendants(tx: SessionQueries, session: Session) -> list[Session]:
     """Return all descendants of a session, each after its parent."""
     descendants: list[Session] = []
     parents = [session]

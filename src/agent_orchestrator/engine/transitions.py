@@ -136,8 +136,8 @@ def finish(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd) -> Ru
     if after is RunStatus.COMPLETED or (
         after is RunStatus.FAILED and agent_knows_result(tx, run, returned)
     ):
-        # A cancel starts no new run. Nor does a failure, unless a result came during the run:
-        # what the run was given waits for the next turn.
+        # A cancel starts no new run. Nor does a failure, unless a result came during the run. The
+        # results that the run should have delivered wait for the session's next run.
         deliver_child_results(core, tx, session, at)
     escalate_open_requests(core, tx, session)
     if has_queued_run(tx, session):
@@ -206,16 +206,16 @@ def request_cancel(
     """
     reached = []
     pending = [run]
-    passed: set[str] = set()
+    visited: set[str] = set()
     while pending:
         current = pending.pop(0)
         if cascade:
             pending += tx.child_runs(current.id)
         if is_terminal(current.status):
-            passed.add(current.id)
+            visited.add(current.id)
             continue
-        drop_steering(tx, current, passed)
-        passed.add(current.id)
+        drop_steering(tx, current, visited)
+        visited.add(current.id)
         reached.append(current.id)
         if current.cancel_requested_at is None:
             current = evolve(current, cancel_requested_at=core.now(), cancel_reason=reason)

@@ -78,7 +78,7 @@ async def _record(core: Core, recorder: Recorder, running: RunningAttempt) -> No
 
 
 async def _watch_requests(core: Core, running: RunningAttempt, recorder: Recorder) -> None:
-    """Cancel the run when that is requested, mark it as blocked while it waits, and park it in time."""
+    """Cancel the run on request, mark it as blocked while it waits, and park it if it waits too long."""
     with core.notifier.subscribe(
         run_changes.cancel_topic(running.run.id), f"run:{running.run.id}"
     ) as waiter:

@@ -11,7 +11,7 @@ from anyio.to_thread import run_sync
 from attrs import frozen
 
 from agent_orchestrator.domain.model import Attempt
-from agent_orchestrator.host import Remains
+from agent_orchestrator.host import ReapResult
 from agent_orchestrator.hosts import process_tree, reaping, scratch
 from agent_orchestrator.operations.daemon import Finding
 from agent_orchestrator.operations.runs import ProcessView
@@ -83,10 +83,10 @@ class LocalHost:
             await run_sync(_write_all, directory, files)
             yield directory
 
-    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
+    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], ReapResult]:
         return await reaping.reap(self.id, attempts, self._reap_one)
 
-    async def _reap_one(self, attempt: Attempt) -> Remains:
+    async def _reap_one(self, attempt: Attempt) -> ReapResult:
         """End the processes of an attempt of this host."""
         raise NotImplementedError
 

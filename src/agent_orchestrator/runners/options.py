@@ -11,7 +11,7 @@ import attrs
 Problems = dict[str, str]
 """Problems by their location in the configuration."""
 
-_NAMES: Final = {str: "text", bool: "true or false", int: "an integer", float: "a number"}
+_NAMES: Final = {str: "a string", bool: "true or false", int: "an integer", float: "a number"}
 
 
 def arguments(

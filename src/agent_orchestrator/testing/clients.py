@@ -1755,7 +1755,7 @@ class ClientContract:
             ([Grant("x" * 65, "reader")], "grants[0].principal: must match"),
             ([Grant("run_1", "reader")], "grants[0].principal: "),
             ([Grant("$owner", "reader")], "grants[0].principal: $owner owns the session"),
-            ([Grant(7, "reader")], "grants[0].principal: must be text"),  # type: ignore[arg-type]
+            ([Grant(7, "reader")], "grants[0].principal: must be a string"),  # type: ignore[arg-type]
             (
                 [Grant(f"p{n}", "reader") for n in range(101)],
                 "grants: must have at most 100 entries",

@@ -24,7 +24,7 @@ from attrs import evolve
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Attempt
-from agent_orchestrator.host import Host, Process, ProcessSpec, Remains
+from agent_orchestrator.host import Host, Process, ProcessSpec, ReapResult
 from agent_orchestrator.ports.runner import TAG_VARIABLE
 
 _PARENT = """
@@ -119,13 +119,13 @@ class HostContract:
     """Whether the host finds each process of an attempt, whatever that did. Another host must answer
     ``unknown`` while a process may be left."""
 
-    def check_gone(self, remains: Remains) -> None:
+    def check_gone(self, result: ReapResult) -> None:
         """Check that a host says that nothing is left, or why it does not know."""
-        assert not remains.alive
-        if self.finds_everything or remains.state != "unknown":
-            assert remains.state == "gone"
+        assert not result.alive
+        if self.finds_everything or result.state != "unknown":
+            assert result.state == "gone"
         else:
-            assert remains.reason
+            assert result.reason
 
     def make_host(self) -> Host:
         """Return a host for this machine."""
@@ -194,9 +194,9 @@ class HostContract:
         attempt = self.an_attempt()
         with anyio.fail_after(_LIMIT_S):
             reaped = await self.make_host().reap([attempt])
-        remains = reaped[attempt.run_id, 1]
-        self.check_gone(remains)
-        assert not remains.ended
+        result = reaped[attempt.run_id, 1]
+        self.check_gone(result)
+        assert not result.ended
 
     async def test_what_is_left_is_ended(self) -> None:
         host, attempt = self.make_host(), self.an_attempt()
@@ -204,43 +204,43 @@ class HostContract:
             started = evolve(
                 attempt, pid=process.pid, process_start_id=host.process_start_id(process.pid)
             )
-            remains = (await host.reap([started]))[attempt.run_id, 1]
-            self.check_gone(remains)
-            assert {process.pid, child} <= {*remains.ended}
+            result = (await host.reap([started]))[attempt.run_id, 1]
+            self.check_gone(result)
+            assert {process.pid, child} <= {*result.ended}
             assert process.wait(_LIMIT_S) != 0
 
     async def test_what_was_never_recorded_is_ended_too(self) -> None:
         attempt = self.an_attempt()
         with _process_with_child(attempt) as (process, _), anyio.fail_after(_LIMIT_S):
-            remains = (await self.make_host().reap([attempt]))[attempt.run_id, 1]
-            self.check_gone(remains)
+            result = (await self.make_host().reap([attempt]))[attempt.run_id, 1]
+            self.check_gone(result)
             assert process.wait(_LIMIT_S) != 0
 
     async def test_a_stranger_with_the_same_process_id_is_left_alone(self) -> None:
         host, attempt, other = self.make_host(), self.an_attempt(), self.an_attempt()
         with _process_with_child(other) as (process, _), anyio.fail_after(_LIMIT_S):
             mistaken = evolve(attempt, pid=process.pid, process_start_id="another")
-            remains = (await host.reap([mistaken]))[attempt.run_id, 1]
-            self.check_gone(remains)
-            assert not remains.ended
+            result = (await host.reap([mistaken]))[attempt.run_id, 1]
+            self.check_gone(result)
+            assert not result.ended
             assert process.poll() is None
 
     async def test_a_process_whose_identity_was_not_recorded_is_left_alone(self) -> None:
         host, attempt, other = self.make_host(), self.an_attempt(), self.an_attempt()
         with _process_with_child(other) as (process, _), anyio.fail_after(_LIMIT_S):
             unclear = evolve(attempt, pid=process.pid, process_start_id=None)
-            remains = (await host.reap([unclear]))[attempt.run_id, 1]
-            assert remains.state == "unknown" or self.finds_everything
-            assert not remains.ended
+            result = (await host.reap([unclear]))[attempt.run_id, 1]
+            assert result.state == "unknown" or self.finds_everything
+            assert not result.ended
             assert process.poll() is None
 
     async def test_an_attempt_of_another_host_is_unknown(self) -> None:
         attempt = self.an_attempt()
         foreign = evolve(attempt, host=f"not-{attempt.host}")
         with _process_with_child(attempt) as (process, _), anyio.fail_after(_LIMIT_S):
-            remains = (await self.make_host().reap([foreign]))[attempt.run_id, 1]
-            assert remains.state == "unknown"
-            assert remains.reason
+            result = (await self.make_host().reap([foreign]))[attempt.run_id, 1]
+            assert result.state == "unknown"
+            assert result.reason
             assert process.poll() is None
 
     async def test_a_lost_process_that_hid_is_never_said_to_be_gone(self) -> None:
@@ -250,9 +250,9 @@ class HostContract:
         escaped = int(await run_sync(lambda: subprocess.check_output(argv, env=environment)))
         try:
             with anyio.fail_after(_LIMIT_S):
-                remains = (await host.reap([attempt]))[attempt.run_id, 1]
+                result = (await host.reap([attempt]))[attempt.run_id, 1]
             if _is_alive(escaped):
-                assert remains.state in {"alive", "unknown"} or self.finds_everything
+                assert result.state in {"alive", "unknown"} or self.finds_everything
         finally:
             with suppress(ProcessLookupError):
                 os.kill(escaped, signal.SIGKILL)

@@ -172,7 +172,7 @@ class RecordingContext:
         """
         values: tuple[object, object] = (thread_id, state)
         if not isinstance(values[0], str) or not isinstance(values[1], Mapping | None):
-            raise InvalidEvent("thread: id must be text, and state must be an object or None")
+            raise InvalidEvent("thread: id must be a string, and state must be an object or None")
         if state is None:
             same = self.thread is not None and self.thread.id == thread_id
             state = self.thread.state if self.thread is not None and same else {}

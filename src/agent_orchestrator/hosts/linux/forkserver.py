@@ -261,7 +261,7 @@ class Supervisor:
         size, count, tag_limit, is_resolved = HEADER.unpack_from(request)
         if size > MAX_REQUEST:
             _send(self.link, f"refused {errno.E2BIG}")
-            raise ConnectionResetError  # where the next request begins is not known
+            raise ConnectionResetError  # the beginning of the next request is unknown
         self._receive_rest(request, HEADER.size + size)
         body = bytes(request[HEADER.size :])
         directory, *parts = body.split(b"\0")
@@ -273,7 +273,7 @@ class Supervisor:
             answer = "refused"
             self._set_tag(tag_limit)
             self.agent = _start_program(argv, env, stdio)
-        except (OSError, ValueError) as error:  # ValueError: of a name that no variable can have
+        except (OSError, ValueError) as error:  # ValueError: an invalid name of a variable
             self._set_tag(0)
             number = error.errno if isinstance(error, OSError) else errno.EINVAL
             _send(self.link, f"{answer} {number}")
@@ -284,7 +284,7 @@ class Supervisor:
             os.chdir("/")
 
 
-# --- what both do ---------------------------------------------------------------------------
+# --- functions of both ----------------------------------------------------------------------
 
 
 def _become_subreaper(name: str) -> None:
@@ -299,7 +299,7 @@ def _child_exit_descriptor() -> int:
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     old = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    if old >= 0:  # of the fork server, in the supervisor it forked
+    if old >= 0:  # inherited from the fork server
         os.close(old)
     return wake
 
@@ -315,7 +315,7 @@ def _receive(link: socket.socket, size: int, max_fds: int) -> tuple[bytes, list[
     """Return received data and descriptors. No agent inherits the descriptors."""
     data, fds, _, _ = socket.recv_fds(link, size, max_fds)
     for fd in fds:
-        os.set_inheritable(fd, False)  # noqa: FBT003 - its name
+        os.set_inheritable(fd, False)  # noqa: FBT003 - takes no keyword
     return data, fds
 
 

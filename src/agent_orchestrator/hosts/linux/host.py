@@ -10,7 +10,7 @@ from attrs import frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Attempt
-from agent_orchestrator.host import Process, ProcessSpec, Remains
+from agent_orchestrator.host import Process, ProcessSpec, ReapResult
 from agent_orchestrator.hosts import scratch
 from agent_orchestrator.hosts.linux.orphans import kill_by_variable, kill_orphans
 from agent_orchestrator.hosts.linux.start import open_process
@@ -67,7 +67,7 @@ class LinuxHost(LocalHost):
                 "use Linux 5.3 or newer, and allow pidfd_open in the seccomp profile",
             )
 
-    async def _reap_one(self, attempt: Attempt) -> Remains:
+    async def _reap_one(self, attempt: Attempt) -> ReapResult:
         if live_process(os.getpid()) is None:
-            return Remains("unknown", reason=_HIDDEN)
+            return ReapResult("unknown", reason=_HIDDEN)
         return await kill_orphans(attempt.tag, attempt.pid, attempt.process_start_id)

@@ -23,7 +23,7 @@ from typing import Final
 import anyio
 from anyio.to_thread import run_sync
 
-from agent_orchestrator.host import Remains
+from agent_orchestrator.host import ReapResult
 from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.processes import (
     Process,
@@ -57,7 +57,7 @@ def is_tag_limit(limit: bytes | None) -> bool:
 
 async def kill_orphans(
     tag: str | None, pid: int | None = None, start_id: str | None = None
-) -> Remains:
+) -> ReapResult:
     """Kill the remaining processes of an attempt, and return when they are gone.
 
     :param tag: the value of :data:`~agent_orchestrator.ports.runner.TAG_VARIABLE` that its processes had.
@@ -80,24 +80,24 @@ def _entry(name: str, value: str) -> bytes:
     return f"\0{name}={value}\0".encode()
 
 
-async def _kill_all(scan: Callable[[], tuple[list[Process], bool]]) -> Remains:
+async def _kill_all(scan: Callable[[], tuple[list[Process], bool]]) -> ReapResult:
     limiter = anyio.CapacityLimiter(1)  # the default limiter's threads may all be busy
     killed: dict[int, None] = {}
     give_up_at = anyio.current_time() + KILL_TIMEOUT_S
-    again = _RESCANS
+    rescans_left = _RESCANS
     while True:
         processes, unclear = await run_sync(scan, limiter=limiter)
         alive = tuple(process.pid for process in processes)
-        if not processes and not (unclear and again):
-            return Remains("gone", tuple(killed))
+        if not processes and not (unclear and rescans_left):
+            return ReapResult("gone", tuple(killed))
         if anyio.current_time() > give_up_at:
             ended = tuple(pid for pid in killed if pid not in alive)
-            return Remains("alive" if alive else "gone", ended, alive)
+            return ReapResult("alive" if alive else "gone", ended, alive)
         if processes:
             killed |= dict.fromkeys(alive)
             await _kill(processes)
         else:
-            again -= 1
+            rescans_left -= 1
             await anyio.sleep(0.005)
 
 
@@ -128,7 +128,7 @@ def _scan(
                 ours.add(process.pid)
             elif not environ:
                 unclear = True
-    if own_pid in ours:  # this process was itself started by that agent
+    if own_pid in ours:  # that agent started this process
         ours -= with_descendants({own_pid}, alive)
     alive = [process for process in alive if process.pid != own_pid]
     ours = with_descendants(ours, alive)
@@ -152,8 +152,8 @@ def _kill_process(process: Process) -> int | None:
         pidfd = os.pidfd_open(process.pid)
     except OSError:
         return None
-    again = live_process(process.pid)
-    if again is None or (again.pid, again.started) != (process.pid, process.started):
+    current = live_process(process.pid)
+    if current is None or (current.pid, current.started) != (process.pid, process.started):
         os.close(pidfd)
         return None
     with suppress(OSError):

@@ -265,7 +265,7 @@ class _ForkServerProcess:
                 return supervisor
             supervisor.close()
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)  # noqa: FBT003 - its name
+        ours.setblocking(False)  # noqa: FBT003 - takes no keyword
         try:
             with theirs:
                 await _send(self.control, b"k", [theirs.fileno()])
@@ -325,7 +325,7 @@ def _launch() -> _ForkServerProcess:
             raise
         reason = f"the fork server cannot be started with {sys.executable!r}: {error}"
         raise AgentFailed("provider_unavailable", reason) from error
-    control.setblocking(False)  # noqa: FBT003 - its name
+    control.setblocking(False)  # noqa: FBT003 - takes no keyword
     return _ForkServerProcess(popen, control)
 
 

@@ -9,7 +9,7 @@ from anyio.to_thread import run_sync
 from attrs import frozen
 
 from agent_orchestrator.domain.model import Attempt
-from agent_orchestrator.host import Process, ProcessSpec, Remains
+from agent_orchestrator.host import Process, ProcessSpec, ReapResult
 from agent_orchestrator.hosts import process as piped
 from agent_orchestrator.hosts import scratch
 from agent_orchestrator.hosts.local import LocalHost
@@ -57,24 +57,24 @@ class PosixHost(LocalHost):
             security=True,
         )
 
-    async def _reap_one(self, attempt: Attempt) -> Remains:
+    async def _reap_one(self, attempt: Attempt) -> ReapResult:
         group = None
         if attempt.pid is not None and is_alive(attempt.pid):
             current, recorded = portable_start_id(attempt.pid), attempt.process_start_id
             if current is None or recorded is None:
                 reason = f"it is not known whether process {attempt.pid} is its agent"
-                return Remains("unknown", reason=reason)
+                return ReapResult("unknown", reason=reason)
             group = attempt.pid if current == recorded else None
-        remains = await kill_processes(TAG_VARIABLE, [attempt.tag], group)
-        escapes = () if remains.alive else await run_sync(possible_escapes, attempt.started_at)
+        result = await kill_processes(TAG_VARIABLE, [attempt.tag], group)
+        escapes = () if result.alive else await run_sync(possible_escapes, attempt.started_at)
         if not escapes:
-            return remains
+            return result
         more = ", …" if len(escapes) > _MAX_NAMED else ""
         named = ", ".join(escapes[:_MAX_NAMED])
         reason = (
             f"these may be processes of it, which this kind of host cannot find out: {named}{more}"
         )
-        return Remains("unknown", remains.ended, reason=reason)
+        return ReapResult("unknown", result.ended, reason=reason)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ import psutil
 from anyio.to_thread import run_sync
 
 from agent_orchestrator.encoding import decode_for_display
-from agent_orchestrator.host import Remains
+from agent_orchestrator.host import ReapResult
 from agent_orchestrator.ports.runner import TAG_VARIABLE
 
 KILL_TIMEOUT_S: Final = 5.0
@@ -33,7 +33,7 @@ _INIT: Final = 1
 
 async def kill_processes(
     variable: str, values: Collection[str], group: int | None = None
-) -> Remains:
+) -> ReapResult:
     """Kill the processes with a variable or in a group, and return when they are gone.
 
     :param variable: the environment variable whose values identify them.
@@ -45,13 +45,13 @@ async def kill_processes(
     while processes := await run_sync(_matching, variable, values, group, limiter=limiter):
         alive = tuple(process.pid for process in processes)
         if anyio.current_time() > give_up_at:
-            return Remains("alive", tuple(pid for pid in killed if pid not in alive), alive)
+            return ReapResult("alive", tuple(pid for pid in killed if pid not in alive), alive)
         killed |= dict.fromkeys(alive)
         for process in processes:
             with suppress(psutil.Error):  # gone, or another process has its pid
                 process.kill()
         await anyio.sleep(_PAUSE_S)
-    return Remains("gone", tuple(killed))
+    return ReapResult("gone", tuple(killed))
 
 
 def is_alive(pid: int) -> bool:

@@ -234,7 +234,7 @@ class CodexExecRunner(CodexRunnerBase):
             async for line in process.lines():
                 had_ended = parser.ended
                 events = await read(line, parser.feed)
-                del line  # may be large, and so may what follows
+                del line  # frees a large line before the next one is read
                 if parser.thread_id is not None and not delivered:
                     delivered = True
                     await self._take_thread(context, parser.thread_id, resume)

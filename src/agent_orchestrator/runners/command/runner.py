@@ -290,7 +290,7 @@ class _ObjectReader(_OutputReader):
     async def follow(self, process: AgentProcess) -> str:
         async for line in process.lines():
             content = await read(line, self._events_of)
-            del line  # may be large, and so may what follows
+            del line  # frees a large line before the next one is read
             if not isinstance(content, Text):
                 for meaning in content:
                     await self._take(meaning)
