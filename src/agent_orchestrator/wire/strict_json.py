@@ -67,6 +67,24 @@ def is_long(value: Any) -> bool:
     return False
 
 
+def text_length(value: Any) -> int:
+    """Return the characters of all texts in a value, without encoding it."""
+    parts = [value]
+    size = 0
+    for part in parts:  # the list grows during the loop
+        kind = type(part)
+        if kind is str:
+            size += len(part)
+        elif kind is Encoded:
+            size += len(part.text)
+        elif kind is list or kind is tuple:
+            parts += part
+        elif isinstance(part, Mapping):
+            parts += part
+            parts += part.values()
+    return size
+
+
 def check_unicode(text: str) -> None:
     """Raise :exc:`UnicodeEncodeError` if a text contains a lone surrogate."""
     if not text.isascii():

@@ -1,6 +1,7 @@
 """Requests from both sides in lines, in each protocol: answers find their requests, and none waits in vain."""
 
 import json
+import threading
 
 import anyio
 import anyio.lowlevel
@@ -20,6 +21,7 @@ from agent_orchestrator.runners.live.messages import (
     RpcError,
 )
 from agent_orchestrator.runners.live.peer import Peer, PeerTimeout
+from agent_orchestrator.wire import strict_json
 
 pytestmark = pytest.mark.anyio
 
@@ -199,6 +201,37 @@ async def test_what_is_sent_is_one_line_each_also_with_line_ends_in_it(ends):
     ends.peer.notify("prompt", {"text": text})
     said = ends.dialect.read(await ends.wire.heard(), 0)
     assert (said.method, said.params["text"]) == ("prompt", text)
+
+
+async def test_a_long_message_is_encoded_elsewhere_and_keeps_its_place(ends, monkeypatch):
+    threads = []
+    encode = strict_json.encode_in_slices
+
+    def noted(value):
+        if strict_json.is_long(value):
+            threads.append(threading.current_thread())
+        return encode(value)
+
+    monkeypatch.setattr(strict_json, "encode_in_slices", noted)
+    text = "中\n" * 100_000
+    ends.peer.notify("first", {})
+    ends.peer.respond(AgentRequest(7, "tool", {}), {"text": text})
+    ends.peer.notify("last", {})
+    said = [await ends.wire.heard() for _ in range(3)]
+    assert [ends.dialect.read(said[n], 0).method for n in (0, 2)] == ["first", "last"]
+    assert json.dumps(text) in json.dumps(said[1])
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+async def test_long_messages_that_are_not_read_are_counted(monkeypatch):
+    monkeypatch.setattr(peers, "MAX_UNWRITTEN", 1_000_000)
+    stuck = Ends(DIALECTS["control"])
+    for _ in range(4):
+        stuck.peer.notify("prompt", {"parts": [{"text": "x" * 200_000}]})
+    with pytest.raises(PeerTimeout, match="the agent does not read"):
+        stuck.peer.notify("prompt", {"parts": [{"text": "x" * 200_000}]})
+    stuck.wire.close()
 
 
 async def test_an_agent_that_does_not_read_is_noticed(monkeypatch):

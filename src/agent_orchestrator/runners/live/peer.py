@@ -1,15 +1,15 @@
 """One side of a conversation in lines with an agent, with requests from both sides."""
 
 import itertools
-import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
 import anyio
 from attrs import define, field
 
 from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.long_work import run_long
 from agent_orchestrator.runners.bulk import Text, read, read_object, read_text
 from agent_orchestrator.runners.events import JsonObject
 from agent_orchestrator.runners.lines import Line
@@ -20,6 +20,7 @@ from agent_orchestrator.runners.live.messages import (
     Malformed,
     Message,
 )
+from agent_orchestrator.wire import strict_json
 
 METHOD_NOT_FOUND: Final = -32601
 
@@ -27,10 +28,7 @@ WRITE_TIMEOUT_S: Final = 30.0
 """Seconds for an agent to read a message. Agents normally read at once, even when they are busy."""
 
 MAX_UNWRITTEN: Final = 64 * 2**20
-"""Bytes that may wait to be written before the agent counts as stuck."""
-
-
-_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Bytes, or characters of long messages, that may wait to be written before the agent counts as stuck."""
 
 
 class PeerTimeout(Exception):
@@ -59,7 +57,7 @@ class Peer:
     _on_message: Callable[[Message], Awaitable[None]]
     _calls: dict[int, Callable[[Answer | None], None]] = field(factory=dict, init=False)
     _ids: "itertools.count[int]" = field(factory=lambda: itertools.count(1), init=False)
-    _unwritten: deque[bytes] = field(factory=deque, init=False)
+    _unwritten: deque[bytes | JsonObject] = field(factory=deque, init=False)
     _size: int = field(default=0, init=False)
     _work: anyio.Event = field(factory=anyio.Event, init=False)
     _failure: AgentFailed | None = field(default=None, init=False)
@@ -161,9 +159,11 @@ class Peer:
             await self._work.wait()
             self._work = anyio.Event()
             while self._unwritten:
-                data = b"".join(self._unwritten)
+                messages = tuple(self._unwritten)
                 self._unwritten.clear()
                 self._size = 0
+                is_long = not all(isinstance(message, bytes) for message in messages)
+                data = await run_long(_joined, messages) if is_long else _joined(messages)
                 with anyio.move_on_after(WRITE_TIMEOUT_S) as time_limit:
                     await self._channel.write(data)
                 if time_limit.cancelled_caught:
@@ -172,9 +172,22 @@ class Peer:
     def _send(self, message: JsonObject) -> None:
         if self._failure is not None:
             return
-        data = _ENCODE(message).encode() + b"\n"
-        if self._size + len(data) > MAX_UNWRITTEN:
+        # A long message is encoded when it is written, because it must be encoded in a worker thread.
+        is_long = strict_json.is_long(message)
+        entry = message if is_long else _line(message)
+        size = strict_json.text_length(entry) if is_long else len(entry)
+        if self._size + size > MAX_UNWRITTEN:
             raise PeerTimeout(f"{self._agent} does not read its input")
-        self._unwritten.append(data)
-        self._size += len(data)
+        self._unwritten.append(entry)
+        self._size += size
         self._work.set()
+
+
+def _joined(messages: Iterable[bytes | JsonObject]) -> bytes:
+    return b"".join(
+        message if isinstance(message, bytes) else _line(message) for message in messages
+    )
+
+
+def _line(message: JsonObject) -> bytes:
+    return strict_json.encode_in_slices(message) + b"\n"
