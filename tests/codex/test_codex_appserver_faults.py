@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from pace import allowed
 
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.ports.runner import Availability
@@ -44,7 +45,7 @@ async def faulty(command, record, fault, seconds=30):
     """Return the context of a run with the fault, its end, and that of a run after it."""
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", fault)
-        with anyio.fail_after(seconds):
+        with anyio.fail_after(allowed(seconds)):
             try:
                 end = (await runner.run(context)).text
             except AgentFailed as failure:

@@ -12,7 +12,7 @@ from agentctl.options import Group
     cls=Group,
     examples="""
     agentctl provider list
-    agentctl ask --provider codex "What does this project do?"
+    agentctl ask --provider demo "What does this project do?"
     """,
 )
 def provider() -> None:
