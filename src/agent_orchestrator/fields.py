@@ -60,7 +60,10 @@ MAX_OPTIONS = 64
 """Maximum number of options of a question."""
 
 MAX_OPTION = 1_000
-"""Maximum number of characters of an option."""
+"""Maximum number of characters of an option's id or label."""
+
+MAX_REACHES = 2_000
+"""Maximum number of characters of the description of what an option allows."""
 
 MAX_DIGITS = 100
 """Maximum number of digits of an integer within an object."""
@@ -84,8 +87,8 @@ class Limits:
     not_blank: bool = False
     pattern: str | None = None
     doc: str = ""
-    item_length: int | None = None
-    """Maximum number of characters of each text in a list."""
+    items: "Mapping[str, Limits]" = attrs.field(factory=dict)
+    """For a list of objects: the constraints of their fields, where the class does not declare them."""
     alias: str | None = None
     """Another name of the field in requests."""
     tool_doc: str | None = None
@@ -111,6 +114,11 @@ def param(
     """
     metadata = {"limits": Limits(doc=doc, **limits)}
     return attrs.field(default=default, kw_only=kw_only, converter=converter, metadata=metadata)
+
+
+def positional(doc: str, *, default: Any, kw_only: Literal[False], **limits: Any) -> Any:
+    """Declare an optional field that may also be given by its position."""
+    return param(doc, default=default, kw_only=kw_only, **limits)
 
 
 def runner_option(doc: str, *, default: Any, **limits: Any) -> Any:
@@ -158,7 +166,7 @@ T = TypeVar("T")
 
 
 @dataclass_transform(
-    frozen_default=True, kw_only_default=True, field_specifiers=(required, identifier)
+    frozen_default=True, kw_only_default=True, field_specifiers=(required, identifier, positional)
 )
 def command(kind: type[T]) -> type[T]:
     """Class decorator: make a frozen class of declared fields. Collections become tuples.
@@ -262,6 +270,17 @@ class FieldSpec:
     item: type | None
     """For a list: the type of its items, a scalar or an attrs class."""
     limits: Limits
+    or_text: bool = False
+    """For a list of objects: whether a text may stand for one."""
+
+    @property
+    def fields(self) -> "dict[str, FieldSpec]":
+        """The fields of the objects in a list."""
+        limits = self.limits.items
+        return {
+            name: attrs.evolve(field, limits=limits[name]) if name in limits else field
+            for name, field in specs(self.item).items()
+        }
 
 
 @functools.cache
@@ -274,6 +293,7 @@ def specs(command: type) -> dict[str, FieldSpec]:
         choices: list[str] = []
         nullable = False
         item: type | None = None
+        or_text = False
         for part in _parts(hints[attribute.name]):
             origin = typing.get_origin(part)
             if part is types.NoneType:
@@ -283,7 +303,8 @@ def specs(command: type) -> dict[str, FieldSpec]:
                 choices.extend(typing.get_args(part))
             elif _is_list(part):
                 kinds.append(list)
-                item = _parts(typing.get_args(part)[0])[0]
+                item, *others = _parts(typing.get_args(part)[0])
+                or_text = str in others
             elif origin is not None and issubclass(origin, Mapping):
                 kinds.append(dict)
             else:
@@ -297,6 +318,7 @@ def specs(command: type) -> dict[str, FieldSpec]:
             choices=tuple(choices),
             item=item,
             limits=_limits(attribute, hints),
+            or_text=or_text,
         )
     return result
 
@@ -339,7 +361,10 @@ def problems(command: type, values: Mapping[str, Any]) -> dict[str, str]:
 
     An entry of a list or an object is named by its path: ``options[0]``, ``metadata.key``.
     """
-    fields = specs(command)
+    return _problems(specs(command), values)
+
+
+def _problems(fields: Mapping[str, FieldSpec], values: Mapping[str, Any]) -> dict[str, str]:
     result = _unknown([name for name in values if name not in fields])
     for name, spec in fields.items():
         if name not in values:
@@ -409,19 +434,18 @@ def _list_problem(spec: FieldSpec, value: Sequence[Any]) -> _Problem | None:
         if not isinstance(entry, item or object):
             kind = dict if item is not None and attrs.has(item) else item
             return f"[{index}]", f"must be {_NAMES[kind or str]}"
-        if isinstance(entry, str) and (entry_problem := _entry_problem(spec, entry)):
+        if isinstance(entry, str) and (entry_problem := _entry_problem(entry)):
             return f"[{index}]", entry_problem
         if item is not None and attrs.has(item):
             inner = {name: getattr(entry, name) for name in specs(item)}
-            for name, problem in problems(item, inner).items():
+            for name, problem in _problems(spec.fields, inner).items():
                 return f"[{index}].{name}", problem
     return None
 
 
-def _entry_problem(spec: FieldSpec, entry: str) -> str | None:
-    maximum = spec.limits.item_length or MAX_NAME
-    if len(entry) > maximum:
-        return f"must be at most {maximum:,} characters, is {len(entry):,}"
+def _entry_problem(entry: str) -> str | None:
+    if len(entry) > MAX_NAME:
+        return f"must be at most {MAX_NAME:,} characters, is {len(entry):,}"
     return encoding_problem(entry)
 
 

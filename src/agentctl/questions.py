@@ -1,12 +1,12 @@
 """Text of requests. No I/O."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from agent_orchestrator.domain.model import Request
-from agent_orchestrator.wire.codec import parse_time
+from agent_orchestrator.domain.model import Option, Request
+from agent_orchestrator.wire.codec import from_plain, parse_time
 from agentctl.event_text import text_of
 from agentctl.tables import Cell, Column, card, table
 from agentctl.terminal import Style, clean, one_line, revealed, wrapped
@@ -37,8 +37,25 @@ def _kind(kind: str) -> str:
     return _KINDS.get(kind, one_line(kind))
 
 
-def _option(option: object) -> str:
-    return one_line(revealed(str(option)))
+def _option(option: Option) -> str:
+    """Return the label of an option, with its id if that differs."""
+    name = option.label if option.label == option.id else f"{option.label} ({option.id})"
+    return one_line(revealed(name))
+
+
+def _reaches(options: Iterable[Option]) -> list[str]:
+    """Return a line for each option that allows more than this one time."""
+    return [
+        one_line(revealed(f"{one.label} allows {one.reaches}")) for one in options if one.reaches
+    ]
+
+
+def _options(raw: object) -> list[Option]:
+    """Return the options in an event, which may be one of an older or a newer daemon."""
+    try:
+        return from_plain(list[Option], raw or [])
+    except ValueError:
+        return []
 
 
 def answering(kind: str, request_id: str) -> str:
@@ -114,11 +131,14 @@ def request_card(request: Request, style: Style, now: datetime) -> list[str]:
             ("options", style.symbol(" · ", ", ").join(map(_option, request.options or ()))),
             ("closed", None if request.resolved_at is None else ago(request.resolved_at, now)),
             ("by", one_line(request.decided_by or "")),
+            ("option", None if request.chosen is None else _option(request.chosen)),
             ("scope", request.scope),
         ],
         style,
     )
     lines += ["", *wrapped(revealed(request.text), style.columns)]
+    for reaches in _reaches(request.options or ()):
+        lines += ["", *wrapped(reaches, style.columns)]
     if request.detail:
         detail = json.dumps(request.detail, ensure_ascii=False, indent=2)
         lines += ["", style.paint("DETAIL", "dim"), *wrapped(revealed(detail), style.columns)]
@@ -134,13 +154,9 @@ def asked(data: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return the text of a ``request.created`` event, and lines with options and the command to answer."""
     kind = text_of(data, "kind")
     named = _KINDS.get(kind, "an answer")
-    raw_options = data.get("options")
-    options = (
-        raw_options
-        if isinstance(raw_options, Sequence) and not isinstance(raw_options, str)
-        else ()
-    )
+    options = _options(data.get("options"))
     more = [f"options: {', '.join(map(_option, options))}"] if options else []
+    more += _reaches(options)
     audience = data.get("audience", "human")
     if audience is not None:
         more.append(f"answer: {answering(kind, text_of(data, 'id') or 'REQUEST_ID')}")

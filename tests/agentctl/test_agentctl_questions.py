@@ -11,7 +11,7 @@ import pytest
 from attrs import evolve
 from driving import PATIENCE_S, Ctl, Daemon, Result, wait_until
 
-from agent_orchestrator.domain.model import Request
+from agent_orchestrator.domain.model import Option, Request
 from agentctl.questions import request_card, request_table
 from agentctl.terminal import Style
 
@@ -141,7 +141,7 @@ def test_all_that_is_asked_is_sent(ctl: Ctl, child: Any) -> None:
         "--detail", '{"path": "/etc"}', "--option", "read", "--option", "write",
     ).json["request"]  # fmt: skip
     assert (asked["kind"], asked["detail"]) == ("permission_request", {"path": "/etc"})
-    assert asked["options"] == ["read", "write"]
+    assert [one["id"] for one in asked["options"]] == ["read", "write"]
     span = datetime.fromisoformat(asked["expires_at"]) - datetime.fromisoformat(asked["created_at"])
     assert span == timedelta(seconds=90)
     shown = ctl("request", "show", asked["id"]).out
@@ -275,7 +275,7 @@ NOW = datetime(2026, 3, 4, 9, 30, tzinfo=UTC)
 REQUEST = Request(
     id="req_1", session_id="ses_2", run_id="run_2", attempt=1, root_session_id="ses_1",
     parent_session_id="ses_1", kind="approval_request", text="May I?\n\x1b[2Jrm \x07x",
-    detail={"command": "rm \x9b2Jx", "why": "\x1b]0;t\x07"}, options=("once", "al\x1b[1mways"),
+    detail={"command": "rm \x9b2Jx", "why": "\x1b]0;t\x07"}, options=(Option.named("once"), Option("a", "al\x1b[1mways", "allow_always", "all\x07")),
     status="pending", decision=None, answer=None, scope=None, decided_by=None,
     created_at=NOW - timedelta(minutes=5), expires_at=NOW + timedelta(minutes=55), resolved_at=None,
 )  # fmt: skip
@@ -308,10 +308,12 @@ def test_request_card() -> None:
         "  policy   ask-parent",
         "  asked    5 min ago",
         "  expires  in 55 min 00 s  (2026-03-04 10:25:00)",
-        "  options  once · al^[[1mways",
+        "  options  once · al^[[1mways (a)",
         "",
         "May I?",
         "^[[2Jrm ^Gx",
+        "",
+        "al^[[1mways allows all^G",
         "",
         "DETAIL",
         "{",

@@ -130,8 +130,7 @@ def _row(spec: FieldSpec, path_fields: tuple[str, ...], doc: str | None = None) 
     elif dict in spec.kinds:
         bounds.append(f"At most {limits.max_length or MAX_METADATA:,} bytes.")
     elif limits.max_length is not None and list in spec.kinds:
-        each = f", of {limits.item_length:,} characters each" if limits.item_length else ""
-        bounds.append(f"At most {limits.max_length:,} of them{each}.")
+        bounds.append(f"At most {limits.max_length:,} of them.")
     if limits.maximum is not None and limits.minimum is not None:
         bounds.append(f"{limits.minimum:,} to {limits.maximum:,}.")
     return f"| `{spec.name}` | {kind} | {default} | {' '.join(bounds)} |"

@@ -11,7 +11,7 @@ import pytest
 from agent_orchestrator import Client
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden, NotFound
-from agent_orchestrator.domain.model import MANUAL, Run
+from agent_orchestrator.domain.model import MANUAL, Option, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.operations.events import StreamRequest
@@ -139,34 +139,36 @@ async def test_what_waits_ends_with_the_attempt(engine: Orchestrator, sessions: 
 
 
 @pytest.mark.parametrize(
-    ("detail", "decision", "more", "recorded"),
+    ("given", "recorded"),
     [
-        ({"reaches": {"for good": "all of it"}}, "answer", {"text": "for good"}, "all of it"),
-        ({"reaches": {"session": "more"}}, "approve", {"scope": "session"}, "more"),
-        ({"reaches": {"session": "more"}}, "approve", {}, None),
-        ({"reaches": {"for good": "all of it"}}, "approve", {"text": "for good"}, None),
-        ({"reaches": ["session"]}, "approve", {"scope": "session"}, None),
-        (None, "answer", {"text": "for good"}, None),
+        ({"option": "always"}, ("approve", "always", None, "all of it")),
+        ({"decision": "answer", "text": "For good"}, ("approve", "always", None, "all of it")),
+        (
+            {"decision": "approve", "scope": "session"},
+            ("approve", "session", "session", "the same again"),
+        ),
+        ({"decision": "approve", "text": "For good"}, ("approve", "once", "once", None)),
+        ({"decision": "answer", "text": "Why?"}, ("answer", None, None, None)),
+        ({"decision": "deny"}, ("deny", None, None, None)),
     ],
 )
 async def test_the_audit_trail_says_what_was_allowed_beyond_this_once(
-    engine: Orchestrator,
-    detail: dict[str, Any] | None,
-    decision: Any,
-    more: dict[str, Any],
-    recorded: str | None,
+    engine: Orchestrator, given: dict[str, Any], recorded: tuple[str | None, ...]
 ) -> None:
     agent = await started(engine, run := await a_run(engine))
     reply = await agent.reply_parent(
         run.id,
         "may I?",
         request_kind="approval_request",
-        detail=detail,
-        options=["for good", "no"],
+        options=[
+            Option("always", "For good", "allow_always", "all of it"),
+            Option("once", "Once", "allow_once"),
+            Option("session", "For this session", "allow_session", "the same again"),
+        ],
     )
     assert reply.request is not None
-    await Client(engine).resolve_request(reply.request.id, decision, **more)
+    await Client(engine).resolve_request(reply.request.id, **given)
     entry = (await Client(engine).list_audit()).entries[-1]
     assert entry.operation == "resolve_request"
-    assert entry.detail.get("reaches") == recorded
-    assert entry.detail.get("option") == (more["text"] if decision == "answer" else None)
+    names = ("decision", "option", "scope", "reaches")
+    assert tuple(entry.detail.get(name) for name in names) == recorded

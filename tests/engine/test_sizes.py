@@ -86,7 +86,7 @@ async def test_the_logs_above_name_a_question_and_do_not_repeat_it() -> None:
         own = [e.data async for e in client.events(runs[-1].session_id)]
         whole = next(data for data in own if data.get("id") == asked.request.id)
         assert (whole["text"], whole["detail"]) == (LONG, DETAIL)
-        assert tuple(whole["options"]) == OPTIONS
+        assert tuple(one["label"] for one in whole["options"]) == OPTIONS
         assert "cut" not in whole
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import apsw
 import pytest
+from attrs import evolve
 from older import insert
 
 from agent_orchestrator.domain.errors import (
@@ -23,11 +24,12 @@ from agent_orchestrator.domain.errors import (
     Unavailable,
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import ChoiceLimits
+from agent_orchestrator.domain.model import ChoiceLimits, Option
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.connection import open_database
 from agent_orchestrator.stores.sqlite.rows import (
     RECORDS,
+    REQUESTS,
     RUNS,
     SESSIONS,
 )
@@ -35,6 +37,7 @@ from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrations
 from agent_orchestrator.testing.stores.samples import (
     NOW,
     a_record,
+    a_request,
     a_run,
     a_session,
     drafts,
@@ -493,3 +496,41 @@ async def test_the_effort_of_runs_of_before_was_chosen(tmp_path: Path) -> None:
     async with SqliteStore(path) as store:
         found = [await store.read(lambda view, run=run: view.run(run.id)) for run in runs]  # type: ignore[misc]
     assert [run.chosen for run in found if run] == [ChoiceLimits("low"), ChoiceLimits()]
+
+
+async def test_options_of_before_are_answers_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    session = a_session()
+    run = a_run(session.id)
+    detail = {"command": "ls", "reaches": {"session": "more", "a.b \N{SNOWMAN}": "all of it"}}
+    was = a_request(run, status="answered", decision="answer", answer="no\n", detail=detail)
+    rows = (
+        (was, '["a.b \N{SNOWMAN}", "no"]'),
+        (evolve(was, id="req_2", answer="never"), '["a.b \N{SNOWMAN}", "no"]'),
+        (evolve(was, id="req_3", detail=None), "null"),
+    )
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        connection.pragma("application_id", APPLICATION_ID)
+        for script in migrations()[:29]:
+            connection.execute(script)
+        connection.pragma("user_version", 29)
+        insert(connection, "sessions", SESSIONS.columns, SESSIONS.values(session))
+        insert(connection, "runs", RUNS.columns, RUNS.values(run))
+        for request, options in rows:
+            values = dict(zip(REQUESTS.columns.split(", "), REQUESTS.values(request), strict=True))
+            values |= {"options": options}
+            insert(connection, "requests", REQUESTS.columns, [*values.values()])
+    async with SqliteStore(path) as store:
+        found = [
+            await store.read(lambda view, name=one.id: view.request(name))  # type: ignore[misc]
+            for one, _ in rows
+        ]
+    options = (
+        Option("a.b \N{SNOWMAN}", "a.b \N{SNOWMAN}", "answer", "all of it"),
+        Option.named("no"),
+    )
+    assert found == [
+        evolve(was, options=options, option="no"),
+        evolve(rows[1][0], options=options),
+        rows[2][0],
+    ]

@@ -16,6 +16,7 @@ from agent_orchestrator.domain.model import (
     ChoiceLimits,
     Image,
     Invocation,
+    Option,
     RunError,
     RunResult,
     Usage,
@@ -69,7 +70,15 @@ VALUES: list[tuple[str, Table[Any], Any]] = [
     ("access_tokens", TOKENS, AccessToken("t", "n", "p", ("read",), "x", NOW, None)),
     ("audit", AUDIT, AuditEntry(1, NOW, "p", "named", "o", None, "ok", {"a": 1}, "h")),
     ("requests", REQUESTS, a_request(RUN)),
-    ("requests", REQUESTS, evolve(a_request(RUN), detail={"a": 1}, options=("y", "n"))),
+    (
+        "requests",
+        REQUESTS,
+        evolve(
+            a_request(RUN),
+            detail={"a": 1},
+            options=(Option("y", "Yes", "allow_once"), Option.named("n")),
+        ),
+    ),
 ]
 
 

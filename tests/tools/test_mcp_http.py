@@ -244,13 +244,17 @@ async def test_a_child_asks_and_its_parent_answers(agents: Standing) -> None:
             tasks.start_soon(ask)
             waited = await use(above, "session_wait", run_id=child)
             request = waited["request"]
-            assert (request["text"], request["options"]) == ("which?", ["all", "old"])
+            assert request["text"] == "which?"
+            assert [(one["id"], one["kind"]) for one in request["options"]] == [
+                ("all", "answer"),
+                ("old", "answer"),
+            ]
             assert request["detail"] == {"path": "build"}
             assert request["id"] in waited["next"]
             assert waited["still_waiting_for"] == [child]
             listed = await use(above, "session_list")
             assert listed["children"][0]["request"]["id"] == request["id"]
-            decide = {"request_id": request["id"], "decision": "answer", "text": "old"}
+            decide = {"request_id": request["id"], "option": "old"}
             assert (await use(above, "request_resolve", **decide))["request"][
                 "status"
             ] == "answered"

@@ -11,7 +11,17 @@ from later import LATER, sample, without_one
 
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import Event, Message, Run, RunError, Session, Source, Usage
+from agent_orchestrator.domain.model import (
+    Event,
+    Message,
+    Option,
+    Request,
+    Run,
+    RunError,
+    Session,
+    Source,
+    Usage,
+)
 from agent_orchestrator.fields import check, specs
 from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.operations import events as event_calls
@@ -195,3 +205,13 @@ def test_a_daemon_may_be_of_another_version(kind: type) -> None:
         found = codec.from_plain(kind, older)
         assert isinstance(found, kind), where
         codec.to_json(found)
+
+
+def test_options_of_an_older_daemon_are_texts() -> None:
+    plain = {"id": "req_1", "kind": "approval_request", "options": ["yes", "no"]}
+    request = codec.from_plain(Request, plain)
+    assert request.options == (Option.named("yes"), Option.named("no"))
+    assert (request.option, request.chosen) == (None, None)
+    newer = {"id": "y", "label": "Yes", "kind": "of_the_future", "more": 1}
+    [option] = codec.from_plain(Request, {**plain, "options": [newer]}).options or ()
+    assert option == Option("y", "Yes", "of_the_future")  # type: ignore[arg-type]

@@ -12,12 +12,21 @@
 An ``input_request`` needs an answer in words, which ``allow`` cannot give: it goes to the parent instead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from agent_orchestrator.domain.model import Approvals, Decision, RequestKind, RequestStatus
+from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.model import (
+    Approvals,
+    Decision,
+    Option,
+    OptionKind,
+    Request,
+    RequestKind,
+    RequestStatus,
+)
 
 STRICTNESS: Final[tuple[Approvals, ...]] = ("allow", "ask-parent", "ask-human", "deny")
 """The policies from the loosest to the strictest."""
@@ -40,7 +49,7 @@ _APPROVED: Final = Resolution("approved")
 _DENIED: Final = Resolution("denied")
 _ANSWERED: Final = Resolution("answered", needs_text=True)
 
-RESOLUTIONS: Final[Mapping[tuple[RequestKind, Decision], Resolution]] = {
+RESOLUTIONS: Final[Mapping[tuple[RequestKind, str], Resolution]] = {
     ("approval_request", "approve"): _APPROVED,
     ("approval_request", "deny"): _DENIED,
     ("approval_request", "answer"): _ANSWERED,
@@ -52,6 +61,107 @@ RESOLUTIONS: Final[Mapping[tuple[RequestKind, Decision], Resolution]] = {
     ("input_request", "deny"): _DENIED,
     ("input_request", "answer"): _ANSWERED,
 }
+
+DECISIONS: Final[Mapping[OptionKind, Decision]] = {
+    "allow_once": "approve",
+    "allow_session": "approve",
+    "allow_always": "approve",
+    "deny": "deny",
+    "deny_and_stop": "deny",
+    "answer": "answer",
+}
+"""The decision that an option is, by its kind."""
+
+SESSION_SCOPE: Final = "session"
+"""The ``scope`` of an approval that also covers similar requests of the session."""
+
+_SCOPES: Final[Mapping[OptionKind, str]] = {"allow_once": "once", "allow_session": SESSION_SCOPE}
+
+
+def problem_of_options(options: Sequence[Option]) -> dict[str, str]:
+    """Return the problems of the options that a request is to offer, by field; empty if there are none.
+
+    A name that two options share could make a person choose another option than the one that was meant.
+    """
+    names: dict[str, Option] = {}
+    for index, option in enumerate(options):
+        for field in ("id", "label"):
+            if names.setdefault(getattr(option, field), option) != option:
+                return {f"options[{index}].{field}": "is the id or label of another option"}
+    return {}
+
+
+def decide(
+    request: Request,
+    decision: Decision | None = None,
+    *,
+    option: str | None = None,
+    scope: str | None = None,
+    text: str | None = None,
+) -> Request:
+    """Return a request with a decision and the option that it means.
+
+    Without ``option`` the decision means the option of its kind, if the request has one: an approval
+    ``allow_once``, or ``allow_session`` with that scope; a denial ``deny``; an answer the option that its
+    text names.
+
+    :param option: the id or label of an option.
+    :raises InvalidRequest: if there is no such option, it is not that decision, or a text is missing.
+    """
+    options = request.options or ()
+    chosen: Option | None = None
+    if option is not None:
+        chosen = _required(options, decision, option, scope)
+    elif decision is not None:
+        chosen = _meant(options, decision, scope, text)
+    if chosen is not None:
+        words = None if option is None and decision == "answer" else text
+        if chosen.kind == "answer" and not (words or "").strip():
+            words = chosen.label
+        return evolve(
+            request,
+            decision=DECISIONS[chosen.kind],
+            option=chosen.id,
+            scope=_SCOPES.get(chosen.kind),
+            answer=words,
+        )
+    if decision is None:
+        raise InvalidRequest.of({"decision": "is required, unless an option is given"})
+    if RESOLUTIONS[request.kind, decision].needs_text and not (text or "").strip():
+        raise InvalidRequest.of({"text": f"is required to {decision} an {request.kind}"})
+    return evolve(request, decision=decision, option=None, scope=scope, answer=text)
+
+
+def _meant(
+    options: Sequence[Option], decision: Decision, scope: str | None, text: str | None
+) -> Option | None:
+    """Return the option that a decision means without naming it."""
+    if decision == "answer":  # clients of earlier versions name the option in the text
+        return _named(options, (text or "").strip())
+    kinds: tuple[OptionKind, ...] = ("deny",)
+    if decision == "approve":
+        # Less than was asked for, where the request cannot be approved for the session.
+        kinds = ("allow_session", "allow_once") if scope == SESSION_SCOPE else ("allow_once",)
+    return next((one for kind in kinds for one in options if one.kind == kind), None)
+
+
+def _required(
+    options: Sequence[Option], decision: Decision | None, option: str, scope: str | None
+) -> Option:
+    if (chosen := _named(options, option)) is None:
+        names = ", ".join(one.id[:100] for one in options)
+        problem = f"must be one of {names}" if options else "is not possible: the request has none"
+        raise InvalidRequest.of({"option": problem})
+    expected = DECISIONS[chosen.kind]
+    if decision not in (None, expected):
+        raise InvalidRequest.of({"decision": f"must be {expected} for the option {chosen.id}"})
+    if scope not in (None, _SCOPES.get(chosen.kind)):
+        raise InvalidRequest.of({"scope": f"contradicts the option {chosen.id}"})
+    return chosen
+
+
+def _named(options: Sequence[Option], name: str) -> Option | None:
+    return next((one for one in options if name in (one.id, one.label)), None)
 
 
 def strictest(*policies: Approvals | None) -> Approvals:

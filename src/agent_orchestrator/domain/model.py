@@ -19,6 +19,9 @@ ApprovalPolicy = Literal["untrusted", "on-request", "never"]
 Sandbox = Literal["read-only", "workspace-write", "danger-full-access"]
 Audience = Literal["parent", "human"]
 Decision = Literal["approve", "deny", "answer"]
+OptionKind = Literal[
+    "allow_once", "allow_session", "allow_always", "deny", "deny_and_stop", "answer"
+]
 RequestStatus = Literal["pending", "approved", "denied", "answered", "expired", "canceled"]
 
 MANUAL: Final = "manual"
@@ -214,6 +217,24 @@ SESSION_SCOPE: Final = "session"
 
 
 @frozen
+class Option:
+    """An answer that a request offers."""
+
+    id: str
+    """The name in a decision."""
+    label: str
+    """The text for people."""
+    kind: OptionKind
+    reaches: str | None = None
+    """What it allows beyond this one time."""
+
+    @classmethod
+    def named(cls, text: str) -> "Option":
+        """Return the option of a text alone: an answer in these words."""
+        return cls(text, text, "answer")
+
+
+@frozen
 class Request:
     """A question of a run to its parent or to people."""
 
@@ -227,7 +248,7 @@ class Request:
     kind: RequestKind
     text: str
     detail: Mapping[str, Any] | None
-    options: tuple[str, ...] | None
+    options: tuple[Option, ...] | None
     status: RequestStatus
     decision: str | None
     """``approve``, ``deny`` or ``answer``."""
@@ -250,10 +271,17 @@ class Request:
     """When to write ``request.expiring`` if it is still open."""
     warned: bool = False
     """Whether ``request.expiring`` was written for the present ``expires_at``."""
+    option: str | None = None
+    """The id of the option that was chosen."""
 
     @property
     def is_open(self) -> bool:
         return self.status == "pending"
+
+    @property
+    def chosen(self) -> Option | None:
+        """The option that was chosen."""
+        return next((one for one in self.options or () if one.id == self.option), None)
 
 
 @frozen

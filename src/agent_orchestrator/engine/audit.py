@@ -19,7 +19,7 @@ from agent_orchestrator.domain.errors import (
     Unauthorized,
     Unavailable,
 )
-from agent_orchestrator.domain.model import OPTION_SCOPES, SESSION_SCOPE, Request
+from agent_orchestrator.domain.model import Request
 from agent_orchestrator.engine.access import require_admin
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
@@ -37,7 +37,7 @@ from agent_orchestrator.wire.strict_json import canonical, json_copy
 logger = logging.getLogger("agent_orchestrator.audit")
 
 AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
-    request_calls.RESOLVE_REQUEST.name: ("decision", "scope"),
+    request_calls.RESOLVE_REQUEST.name: ("decision", "option", "scope"),
     request_calls.EXTEND_REQUEST.name: ("expires_in_s",),
     run_calls.CANCEL_RUN.name: ("cascade", "reason"),
     session_calls.CLOSE_SESSION.name: ("cascade",),
@@ -52,9 +52,6 @@ _FREE_TEXT: Final = frozenset({"reason"})
 """Audited fields that do not count when calls are compared, because an agent can vary them freely."""
 
 CHECK_PAGE: Final = 500
-
-_MAX_REACHES: Final = 2_000
-"""Maximum number of characters of an option's scope in an entry."""
 
 _REFUSALS: Final = (Unauthorized, Forbidden, NotFound)
 
@@ -148,16 +145,12 @@ def _is_recorded(times: int) -> bool:
     return times & (times - 1) == 0
 
 
-def _allowed(request: Request) -> dict[str, str]:
-    """Return the option that a request was resolved with, and its scope beyond this one time."""
-    answer = (request.answer or "").strip()
-    option = answer if request.status == "answered" and answer in (request.options or ()) else None
-    detail = {} if option is None else {"option": option}
-    if option is None and request.status == "approved" and request.scope == SESSION_SCOPE:
-        option = SESSION_SCOPE
-    reaches = (request.detail or {}).get(OPTION_SCOPES)
-    words = reaches.get(option) if isinstance(reaches, Mapping) else None
-    return detail | {OPTION_SCOPES: words[:_MAX_REACHES]} if isinstance(words, str) else detail
+def _allowed(request: Request) -> dict[str, Any]:
+    """Return how a request was resolved: the decision, its option, and what that allows."""
+    found = {name: getattr(request, name) for name in AUDITED[request_calls.RESOLVE_REQUEST.name]}
+    if (chosen := request.chosen) is not None and chosen.reaches is not None:
+        found["reaches"] = chosen.reaches
+    return found
 
 
 async def record_refusal(

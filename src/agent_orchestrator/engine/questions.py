@@ -212,7 +212,10 @@ def escalate_open_requests(core: Core, tx: Transaction, session: Session) -> Non
 
 
 def _answer_text(request: Request) -> str:
-    text = f"Your request was {request.status}: {request.text}"
+    chosen = request.chosen
+    label = None if chosen is None or chosen.kind == "answer" else chosen.label
+    verdict = f"{request.status} ({label})" if label else request.status
+    text = f"Your request was {verdict}: {request.text}"
     return f"{text}\n\n{request.answer}" if request.answer else text
 
 

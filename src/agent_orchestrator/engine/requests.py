@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -10,7 +10,12 @@ import anyio
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Action, Principal, Visibility
-from agent_orchestrator.domain.approvals import RESOLUTIONS, policy_for
+from agent_orchestrator.domain.approvals import (
+    RESOLUTIONS,
+    decide,
+    policy_for,
+    problem_of_options,
+)
 from agent_orchestrator.domain.errors import (
     AlreadyResolved,
     Conflict,
@@ -130,6 +135,8 @@ def send_to_parent(
     if len(command.text) > MAX_QUESTION:
         problem = f"must be at most {MAX_QUESTION:,} characters in a question"
         raise InvalidRequest.of({"text": f"{problem}, is {len(command.text):,}"})
+    if problems := problem_of_options(command.offered or ()):
+        raise InvalidRequest.of(problems)
     policy = policy_for(command.request_kind, core.approvals_of(session, run.provider))
     sent = None
     if parent is not None:
@@ -172,7 +179,7 @@ def _open(
         kind=command.request_kind,
         text=command.text,
         detail=None if command.detail is None else json_copy(command.detail),
-        options=None if command.options is None else tuple(command.options),
+        options=command.offered,
         status="pending",
         decision=None,
         answer=None,
@@ -190,9 +197,7 @@ def _open(
     if policy_decision is not None:
         tx.add_request(request)
         questions.log_request(core, tx, request)
-        decided = evolve(request, decision=policy_decision, decided_by=POLICY)
-        resolution = RESOLUTIONS[request.kind, policy_decision]
-        return questions.close_request(core, tx, decided, resolution.status)
+        return _close(core, tx, evolve(decide(request, policy_decision), decided_by=POLICY))
     _check_pending(tx, run)
     if command.wait:
         questions.open_request(core, tx, run, request)
@@ -273,24 +278,26 @@ async def resolve(core: Core, caller: Principal, command: ResolveRequest) -> Cha
     def change(tx: Transaction) -> RequestReply:
         request = _request_to_decide(tx, caller, command.request_id)
         if not request.is_open:
-            before = request.decision, request.answer, request.scope
-            if before == (command.decision, command.text, command.scope):
-                return RequestReply(request)
+            with suppress(InvalidRequest):
+                if _decided(command, request) == request:
+                    return RequestReply(request)
             raise _closed(request)
-        resolution = RESOLUTIONS[request.kind, command.decision]
-        if resolution.needs_text and not (command.text or "").strip():
-            problem = f"is required to {command.decision} an {request.kind}"
-            raise InvalidRequest.of({"text": problem})
-        decided = evolve(
-            request,
-            decision=command.decision,
-            answer=command.text,
-            scope=command.scope,
-            decided_by=caller.id,
-        )
-        return RequestReply(questions.close_request(core, tx, decided, resolution.status))
+        decided = evolve(_decided(command, request), decided_by=caller.id)
+        return RequestReply(_close(core, tx, decided))
 
     return change
+
+
+def _decided(command: ResolveRequest, request: Request) -> Request:
+    return decide(
+        request, command.decision, option=command.option, scope=command.scope, text=command.text
+    )
+
+
+def _close(core: Core, tx: Transaction, decided: Request) -> Request:
+    assert decided.decision is not None
+    resolution = RESOLUTIONS[decided.kind, decided.decision]
+    return questions.close_request(core, tx, decided, resolution.status)
 
 
 async def extend(core: Core, caller: Principal, command: ExtendRequest) -> Change[RequestReply]:

@@ -1,8 +1,8 @@
 """Fields that several commands share."""
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, cast
 
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.images import MAX_IMAGE_BYTES, MAX_IMAGES, size_problem
@@ -11,6 +11,7 @@ from agent_orchestrator.domain.model import (
     Approvals,
     Decision,
     NotifyParent,
+    Option,
     RequestKind,
     Sandbox,
 )
@@ -19,14 +20,17 @@ from agent_orchestrator.fields import (
     MAX_OPTION,
     MAX_OPTIONS,
     MAX_QUESTION,
+    MAX_REACHES,
     MAX_TEXT,
     MAX_TREE_DEPTH,
     MAX_TREE_SIZE,
+    Limits,
     command,
     identifier,
     optional_name,
     optional_path,
     param,
+    positional,
     required,
 )
 
@@ -247,16 +251,40 @@ class SendOptions(BusyOption, ModelOptions, Keyed, Text, OfSession):
     """A message from one agent to another."""
 
 
+_OPTION_LIMITS: Final = {
+    "id": Limits(
+        max_length=MAX_OPTION,
+        not_blank=True,
+        doc="Its name in a decision. Neither it nor the label may name two options.",
+    ),
+    "label": Limits(max_length=MAX_OPTION, not_blank=True, doc="The text for people."),
+    "kind": Limits(
+        doc="What it decides: `allow_once`, `allow_session` and `allow_always` approve, `deny` and "
+        "`deny_and_stop` deny, `answer` answers."
+    ),
+    "reaches": Limits(
+        max_length=MAX_REACHES, doc="What it allows beyond this one time, for people."
+    ),
+}
+
+
+def _offered(options: Any) -> Any:
+    if not isinstance(options, Iterable) or isinstance(options, (str, bytes, Mapping)):
+        return options
+    return tuple(Option.named(one) if isinstance(one, str) else one for one in options)
+
+
 @command
 class QuestionDetails:
     """The details of a question."""
 
     detail: Mapping[str, Any] | None = param("Facts for the approver: a JSON object.", default=None)
-    options: Sequence[str] | None = param(
-        "The answers to choose from.",
+    options: Sequence[Option | str] | None = param(
+        "The answers to choose from. A text is an option of the kind `answer`.",
         default=None,
+        converter=_offered,
         max_length=MAX_OPTIONS,
-        item_length=MAX_OPTION,
+        items=_OPTION_LIMITS,
         flag="--option",
     )
     expires_in_s: float = param(
@@ -266,6 +294,11 @@ class QuestionDetails:
         maximum=MAX_OPEN_S,
         alias="timeout_s",
     )
+
+    @property
+    def offered(self) -> tuple[Option, ...] | None:
+        """The options; each text is one."""
+        return cast("tuple[Option, ...] | None", self.options)
 
 
 @command
@@ -292,12 +325,18 @@ class AskOptions(QuestionDetails):
 class ResolveOptions:
     """A decision about a request."""
 
-    decision: Decision = required(
-        "The decision. `answer` requires `text`, and so does `approve` for an `input_request`.",
+    decision: Decision | None = positional(
+        "The decision; may be omitted with an `option`. `answer` requires a text or an option, and so "
+        "does `approve` for an `input_request`.",
+        default=None,
         kw_only=False,
     )
+    option: str | None = param(
+        "The id or label of one of the request's options.", default=None, max_length=MAX_OPTION
+    )
     scope: Literal["once", "session"] | None = param(
-        "What an approval covers: this request (`once`), or similar ones of the session too.",
+        "What an approval covers: this request (`once`), or similar ones of the session too. "
+        "`session` means the option of the kind `allow_session`.",
         default=None,
     )
     text: str | None = param(

@@ -27,6 +27,7 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     MANUAL,
     Event,
+    Option,
     Request,
     RequestKind,
     Run,
@@ -868,6 +869,94 @@ class ClientContract:
                 await client.resolve_request(approval, "answer")
             assert (await client.resolve_request(approval, "approve")).status == "approved"
 
+    async def test_a_decision_names_an_option_or_means_the_one_of_its_kind(
+        self, client: Client
+    ) -> None:
+        session = await client.create_session(provider=MANUAL)
+        run = await client.create_run(session.id)
+        await client.transition_run(run.id, "running")
+        lasting = Option("s", "For this session", "allow_session", "the same again")
+        offered = (
+            Option("y", "Yes", "allow_once"),
+            lasting,
+            Option("n", "No", "deny"),
+            Option("halt", "Stop all", "deny_and_stop"),
+            Option.named("later"),
+        )
+
+        async def ask(**more: Any) -> str:
+            given = {"request_kind": "approval_request", "options": offered, **more}
+            asked = await client.reply_parent(run.id, "May I?", **given)
+            assert asked.request is not None
+            assert asked.request.options == given["options"]
+            return asked.request.id
+
+        async def decided(*decision: Any, **more: Any) -> tuple[str | None, ...]:
+            asked = await ask()
+            request = await client.resolve_request(asked, *decision, **more)
+            assert await client.get_request(asked) == request
+            assert await client.resolve_request(asked, *decision, **more) == request
+            with pytest.raises(AlreadyResolved):
+                await client.resolve_request(asked, "answer", text="something else")
+            return request.status, request.option, request.scope, request.answer
+
+        assert await decided(option="y") == ("approved", "y", "once", None)
+        assert await decided("approve", option="y", text="!") == ("approved", "y", "once", "!")
+        assert await decided("approve", option=lasting.label) == ("approved", "s", "session", None)
+        assert await decided("deny", option="halt") == ("denied", "halt", None, None)
+        assert await decided(option="later") == ("answered", "later", None, "later")
+        assert await decided(option="later", text="at 5") == ("answered", "later", None, "at 5")
+        assert await decided("approve") == ("approved", "y", "once", None)
+        assert await decided("approve", scope="session") == ("approved", "s", "session", None)
+        assert await decided("deny", text="why?") == ("denied", "n", None, "why?")
+        assert await decided("answer", text="Why?") == ("answered", None, None, "Why?")
+        # as clients of earlier versions choose one
+        assert await decided("answer", text="Yes") == ("approved", "y", "once", None)
+        assert await decided("answer", text=" s\n") == ("approved", "s", "session", None)
+        assert await decided("answer", text="halt") == ("denied", "halt", None, None)
+        assert await decided("answer", text="later") == ("answered", "later", None, "later")
+
+        open_one = await ask()
+        for field, given in (
+            ("option", {"option": "x"}),
+            ("option", {"option": "o" * 2_000}),
+            ("decision", {"option": "n", "decision": "approve"}),
+            ("decision", {"option": "y", "decision": "answer"}),
+            ("decision", {}),
+            ("scope", {"option": "y", "scope": "session"}),
+            ("scope", {"option": "s", "scope": "once"}),
+        ):
+            with pytest.raises(InvalidRequest) as refusal:
+                await client.resolve_request(open_one, **given)  # type: ignore[arg-type]
+            assert list(refusal.value.details["fields"]) == [field]
+        with pytest.raises(InvalidRequest) as refusal:
+            await client.resolve_request(open_one, option="x")
+        assert "y, s, n, halt, later" in str(refusal.value)
+        with pytest.raises(InvalidRequest):
+            await client.resolve_request(await ask(options=None), option="y")
+        # less than was asked for, where there is no such option
+        once_only = await client.resolve_request(
+            await ask(options=offered[:1]), "approve", scope="session"
+        )
+        assert (once_only.option, once_only.scope) == ("y", "once")
+        kept = await client.resolve_request(await ask(options=None), "approve", scope="session")
+        assert (kept.option, kept.scope) == (None, "session")
+        port = await ask(request_kind="input_request", options=(Option.named("80"),))
+        assert (await client.resolve_request(port, option="80")).answer == "80"
+
+        for field, wrong in (
+            ("options[1].id", [Option("y", "Yes", "deny"), Option("y", "No", "deny")]),
+            ("options[1].label", [Option("y", "Yes", "deny"), Option("n", "y", "deny")]),
+            ("options[0].id", [Option("", "Yes", "deny")]),
+            ("options[0].label", [Option("y", "o" * 2_000, "deny")]),
+            ("options[0].kind", [Option("y", "Yes", "allow")]),  # type: ignore[arg-type]
+            ("options[0].reaches", [Option("y", "Yes", "deny", "o" * 2_001)]),
+            ("options[1]", ["fine", 5]),
+        ):
+            with pytest.raises(InvalidRequest) as refusal:
+                await ask(options=tuple(wrong))
+            assert list(refusal.value.details["fields"]) == [field]
+
     async def test_an_open_request_can_be_extended(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
         run = await client.create_run(session.id)
@@ -952,7 +1041,7 @@ class ClientContract:
         )
         assert asked.request is not None
         assert asked.request.detail == {"command": "rm -rf ./tmp-cache"}
-        assert asked.request.options == ("once", "never")
+        assert asked.request.options == (Option.named("once"), Option.named("never"))
         assert await client.get_request(asked.request.id) == asked.request
         lonely = await client.create_session(provider=MANUAL)
         run = await client.create_run(lonely.id)
@@ -1795,7 +1884,7 @@ class ClientContract:
             ("cancel_run", child.run.id, "done"),
         ]
         assert [dict(entry.detail) for entry in entries] == [
-            {"decision": "deny", "scope": None},
+            {"decision": "deny", "option": None, "scope": None},
             {"cascade": True, "reason": "enough"},
         ]
         owner = {entry.principal for entry in entries}

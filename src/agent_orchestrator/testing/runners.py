@@ -286,7 +286,7 @@ class RecordingContext:
             kind=question.kind,
             text=question.text,
             detail=question.detail,
-            options=None if question.options is None else tuple(question.options),
+            options=question.offered,
             status="denied",
             decision="deny",
             answer=None,

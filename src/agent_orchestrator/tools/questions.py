@@ -19,6 +19,7 @@ from agent_orchestrator.tools.agent import Agent
 from agent_orchestrator.tools.arguments import ReplyParentArguments
 from agent_orchestrator.tools.views import request_view
 from agent_orchestrator.wire import strict_json
+from agent_orchestrator.wire.codec import to_plain
 
 _DECISIONS: Final = {"approved": "approve", "answered": "answer"}
 """Decisions by the status of a closed request. Any other status means "deny"."""
@@ -90,7 +91,7 @@ def _is_repetition(request: Request, question: ReplyParentArguments) -> bool:
         request.kind == question.request_kind
         and request.text == question.text
         and request.detail == question.detail
-        and (request.options or ()) == tuple(question.options or ())
+        and (request.options or ()) == (question.offered or ())
     )
 
 
@@ -100,7 +101,7 @@ def _question_key(question: ReplyParentArguments) -> str:
         "kind": question.request_kind,
         "text": question.text,
         "detail": question.detail,
-        "options": question.options,
+        "options": to_plain(question.offered),
     }
     return hashlib.sha256(strict_json.canonical(content).encode()).hexdigest()
 

@@ -56,7 +56,7 @@ def request_view(request: Request, *, in_short: bool = False) -> dict[str, Any]:
     }
     if in_short:
         return view
-    for name in ("detail", "options", "decision", "answer", "scope", "decided_by"):
+    for name in ("detail", "options", "decision", "option", "answer", "scope", "decided_by"):
         if (value := getattr(request, name)) is not None:
-            view[name] = list(value) if name == "options" else value
+            view[name] = to_plain(value)
     return view

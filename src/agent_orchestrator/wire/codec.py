@@ -21,7 +21,7 @@ from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn
 
 from agent_orchestrator.domain.errors import InvalidRequest
-from agent_orchestrator.domain.model import Event
+from agent_orchestrator.domain.model import Event, Option
 from agent_orchestrator.fields import FieldSpec, problems, specs
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.wire import strict_json
@@ -68,6 +68,14 @@ def _make_converter() -> Converter:
     converter.register_structure_hook_func(_is_literal, _literal_value)
     converter.register_structure_hook_factory(
         attrs.has, lambda kind: _lenient_reader(kind, make_dict_structure_fn(kind, converter))
+    )
+    read_option = converter.get_structure_hook(Option)
+    # The options of an older daemon are texts.
+    converter.register_structure_hook(
+        Option,
+        lambda plain, kind: (
+            Option.named(plain) if isinstance(plain, str) else read_option(plain, kind)
+        ),
     )
     return converter
 
@@ -232,11 +240,14 @@ def _nested(kind: type) -> dict[str, type]:
 
 
 def _items(item: type, name: str, values: Any) -> Any:
-    """Return a list of objects. An invalid value is returned unchanged, for the later check."""
-    if not isinstance(values, list) or not all(isinstance(entry, dict) for entry in values):
+    """Return a list with its objects. An invalid value is returned unchanged, for the later check."""
+    if not isinstance(values, list):
         return values
     objects = []
     for index, entry in enumerate(values):
+        if not isinstance(entry, dict):
+            objects.append(entry)
+            continue
         required, known = _names(item)
         if not required <= entry.keys() <= known:
             [(inner, problem), *_] = problems(item, entry).items()

@@ -3,14 +3,14 @@
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any, Literal, Union
 
 import attrs
 
-from agent_orchestrator.fields import MAX_INTEGER, FieldSpec, specs
+from agent_orchestrator.fields import MAX_INTEGER, MAX_OPTION, FieldSpec, specs
 
 Schema = dict[str, Any]
 
@@ -96,9 +96,9 @@ def field_schema(spec: FieldSpec) -> Schema:
         schema["enum"] = list(spec.choices)
     if spec.item is not None:
         is_object = attrs.has(spec.item)
-        schema["items"] = (
-            body_schema(spec.item, ()) if is_object else {"type": _JSON_TYPES[spec.item]}
-        )
+        items = _body(spec.fields.values()) if is_object else {"type": _JSON_TYPES[spec.item]}
+        text = {"type": "string", "maxLength": MAX_OPTION}
+        schema["items"] = {"anyOf": [text, items]} if spec.or_text else items
     schema |= _limits(spec)
     if spec.nullable:
         schema["type"] = [*names, "null"]
@@ -118,8 +118,6 @@ def _limits(spec: FieldSpec) -> Schema:
         schema["maximum"] = limits.maximum if limits.maximum is not None else MAX_INTEGER
     if list in spec.kinds and limits.max_length is not None:
         schema["maxItems"] = limits.max_length
-    if limits.item_length is not None:
-        schema["items"] = {"type": "string", "maxLength": limits.item_length}
     if str in spec.kinds and not spec.choices:
         if limits.max_length is not None:
             schema["maxLength"] = limits.max_length
@@ -134,7 +132,11 @@ def _limits(spec: FieldSpec) -> Schema:
 
 def body_schema(command: type, path_fields: Sequence[str]) -> Schema:
     """Return the schema of a command's JSON body."""
-    fields = [spec for name, spec in specs(command).items() if name not in path_fields]
+    return _body(spec for name, spec in specs(command).items() if name not in path_fields)
+
+
+def _body(specs_: Iterable[FieldSpec]) -> Schema:
+    fields = [*specs_]
     schema: Schema = {
         "type": "object",
         "properties": {spec.name: field_schema(spec) for spec in fields},

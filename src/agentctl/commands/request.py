@@ -185,7 +185,8 @@ def _resolve(decision: str, request_id: str, **values: Any) -> None:
 @request.command(
     examples="""
     agentctl request approve req_01k0
-    agentctl request approve req_01k0 --text "Only in ./tmp-cache" --scope once
+    agentctl request approve req_01k0 --text "Only in ./tmp-cache"
+    agentctl request approve req_01k0 --option acceptForSession
     """
 )
 @identified("request")
@@ -202,7 +203,7 @@ def approve(**values: Any) -> None:
     """
 )
 @identified("request")
-@options_of(ResolveRequest, only=("text", "idempotency_key"))
+@options_of(ResolveRequest, only=("option", "text", "idempotency_key"))
 def deny(**values: Any) -> None:
     """Deny a request. The first decision counts; repeating it succeeds."""
     _resolve("deny", **values)
@@ -211,11 +212,14 @@ def deny(**values: Any) -> None:
 @request.command(
     examples="""
     agentctl request answer req_01k0 --text "Use port 8080"
+    agentctl request answer req_01k0 --option 8080
     agentctl request answer req_01k0 --text - < answer.md
     """
 )
 @identified("request")
-@options_of(ResolveRequest, only=("text", "idempotency_key"), required=("text",))
+@options_of(ResolveRequest, only=("option", "text", "idempotency_key"))
 def answer(**values: Any) -> None:
-    """Answer a question. The first answer counts; repeating it succeeds."""
+    """Answer a question with a text or one of its options. The first answer counts; repeating it succeeds."""
+    if values["text"] is None and values["option"] is None:
+        raise usage_failure("give --text or --option")
     _resolve("answer", **values)

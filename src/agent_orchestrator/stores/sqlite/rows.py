@@ -13,6 +13,7 @@ from agent_orchestrator.domain.model import (
     Attempt,
     Event,
     Message,
+    Option,
     Request,
     Run,
     RunResult,
@@ -84,7 +85,7 @@ TOKENS: Final = table(AccessToken)
 AUDIT: Final = table(AuditEntry)
 REQUESTS: Final = table(
     Request,
-    cells={"detail": always_json(dict), "options": always_json(tuple[str, ...])},
+    cells={"detail": always_json(dict), "options": always_json(tuple[Option, ...])},
     names=_NAMES,
 )
 

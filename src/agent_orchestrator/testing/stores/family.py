@@ -11,7 +11,7 @@ from attrs import evolve
 from agent_orchestrator.domain.access import Grant, Visibility
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import Request
+from agent_orchestrator.domain.model import Option, Request
 from agent_orchestrator.ports.queries import View
 from agent_orchestrator.testing.stores.opening import Opening
 from agent_orchestrator.testing.stores.samples import (
@@ -170,7 +170,8 @@ class Family(Opening):
                 parent_session_id=other.id,
                 root_session_id=other.id,
                 detail={"command": [HARD_TEXT]},
-                options=("once", HARD_TEXT),
+                options=(Option.named("once"), Option("n", HARD_TEXT, "deny", HARD_TEXT)),
+                option="n",
                 wait=True,
                 expires_at=NOW + timedelta(minutes=1),
             )
