@@ -36,7 +36,7 @@ def is_known(state: UserState | None, names: Iterable[str]) -> bool:
 def remember(state: UserState, name: str, path: Path) -> None:
     """Record that the user uses a database.
 
-    :param path: its present path, for information only: a database that moves stays known.
+    :param path: its current path, for information only: a database that moves stays known.
     :raises OSError: if the record cannot be written.
     """
     if is_known(state, [name]):

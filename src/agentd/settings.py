@@ -215,7 +215,7 @@ def load(
 ) -> Settings:
     """Return the settings from command line, environment and file.
 
-    A file found in the working directory is used only if the user has trusted its present content:
+    A file found in the working directory is used only if the user has trusted its current content:
     see :mod:`agent_orchestrator.trusted_files`. A file that is named is trusted.
 
     :param flags: the options by setting, as texts or lists of texts.

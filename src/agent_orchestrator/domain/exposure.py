@@ -81,7 +81,7 @@ def table() -> str:
     ]
     for action in AGENT_ACTIONS:
         cells = (
-            words[exposure] for exposure in (action.confined, action.networked, action.unconfined)
+            words[outcome] for outcome in (action.confined, action.networked, action.unconfined)
         )
         lines.append(f"| {action.text} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -90,7 +90,7 @@ class Session:
     max_descendants: int | None = None
     """Maximum number of active descendants."""
     approval_policy: ApprovalPolicy | None = None
-    """When its agents ask; None, also of ``sandbox``, means the provider's setting."""
+    """When its agents ask for approval. None, here and for ``sandbox``, means the provider's setting."""
     sandbox: Sandbox | None = None
     """What its agents' commands may do without approval."""
 
@@ -180,7 +180,7 @@ class Run:
     status: RunStatus
     waiting_on: str | None
     attempt: int
-    """The number of the present or next attempt. It starts at 1, and each release raises it. Writes of
+    """The number of the current or next attempt. It starts at 1, and each release raises it. Writes of
     earlier attempts are refused."""
     worker_id: str | None
     thread_id: str | None
@@ -196,10 +196,10 @@ class Run:
     priority: bool = False
     """Whether it runs before the queued runs of its session, because its message interrupted a run."""
     approval_policy: ApprovalPolicy | None = None
-    """When its agent asks, from its message or session; None, also of ``sandbox``, means the provider's
-    setting."""
+    """When its agent asks for approval, from its message or session. None, here and for ``sandbox``, means
+    the provider's setting."""
     sandbox: Sandbox | None = None
-    """What its agent's commands may do without approval, likewise."""
+    """What its agent's commands may do without approval, from its message or session."""
     effort: str | None = None
     """Reasoning effort from its message; None means the provider's setting."""
     output_schema: Mapping[str, Any] | None = None
@@ -209,8 +209,8 @@ class Run:
 
 
 OPTION_SCOPES: Final = "reaches"
-"""The key in the ``detail`` of a request for what options allow beyond this one time: a map from an
-option, or from :data:`SESSION_SCOPE`, to a text."""
+"""A key in the ``detail`` of a request. Its value describes what options allow beyond this one action: a map
+from an option, or from :data:`SESSION_SCOPE`, to a description."""
 
 SESSION_SCOPE: Final = "session"
 """The ``scope`` of an approval that also covers similar requests of the session."""
@@ -270,7 +270,7 @@ class Request:
     warn_at: datetime | None = None
     """When to write ``request.expiring`` if it is still open."""
     warned: bool = False
-    """Whether ``request.expiring`` was written for the present ``expires_at``."""
+    """Whether ``request.expiring`` was written for the current ``expires_at``."""
     option: str | None = None
     """The id of the option that was chosen."""
 

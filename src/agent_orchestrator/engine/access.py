@@ -21,7 +21,10 @@ from agent_orchestrator.ports.queries import SessionQueries, View
 
 
 def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | None]:
-    """Return the caller of a valid token, or the former caller of a run token whose attempt has ended."""
+    """Return the caller of a valid token, and the former caller of a run's token whose attempt has ended.
+
+    At least one of them is None.
+    """
     if (token := view.token_of_hash(token_hash)) is not None:
         return (token.holder() if token.revoked_at is None else None), None
     attempt = view.attempt_of_token(token_hash)

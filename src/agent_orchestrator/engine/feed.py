@@ -185,7 +185,7 @@ class _SessionReader:
         self._caught_up = False
 
     async def open(self) -> None:
-        """Check access and cursor, and record the present end of the log."""
+        """Check access and cursor, and record the current end of the log."""
 
         def query(view: View) -> tuple[int, str | None]:
             last_seq = _page_after(
@@ -253,7 +253,7 @@ class _FeedReader:
         """The cursor of the log's end when the stream was opened. None once it is passed."""
 
     async def open(self) -> None:
-        """Check access and cursor, and record the present end of the log."""
+        """Check access and cursor, and record the current end of the log."""
 
         def query(view: View) -> tuple[str, str | None]:
             self._next(view)

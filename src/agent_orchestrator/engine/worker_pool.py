@@ -223,7 +223,7 @@ class WorkerPool:
                 tx.notify(run_changes.QUEUE_TOPIC)
             return answer, started
 
-        # In a task of the pool: if the caller is cancelled, the worker must start all the same.
+        # In a task of the pool: if the caller is cancelled, the worker must start nevertheless.
         deferred = _Deferred[T]()
         change_with_slots = partial(
             self._transact_with_slots, store, both, self._reserve(1), tasks, reserve=reserve

@@ -87,7 +87,7 @@ class StartedAgent(Generic[S_co]):
 
 
 class PipedProcess:
-    """A :class:`~agent_orchestrator.host.Process`; see :func:`running`."""
+    """A :class:`~agent_orchestrator.host.Process`; see :func:`serving`."""
 
     def __init__(
         self,
@@ -329,7 +329,7 @@ def _pipe_size(fd: int) -> int:
 
 
 @asynccontextmanager
-async def running(
+async def serving(
     agent: StartedAgent[Supervisor],
     pipes: "Pipes",
     spec: ProcessSpec,
@@ -342,7 +342,7 @@ async def running(
     """
     failure: Exception | None = None
     with pipes:
-        pipes.close(*pipes.of_agent)
+        pipes.close(*pipes.agent_ends)
         async with anyio.create_task_group() as tasks:
             process = PipedProcess(agent, pipes, spec, kill_orphans, tasks)
             try:
@@ -357,19 +357,19 @@ async def running(
 
 
 async def start(
-    spec: ProcessSpec, step: Callable[[Sequence[int]], Awaitable[StartedAgent[S]]]
+    spec: ProcessSpec, start_agent: Callable[[Sequence[int]], Awaitable[StartedAgent[S]]]
 ) -> "tuple[Pipes, StartedAgent[S]]":
     """Start an agent with new pipes. If this process is out of file descriptors, wait for free ones.
 
-    :param step: starts it with these descriptors as its stdin, stdout and stderr. It raises ``OSError`` with
-        the working directory as ``filename`` if that is wrong, and without ``filename`` otherwise.
+    :param start_agent: starts it with these descriptors as its stdin, stdout and stderr. It raises
+        ``OSError``, with the working directory as ``filename`` if that is the reason, else without one.
     :raises AgentFailed: if it cannot be started.
     """
     while True:
         try:
             with ExitStack() as stack:
                 pipes = stack.enter_context(Pipes())
-                agent = await step(pipes.of_agent)
+                agent = await start_agent(pipes.agent_ends)
                 stack.pop_all()
                 return pipes, agent
         except OSError as error:
@@ -389,13 +389,13 @@ class Pipes:
     def __init__(self) -> None:
         self._open: set[int] = set()
         try:
-            its_stdin, self.stdin = self._pipe()
-            self.stdout, its_stdout = self._pipe()
-            self.stderr, its_stderr = self._pipe()
+            agent_stdin, self.stdin = self._pipe()
+            self.stdout, agent_stdout = self._pipe()
+            self.stderr, agent_stderr = self._pipe()
         except OSError:
             self.close(*self._open)
             raise
-        self.of_agent = its_stdin, its_stdout, its_stderr
+        self.agent_ends = agent_stdin, agent_stdout, agent_stderr
         for fd in (self.stdin, self.stdout, self.stderr):
             os.set_blocking(fd, False)
 
@@ -405,7 +405,7 @@ class Pipes:
         return ends
 
     def close(self, *fds: int) -> None:
-        """Close those of these ends that are open."""
+        """Close these ends, if they are open."""
         for fd in self._open.intersection(fds):
             self._open.remove(fd)
             os.close(fd)
@@ -427,21 +427,21 @@ def encoded(spec: ProcessSpec) -> tuple[list[bytes], bytes, dict[bytes, bytes]]:
         directory = os.fsencode(spec.cwd)
         variables = {os.fsencode(name): os.fsencode(value) for name, value in spec.env.items()}
     except ValueError as error:
-        raise _not_given(spec, error) from error
+        raise _invalid_arguments(spec, error) from error
     if any(b"\0" in part for part in (*arguments, directory, *variables, *variables.values())):
-        raise _not_given(spec, "embedded null byte")
+        raise _invalid_arguments(spec, "embedded null byte")
     if any(not name or b"=" in name for name in variables):
-        raise _not_given(spec, "illegal environment variable name")
+        raise _invalid_arguments(spec, "illegal environment variable name")
     return arguments, directory, variables
 
 
-def _not_given(spec: ProcessSpec, problem: object) -> AgentFailed:
+def _invalid_arguments(spec: ProcessSpec, problem: object) -> AgentFailed:
     return AgentFailed(
         "invalid_config", f"{spec.argv[0]!r} cannot be started with these arguments: {problem}"
     )
 
 
-_DIRECTORY_REPLACED: Final = {
+_DIRECTORY_PROBLEMS: Final = {
     errno.ESTALE: "now leads elsewhere, through a symbolic link",
     errno.ELOOP: "contains a loop of symbolic links",
     errno.EACCES: "is not accessible",
@@ -449,8 +449,8 @@ _DIRECTORY_REPLACED: Final = {
 
 
 _EXEC_BOUNDS: Final = (
-    "Linux takes 128 KiB in each of them, and a quarter of the stack's limit in all (usually 2 MiB, "
-    "never more than 6)"
+    "Linux allows 128 KiB for each of them, and a quarter of the stack limit in total (usually 2 MiB, "
+    "at most 6 MiB)"
 )
 
 
@@ -458,7 +458,7 @@ def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
     if error.filename is not None:  # the directory, and not the program
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return "invalid_config", f"{CWD_MISSING}: {cwd}"
-        reason = _DIRECTORY_REPLACED.get(error.errno or 0, f"cannot be entered: {error.strerror}")
+        reason = _DIRECTORY_PROBLEMS.get(error.errno or 0, f"cannot be entered: {error.strerror}")
         return "invalid_config", f"the working directory {cwd} {reason}"
     if error.errno == errno.E2BIG:
         problem = f"the arguments and variables for {program} are too long"

@@ -58,7 +58,7 @@ LIST_EVENTS: Final = Operation(
 
 
 HEAD: Final = "head"
-"""The cursor for the present end of the log."""
+"""The cursor for the current end of the log."""
 
 
 @frozen

@@ -80,7 +80,7 @@ class GetSession(OfSession):
 @command
 class UpdateSession(Labels, ConfinementOptions, Keyed, OfSession):
     status: SessionStatus | None = param("`closed` refuses further messages.", default=None)
-    metadata: Mapping[str, Any] | None = param("Replaces the present metadata.", default=None)
+    metadata: Mapping[str, Any] | None = param("Replaces the current metadata.", default=None)
     cwd: str | None = optional_path(
         "The directory that its agents work in from the next run on, an absolute path. Fails with "
         "`session_busy` if a run of the session has started and not ended."

@@ -223,7 +223,7 @@ class RunContext(Protocol):
     async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
         """Record the agent's conversation, so that the next run resumes it.
 
-        :param state: the runner's own data about it; None keeps the present data of this id.
+        :param state: the runner's own data about it; None keeps the current data of this id.
         :raises InvalidEvent: a ``ValueError``, if the id is not text, the state is not an object, or either is not
             valid JSON as for :meth:`emit`.
         """

@@ -63,7 +63,7 @@ class StoreStatus(Protocol):
     def schema_version(self) -> int: ...
 
     async def problems(self) -> Sequence[Problem]:
-        """Return the present problems of the store."""
+        """Return the current problems of the store."""
         ...
 
 

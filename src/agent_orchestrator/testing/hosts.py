@@ -190,7 +190,7 @@ class HostContract:
             assert not host.process_tree(process.pid, "another", 10)
         assert not host.process_tree(process.pid, start_id, 10)
 
-    async def test_nothing_is_left_of_an_attempt_that_started_nothing(self) -> None:
+    async def test_reaping_an_attempt_without_processes_finds_none(self) -> None:
         attempt = self.an_attempt()
         with anyio.fail_after(_LIMIT_S):
             reaped = await self.make_host().reap([attempt])
@@ -198,7 +198,7 @@ class HostContract:
         self.check_gone(result)
         assert not result.ended
 
-    async def test_what_is_left_is_ended(self) -> None:
+    async def test_reaping_ends_the_processes_of_an_attempt(self) -> None:
         host, attempt = self.make_host(), self.an_attempt()
         with _process_with_child(attempt) as (process, child), anyio.fail_after(_LIMIT_S):
             started = evolve(
@@ -209,14 +209,14 @@ class HostContract:
             assert {process.pid, child} <= {*result.ended}
             assert process.wait(_LIMIT_S) != 0
 
-    async def test_what_was_never_recorded_is_ended_too(self) -> None:
+    async def test_reaping_ends_processes_that_were_never_recorded(self) -> None:
         attempt = self.an_attempt()
         with _process_with_child(attempt) as (process, _), anyio.fail_after(_LIMIT_S):
             result = (await self.make_host().reap([attempt]))[attempt.run_id, 1]
             self.check_gone(result)
             assert process.wait(_LIMIT_S) != 0
 
-    async def test_a_stranger_with_the_same_process_id_is_left_alone(self) -> None:
+    async def test_reaping_spares_another_process_with_the_same_pid(self) -> None:
         host, attempt, other = self.make_host(), self.an_attempt(), self.an_attempt()
         with _process_with_child(other) as (process, _), anyio.fail_after(_LIMIT_S):
             mistaken = evolve(attempt, pid=process.pid, process_start_id="another")
@@ -225,7 +225,7 @@ class HostContract:
             assert not result.ended
             assert process.poll() is None
 
-    async def test_a_process_whose_identity_was_not_recorded_is_left_alone(self) -> None:
+    async def test_reaping_spares_a_process_whose_start_was_not_recorded(self) -> None:
         host, attempt, other = self.make_host(), self.an_attempt(), self.an_attempt()
         with _process_with_child(other) as (process, _), anyio.fail_after(_LIMIT_S):
             unclear = evolve(attempt, pid=process.pid, process_start_id=None)
@@ -234,7 +234,7 @@ class HostContract:
             assert not result.ended
             assert process.poll() is None
 
-    async def test_an_attempt_of_another_host_is_unknown(self) -> None:
+    async def test_the_state_of_an_attempt_of_another_host_is_unknown(self) -> None:
         attempt = self.an_attempt()
         foreign = evolve(attempt, host=f"not-{attempt.host}")
         with _process_with_child(attempt) as (process, _), anyio.fail_after(_LIMIT_S):
@@ -243,7 +243,7 @@ class HostContract:
             assert result.reason
             assert process.poll() is None
 
-    async def test_a_lost_process_that_hid_is_never_said_to_be_gone(self) -> None:
+    async def test_a_hidden_process_is_never_reported_as_gone(self) -> None:
         host, attempt = self.make_host(), self.an_attempt()
         environment = {**os.environ, TAG_VARIABLE: attempt.tag}
         argv = _spec(_ESCAPE).argv
@@ -272,7 +272,7 @@ class HostContract:
 
     # --- processes it starts
 
-    async def test_a_process_is_read_to_its_end(self) -> None:
+    async def test_the_whole_output_of_a_process_is_read(self) -> None:
         host, reported = self.make_host(), list[str]()
         spec = _spec(_ECHO, stdin="ä\n".encode() * 100_000, on_stderr=reported.append)
         with anyio.fail_after(_LIMIT_S):
@@ -286,14 +286,14 @@ class HostContract:
         assert process.stderr_tail == reported[-1] == "noted\n"
         assert host.process_start_id(process.pid) is None
 
-    async def test_a_process_may_be_written_to(self) -> None:
+    async def test_stdin_can_be_written(self) -> None:
         code = "import sys\nfor line in sys.stdin: print(line[::-1].strip(), flush=True)"
         with anyio.fail_after(_LIMIT_S):
             async with self.make_host().open_process(_spec(code, stdin=None)) as process:
                 await process.write(b"abc\n")
                 assert await _read_line(process) == "cba"
 
-    async def test_a_process_has_the_environment_and_directory_given(self, tmp_path: Path) -> None:
+    async def test_a_process_has_the_given_environment_and_directory(self, tmp_path: Path) -> None:
         (tmp_path / "mine").symlink_to("/usr/bin/env")
         environment = {"PATH": str(tmp_path), "A": "1=2", "EMPTY": "", "Ä": "ö"}
         spec = ProcessSpec(["mine"], cwd="/", env=environment)
@@ -312,7 +312,7 @@ class HostContract:
                 os.kill(process.pid, signal.SIGTERM)
                 assert await process.wait() == -signal.SIGTERM
 
-    async def test_leaving_ends_the_process_and_its_children(self) -> None:
+    async def test_leaving_the_scope_ends_the_process_and_its_children(self) -> None:
         spec = _spec(_PARENT, stop=((signal.SIGTERM, _LIMIT_S),))
         with anyio.fail_after(_LIMIT_S):
             async with self.make_host().open_process(spec) as process:
@@ -320,7 +320,7 @@ class HostContract:
             assert not _is_alive(child)
         assert process.returncode == -signal.SIGTERM
 
-    async def test_leaving_kills_a_process_that_does_not_stop(self) -> None:
+    async def test_leaving_the_scope_kills_a_process_that_does_not_stop(self) -> None:
         spec = _spec(_STUBBORN, stop=((signal.SIGTERM, 0.05),))
         with anyio.fail_after(_LIMIT_S):
             async with self.make_host().open_process(spec) as process:
@@ -336,7 +336,7 @@ class HostContract:
                 assert await _read_line(process) == "ready"
         assert process.returncode == -signal.SIGKILL
 
-    async def test_a_tagged_process_in_another_session_is_ended_on_leaving(self) -> None:
+    async def test_leaving_the_scope_ends_a_tagged_process_in_another_session(self) -> None:
         code = _PARENT.replace("stdout=-1)\nchild", "stdout=-1, start_new_session=True)\nchild")
         spec = _spec(code, env={**os.environ, TAG_VARIABLE: self.an_attempt().tag})
         with anyio.fail_after(_LIMIT_S):
@@ -345,7 +345,7 @@ class HostContract:
                 assert os.getsid(child) == child
             assert not _is_alive(child)
 
-    async def test_what_a_process_left_in_its_group_is_ended_on_leaving(self) -> None:
+    async def test_leaving_the_scope_ends_other_processes_of_the_group(self) -> None:
         code = _PARENT.replace("time.sleep(300)\n", "")
         with anyio.fail_after(_LIMIT_S):
             async with self.make_host().open_process(_spec(code)) as process:
@@ -354,7 +354,7 @@ class HostContract:
                 assert os.getpgid(child) == process.pid
             assert not _is_alive(child)
 
-    async def test_an_error_in_the_scope_is_raised_as_it_is(self) -> None:
+    async def test_an_error_in_the_scope_is_raised_unchanged(self) -> None:
         with anyio.fail_after(_LIMIT_S), pytest.raises(KeyError, match="mine"):
             async with self.make_host().open_process(_spec(_SLEEP)):
                 raise KeyError("mine")

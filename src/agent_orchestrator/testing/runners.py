@@ -419,19 +419,19 @@ class RunnerContract:
             else:
                 yield runner
 
-    async def test_is_a_runner_with_a_name(self) -> None:
+    async def test_the_runner_has_a_name(self) -> None:
         async with self.opened() as runner:
             assert isinstance(runner, Runner)
             assert runner.name
 
-    async def test_a_run_that_goes_well_has_a_text(self, tmp_path: Path) -> None:
+    async def test_a_successful_run_has_a_text_result(self, tmp_path: Path) -> None:
         async with self.opened() as runner:
             outcome = await runner.run(self.make_context(self.succeeding, tmp_path))
         assert isinstance(outcome.text, str)
         if self.answer is not None:
             assert outcome.text == self.answer
 
-    async def test_events_are_an_agents_and_in_order(self, tmp_path: Path) -> None:
+    async def test_events_have_types_of_agents_and_are_in_order(self, tmp_path: Path) -> None:
         context = self.make_context(self.succeeding, tmp_path)
         async with self.opened() as runner:
             await runner.run(context)
@@ -450,7 +450,7 @@ class RunnerContract:
                     assert data["tool_id"] in tools
         assert not pieces, "a message streamed in pieces never came whole"
 
-    async def test_the_process_and_the_delivery_come_before_any_effect(
+    async def test_process_and_delivery_are_reported_before_any_effect(
         self, tmp_path: Path
     ) -> None:
         context = self.make_context(self.succeeding, tmp_path)
@@ -468,13 +468,13 @@ class RunnerContract:
             assert "report_process" in before
             assert context.invocation is not None
 
-    async def test_nothing_is_left_of_a_run(self, tmp_path: Path) -> None:
+    async def test_a_run_leaves_no_process(self, tmp_path: Path) -> None:
         context = self.make_context(self.succeeding, tmp_path)
         async with self.opened() as runner:
             await runner.run(context)
             assert tagged_processes(context.tag) == []
 
-    async def test_cancelling_ends_it_and_leaves_nothing(self, tmp_path: Path) -> None:
+    async def test_a_canceled_run_ends_and_leaves_no_process(self, tmp_path: Path) -> None:
         if self.lasting is None:
             pytest.skip("this runner has nothing that lasts")
         context = self.make_context(self.lasting, tmp_path)
@@ -497,7 +497,7 @@ class RunnerContract:
             assert tagged_processes(context.tag) == []
             await runner.run(self.make_context(self.succeeding, tmp_path))
 
-    async def test_cancelled_before_it_begins(self, tmp_path: Path) -> None:
+    async def test_a_run_can_be_canceled_before_it_begins(self, tmp_path: Path) -> None:
         context = self.make_context(self.lasting or self.succeeding, tmp_path)
         async with self.opened() as runner:
             with anyio.CancelScope() as scope:
@@ -506,7 +506,7 @@ class RunnerContract:
             assert scope.cancelled_caught
             assert tagged_processes(context.tag) == []
 
-    async def test_two_runs_at_once_do_not_mix(self, tmp_path: Path) -> None:
+    async def test_concurrent_runs_do_not_mix(self, tmp_path: Path) -> None:
         contexts = []
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
@@ -551,7 +551,7 @@ class RunnerContract:
             assert caught.value.code == self.failure_code
         assert tagged_processes(context.tag) == []
 
-    async def test_the_probe_finds_it_available(self) -> None:
+    async def test_the_probe_reports_it_as_available(self) -> None:
         async with self.opened() as runner:
             if not isinstance(runner, Probing):
                 pytest.skip("this runner cannot be probed")

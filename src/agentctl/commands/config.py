@@ -28,7 +28,7 @@ def config() -> None:
 )
 @click.argument("file", type=click.Path(), default="agentd.toml")
 def trust(*, file: str) -> None:
-    """Print FILE, and record that you trust its present content. Default: agentd.toml in this
+    """Print FILE, and record that you trust its current content. Default: agentd.toml in this
     directory.
 
     A configuration file names programs to run. So agentd uses a file that it finds in its directory

@@ -27,13 +27,13 @@ class LinuxHost(LocalHost):
     """A Linux machine. No process of an agent outlives its attempt, whatever the agent does."""
 
     async def __aenter__(self) -> Self:
-        held = await fork_server().__aenter__()
+        server = await fork_server().__aenter__()
         try:
             await run_sync(scratch.remove_stale)
             with suppress(AgentFailed):  # each run reports the failure
-                await held.prepare()
+                await server.prepare()
         except BaseException:
-            await held.__aexit__()
+            await server.__aexit__()
             raise
         return self
 

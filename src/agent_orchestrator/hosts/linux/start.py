@@ -46,7 +46,7 @@ async def open_process(spec: ProcessSpec) -> AsyncIterator[Process]:
 
         process: piped.PipedProcess | None = None
         try:
-            async with piped.running(agent, pipes, spec, kill_rest) as process:
+            async with piped.serving(agent, pipes, spec, kill_rest) as process:
                 yield process
         finally:
             if process is not None and process.is_reusable:

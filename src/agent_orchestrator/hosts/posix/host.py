@@ -81,5 +81,5 @@ class PosixHost(LocalHost):
 async def _open_process(spec: ProcessSpec) -> AsyncIterator[Process]:
     piped.encoded(spec)  # raises where these arguments cannot be given
     pipes, agent = await piped.start(spec, partial(start, spec))
-    async with piped.running(agent, pipes, spec, agent.supervisor.kill_rest) as process:
+    async with piped.serving(agent, pipes, spec, agent.supervisor.kill_rest) as process:
         yield process

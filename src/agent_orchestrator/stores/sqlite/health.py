@@ -116,7 +116,7 @@ class Health:
         return True
 
     def all_problems(self) -> tuple[Problem, ...]:
-        """Return all present problems, for the daemon's status."""
+        """Return all current problems, for the daemon's status."""
         fault = self.fault
         current = () if fault is None else (Problem(fault.code, fault.message),)
         return (*current, *tuple(self.problems.values()))
@@ -164,7 +164,7 @@ class Health:
             self.problems.pop("disk_error", None)
 
     def recheck(self) -> Fault | None:
-        """Try to recover from the present fault. Return None on success, else the fault."""
+        """Try to recover from the current fault. Return None on success, else the fault."""
         if self.fault is None or self.fault.is_final or time.monotonic() < self._next_retry:
             return self.fault
         if self.check_files(is_written=False):

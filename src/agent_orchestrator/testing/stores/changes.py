@@ -37,7 +37,7 @@ from agent_orchestrator.testing.stores.samples import (
 
 
 class Changes(Opening):
-    async def test_a_change_that_raises_is_undone(self, tmp_path: Path) -> None:
+    async def test_a_change_that_raises_is_rolled_back(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             run, message = a_run(session.id), a_message(session.id)
@@ -86,7 +86,7 @@ class Changes(Opening):
                 )
             assert notified == [frozenset({"events", f"session:{session.id}"})]
 
-    async def test_a_change_sees_what_it_did(self, tmp_path: Path) -> None:
+    async def test_a_change_sees_its_own_writes(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
 
             def change(tx: Transaction) -> None:
@@ -110,7 +110,7 @@ class Changes(Opening):
 
             await store.transact(change)
 
-    async def test_an_image_is_kept_once_for_as_long_as_a_message_needs_it(
+    async def test_equal_images_are_stored_once_while_a_message_needs_them(
         self, tmp_path: Path
     ) -> None:
         data = bytes(range(256)) * 4096
@@ -155,7 +155,7 @@ class Changes(Opening):
             await store.transact(methodcaller("remove_images", first.id))
             assert await store.read(kept) == (0, None, None)
 
-    async def test_one_refusal_does_not_take_the_others_along(self, tmp_path: Path) -> None:
+    async def test_a_refused_change_does_not_affect_concurrent_ones(self, tmp_path: Path) -> None:
         """Run a hundred changes at once. Every third raises after a write."""
         async with self.opened(tmp_path) as store:
             session = a_session()
@@ -183,7 +183,7 @@ class Changes(Opening):
             assert [event.seq for event in events] == list(range(1, len(answered) + 1))
             assert {int(e.data["text"]): e.seq for e in events} == answered
 
-    async def test_seqs_are_dense_under_a_hundred_tasks(self, tmp_path: Path) -> None:
+    async def test_seqs_have_no_gaps_with_a_hundred_tasks(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             one, two = a_session(), a_session()
             await put(store, one, two)
@@ -220,7 +220,7 @@ class Changes(Opening):
             assert [event.data["text"] for event in events] == texts * 2
             assert [event.seq for event in events] == list(range(1, 2 * count + 1))
 
-    async def test_what_does_not_belong_is_refused(self, tmp_path: Path) -> None:
+    async def test_rows_that_refer_to_missing_objects_are_refused(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             run, message = a_run(session.id), a_message(session.id)
@@ -266,7 +266,7 @@ class Changes(Opening):
             active = await store.read(lambda view: view.active_run(session.id))
             assert active == evolve(second, status=RunStatus.RUNNING)
 
-    async def test_a_caller_that_gives_up_hinders_nobody(self, tmp_path: Path) -> None:
+    async def test_a_canceled_caller_does_not_affect_others(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             await put(store, session)
@@ -290,7 +290,7 @@ class Changes(Opening):
             assert set(answered) <= set(happened)
             assert set(range(1, 60, 2)) <= set(answered)
 
-    async def test_an_outside_cancellation_still_closes(self, tmp_path: Path) -> None:
+    async def test_a_canceled_scope_closes_the_store(self, tmp_path: Path) -> None:
         with anyio.fail_after(30):
             with anyio.CancelScope() as scope:
                 async with self.open_store(tmp_path) as store:
@@ -303,7 +303,7 @@ class Changes(Opening):
             with pytest.raises(Unavailable):
                 await store.read(lambda view: view.feed_head())
 
-    async def test_an_error_inside_the_scope_comes_out_as_it_is(self, tmp_path: Path) -> None:
+    async def test_an_error_inside_the_scope_is_raised_unchanged(self, tmp_path: Path) -> None:
         with anyio.fail_after(30), pytest.raises(LookupError, match="mine"):
             async with self.open_store(tmp_path):
                 raise LookupError("mine")

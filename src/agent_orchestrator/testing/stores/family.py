@@ -57,7 +57,7 @@ class Family(Opening):
             assert await store.read(lambda view: view.live_descendants(of_session.id)) == 1
             assert await store.read(lambda view: view.live_descendants(grandchild.id)) == 0
 
-    async def test_lists_are_limited_to_a_session_and_what_descends_from_it(
+    async def test_lists_can_be_limited_to_a_session_and_its_descendants(
         self, tmp_path: Path
     ) -> None:
         async with self.opened(tmp_path) as store:
@@ -133,7 +133,7 @@ class Family(Opening):
 
             assert await store.read(query) == [asked[1], asked[0], None]
 
-    async def test_messages_no_run_delivers_wait(self, tmp_path: Path) -> None:
+    async def test_messages_without_a_run_are_waiting(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session, other = a_session(), a_session()
             run = a_run(session.id)
@@ -158,7 +158,7 @@ class Family(Opening):
                 second
             ]
 
-    async def test_requests_come_out_as_they_went_in(self, tmp_path: Path) -> None:
+    async def test_requests_are_read_as_they_were_written(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session, other = a_session(owner="ann"), a_session(owner="bob")
             run, foreign = a_run(session.id), a_run(other.id)
@@ -223,7 +223,7 @@ class Family(Opening):
             with pytest.raises(NotFound):
                 await store.transact(lambda tx: tx.add_request(a_request(a_run(session.id))))
 
-    async def test_requests_that_may_be_resolved_are_told_from_others(self, tmp_path: Path) -> None:
+    async def test_requests_that_a_caller_may_resolve_can_be_listed(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             owned, granted, shown = a_session(owner="ann"), a_session(), a_session()
             below = a_session(parent_session_id=owned.id, root_session_id=owned.id)
@@ -250,7 +250,9 @@ class Family(Opening):
                 assert await store.read(query(within, resolvable=False)) == all_
                 assert await store.read(query(within, resolvable=True)) == resolvable
 
-    async def test_requests_are_the_parents_until_people_are_asked(self, tmp_path: Path) -> None:
+    async def test_requests_belong_to_the_parent_until_people_are_asked(
+        self, tmp_path: Path
+    ) -> None:
         async with self.opened(tmp_path) as store:
             parent, other = a_session(), a_session()
             child = a_session(parent_session_id=parent.id, approvals="ask-human")
@@ -304,7 +306,7 @@ class Family(Opening):
                 await store.transact(methodcaller("put_request", asked))
             assert await store.read(query) == ([], [], [], [], [], [], first.expires_at)
 
-    async def test_requests_warn_once_of_their_end(self, tmp_path: Path) -> None:
+    async def test_requests_warn_once_before_they_expire(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             run = a_run((session := a_session()).id)
             await put(store, session, run)

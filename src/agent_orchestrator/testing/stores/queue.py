@@ -17,7 +17,7 @@ from agent_orchestrator.testing.stores.samples import a_run, a_session, put
 
 
 class Queue(Opening):
-    async def test_the_queue_is_first_come_first_served_one_run_a_session(
+    async def test_the_queue_is_first_come_first_served_with_one_run_per_session(
         self, tmp_path: Path
     ) -> None:
         async with self.opened(tmp_path) as store:
@@ -62,7 +62,9 @@ class Queue(Opening):
             startable = await store.read(lambda view: view.next_runs(9))
             assert [run.id for run in startable] == [first.id, busy.id, blocked.id, free.id]
 
-    async def test_lost_runs_are_those_no_worker_of_this_engine_holds(self, tmp_path: Path) -> None:
+    async def test_lost_runs_are_active_without_a_worker_of_this_engine(
+        self, tmp_path: Path
+    ) -> None:
         async with self.opened(tmp_path) as store:
 
             def held(worker_id: str | None, **fields: Any) -> tuple[Session, Run]:

@@ -69,7 +69,7 @@ class Reads(Opening):
                     await store.read(fail)
             assert await store.read(lambda view: view.session(session.id)) is not None
 
-    async def test_the_newest_runs_come_in_short(self, tmp_path: Path) -> None:
+    async def test_the_newest_runs_are_read_with_cut_results(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session, other = a_session(), a_session()
             child = a_session(owner="bob", parent_session_id=session.id)
@@ -172,7 +172,7 @@ class Reads(Opening):
             assert rows == messages
             assert await store.read(lambda view: view.run_messages(runs[1].id)) == messages[3:]
 
-    async def test_lists_end_where_they_are_large_enough(self, tmp_path: Path) -> None:
+    async def test_lists_end_at_their_size_limit(self, tmp_path: Path) -> None:
         long = "x" * 1_000
         async with self.opened(tmp_path) as store:
             session = a_session()
@@ -339,7 +339,7 @@ class Reads(Opening):
             [item] = await store.read(lambda v: v.feed(after=head, sessions=[bob.id], limit=9))
             assert item.event.data == {"text": "new"}
 
-    async def test_cursors_that_are_none(self, tmp_path: Path) -> None:
+    async def test_invalid_cursors_are_refused(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             for bad in ("", "x", "-1", "1.0", " 1", "1\n", "²", "9" * 30, "\0"):
                 with pytest.raises(InvalidRequest) as raised:

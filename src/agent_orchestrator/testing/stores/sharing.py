@@ -23,7 +23,7 @@ BOB, CAROL = Grant("bob", "reader"), Grant("carol", "owner")
 
 
 class Sharing(Opening):
-    async def test_grants_are_replaced_all_the_way_down(self, tmp_path: Path) -> None:
+    async def test_grants_are_replaced_for_all_descendants(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             root, other = a_session(), a_session()
             below = {"root_session_id": root.id}

@@ -43,7 +43,7 @@ from agent_orchestrator.testing.stores.samples import (
 
 
 class Values(Opening):
-    async def test_a_session_comes_out_as_it_went_in(self, tmp_path: Path) -> None:
+    async def test_a_session_is_read_as_it_was_written(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             parent = a_session()
             session = a_session(
@@ -68,7 +68,7 @@ class Values(Opening):
             assert await store.read(lambda view: view.session(session.id)) == changed
             assert await store.read(lambda view: view.session(parent.id)) == parent
 
-    async def test_the_log_and_the_threads_are_not_a_sessions_own(self, tmp_path: Path) -> None:
+    async def test_replacing_a_session_keeps_its_log_and_threads(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session(last_seq=7, threads={"demo": "x"})
             await put(store, session)
@@ -80,7 +80,7 @@ class Values(Opening):
             stored = await store.read(lambda view: view.session(session.id))
             assert stored == evolve(session, title="new", last_seq=2, threads={"demo": "t"})
 
-    async def test_a_message_comes_out_as_it_went_in(self, tmp_path: Path) -> None:
+    async def test_a_message_is_read_as_it_was_written(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             message = a_message(
@@ -100,7 +100,7 @@ class Values(Opening):
             assert await store.read(lambda view: view.message(message.id)) == changed
             assert await store.read(lambda view: view.message("msg_none")) is None
 
-    async def test_a_run_comes_out_as_it_went_in(self, tmp_path: Path) -> None:
+    async def test_a_run_is_read_as_it_was_written(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             run = a_run(session.id)
@@ -135,7 +135,7 @@ class Values(Opening):
             assert stored.status is RunStatus.FAILED
             assert await store.read(lambda view: view.run("run_none")) is None
 
-    async def test_events_come_out_as_they_went_in(self, tmp_path: Path) -> None:
+    async def test_events_are_read_as_they_were_written(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             await put(store, session)
@@ -162,7 +162,7 @@ class Values(Opening):
             [event] = await store.read(lambda view: view.events(session.id, after=0, limit=1))
             assert event.data == large
 
-    async def test_long_data_among_short_comes_out_as_it_went_in(self, tmp_path: Path) -> None:
+    async def test_long_and_short_data_are_read_as_they_were_written(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             await put(store, session)
@@ -179,7 +179,7 @@ class Values(Opening):
             assert len(few) == 2
 
     @pytest.mark.parametrize("character", ["x", "é", "中", "😀"])
-    async def test_a_long_result_comes_out_as_it_went_in(
+    async def test_a_long_result_is_read_as_it_was_written(
         self, tmp_path: Path, character: str
     ) -> None:
         async with self.opened(tmp_path) as store:
@@ -204,7 +204,9 @@ class Values(Opening):
         [float("nan"), float("inf"), "\ud800", object()],
         ids=["nan", "inf", "surrogate", "object"],
     )
-    async def test_what_json_cannot_say_is_refused(self, tmp_path: Path, bad: object) -> None:
+    async def test_data_that_json_cannot_express_is_refused(
+        self, tmp_path: Path, bad: object
+    ) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             await put(store, session)
@@ -299,7 +301,7 @@ class Values(Opening):
             with pytest.raises(NotFound):
                 await store.transact(methodcaller("put_token", evolve(plain, id="tok_none")))
 
-    async def test_the_audit_trail_is_only_added_to(self, tmp_path: Path) -> None:
+    async def test_the_audit_trail_is_append_only(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             assert await store.read(lambda view: view.last_audit()) is None
             plain = AuditEntry(1, NOW, "ann", "run", "cancel_run", None, "done", {}, "h1")
@@ -422,7 +424,9 @@ class Values(Opening):
             others = tuple(set(callers) - {ended[0]})
             assert len(await self._kept(store, *"312", callers=others)) == 3 * len(others)
 
-    async def test_the_oldest_records_of_a_caller_give_way(self, tmp_path: Path) -> None:
+    async def test_the_oldest_records_of_a_caller_are_deleted_beyond_the_bounds(
+        self, tmp_path: Path
+    ) -> None:
         async with self.opened(tmp_path) as store:
             keys = [str(number) for number in range(8)]
             for key in keys:
@@ -479,7 +483,7 @@ class Values(Opening):
             await store.transact(methodcaller("add_record", record, max_count=999, max_size=size))
             assert await self._kept(store, *keys) == {("local", key) for key in keys[64 + 32 :]}
 
-    async def test_old_records_are_forgotten_and_new_ones_are_not(self, tmp_path: Path) -> None:
+    async def test_old_records_are_deleted_and_new_ones_kept(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             keys = [str(number) for number in range(40)]
             for number, key in enumerate(keys):
