@@ -31,6 +31,25 @@ class KnownAgent:
     defaults: Mapping[str, str] = field(factory=dict)
 
 
+@frozen(kw_only=True)
+class KnownProvider:
+    """A provider that is there without configuration, on a machine that has its program.
+
+    :param runner: the name of its runner.
+    :param program: the file to look for in the directories of ``PATH``.
+    :param options: settings of its runner.
+    """
+
+    runner: str
+    program: str
+    options: Mapping[str, Any] = field(factory=dict)
+
+
+KNOWN_PROVIDERS: Final[Mapping[str, KnownProvider]] = {
+    DEFAULT_PROVIDER: KnownProvider(runner="codex", program="codex"),
+}
+"""By their names. The first that is ready is the default."""
+
 _RUNNERS: Final = "agent_orchestrator.runners"
 
 KNOWN_AGENTS: Final = (
