@@ -12,7 +12,10 @@ from attrs import field, frozen
 from agent_orchestrator.configuration import daemon_setting
 
 DEFAULT_PROVIDER: Final = "codex"
-"""The provider, and its runner, if none is configured."""
+"""The default provider, and its runner, if none is configured."""
+
+USUAL_PROVIDERS: Final = (DEFAULT_PROVIDER, "claude", "demo")
+"""The providers, and their runners, if none is configured."""
 
 
 @frozen(kw_only=True)
@@ -31,25 +34,6 @@ class KnownAgent:
     defaults: Mapping[str, str] = field(factory=dict)
 
 
-@frozen(kw_only=True)
-class KnownProvider:
-    """A provider that is there without configuration, on a machine that has its program.
-
-    :param runner: the name of its runner.
-    :param program: the file to look for in the directories of ``PATH``.
-    :param options: settings of its runner.
-    """
-
-    runner: str
-    program: str
-    options: Mapping[str, Any] = field(factory=dict)
-
-
-KNOWN_PROVIDERS: Final[Mapping[str, KnownProvider]] = {
-    DEFAULT_PROVIDER: KnownProvider(runner="codex", program="codex"),
-}
-"""By their names. The first that is ready is the default."""
-
 _RUNNERS: Final = "agent_orchestrator.runners"
 
 KNOWN_AGENTS: Final = (
@@ -62,7 +46,25 @@ KNOWN_AGENTS: Final = (
         variables=("CODEX_CI", "CODEX_SESSION_ID", "CODEX_THREAD_ID", "CODEX_TOOL_CALL_ID"),
         defaults={"profile": "codex_profile", "extra_args": "codex_extra_args"},
     ),
-    KnownAgent(variables=("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT")),
+    KnownAgent(
+        runners={"claude": f"{_RUNNERS}.claude:ClaudeRunner"},
+        variables=(
+            "AI_AGENT",
+            "CLAUDECODE",
+            "CLAUDE_CODE_CHILD_NOTES_DIR",
+            "CLAUDE_CODE_CHILD_SESSION",
+            "CLAUDE_CODE_ENTRYPOINT",
+            "CLAUDE_CODE_EXECPATH",
+            "CLAUDE_CODE_LAUNCHED_BY_SESSION_IDS",
+            "CLAUDE_CODE_MESSAGING_SOCKET",
+            "CLAUDE_CODE_MESSAGING_TOKEN",
+            "CLAUDE_CODE_SESSION_ID",
+            "CLAUDE_CODE_SSE_PORT",
+            "CLAUDE_EFFORT",
+            "CLAUDE_PID",
+            "CLAUDE_PROJECT_DIR",
+        ),
+    ),
     KnownAgent(runners={"command": f"{_RUNNERS}.command:CommandRunner"}),
     KnownAgent(runners={"function": f"{_RUNNERS}.function:FunctionRunner"}),
     KnownAgent(runners={"demo": f"{_RUNNERS}.demo:DemoRunner"}),

@@ -297,9 +297,7 @@ def engine_config(settings: Settings) -> EngineConfig:
     return EngineConfig(
         host=this_host(),
         providers=providers,
-        routing=Routing(
-            settings.routing.default, settings.routing.fallback, settings.routing.prefer
-        ),
+        routing=Routing(settings.routing.default, settings.routing.fallback),
         limits=settings.limits,
         **values_of(EngineOptions, settings),
         workspace_roots=settings.workspace_roots,

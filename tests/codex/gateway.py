@@ -1,9 +1,9 @@
-"""An agentd with the real codex, for tests that go through it."""
+"""An agentd with a real agent, for tests that go through it."""
 
 import json
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -26,14 +26,16 @@ and the client they ask with has its own tests on both."""
 
 
 class Gateway:
-    """An agentd with a codex provider, that can be stopped and started again on its database."""
+    """An agentd with a provider of a real agent, that can be stopped and started again on its database."""
 
     def __init__(
         self,
         directory: Path,
-        codex: str,
+        command: str,
         home: Path,
         *arguments: str,
+        name: str = "codex",
+        env: Mapping[str, str] | None = None,
         runner: str = "codex-exec",
         sandbox: str = "danger-full-access",
         settings: str = "",
@@ -44,19 +46,20 @@ class Gateway:
         self._arguments = arguments
         self._config = config
         self._stack = ExitStack()
-        given = codex_env(home) | variables
-        env = ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items())
+        self._name = name
+        given = {**(codex_env(home) if env is None else env), **variables}
+        values = ", ".join(f"{key} = {json.dumps(value)}" for key, value in given.items())
         self._provider = (
-            f"command = {json.dumps(codex)}\n"
+            f"command = {json.dumps(command)}\n"
             f"sandbox = {json.dumps(sandbox)}\n"
-            f"env = {{ set = {{ {env} }} }}\n{settings}\n"
+            f"env = {{ set = {{ {values} }} }}\n{settings}\n"
         )
         self.start(runner)
 
     def start(self, runner: str | None = None) -> None:
         """Start the daemon; with another runner, where one is given."""
         if runner is not None:
-            config = f"[providers.codex]\nrunner = {json.dumps(runner)}\n{self._provider}"
+            config = f"[providers.{self._name}]\nrunner = {json.dumps(runner)}\n{self._provider}"
             (self._directory / self._config).write_text(config)
         self.daemon: Process = self._stack.enter_context(
             agentd(self._directory, "--config", self._config, "--db", "data.db", *self._arguments)

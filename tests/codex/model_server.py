@@ -59,7 +59,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import attrs
 import trustme
@@ -179,31 +179,31 @@ class Step:
     joined: bool
 
 
-def parse_script(text: str) -> list[Step]:
+def parse_script(text: str, verbs: frozenset[str] = CALLS | ENDS | OTHERS) -> list[Step]:
     """Return the steps of a prompt; one that is plain text is a message that acknowledges it."""
     steps = []
     for line in text.strip("\n").split("\n"):
         joined = line.startswith("& ")
         verb, _, rest = line.removeprefix("& ").partition(" ")
-        if verb not in CALLS | ENDS | OTHERS:
+        if verb not in verbs:
             return [Step("say", acknowledgement(text), joined=False)]
         steps.append(Step(verb, rest, joined))
     return steps
 
 
-def answers_of(steps: list[Step]) -> list[list[Step]]:
+def answers_of(steps: list[Step], calls: frozenset[str] = CALLS) -> list[list[Step]]:
     """Divide a script into the answers it takes: each ends with a call (or several in parallel)."""
     answers: list[list[Step]] = [[]]
     for step in steps:
-        if not step.joined and any(earlier.verb in CALLS for earlier in answers[-1]):
+        if not step.joined and any(earlier.verb in calls for earlier in answers[-1]):
             answers.append([])
         answers[-1].append(step)
-    if any(step.verb in CALLS for step in answers[-1]):
+    if any(step.verb in calls for step in answers[-1]):
         answers.append([Step("say", "done", joined=False)])
     return answers
 
 
-def _words(step: Step) -> list[str]:
+def words(step: Step) -> list[str]:
     count, _, word = step.rest.split(" ", 2)
     return [f"{word}{number} " for number in range(int(count))]
 
@@ -239,9 +239,8 @@ def _plan(text: str) -> list[dict[str, str]]:
 _REFERENCE = re.compile(r"<([0-9]+)((?:\.\w+)+)>")
 
 
-def _filled(text: str, turn: list[dict[str, Any]]) -> str:
+def filled(text: str, outputs: list[str]) -> str:
     """Return a step's text with the references to what tools answered replaced."""
-    outputs = [_output(item) for item in turn if _is_output(item)]
 
     def value(match: re.Match[str]) -> str:
         # Codex 0.169 puts a line on the time before it, and "Output:".
@@ -257,7 +256,8 @@ def _filled(text: str, turn: list[dict[str, Any]]) -> str:
 def item_of(step: Step, item_id: str, turn: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the output item a step makes; None for one that makes none."""
     if step.verb in ("say", "mcp", "tool", "agent"):
-        step = attrs.evolve(step, rest=_filled(step.rest, turn))
+        outputs = [_output(item) for item in turn if _is_output(item)]
+        step = attrs.evolve(step, rest=filled(step.rest, outputs))
     match step.verb:
         case "say":
             return _message(item_id, step.rest)
@@ -266,7 +266,7 @@ def item_of(step: Step, item_id: str, turn: list[dict[str, Any]]) -> dict[str, A
         case "big":
             return _message(item_id, "0123456789abcdef" * (int(step.rest) // 16))
         case "stream":
-            return _message(item_id, "".join(_words(step)))
+            return _message(item_id, "".join(words(step)))
         case "relay":
             return _message(item_id, _last_output(turn))
         case "reason":
@@ -424,15 +424,48 @@ class BrokenOff(Exception):
     """The connection is to be cut here."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class ModelHandler(BaseHTTPRequestHandler):
+    """What the servers of all protocols of models share."""
+
     protocol_version = "HTTP/1.1"
     server: "_Server"
 
     def log_message(self, *args: Any) -> None:
         pass
 
+    def begin_stream(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+
+    def wait_for_end(self, seconds: float | None) -> bool:
+        """Wait; return True as soon as the other side is gone or the server stops."""
+        sources = [self.connection, self.server.stopping]
+        return bool(select.select(sources, [], [], seconds)[0])
+
+    def event(self, kind: str, data: dict[str, Any]) -> None:
+        text = json.dumps({"type": kind, **data})
+        self.chunk(f"event: {kind}\ndata: {text}\n\n".encode())
+
+    def chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def send_json(self, status: int, value: Any, **headers: str) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        for name, content in headers.items():
+            self.send_header(name.replace("_", "-"), content)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+class _Handler(ModelHandler):
     def do_GET(self) -> None:
-        self._send_json(200, {"models": []})
+        self.send_json(200, {"models": []})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -466,7 +499,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse_if_asked(steps)
             self._stream(steps, number, turn, usage)
         except Refused as refusal:
-            self._send_json(refusal.status, {"error": refusal.error})
+            self.send_json(refusal.status, {"error": refusal.error})
         except BrokenOff:
             self.close_connection = True
 
@@ -487,24 +520,21 @@ class _Handler(BaseHTTPRequestHandler):
         usage: tuple[int, int, int],
     ) -> None:
         response_id = f"resp_{number}_{time.monotonic_ns()}"
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
-        self.send_header("transfer-encoding", "chunked")
-        self.end_headers()
-        self._event("response.created", {"response": {"id": response_id}})
+        self.begin_stream()
+        self.event("response.created", {"response": {"id": response_id}})
         for index, step in enumerate(steps):
             if step.verb == "hang":
-                self._wait_for_end(None)
+                self.wait_for_end(None)
                 raise BrokenOff
             if step.verb == "disconnect":
                 raise BrokenOff
-            if step.verb == "slow" and self._wait_for_end(float(step.rest)):
+            if step.verb == "slow" and self.wait_for_end(float(step.rest)):
                 raise BrokenOff
             if step.verb == "fail":
                 code, _, text = step.rest.partition(" ")
                 error = {"code": code, "message": text or "scripted"}
-                self._event("response.failed", {"response": {"id": response_id, "error": error}})
-                self._chunk(b"")
+                self.event("response.failed", {"response": {"id": response_id, "error": error}})
+                self.chunk(b"")
                 return
             prefix = "call" if step.verb in CALLS else "item"
             item = item_of(step, f"{prefix}_{number}_{index}", turn)
@@ -512,7 +542,7 @@ class _Handler(BaseHTTPRequestHandler):
                 assert item is not None
                 self._pieces(step, item, index)
             if item is not None:
-                self._event("response.output_item.done", {"output_index": index, "item": item})
+                self.event("response.output_item.done", {"output_index": index, "item": item})
         tokens_in, cached, tokens_out = usage
         counts = {
             "input_tokens": tokens_in,
@@ -521,48 +551,29 @@ class _Handler(BaseHTTPRequestHandler):
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": tokens_in + tokens_out,
         }
-        self._event("response.completed", {"response": {"id": response_id, "usage": counts}})
-        self._chunk(b"")
+        self.event("response.completed", {"response": {"id": response_id, "usage": counts}})
+        self.chunk(b"")
 
     def _pieces(self, step: Step, item: dict[str, Any], index: int) -> None:
         """Stream a message's words before it comes whole."""
         begun = {**item, "content": []}
-        self._event("response.output_item.added", {"output_index": index, "item": begun})
+        self.event("response.output_item.added", {"output_index": index, "item": begun})
         pause_s = float(step.rest.split(" ")[1]) / 1000
         place = {"item_id": item["id"], "output_index": index, "content_index": 0}
-        for word in _words(step):
-            if pause_s and self._wait_for_end(pause_s):
+        for word in words(step):
+            if pause_s and self.wait_for_end(pause_s):
                 raise BrokenOff
-            self._event("response.output_text.delta", {**place, "delta": word})
-
-    def _wait_for_end(self, seconds: float | None) -> bool:
-        """Wait; return True as soon as the other side is gone or the server stops."""
-        sources = [self.connection, self.server.stopping]
-        return bool(select.select(sources, [], [], seconds)[0])
-
-    def _event(self, kind: str, data: dict[str, Any]) -> None:
-        text = json.dumps({"type": kind, **data})
-        self._chunk(f"event: {kind}\ndata: {text}\n\n".encode())
-
-    def _chunk(self, data: bytes) -> None:
-        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-        self.wfile.flush()
-
-    def _send_json(self, status: int, value: Any) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+            self.event("response.output_text.delta", {**place, "delta": word})
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, record: Callable[[Request], None]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(
+        self, record: Callable[[Any], None], handler: type[BaseHTTPRequestHandler]
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
         self.record = record
         self.stopping, self._stop = socket.socketpair()
         self._connections: set[socket.socket] = set()
@@ -596,15 +607,20 @@ class _Server(ThreadingHTTPServer):
         self.stopping.close()
 
 
-class ModelServer:
-    """The server as a scope: it serves on 127.0.0.1 at :attr:`port` until the scope ends."""
+R = TypeVar("R")
+
+
+class ScriptedServer(Generic[R]):
+    """A server as a scope: it serves on 127.0.0.1 at :attr:`port` until the scope ends."""
+
+    handler: type[ModelHandler]
 
     def __init__(self) -> None:
         self._arrivals = threading.Condition()
-        self._requests: list[Request] = []
+        self._requests: list[R] = []
 
     def __enter__(self) -> Self:
-        self._server = _Server(self._record)
+        self._server = _Server(self._record, self.handler)
         self.port: int = self._server.server_address[1]
         # The interval bounds only how long the end of the scope takes.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
@@ -615,23 +631,29 @@ class ModelServer:
         self._server.stop()
         self._thread.join()
 
-    def _record(self, request: Request) -> None:
+    def _record(self, request: R) -> None:
         with self._arrivals:
             self._requests.append(request)
             self._arrivals.notify_all()
 
     @property
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[R]:
         """What was asked so far, in order."""
         with self._arrivals:
             return list(self._requests)
 
-    def wait_for(self, count: int, timeout: float = 20) -> list[Request]:
+    def wait_for(self, count: int, timeout: float = 20) -> list[R]:
         """Block until ``count`` requests have come (call it from a worker thread in async code)."""
         with self._arrivals:
             if not self._arrivals.wait_for(lambda: len(self._requests) >= count, timeout):
                 raise TimeoutError(f"{len(self._requests)} of {count} requests came")
             return list(self._requests)
+
+
+class ModelServer(ScriptedServer[Request]):
+    """The Responses protocol."""
+
+    handler = _Handler
 
 
 @contextlib.contextmanager

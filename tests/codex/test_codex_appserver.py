@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 import pytest
 from attrs import evolve
+from deciding import Deciding
 from loops import ON_ONE_LOOP
 from model_server import FAKE_KEY, codex_env
 from pictures import BLUE, RED, picture
@@ -19,7 +19,7 @@ from threads import processes_of_threads
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.images import ImageContent
-from agent_orchestrator.domain.model import Request, Thread, Usage
+from agent_orchestrator.domain.model import Thread, Usage
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
 from agent_orchestrator.testing.runners import RecordingContext, RunnerContract
@@ -28,44 +28,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.codex]
 
 MCP_SERVER = Path(__file__).parent / "mcp_server.py"
 UNKNOWN_THREAD = "01a202ef-619b-7890-a3fa-a04dce33eadb"
-THEN = datetime(2030, 1, 1, tzinfo=UTC)
-
-
-class Deciding(RecordingContext):
-    """A context in which what is asked is decided as told; without that, never."""
-
-    decide = None
-
-    def __init__(self, *args, **more):
-        super().__init__(*args, **more)
-        self.questions = []
-
-    async def ask_parent(
-        self, text, *, kind="input_request", detail=None, options=None, expires_in_s=3600.0
-    ):
-        json.dumps(detail)
-        self.questions.append({"text": text, "kind": kind, "detail": detail, "options": options})
-        await self._note("ask")
-        if self.decide is None:
-            await anyio.sleep_forever()
-        own = {"decision": None, "answer": None, "scope": None, **self.decide}
-        return Request(
-            id="req_0",
-            session_id="ses_0",
-            run_id="run_0",
-            attempt=1,
-            root_session_id="ses_0",
-            parent_session_id=None,
-            kind=kind,
-            text=text,
-            detail=detail,
-            options=options,
-            decided_by=None,
-            created_at=THEN,
-            expires_at=THEN,
-            resolved_at=THEN,
-            **own,
-        )
 
 
 @pytest.fixture

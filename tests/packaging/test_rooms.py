@@ -15,10 +15,16 @@ SOURCE = Path(agent_orchestrator.__file__).parents[1]
 RUNNERS = SOURCE / "agent_orchestrator" / "runners"
 
 NAMED = {
-    "agent_orchestrator/known_runners.py": "the registry and the defaults",
-    "agent_orchestrator/operations/runs.py": "`codex_invocation` is a field of the API",
+    "codex": {
+        "agent_orchestrator/known_runners.py": "the registry and the defaults",
+        "agent_orchestrator/operations/runs.py": "`codex_invocation` is a field of the API",
+    },
+    "claude": {
+        "agent_orchestrator/known_runners.py": "the registry",
+        "agent_orchestrator/testing/stores/values.py": "a provider's name as a value",
+    },
 }
-"""The modules outside its folder that may name codex, and why."""
+"""The modules outside its folder that may name an agent, and why."""
 
 
 def naming(word: str) -> set[str]:
@@ -30,8 +36,9 @@ def naming(word: str) -> set[str]:
     }
 
 
-def test_codex_is_named_only_in_its_room() -> None:
-    assert naming("codex") == set(NAMED)
+@pytest.mark.parametrize("agent", NAMED)
+def test_an_agent_is_named_only_in_its_room(agent: str) -> None:
+    assert naming(agent) == set(NAMED[agent])
 
 
 def test_no_module_outside_a_room_imports_from_it() -> None:
@@ -53,7 +60,7 @@ PUBLIC = {"agent_orchestrator.runners.function"}
     "module", ["agent_orchestrator.embedded", "agentd.cli", "agentd.daemon", "agentctl.main"]
 )
 def test_no_agent_s_runner_is_loaded_before_a_provider_has_it(module: str) -> None:
-    script = f"import sys, {module}; print([one for one in sys.modules if '.runners.codex' in one])"
+    script = f"import sys, {module}; print([one for one in sys.modules if '.runners.codex' in one or '.runners.claude' in one])"
     said = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )

@@ -5,6 +5,7 @@ AT_LENGTH = frozenset(
         # the real agents, foreign programs and packages, whole experiments
         "benchmarks",
         "chaos",
+        "claude",
         "codex",
         "examples",
         "packaging",

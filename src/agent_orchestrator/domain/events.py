@@ -56,6 +56,8 @@ thread.replaced        provider, thread_id, previous_thread_id
 backend.event          kind, payload: any other output of an agent
 =====================  ===========================================================================
 
+An event of a sub-agent has ``parent_tool_id``: the call that it works for.
+
 The ``kind`` of a tool is ``command`` (name ``shell``, input ``{command}``), ``mcp`` (name
 ``server.tool``), ``web_search``, ``agent`` (the agent's own subagents) or ``function``. Its
 ``status`` is ``completed``, ``failed`` or ``declined``.

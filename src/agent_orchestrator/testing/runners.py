@@ -457,7 +457,7 @@ class RunnerContract:
         async with self.opened() as runner:
             await runner.run(context)
         assert context.calls.count("delivered") == 1
-        effects = ("emit", "set_thread", "report_usage")
+        effects = ("emit", "report_usage")
         first = next(
             (place for place, call in enumerate(context.calls) if call.startswith(effects)),
             len(context.calls),

@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import anyio
@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 from agent_orchestrator.domain.errors import Conflict, InvalidRequest
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import Request, RequestKind
+from agent_orchestrator.domain.model import Option, Request, RequestKind
 from agent_orchestrator.fields import (
     MAX_NAMED_PROBLEMS,
     MAX_OPTION,
@@ -33,7 +33,7 @@ def _cut(question: str) -> str:
     return question[:MAX_QUESTION]
 
 
-def _valid_options(options: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def _valid_options(options: Sequence[Option | str] | None) -> tuple[Option | str, ...] | None:
     """Return the options, or None where they are more than a request may offer.
 
     They may then be given in words all the same.
@@ -41,10 +41,14 @@ def _valid_options(options: tuple[str, ...] | None) -> tuple[str, ...] | None:
     if (
         options is None
         or len(options) > MAX_OPTIONS
-        or max(map(len, options), default=0) > MAX_OPTION
+        or max(map(len, map(_label, options)), default=0) > MAX_OPTION
     ):
         return None
-    return options
+    return tuple(options)
+
+
+def _label(option: Option | str) -> str:
+    return option.label if isinstance(option, Option) else option
 
 
 def _fit_detail(detail: JsonObject) -> JsonObject:
@@ -88,7 +92,7 @@ class Question:
     kind: RequestKind
     text: str = field(converter=_cut)
     detail: JsonObject = field(converter=_fit_detail)
-    options: tuple[str, ...] | None = field(converter=_valid_options)
+    options: tuple[Option | str, ...] | None = field(converter=_valid_options)
     answer: Callable[[Request | None], JsonObject]
     decisions: Collection[str] = ()
 
@@ -98,7 +102,7 @@ class Question:
         if (
             self.kind == "input_request"
             or not answer_text
-            or answer_text in (*(self.options or ()), *self.decisions)
+            or answer_text in (*map(_label, self.options or ()), *self.decisions)
         ):
             return None
         verdict = "approved" if request is not None and request.status == "approved" else "denied"

@@ -1,0 +1,203 @@
+"""Converts questions of Claude Code to requests, and decisions to its answers.
+
+=================== ===================== ====================================================
+tool                kind                  approve · approve for the session · no
+=================== ===================== ====================================================
+AskUserQuestion     input_request         the text as the answer · the words of the denial
+any other           approval_request      allow · allow with a rule for the session · deny
+=================== ===================== ====================================================
+
+A denial, an answer in words, or a question that nobody could answer, is ``deny``: the agent reads the words, and
+continues. With the option ``deny_and_stop`` the turn ends. Names are those of 2.1.332.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from attrs import evolve
+
+from agent_orchestrator.domain.approvals import SESSION_SCOPE
+from agent_orchestrator.domain.model import Option, Request
+from agent_orchestrator.fields import MAX_REACHES
+from agent_orchestrator.runners.claude import items
+from agent_orchestrator.runners.events import JsonObject, text
+from agent_orchestrator.runners.lines import json_object
+from agent_orchestrator.runners.live.questions import Question
+
+_ALLOW: Final = Option("allow_once", "Allow", "allow_once")
+_ALLOW_SESSION: Final = Option("allow_session", "Allow for this session", "allow_session")
+_DENY: Final = Option("deny", "Deny", "deny")
+_STOP: Final = Option("deny_and_stop", "Deny, and end the turn", "deny_and_stop")
+
+QUESTION_TOOL: Final = "AskUserQuestion"
+PLAN_TOOL: Final = "ExitPlanMode"
+
+Answer = Mapping[str, Any]
+
+_NOBODY: Final = "Nobody has approved this. Do not try it again in another way."
+
+
+def question_for(params: JsonObject, call: tuple[str, JsonObject] | None) -> Question:
+    """Return the request for a question whether a tool may be used.
+
+    :param call: name and input of the call, as the model made it.
+    """
+    name = text(params.get("tool_name"))
+    given = params.get("input")
+    tool_input: JsonObject = given if isinstance(given, Mapping) else {}
+    if name == QUESTION_TOOL:
+        return _user_input(tool_input)
+    shown_input = tool_input or (call[1] if call is not None else {})
+    return _approval(name, shown_input, tool_input, params)
+
+
+def allow(tool_input: JsonObject, updates: Sequence[JsonObject] = ()) -> Answer:
+    """Return the answer that lets a tool run."""
+    more = {"updatedPermissions": list(updates)} if updates else {}
+    return {"behavior": "allow", "updatedInput": tool_input, **more}
+
+
+def deny(words: str = "", *, stop: bool = False) -> Answer:
+    """Return the answer that lets a tool not run.
+
+    :param words: what the agent reads.
+    :param stop: whether the turn ends.
+    """
+    more = {"interrupt": True} if stop else {}
+    return {"behavior": "deny", "message": words or _NOBODY, **more}
+
+
+def granted_rules(answer: Answer) -> list[str]:
+    """Return the rules of an answer for the session, in the words of Claude Code's settings."""
+    return [
+        _rule(rule)
+        for update in answer.get("updatedPermissions", ())
+        if update.get("type") == "addRules"
+        for rule in update["rules"]
+    ]
+
+
+# --- approvals
+
+
+def _approval(
+    name: str, shown_input: JsonObject, tool_input: JsonObject, params: JsonObject
+) -> Question:
+    updates = _session_updates(params.get("permission_suggestions"))
+    reaches = f"{'; '.join(map(_reach, updates))}, without asking again in this session"
+    session = (evolve(_ALLOW_SESSION, reaches=reaches[:MAX_REACHES]),) if updates else ()
+
+    def answer(request: Request | None) -> Answer:
+        if request is None:
+            return deny()
+        if request.status == "approved":
+            is_lasting = request.scope == SESSION_SCOPE
+            return allow(tool_input, updates if is_lasting else ())
+        said = text(request.answer).strip()
+        return deny(said, stop=request.option == _STOP.id)
+
+    action, detail = _description(name, shown_input)
+    reason = text(params.get("decision_reason"))
+    question = f"{action}\n\nReason: {reason}" if reason else action
+    detail = {
+        "tool": name,
+        **detail,
+        **({"reason": reason} if reason else {}),
+        **({"blocked_path": found} if (found := params.get("blocked_path")) else {}),
+    }
+    options = (_ALLOW, *session, _DENY, _STOP)
+    return Question("approval_request", question, detail, options, answer)
+
+
+def _description(name: str, tool_input: JsonObject) -> tuple[str, dict[str, Any]]:
+    """Return what a tool is to do: as a text, and as fields of the detail."""
+    if name == items.COMMAND_TOOL:
+        command = text(tool_input.get("command"))
+        return f"Run: {command}", {"command": command}
+    if name in items.FILE_TOOLS:
+        changes = items.changes(name, tool_input)
+        return f"Change files: {changes[0]['path']}", {"changes": changes}
+    if name == PLAN_TOOL:
+        plan = text(tool_input.get("plan"))
+        return f"Carry out this plan:\n\n{plan}", {"plan": plan}
+    server, tool = items.mcp_names(name)
+    shown_name = f"{tool} of {server}" if server else name
+    arguments = json.dumps(tool_input, ensure_ascii=False)
+    return f"Use {shown_name}: {arguments}", {"arguments": tool_input}
+
+
+def _session_updates(suggestions: Any) -> list[JsonObject]:
+    """Return what an approval for the session changes: the suggested rules, for this session only.
+
+    A suggestion may be for the settings of the directory, where it would hold for good.
+    """
+    found = suggestions if isinstance(suggestions, list) else []
+    rules = [one for one in found if isinstance(one, Mapping) and _is_rule(one)]
+    return [{**one, "destination": "session"} for one in rules]
+
+
+def _is_rule(update: JsonObject) -> bool:
+    match update.get("type"):
+        case "addRules":
+            rules = update.get("rules")
+            return (
+                update.get("behavior") == "allow"
+                and isinstance(rules, list)
+                and all(isinstance(rule, Mapping) and rule.get("toolName") for rule in rules)
+            )
+        case "addDirectories":
+            return isinstance(update.get("directories"), list)
+    return False
+
+
+def _rule(rule: JsonObject) -> str:
+    name, content = text(rule.get("toolName")), rule.get("ruleContent")
+    return f"{name}({text(content)})" if content else name
+
+
+def _reach(update: JsonObject) -> str:
+    if update["type"] == "addRules":
+        return "uses of " + ", ".join(map(_rule, update["rules"]))
+    return "changes below " + ", ".join(map(text, update["directories"]))
+
+
+# --- questions
+
+
+def _user_input(tool_input: JsonObject) -> Question:
+    found = tool_input.get("questions")
+    questions = (
+        [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+    )
+    names = [text(one.get("question")) for one in questions]
+    options: tuple[str, ...] | None = None
+    if len(questions) == 1:
+        options = _labels(questions[0]) or None
+
+    def answer(request: Request | None) -> Answer:
+        said = text(request.answer).strip() if request is not None else ""
+        if request is None or request.status not in ("approved", "answered") or not said:
+            return deny(said or "Nobody has answered. Go on without an answer, or end your turn.")
+        answers = json_object(said.encode())
+        if answers is None or not set(answers) <= set(names):
+            answers = dict.fromkeys(names, said)
+        return allow({**tool_input, "answers": {one: text(each) for one, each in answers.items()}})
+
+    shown = "\n\n".join(_shown(one) for one in questions)
+    return Question("input_request", shown or "?", {"questions": questions}, options, answer)
+
+
+def _labels(question: JsonObject) -> tuple[str, ...]:
+    found = question.get("options")
+    return tuple(
+        text(one.get("label"))
+        for one in (found if isinstance(found, list) else ())
+        if isinstance(one, Mapping)
+    )
+
+
+def _shown(question: JsonObject) -> str:
+    asked = text(question.get("question")) or text(question.get("header"))
+    labels = _labels(question)
+    return f"{asked} ({' / '.join(labels)})" if labels else asked

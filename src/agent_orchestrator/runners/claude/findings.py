@@ -1,0 +1,98 @@
+"""Findings about an installed Claude Code for administrators, and what to do about failed runs."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from agent_orchestrator.domain.exposure import possible_without_sandbox
+from agent_orchestrator.domain.model import ApprovalPolicy, RunError, Sandbox
+from agent_orchestrator.operations.daemon import Finding
+from agent_orchestrator.operations.runs import Issue, IssueCode
+from agent_orchestrator.runners.claude.failures import REFUSED_ARGUMENTS
+from agent_orchestrator.runners.claude.launch import decides_alone
+from agent_orchestrator.runners.claude.locate import NotInstalled, locate
+from agent_orchestrator.runners.claude.trust import config_directory
+
+_UNASKED: Final = ("--dangerously-skip-permissions", "bypassPermissions", "--allow-dangerously")
+"""Words among the arguments with which Claude Code does not ask."""
+
+
+def claude_findings(
+    about: str,
+    env: Mapping[str, str],
+    *,
+    command: str,
+    sandbox: Sandbox,
+    policy: ApprovalPolicy,
+    extra_args: Sequence[str],
+) -> Iterator[Finding]:
+    """Yield findings about Claude Code's directory, and settings that give its agents more rights. Blocks.
+
+    :param about: the subject of the findings.
+    """
+    unasked = [word for word in _UNASKED if any(word in argument for argument in extra_args)]
+    if unasked or decides_alone(sandbox, policy):
+        setting = unasked[0] if unasked else sandbox
+        yield Finding(
+            "warning",
+            about,
+            f"Claude Code does not ask before it uses a tool ({setting}): its agents can "
+            f"{possible_without_sandbox()}",
+            'set sandbox = "workspace-write", unless agentd itself is confined',
+            security=True,
+        )
+    if env.get("ANTHROPIC_API_KEY"):
+        yield Finding(
+            "note",
+            about,
+            "its agents' commands can read ANTHROPIC_API_KEY from their environment",
+            "log in with `claude auth login`, or set apiKeyHelper in Claude Code's settings, instead",
+            security=True,
+        )
+    try:
+        program = locate(command, env)
+    except NotInstalled:
+        return  # the provider's availability says it
+    directory = config_directory(env)
+    if directory is None:
+        yield Finding("error", about, "Claude Code has no home", "set HOME, or the option `home`")
+    elif directory.exists() and not os.access(directory, os.W_OK | os.X_OK):
+        yield Finding(
+            "error",
+            about,
+            f"Claude Code cannot write to {directory}, where it keeps its conversations",
+            "let the user that agentd runs as write to it, or set `home` to another directory",
+        )
+    else:
+        yield Finding("ok", about, f"Claude Code is {program}, its directory {directory}")
+
+
+_ISSUES: Final[tuple[tuple[str, str, IssueCode, str], ...]] = (
+    (
+        "auth_failed",
+        "",
+        "auth_failed",
+        "run `claude auth login` as the user agentd runs as, or set ANTHROPIC_API_KEY for the provider",
+    ),
+    (
+        "thread_missing",
+        "",
+        "thread_missing",
+        'start a new session, or set on_missing_thread = "fresh"',
+    ),
+    (
+        "invalid_config",
+        REFUSED_ARGUMENTS,
+        "invalid_config",
+        "correct extra_args of the provider; see the invocation",
+    ),
+)
+"""By the code of a failure and how its message begins: the issue, and what to do."""
+
+
+def likely_issue(error: RunError) -> Issue | None:
+    """Return the likely issue of a failure; None if its code says it all."""
+    for code, beginning, issue, hint in _ISSUES:
+        if error.code == code and error.message.startswith(beginning):
+            return Issue(issue, f"{error.code}: {error.message}", hint)
+    return None

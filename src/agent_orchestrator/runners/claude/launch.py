@@ -1,0 +1,136 @@
+"""What Claude Code is started with: arguments and environment. All names are those of 2.1.332."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from signal import Signals
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from agent_orchestrator.domain.model import ApprovalPolicy, Sandbox
+from agent_orchestrator.known_runners import KNOWN_AGENTS
+from agent_orchestrator.ports.runner import RUN_VARIABLES, TAG_VARIABLE
+
+SERVER: Final = "agent_orchestrator"
+"""The name of the MCP server with the orchestration tools."""
+
+_HOLD_MS: Final = 90_000_000
+"""Milliseconds a call of a tool may be held: a child may work for hours."""
+
+STOP: Final = ((Signals.SIGINT, 2.0), (Signals.SIGTERM, 2.0))
+"""On both, Claude Code ends its commands and exits within two seconds."""
+
+_OFF: Final = (
+    "ListAgents",
+    "SendMessage",
+    "ScheduleWakeup",
+    "CronCreate",
+    "CronDelete",
+    "CronList",
+    "Monitor",
+    "Workflow",
+)
+"""Tools that reach other conversations of the machine, or start turns that nobody asked for."""
+
+_SETTINGS: Final = {"crossSessionInbound": "refuse"}
+"""Other conversations of the same user cannot start turns of this one."""
+
+_DEFAULTS: Final = {
+    "SHELL": "/bin/bash",
+    "CLAUDE_CODE_MAX_RETRIES": "4",
+    "DISABLE_AUTOUPDATER": "1",
+}
+"""Variables that a provider may set otherwise."""
+
+_FIXED: Final = {
+    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+    "CLAUDE_CODE_DISABLE_CRON": "1",
+    "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",
+    "MCP_TOOL_TIMEOUT": str(_HOLD_MS),
+}
+"""Variables without which a command outlives its run, a turn starts by itself, ``@path`` in a prompt reads a file
+without asking, or a tool is given up."""
+
+_OF_A_CONVERSATION: Final = next(one for one in KNOWN_AGENTS if "claude" in one.runners).variables
+"""Variables that Claude Code sets for its commands. An agent is not to be taken for one of them."""
+
+
+@frozen
+class Spec:
+    """The settings of a process. A run needs a process with its own."""
+
+    command: str
+    cwd: str
+    is_cwd_resolved: bool
+    env: frozenset[tuple[str, str]] = field(repr=False)
+    sources: str
+    mode: str
+    model: str | None
+    effort: str | None
+    extra_args: tuple[str, ...] = ()
+    has_tools: bool = True
+
+    def arguments(
+        self, thread_id: str, rules: Sequence[str] = (), *, resumes: bool
+    ) -> tuple[str, ...]:
+        """Return the arguments for a conversation.
+
+        :param rules: what was allowed for the session.
+        :param resumes: whether the conversation exists. Otherwise it begins with this id.
+        """
+        return (
+            "-p",
+            *("--input-format", "stream-json", "--output-format", "stream-json", "--verbose"),
+            "--include-partial-messages",
+            *("--permission-prompt-tool", "stdio"),
+            *("--resume" if resumes else "--session-id", thread_id),
+            *("--setting-sources", self.sources),
+            *("--settings", _json(_settings(rules))),
+            *("--permission-mode", self.mode),
+            f"--disallowedTools={','.join(_OFF)}",
+            *self._tools(),
+            *(("--model", self.model) if self.model else ()),
+            *(("--effort", self.effort) if self.effort else ()),
+            *self.extra_args,
+        )
+
+    def _tools(self) -> Sequence[str]:
+        if not self.has_tools:
+            return ()
+        servers = {"mcpServers": {SERVER: {"type": "sdk", "name": SERVER}}}
+        return (f"--mcp-config={_json(servers)}", f"--allowedTools=mcp__{SERVER}")
+
+
+def _settings(rules: Sequence[str]) -> Mapping[str, Any]:
+    return {**_SETTINGS, "permissions": {"allow": [*rules]}} if rules else _SETTINGS
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def environment(env: Mapping[str, str], home: str | None) -> dict[str, str]:
+    """Return the environment of the processes of a provider, without what belongs to one run."""
+    left_out = {*RUN_VARIABLES, *_OF_A_CONVERSATION, TAG_VARIABLE}
+    own = {name: value for name, value in env.items() if name not in left_out}
+    if home:
+        # Unchanged if `~` cannot be resolved: Claude Code then makes the directory.
+        own["CLAUDE_CONFIG_DIR"] = os.path.abspath(os.path.expanduser(home))  # noqa: PTH100, PTH111
+    return {**_DEFAULTS, **own, **_FIXED}
+
+
+def permission_mode(sandbox: Sandbox, policy: ApprovalPolicy) -> str:
+    """Return the permission mode of a run.
+
+    ``acceptEdits`` changes files of the working directory without asking, and asks for all else that is not known
+    to be harmless. ``default`` asks for these changes too.
+    """
+    return "default" if sandbox == "read-only" or policy == "untrusted" else "acceptEdits"
+
+
+def decides_alone(sandbox: Sandbox, policy: ApprovalPolicy) -> bool | None:
+    """Return the answer to each question whether a tool may be used; None to ask somebody."""
+    if sandbox == "danger-full-access" and policy != "untrusted":
+        return True
+    return False if policy == "never" else None

@@ -1,0 +1,65 @@
+"""Finds the program to start: the native Claude Code behind its npm package.
+
+The npm package of Claude Code 2.1.332 has no program of its own. Its ``bin/claude.exe`` is a stub until an
+install script, which npm may not run, replaces it with the binary of a package for the platform. The
+binary needs no Node.
+"""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+_MACHINES: Final = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+
+_STUB_SIZE: Final = 2**20
+"""Bytes that a stub is smaller than. The binary has 400 MB."""
+
+
+class NotInstalled(Exception):
+    """The program does not exist or cannot be run. The message says what to do."""
+
+
+def locate(command: str, env: Mapping[str, str]) -> Path:
+    """Return the program to start for a command: a path, or a name on the PATH of ``env``.
+
+    :raises NotInstalled: if there is none.
+    """
+    if "/" in command or command.startswith("~"):
+        found = Path(os.path.expanduser(command)).absolute()  # noqa: PTH111 - there may be no home
+        if not found.is_file():
+            raise NotInstalled(f"Claude Code is not installed: there is no file {found}")
+    else:
+        on_path = shutil.which(command, path=env.get("PATH", os.defpath))
+        if on_path is None:
+            raise NotInstalled(
+                f"Claude Code is not installed: no {command!r} on the PATH; "
+                "install it with: npm install -g @anthropic-ai/claude-code"
+            )
+        found = Path(on_path).absolute()
+    script = found.resolve()
+    if script.name != "claude.exe" or script.stat().st_size >= _STUB_SIZE:
+        program = found
+    else:
+        native = next((one for one in _natives(script) if os.access(one, os.X_OK)), None)
+        if native is None:
+            raise NotInstalled(
+                f"{found} has no native binary: run `node install.cjs` in {script.parent.parent}"
+            )
+        program = native
+    if not os.access(program, os.X_OK):
+        raise NotInstalled(f"{program} is not executable: run chmod +x {program}")
+    return program
+
+
+def _natives(stub: Path) -> Iterator[Path]:
+    """Yield the places of the native binary, those of the best package for this machine first."""
+    system = "darwin" if platform.system() == "Darwin" else "linux"
+    name = f"claude-code-{system}-{_MACHINES.get(platform.machine(), platform.machine())}"
+    package = stub.parent.parent
+    names = (f"{name}-musl", name) if platform.libc_ver()[0] != "glibc" else (name, f"{name}-musl")
+    for folder in (package / "node_modules" / "@anthropic-ai", package.parent):
+        for one in names:
+            yield folder / one / "claude"

@@ -1,0 +1,137 @@
+"""Whether Claude Code is installed, of a supported version, and logged in."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import define, evolve, field
+
+from agent_orchestrator.hosts import current_host
+from agent_orchestrator.ports.runner import Availability
+from agent_orchestrator.runners.claude.locate import NotInstalled, locate
+from agent_orchestrator.runners.claude.trust import config_directory
+
+OLDEST: Final = (2, 1, 332)
+"""The oldest supported version. No older one was tried with this runner."""
+
+_NEWEST: Final = (2, 1, 332)
+"""The newest one that was tried."""
+
+_BANNER: Final = " (Claude Code)"
+
+_TIMEOUT_S: Final = 10.0
+_ASK_AGAIN_S: Final = 60.0
+"""Seconds after which a missing login is looked for again, though its files have not changed."""
+
+_LOGIN_FILES: Final = (".credentials.json", ".claude.json", "settings.json")
+
+
+@define
+class Probe:
+    """Checks a command. Caches the version of each program, and the login, until their files change."""
+
+    _versions: dict[tuple[Path, int], str | None] = field(factory=dict, init=False)
+    _logins: dict[tuple[Any, ...], tuple[float, bool | None]] = field(factory=dict, init=False)
+    """When it was asked for a login, and the answer, by what the login depends on."""
+
+    def __call__(self, command: str, env: Mapping[str, str]) -> Availability:
+        """Return whether a run could start. Blocks for half a second the first time."""
+        try:
+            program = locate(command, env)
+            version = self.version(program, env)
+        except NotInstalled as problem:
+            return Availability(available=False, reason=str(problem))
+        if version is None:
+            reason = f"{program} does not say that it is Claude Code"
+            return Availability(available=False, reason=reason)
+        found = with_version_note(Availability(available=True, version=version))
+        if not found.available:
+            return found
+        is_logged_in = self._login(program, env)
+        if is_logged_in is False:
+            reason = (
+                "Claude Code is not logged in: run `claude auth login`, or set ANTHROPIC_API_KEY"
+            )
+            return evolve(found, available=False, reason=reason, logged_in=False)
+        return evolve(found, logged_in=is_logged_in)
+
+    def version(self, program: Path, env: Mapping[str, str]) -> str | None:
+        """Return the version of a program; None if it does not say that it is Claude Code.
+
+        :raises NotInstalled: if it cannot be run.
+        """
+        key = program, program.stat().st_mtime_ns
+        if key not in self._versions:
+            said = _output(program, ("--version",), env).strip()
+            self._versions[key] = said.removesuffix(_BANNER) if said.endswith(_BANNER) else None
+        return self._versions[key]
+
+    def _login(self, program: Path, env: Mapping[str, str]) -> bool | None:
+        key = (frozenset(env.items()), *_file_states(env))
+        known = self._logins.get(key)
+        is_old = known is None or time.monotonic() - known[0] > _ASK_AGAIN_S
+        if known is None or (is_old and known[1] is not True):
+            self._logins.clear()
+            known = self._logins[key] = time.monotonic(), _is_logged_in(program, env)
+        return known[1]
+
+    def forget_login(self) -> None:
+        """Ask for the login again: it was found to be wrong, or right."""
+        self._logins.clear()
+
+
+def _file_states(env: Mapping[str, str]) -> Iterator[tuple[int, int] | None]:
+    directory = config_directory(env)
+    for name in _LOGIN_FILES:
+        try:
+            found = (directory / name).stat() if directory is not None else None
+        except OSError:
+            found = None
+        yield None if found is None else (found.st_mtime_ns, found.st_size)
+
+
+def _is_logged_in(program: Path, env: Mapping[str, str]) -> bool | None:
+    """Return what ``auth status`` says; None if it is not known."""
+    try:
+        status = json.loads(_output(program, ("auth", "status"), env))
+    except (NotInstalled, ValueError):
+        return None
+    if not isinstance(status, dict) or status.get("apiProvider", "firstParty") != "firstParty":
+        return None
+    found = status.get("loggedIn")
+    return found if isinstance(found, bool) else None
+
+
+def _output(program: Path, arguments: tuple[str, ...], env: Mapping[str, str]) -> str:
+    try:
+        said = current_host().output([str(program), *arguments], env=env, timeout_s=_TIMEOUT_S)
+    except TimeoutError:
+        raise NotInstalled(f"{program} did not answer within {_TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise NotInstalled(f"{program} cannot be run: {error.strerror}") from error
+    return said.decode("utf-8", "replace")
+
+
+def with_version_note(found: Availability) -> Availability:
+    """Return an availability, with its version held against those that were tried."""
+    version = _numbers(found.version)
+    if version is None:
+        return found
+    if version < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        reason = f"Claude Code {found.version} is too old: {oldest} or newer is needed; run `claude update`"
+        return evolve(found, available=False, reason=reason)
+    if version > _NEWEST:
+        newest = ".".join(map(str, _NEWEST))
+        reason = f"Claude Code {found.version} is newer than the tested versions (up to {newest})"
+        return evolve(found, reason=reason)
+    return found
+
+
+def _numbers(version: str | None) -> tuple[int, ...] | None:
+    parts = (version or "").split(".")
+    if len(parts) < 3 or not all(part.isdecimal() for part in parts[:3]):
+        return None
+    return tuple(map(int, parts[:3]))

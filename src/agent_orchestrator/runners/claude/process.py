@@ -1,0 +1,99 @@
+"""A live Claude Code: one process for one conversation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from anyio.to_thread import run_sync
+from attrs import define, field
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.ports.runner import ToolSpec
+from agent_orchestrator.runners.claude import failures, sdk_tools
+from agent_orchestrator.runners.claude.launch import SERVER, STOP, Spec
+from agent_orchestrator.runners.claude.locate import NotInstalled, locate
+from agent_orchestrator.runners.claude.protocol import INIT, RESULT
+from agent_orchestrator.runners.live.messages import AgentRequest, Message, Notification
+from agent_orchestrator.runners.live.process import Launch, LiveProcess
+
+START_S: Final = 60.0
+"""Seconds that Claude Code has to become ready. It usually takes half a second, and as long as the user's MCP servers
+need at most."""
+
+
+@define(eq=False)
+class ClaudeProcess(LiveProcess):
+    """A process.
+
+    :param resumes: whether the conversation exists. Otherwise it begins with this id.
+    :param tools: the orchestration tools, if its agent gets them.
+    :param rules: what was allowed for the session in earlier processes.
+    :ivar mode: its present permission mode.
+    :ivar prompts: the ids of the prompts that it was sent.
+    """
+
+    spec: Spec
+    thread_id: str
+    resumes: bool
+    tools: Sequence[ToolSpec]
+    rules: Sequence[str] = ()
+    mode: str = field(init=False)
+    prompts: set[str] = field(factory=set, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.mode = self.spec.mode
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        arguments = self.spec.arguments(self.thread_id, self.rules, resumes=self.resumes)
+        return (self.spec.command, *arguments)
+
+    async def launch(self) -> Launch:
+        env = dict(self.spec.env)
+        try:
+            program = await run_sync(locate, self.spec.command, env)
+        except NotInstalled as problem:
+            raise AgentFailed("provider_unavailable", str(problem)) from problem
+        argv = (str(program), *self.argv[1:])
+        return Launch(argv, env, self.spec.cwd, self.spec.is_cwd_resolved, STOP)
+
+    async def greet(self) -> None:
+        servers = {"sdkMcpServers": [SERVER]} if self.spec.has_tools else {}
+        answer = await self.request("initialize", servers, START_S)
+        account = answer.get("account") if isinstance(answer, Mapping) else None
+        if isinstance(account, Mapping) and _is_logged_out(account):
+            raise AgentFailed("auth_failed", NOT_LOGGED_IN)
+
+    def exit_failure(self, exit_code: int | None, stderr: str) -> AgentFailed:
+        return failures.exit_failure(exit_code, stderr)
+
+    async def receive(self, message: Message) -> None:
+        match message:
+            case AgentRequest(method=sdk_tools.METHOD, params=params):
+                said = sdk_tools.message_of(params)
+                if said.get("method") not in (sdk_tools.CALL, sdk_tools.CANCEL):
+                    self.respond(message, sdk_tools.reply(said, self.tools))
+                    return
+            case Notification(method) if method == RESULT and not self.is_ready:
+                if failures.is_conversation_missing(message.params):
+                    problem = f"Claude Code has no conversation {self.thread_id}"
+                    self.fail(AgentFailed("thread_missing", problem))
+                    return
+            case Notification(method) if method == INIT and not self.leases:
+                # A turn that nobody asked for. Its tools would run without a run.
+                self.fail(AgentFailed("provider_error", "Claude Code started a turn by itself"))
+                return
+        await super().receive(message)
+
+
+NOT_LOGGED_IN: Final = (
+    "Claude Code is not logged in: run `claude auth login`, or set ANTHROPIC_API_KEY"
+)
+
+
+def _is_logged_out(account: Mapping[str, Any]) -> bool:
+    """Return whether there is neither a login nor a key, for the provider that needs one."""
+    return (
+        account.get("tokenSource") == "none"
+        and not account.get("apiKeySource")
+        and account.get("apiProvider", "firstParty") == "firstParty"
+    )

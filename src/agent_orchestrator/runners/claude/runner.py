@@ -1,0 +1,276 @@
+"""Runs turns with Claude Code: a live process for each conversation."""
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, Self
+
+import anyio.to_thread
+from attrs import evolve, field, frozen
+
+from agent_orchestrator.domain.capabilities import Capabilities
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, RunError, Sandbox, Thread
+from agent_orchestrator.fields import runner_option
+from agent_orchestrator.operations.daemon import Finding
+from agent_orchestrator.operations.options import MAX_OPEN_S, MIN_OPEN_S
+from agent_orchestrator.operations.runs import Issue
+from agent_orchestrator.ports.runner import Availability, Outcome, RunContext
+from agent_orchestrator.runners.claude.driver import RunDriver
+from agent_orchestrator.runners.claude.failures import is_conversation_in_use
+from agent_orchestrator.runners.claude.findings import claude_findings, likely_issue
+from agent_orchestrator.runners.claude.launch import (
+    Spec,
+    decides_alone,
+    environment,
+    permission_mode,
+)
+from agent_orchestrator.runners.claude.probe import Probe
+from agent_orchestrator.runners.claude.process import ClaudeProcess
+from agent_orchestrator.runners.claude.protocol import PROTOCOL
+from agent_orchestrator.runners.claude.self_test import SelfTest
+from agent_orchestrator.runners.claude.trust import setting_sources
+from agent_orchestrator.runners.live.pool import NotStarted, ProcessPool
+from agent_orchestrator.runners.supervisor import UsesForkServer
+
+_MAX_TRIES: Final = 2
+"""Maximum number of tries to deliver a prompt that the model did not get."""
+
+
+@frozen(kw_only=True, eq=False)
+class ClaudeRunner(UsesForkServer):
+    """Runs each message as a turn of the session's conversation.
+
+    An async context manager, for one engine at a time. Its processes end with it.
+
+    :param name: the provider's name.
+    :param command: Claude Code: a path, or a name on the PATH.
+    :param home: the CLAUDE_CONFIG_DIR. Default: the environment's, or ``~/.claude``.
+    :param extra_args: further arguments.
+    :param model: the model, unless the run names another.
+    :param effort: the reasoning effort, unless the run names another: ``low``, ``medium``, ``high``, ``xhigh`` or
+        ``max``.
+    :param tools: whether its agents get the orchestration tools.
+    """
+
+    name: str = "claude"
+    command: str = "claude"
+    home: str | None = None
+    extra_args: Sequence[str] = field(default=(), converter=tuple)
+    model: str | None = None
+    effort: str | None = None
+    sandbox: Sandbox = runner_option(
+        "What agents may do without approval. `workspace-write`: change files in the working directory. "
+        "`read-only`: look at it. `danger-full-access`: anything.",
+        default="workspace-write",
+    )
+    approval_policy: ApprovalPolicy = runner_option(
+        "When its agents ask for approval. `untrusted`: before everything that is not known to be harmless. "
+        "`on-request`: before what the sandbox does not allow. `never`: not at all, so that the rest is denied.",
+        default="on-request",
+    )
+    approval_timeout_s: float = runner_option(
+        "Seconds after which an unanswered request is declined; at most 30 days.",
+        default=3600.0,
+        minimum=MIN_OPEN_S,
+        maximum=MAX_OPEN_S,
+    )
+    on_missing_thread: Literal["fail", "fresh"] = runner_option(
+        "What to do if Claude Code has lost the session's conversation: replace it with a new one, or fail with "
+        "`thread_missing`.",
+        default="fresh",
+    )
+    idle_s: float = runner_option(
+        "Seconds after which a process without a run is stopped. The next run starts another, which takes about "
+        "half a second.",
+        default=300.0,
+        minimum=0,
+    )
+    max_idle: int = runner_option(
+        "Maximum number of processes without a run. Each has about 100 MB of memory.",
+        default=8,
+        minimum=0,
+    )
+    tools: bool = True
+    _probe: Probe = field(factory=Probe, init=False, repr=False)
+    _self_test: SelfTest = field(factory=SelfTest, init=False, repr=False)
+    _processes: ProcessPool[ClaudeProcess] = field(init=False, repr=False)
+
+    @_processes.default
+    def _new_pool(self) -> ProcessPool[ClaudeProcess]:
+        return ProcessPool(self.max_idle)
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        try:
+            await self._processes.__aenter__()
+        except BaseException:
+            await super().__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            await self._processes.__aexit__(*exc)
+        finally:
+            await super().__aexit__()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            resume=True,
+            steer=True,
+            ask=True,
+            tools=self.tools,
+            confine=True,  # by permission modes, and by asking
+            sandbox=self.sandbox,
+            models=True,
+            effort=True,
+            images=True,
+            vendor="anthropic",
+        )
+
+    async def probe(self, env: Mapping[str, str]) -> Availability:
+        """Return whether Claude Code is installed, logged in, and of a version that asks before it uses tools."""
+        own = environment(env, self.home)
+        found = await anyio.to_thread.run_sync(self._probe, self.command, own)
+        refusal = self._self_test.refusal(found.version)
+        return found if refusal is None else evolve(found, available=False, reason=refusal)
+
+    def findings(self, about: str, env: Mapping[str, str]) -> Iterator[Finding]:
+        """Return findings about its directory, and settings that give its agents more rights."""
+        return claude_findings(
+            about,
+            environment(env, self.home),
+            command=self.command,
+            sandbox=self.sandbox,
+            policy=self.approval_policy,
+            extra_args=self.extra_args,
+        )
+
+    def diagnose(self, error: RunError) -> Issue | None:
+        """Return the likely issue of a failed run."""
+        return likely_issue(error)
+
+    async def run(self, context: RunContext) -> Outcome:
+        """Run the turn.
+
+        :raises AgentFailed: if Claude Code cannot be started, fails, or ends before its turn does.
+        """
+        spec = await self._spec(context)
+        await self._self_test.require(spec, self._probe)
+        thread, tries_left = context.thread, _MAX_TRIES
+        while True:
+            tries_left -= 1
+            try:
+                return await self._turn(context, spec, thread)
+            except _ConversationMissing as missing:
+                if self.on_missing_thread == "fail":
+                    raise AgentFailed("thread_missing", str(missing)) from None
+                note = f"the conversation is gone, so a new one is started: {missing}"
+                data = {"message": note, "code": "thread_missing"}
+                await context.emit(EventType.RUN_ERROR, data)
+                thread, tries_left = None, tries_left + 1
+            except _PromptNotTaken as problem:
+                if tries_left == 0:
+                    raise problem.failure from None
+                thread = context.thread
+
+    async def _spec(self, context: RunContext) -> Spec:
+        env = environment(context.env, self.home)
+        session, run = context.session, context.run
+        sandbox, policy = run.sandbox or self.sandbox, run.approval_policy or self.approval_policy
+        return Spec(
+            self.command,
+            session.cwd,
+            context.is_cwd_resolved,
+            frozenset(env.items()),
+            await anyio.to_thread.run_sync(setting_sources, env, session.cwd, context.shared_cwd),
+            permission_mode(sandbox, policy),
+            context.model or self.model,
+            run.effort or self.effort,
+            tuple(self.extra_args),
+            self.tools,
+        )
+
+    async def _turn(self, context: RunContext, spec: Spec, thread: Thread | None) -> Outcome:
+        if thread is None or not _is_uuid(thread.id):
+            if thread is not None:
+                raise _ConversationMissing(f"{thread.id!r} is not the id of a conversation")
+            thread = Thread(str(uuid.uuid4()), {})
+        state = dict(thread.state)
+        begun = bool(state.get("has_begun"))
+        try:
+            return await self._in_process(context, spec, thread.id, state, resumes=begun)
+        except NotStarted as problem:
+            if problem.code == "thread_missing":
+                raise _ConversationMissing(problem.message) from problem
+            if begun or not is_conversation_in_use(problem.message):
+                raise
+        # It had begun before that could be recorded.
+        return await self._in_process(context, spec, thread.id, state, resumes=True)
+
+    async def _in_process(
+        self,
+        context: RunContext,
+        spec: Spec,
+        thread_id: str,
+        state: dict[str, Any],
+        *,
+        resumes: bool,
+    ) -> Outcome:
+        rules = [rule for rule in state.get("rules", ()) if isinstance(rule, str)]
+
+        def make() -> ClaudeProcess:
+            tag = f"claude.{uuid.uuid4().hex}"
+            tools = context.tools.list() if self.tools else ()
+            return ClaudeProcess(PROTOCOL, tag, self.idle_s, spec, thread_id, resumes, tools, rules)
+
+        leasing = self._processes.lease_of(thread_id, lambda one: one.spec == spec, make)
+        async with leasing as process:
+            with process.open_mailbox() as mailbox:
+                invocation = Invocation(
+                    self.command, process.argv, spec.cwd, extra_args=tuple(self.extra_args)
+                )
+                run = context.run
+                driver = RunDriver(
+                    context,
+                    process,
+                    mailbox,
+                    invocation,
+                    state,
+                    context.tools,
+                    spec.model,
+                    decides_alone(
+                        run.sandbox or self.sandbox, run.approval_policy or self.approval_policy
+                    ),
+                    self.approval_timeout_s,
+                )
+                try:
+                    return await driver.run()
+                except AgentFailed as failure:
+                    if failure.code == "auth_failed":
+                        self._probe.forget_login()
+                        process.retire("Claude Code's login may have changed")
+                    if process.failure is None or driver.is_taken:
+                        raise
+                    raise _PromptNotTaken(failure) from failure
+
+
+class _ConversationMissing(Exception):
+    """The conversation to resume is not there, and the prompt has not reached a model."""
+
+
+class _PromptNotTaken(Exception):
+    """The process ended before the model had the prompt. It can be sent again."""
+
+    def __init__(self, failure: AgentFailed) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False

@@ -1,0 +1,172 @@
+"""The self-test: that an installed Claude Code asks before it uses a tool.
+
+It runs once for each version, before the first turn, with the arguments of a turn and a directory of its own. The
+model is a :class:`~agent_orchestrator.runners.claude.stub_model.StubModel`, so nothing leaves this machine. A version
+that does not ask gets no turn.
+"""
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+from attrs import define, evolve, field
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.hosts import current_host
+from agent_orchestrator.ports.runner import Availability
+from agent_orchestrator.runners.claude import approvals
+from agent_orchestrator.runners.claude.driver import user_message
+from agent_orchestrator.runners.claude.launch import Spec, environment, permission_mode
+from agent_orchestrator.runners.claude.locate import NotInstalled, locate
+from agent_orchestrator.runners.claude.probe import Probe, with_version_note
+from agent_orchestrator.runners.claude.process import ClaudeProcess
+from agent_orchestrator.runners.claude.protocol import LIFECYCLE, PROTOCOL
+from agent_orchestrator.runners.claude.stub_model import StubModel, stub_model
+from agent_orchestrator.runners.live.messages import AgentRequest, Notification
+
+_TEST_S: Final = 60.0
+"""Seconds for the test. It usually takes 1.5 s."""
+
+_FILE: Final = "used-without-asking"
+_TOOL: Final = "Bash"
+_INPUT: Final = {"command": f"sh -c 'echo > {_FILE}'"}
+_WORDS: Final = "the self-test denies this"
+
+_KEPT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
+"""Variables of a provider that the self-test has too. No others: they may lead to another model."""
+
+
+_PASSED: Final[set[tuple[str, int]]] = set()
+"""The programs that have passed, with their times of modification, for all runners of this process."""
+
+
+@define(eq=False)
+class SelfTest:
+    """The refused versions."""
+
+    _refusals: dict[str, str] = field(factory=dict, init=False)
+    _lock: anyio.Lock | None = field(default=None, init=False)
+
+    def refusal(self, version: str | None) -> str | None:
+        """Return why a version may not run; None if it may, or was not tested yet."""
+        return self._refusals.get(version or "")
+
+    async def require(self, spec: Spec, probe: Probe) -> None:
+        """Test the program of a run, unless its version has passed.
+
+        :raises AgentFailed: ``provider_unavailable``, if it does not ask, or cannot be tested.
+        """
+        env = dict(spec.env)
+        key, version = await anyio.to_thread.run_sync(_supported, spec.command, env, probe)
+        self._lock = self._lock or anyio.Lock()
+        async with self._lock:
+            if key in _PASSED:
+                return
+            if (refusal := self.refusal(version)) is None:
+                problem = await _problem(spec)
+                if problem is None:
+                    _PASSED.add(key)
+                    return
+                refusal = f"Claude Code {version} failed the test that it asks before it uses a tool: {problem}"
+                if problem != _TOO_SLOW:
+                    self._refusals[version] = refusal
+        raise AgentFailed("provider_unavailable", refusal)
+
+
+def _supported(command: str, env: Mapping[str, str], probe: Probe) -> tuple[tuple[str, int], str]:
+    """Return program and version of a command.
+
+    :raises AgentFailed: ``provider_unavailable``, if it is not a supported one.
+    """
+    try:
+        program = locate(command, env)
+        version = probe.version(program, env)
+    except NotInstalled as problem:
+        raise AgentFailed("provider_unavailable", str(problem)) from problem
+    if version is None:
+        raise AgentFailed("provider_unavailable", f"{command} does not say that it is Claude Code")
+    found = with_version_note(Availability(available=True, version=version))
+    if not found.available:
+        raise AgentFailed("provider_unavailable", found.reason or "")
+    return (str(program), program.stat().st_mtime_ns), version
+
+
+_TOO_SLOW: Final = f"it took more than {_TEST_S:g} s"
+
+
+async def _problem(spec: Spec) -> str | None:
+    """Return what is wrong; None if the program asks."""
+    async with current_host().private_files({}) as directory, stub_model(_TOOL, _INPUT) as model:
+        tested = evolve(
+            spec,
+            cwd=str(directory),
+            is_cwd_resolved=False,
+            env=_environment(spec, directory, model),
+            sources="user",
+            mode=permission_mode("workspace-write", "on-request"),
+            model=None,
+            effort=None,
+        )
+        tag = f"claude-self-test.{uuid.uuid4().hex}"
+        process = ClaudeProcess(
+            PROTOCOL, tag, _TEST_S, tested, str(uuid.uuid4()), resumes=False, tools=()
+        )
+        problem: str | None = _TOO_SLOW
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(process.run)
+            try:
+                with anyio.move_on_after(_TEST_S):
+                    problem = await _converse(process, model)
+            except AgentFailed as failure:
+                problem = failure.message
+            except anyio.EndOfStream:
+                problem = "it ended" if process.failure is None else process.failure.message
+            finally:
+                with anyio.CancelScope(shield=True):
+                    process.kill()
+                    await process.ended.wait()
+        if (directory / _FILE).exists():
+            return "it ran a command without asking"
+        return problem
+
+
+def _environment(spec: Spec, directory: Path, model: StubModel) -> frozenset[tuple[str, str]]:
+    own = {name: value for name, value in spec.env if name in _KEPT}
+    own |= {
+        "HOME": str(directory),
+        "TMPDIR": str(directory),
+        "CLAUDE_CONFIG_DIR": str(directory / "claude"),
+        "ANTHROPIC_API_KEY": "self-test",
+        "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{model.port}",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    }
+    return frozenset(environment(own, None).items())
+
+
+async def _converse(process: ClaudeProcess, model: StubModel) -> str | None:
+    with process.open_mailbox() as mailbox:
+        process.lease()
+        await process.ready()
+        message_id = str(uuid.uuid4())
+        process.notify("user", user_message(message_id, "test", ()))
+        states: list[Any] = []
+        asked = 0
+        while "completed" not in states:
+            match await mailbox.take():
+                case AgentRequest(method="can_use_tool") as request:
+                    asked += request.params.get("tool_name") == _TOOL
+                    process.respond(request, approvals.deny(_WORDS))
+                case Notification(method, params) if method == LIFECYCLE:
+                    if params.get("command_uuid") == message_id:
+                        states.append(params.get("state"))
+    if states != ["queued", "started", "completed"]:
+        return f"it reported the states {states} of a message"
+    if asked != 1:
+        return f"it asked {asked} times"
+    told = [result for result in model.results if _WORDS in str(result.get("content"))]
+    if not told or any(result.get("is_error") is not True for result in told):
+        return "the model was not told of the denial"
+    return None

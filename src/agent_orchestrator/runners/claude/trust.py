@@ -1,0 +1,67 @@
+"""The directories whose settings, hooks, skills and MCP servers Claude Code may load.
+
+Claude Code 2.1.332 asks its user once for each directory whether to trust it, and keeps the answer in
+``.claude.json``. With ``-p`` it does not ask, and runs the hooks and MCP servers of any directory. So the runner
+lets it load these only where the user has trusted the directory, or one above it.
+
+An agent may write any file below the directory that its session shares with its ancestors. So nothing is
+loaded from a directory below that, trusted or not.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+ALL_SOURCES: Final = "user,project,local"
+USER_SOURCES: Final = "user"
+
+
+def setting_sources(env: Mapping[str, str], cwd: str, shared: str) -> str:
+    """Return the value of ``--setting-sources`` for a session. Blocks.
+
+    :param shared: see :attr:`~agent_orchestrator.ports.runner.RunContext.shared_cwd`.
+    """
+    directory = os.path.realpath(cwd)
+    is_shared = directory in _upwards(os.path.realpath(shared))
+    return ALL_SOURCES if is_shared and is_trusted(env, directory) else USER_SOURCES
+
+
+def is_trusted(env: Mapping[str, str], directory: str) -> bool:
+    """Return whether the user has trusted a directory, or one above it, in Claude Code."""
+    projects = _state(env).get("projects")
+    if not isinstance(projects, dict):
+        return False
+    return any(
+        isinstance(project := projects.get(path), dict)
+        and project.get("hasTrustDialogAccepted") is True
+        for path in _upwards(directory)
+    )
+
+
+def config_directory(env: Mapping[str, str]) -> Path | None:
+    """Return the directory of its configuration and conversations; None without a home."""
+    if found := env.get("CLAUDE_CONFIG_DIR"):
+        return Path(found)
+    home = env.get("HOME")
+    return Path(home) / ".claude" if home else None
+
+
+def _state(env: Mapping[str, str]) -> dict[str, Any]:
+    home = env.get("CLAUDE_CONFIG_DIR") or env.get("HOME")
+    try:
+        found = json.loads((Path(home) / ".claude.json").read_bytes()) if home else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _upwards(path: str) -> Iterator[str]:
+    """Yield a path and all above it."""
+    while True:
+        yield path
+        above = os.path.dirname(path)  # noqa: PTH120 - as text, which is what is compared
+        if above in (path, ""):
+            return
+        path = above

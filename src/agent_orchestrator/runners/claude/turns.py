@@ -1,0 +1,316 @@
+"""Converts what Claude Code says during a run to events, without I/O.
+
+================================== =========================================================
+message                            becomes
+================================== =========================================================
+assistant, a block of text         ``agent.message``
+assistant, a block of thinking     ``agent.reasoning``
+assistant, a call of a tool        ``tool.started``; ``plan.updated`` for a to-do list
+user, the result of a tool         ``tool.completed``, ``file.changed``
+stream_event/text_delta            ``agent.message.delta``
+system/api_retry                   ``run.error``: the attempt and its reason
+result                             the end of a turn, kept by the reader
+================================== =========================================================
+
+A message that only repeats others, or is a sign of life, is dropped (:data:`IGNORED`). Any other one is a
+``backend.event`` under its own name. Events of a sub-agent have ``parent_tool_id``: the call that it works for.
+
+The texts of 2.1.332 come once in pieces, and then whole.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from attrs import define, field
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Usage
+from agent_orchestrator.runners.claude import items
+from agent_orchestrator.runners.claude.failures import result_failure
+from agent_orchestrator.runners.claude.protocol import INIT, RESULT, TEXT_DELTA
+from agent_orchestrator.runners.claude.usage import plus, usage_of
+from agent_orchestrator.runners.events import (
+    AgentEvent,
+    JsonObject,
+    UnexpectedShape,
+    agent_event,
+    require_list,
+    require_object,
+    text,
+)
+from agent_orchestrator.runners.live.messages import Notification
+from agent_orchestrator.runners.tool_items import ToolItems
+
+IGNORED: Final = frozenset(
+    {
+        "control_cancel_request",
+        "rate_limit_event",
+        "stream_event/content_block_start",
+        "stream_event/content_block_stop",
+        "stream_event/input_json_delta",
+        "stream_event/message_delta",
+        "stream_event/message_stop",
+        "stream_event/ping",
+        "stream_event/signature_delta",
+        "stream_event/thinking_delta",
+        "system/background_tasks_changed",
+        "system/status",
+        "system/task_notification",
+        "system/task_progress",
+        "system/task_started",
+        "system/task_updated",
+        "system/thinking_tokens",
+        "tool_progress",
+    }
+)
+
+_MAX_ANSWER: Final = 64 * 2**20
+"""Maximum characters of a run's result."""
+
+_INTERNAL: Final = "<local-command-"
+
+
+@define
+class RunReader:
+    """What Claude Code has said since the prompt of a run.
+
+    :ivar usage: of the turns that have ended.
+    :ivar failure: why the last turn failed; None if it did not.
+    :ivar is_answering: whether the model has begun to answer.
+    :ivar has_run_commands: whether a command was run, which may have left processes.
+    :ivar calls: the tools that were called and have not ended, with their input, by id.
+    """
+
+    usage: Usage | None = None
+    failure: AgentFailed | None = None
+    turns: int = 0
+    is_answering: bool = False
+    has_run_commands: bool = False
+    mode: str | None = None
+    _items: ToolItems = field(factory=ToolItems, init=False)
+    _calls: dict[str, tuple[str, JsonObject]] = field(factory=dict, init=False)
+    _plan: Any = field(default=None, init=False)
+    _answer: list[str] = field(factory=list, init=False)
+    _is_continued: bool = field(default=False, init=False)
+    _message_ids: dict[str | None, str] = field(factory=dict, init=False)
+    """The answer that is streamed, by the sub-agent it is of."""
+    _blocks: dict[str, int] = field(factory=dict, init=False)
+    """How many texts each answer had."""
+    _error: str | None = field(default=None, init=False)
+    _said: str = field(default="", init=False)
+
+    @property
+    def answer(self) -> str:
+        """The text since the last call of a tool: the result of the run."""
+        return "".join(self._answer)[:_MAX_ANSWER]
+
+    def call_of(self, tool_id: str) -> tuple[str, JsonObject] | None:
+        """Return name and input of a call that has not ended."""
+        return self._calls.get(tool_id)
+
+    def feed(self, notification: Notification) -> list[AgentEvent]:
+        """Return the events of a message. Never raises for its content."""
+        name, params = notification.method, notification.params
+        try:
+            events = self._read(name, params)
+        except UnexpectedShape:
+            events = None
+        except RecursionError:
+            too_deep = {"text": "nested too deep to be read"}
+            return [agent_event(EventType.BACKEND_EVENT, kind=name, payload=too_deep)]
+        if events is None:
+            return [agent_event(EventType.BACKEND_EVENT, kind=name, payload=params)]
+        return events
+
+    def finish(self) -> list[AgentEvent]:
+        """Return the events that close what was left open."""
+        self._calls.clear()
+        return self._items.finish()
+
+    def _read(self, name: str, params: JsonObject) -> list[AgentEvent] | None:
+        match name:
+            case "assistant":
+                return self._assistant(params)
+            case "user":
+                return self._user(params)
+            case "stream_event/message_start":
+                event = require_object(params.get("event"))
+                message = require_object(event.get("message"))
+                self._message_ids[params.get("parent_tool_use_id")] = text(message.get("id"))
+                self.is_answering = True
+                return []
+            case _ if name == TEXT_DELTA:
+                return self._delta(params)
+            case _ if name == INIT:
+                self._answer, self._is_continued = [], False
+                self._error, self._said = None, ""
+                self.mode = text(params.get("permissionMode"))
+                return self._servers(params)
+            case _ if name == RESULT:
+                return self._result(params)
+            case "system/api_retry":
+                return [_retry(params)]
+            case "system/permission_denied" | "system/informational":
+                note = text(params.get("message") or params.get("content"))
+                return [agent_event(EventType.RUN_ERROR, message=note)]
+            case "system/status" if "permissionMode" in params:
+                self.mode = text(params.get("permissionMode"))
+        return [] if name in IGNORED else None
+
+    # --- the model
+
+    def _assistant(self, params: JsonObject) -> list[AgentEvent]:
+        message = require_object(params.get("message"))
+        parent = params.get("parent_tool_use_id")
+        of = {"parent_tool_id": text(parent)} if parent else {}
+        self.is_answering |= not params.get("error")
+        events: list[AgentEvent] = []
+        for block in require_list(message.get("content")):
+            events += self._block(params, message, require_object(block), of)
+        return events
+
+    def _block(
+        self, params: JsonObject, message: JsonObject, block: JsonObject, of: dict[str, str]
+    ) -> list[AgentEvent]:
+        match block.get("type"):
+            case "text" if params.get("error"):
+                # It is the message of the failure, and no answer of the model.
+                self._error, self._said = text(params.get("error")), text(block.get("text"))
+                return []
+            case "text":
+                said = text(block.get("text"))
+                if not of:
+                    self._add_to_answer(said)
+                item_id = self._item_id(text(message.get("id")))
+                self._blocks[text(message.get("id"))] = (
+                    self._blocks.get(text(message.get("id")), 0) + 1
+                )
+                return [agent_event(EventType.AGENT_MESSAGE, text=said, item_id=item_id, **of)]
+            case "thinking":
+                thought = text(block.get("thinking"))
+                item_id = f"{text(message.get('id'))}.thinking"
+                return (
+                    [agent_event(EventType.AGENT_REASONING, text=thought, item_id=item_id, **of)]
+                    if thought
+                    else []
+                )
+            case "tool_use":
+                if not of:
+                    self._answer, self._is_continued = [], False
+                return self._started(block, of)
+            case "redacted_thinking":
+                return []
+        return [agent_event(EventType.BACKEND_EVENT, kind="assistant", payload={**params})]
+
+    def _add_to_answer(self, said: str) -> None:
+        if self._answer and not self._is_continued:
+            self._answer.append("\n\n")
+        self._answer.append(said)
+        self._is_continued = False
+
+    def _item_id(self, message_id: str) -> str:
+        return f"{message_id}.{self._blocks.get(message_id, 0)}"
+
+    def _delta(self, params: JsonObject) -> list[AgentEvent]:
+        parent = params.get("parent_tool_use_id")
+        item_id = self._item_id(self._message_ids.get(parent, ""))
+        of = {"parent_tool_id": text(parent)} if parent else {}
+        piece = text(params.get("text"))
+        return [agent_event(EventType.AGENT_MESSAGE_DELTA, text=piece, item_id=item_id, **of)]
+
+    # --- tools
+
+    def _started(self, block: JsonObject, of: dict[str, str]) -> list[AgentEvent]:
+        tool_id, name = text(block.get("id")), text(block.get("name"))
+        tool_input = block.get("input")
+        tool_input = tool_input if isinstance(tool_input, Mapping) else {"input": tool_input}
+        self._calls[tool_id] = name, tool_input
+        self.has_run_commands |= name == items.COMMAND_TOOL
+        if name == items.PLAN_TOOL and (steps := items.plan_steps(tool_input)) is not None:
+            if steps == self._plan:
+                return []
+            self._plan = steps
+            return [agent_event(EventType.PLAN_UPDATED, steps=steps, **of)]
+        if name in items.FILE_TOOLS:
+            data = {"changes": items.changes(name, tool_input), **of}
+            return self._items.merge(tool_id, data, EventType.FILE_CHANGED)
+        return self._items.start(tool_id, {**items.call(name, tool_input), **of})
+
+    def _user(self, params: JsonObject) -> list[AgentEvent]:
+        content = require_object(params.get("message")).get("content")
+        if params.get("isSynthetic") is True:
+            self._is_continued = True
+            return []
+        if not isinstance(content, list):
+            return []  # the program's own notes, such as a change of the model
+        found = params.get("tool_result_meta")
+        metas = {
+            text(one.get("id")): one
+            for one in (found if isinstance(found, list) else ())
+            if isinstance(one, Mapping)
+        }
+        events: list[AgentEvent] = []
+        for part in content:
+            block = require_object(part)
+            if block.get("type") == "tool_result":
+                tool_id = text(block.get("tool_use_id"))
+                events += self._completed(
+                    tool_id, block, metas.get(tool_id, {}), params.get("tool_use_result")
+                )
+        return events
+
+    def _completed(
+        self, tool_id: str, block: JsonObject, meta: JsonObject, result: Any
+    ) -> list[AgentEvent]:
+        name, tool_input = self._calls.pop(tool_id, ("", {}))
+        status = items.status_of(block, meta)
+        if name == items.PLAN_TOOL and self._items.get(tool_id) is None:
+            return []
+        if name in items.FILE_TOOLS:
+            data: dict[str, Any] = {
+                "status": status,
+                "changes": items.changes(name, tool_input, result),
+            }
+            if status != "completed":
+                data["error"] = items.result_text(block.get("content"))
+            return [self._items.complete(tool_id, data, EventType.FILE_CHANGED)]
+        known = self._items.get(tool_id)
+        if known is None:
+            return []
+        return [self._items.complete(tool_id, items.outcome(known["kind"], block, status))]
+
+    # --- the turn
+
+    def _servers(self, params: JsonObject) -> list[AgentEvent]:
+        servers = params.get("mcp_servers")
+        events = []
+        for one in servers if isinstance(servers, list) else ():
+            if isinstance(one, Mapping) and one.get("status") in ("failed", "needs-auth"):
+                name, status = text(one.get("name")), text(one.get("status"))
+                note = f"the MCP server {name} cannot be used: {status}"
+                events.append(agent_event(EventType.RUN_ERROR, message=note))
+        return events
+
+    def _result(self, result: JsonObject) -> list[AgentEvent]:
+        self.turns += 1
+        used = usage_of(result)
+        if used is not None:
+            self.usage = plus(self.usage, used)
+        is_failed = result.get("is_error") is True
+        self.failure = result_failure(result, self._error, self._said) if is_failed else None
+        said = result.get("result")
+        if not is_failed and not self._answer and isinstance(said, str) and not self.is_answering:
+            self._answer = [said]  # of a command that Claude Code executes itself
+        return self._items.finish() if is_failed else []
+
+
+def _retry(params: JsonObject) -> AgentEvent:
+    attempt, maximum = params.get("attempt"), params.get("max_retries")
+    delay = params.get("retry_delay_ms")
+    wait = f" in {delay / 1000:.1f} s" if isinstance(delay, (int, float)) else ""
+    status = params.get("error_status")
+    reason = text(params.get("error")).replace("_", " ") or "no answer"
+    more = f" ({status})" if status else ""
+    message = f"retrying{wait}, attempt {attempt} of {maximum}: {reason}{more}"
+    return agent_event(EventType.RUN_ERROR, message=message, extra={"will_retry": True})

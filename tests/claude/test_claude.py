@@ -1,0 +1,432 @@
+"""The runner with the real Claude Code against the local model server."""
+
+import os
+import signal
+import uuid
+from pathlib import Path
+
+import anyio
+import pytest
+from claude_runs import descendants, of, problems, run, with_argument
+from loops import ON_ONE_LOOP
+from model_server import acknowledgement, closed_port
+from pictures import RED
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.model import Thread, Usage
+from agent_orchestrator.runners.claude import ClaudeRunner
+from agent_orchestrator.testing.runners import RecordingContext, RunnerContract
+
+pytestmark = [pytest.mark.anyio, pytest.mark.claude]
+
+
+class TestContract(RunnerContract):
+    succeeding, answer = "say hello", "hello"
+    lasting = "shell tail -f /dev/null"
+    failing, failure_code = "http 500", "provider_error"
+    delegating = 'mcp agent_orchestrator.session_spawn {"task": "say hello"}'
+
+    @pytest.fixture(autouse=True)
+    def surroundings(self, claude, env, monkeypatch):
+        self.claude, self.env = claude, env
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+
+    def make_runner(self):
+        return ClaudeRunner(command=self.claude, sandbox="danger-full-access")
+
+    def make_context(self, prompt, cwd):
+        return RecordingContext(prompt, cwd=cwd, env=self.env)
+
+
+# --- conversations --------------------------------------------------------------------------
+
+
+@ON_ONE_LOOP
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_a_conversation_goes_on(make_runner, record, models, is_restarted):
+    async with make_runner() as runner:
+        first = record("usage 30 20 7\nsay first")
+        assert (await run(runner, first)).text == "first"
+        if not is_restarted:
+            second = record("say second", thread=first.thread)
+            assert (await run(runner, second)).text == "second"
+    if is_restarted:
+        async with make_runner() as runner:
+            second = record("say second", thread=first.thread)
+            assert (await run(runner, second)).text == "second"
+    assert str(uuid.UUID(first.thread.id)) == first.thread.id == second.thread.id
+    assert (first.pid == second.pid) is not is_restarted
+    assert models.requests[-1].texts[-1] == "say second"
+    assert "usage 30 20 7\nsay first" in models.requests[-1].texts
+    assert first.usage == Usage(50, 20, 7, first.usage.cost_usd)
+    assert second.usage == Usage(100, 0, 10, second.usage.cost_usd)
+    assert 0 < first.usage.cost_usd < second.usage.cost_usd
+    assert first.calls.index("set_thread") < first.calls.index("delivered")
+
+
+@ON_ONE_LOOP
+async def test_a_conversation_that_is_gone(make_runner, record):
+    gone = Thread(str(uuid.uuid4()), {"has_begun": True})
+    async with make_runner() as runner:
+        context = record("say hello", thread=gone)
+        assert (await run(runner, context)).text == "hello"
+        assert context.thread.id != gone.id
+        assert of(context, "run.error")[0]["code"] == "thread_missing"
+    async with make_runner(on_missing_thread="fail") as runner:
+        with pytest.raises(AgentFailed) as caught:
+            await run(runner, record("say hello", thread=gone))
+    assert caught.value.code == "thread_missing"
+
+
+@ON_ONE_LOOP
+async def test_a_prompt_that_an_attempt_had_sent_is_not_run_twice(
+    make_runner, record, models, workspace
+):
+    prompt = "shell echo once >> count"
+    async with make_runner() as runner:
+        first = record(prompt)
+        assert (await run(runner, first)).text == "done"
+    # As if the gateway had ended before it recorded that the model had the prompt.
+    again = record(prompt, thread=Thread(first.thread.id, {}))
+    again.run = first.run
+    async with make_runner() as runner:
+        outcome = await run(runner, again)
+    assert (workspace / "count").read_text() == "once\n"
+    assert "You were interrupted" in models.requests[-1].prompt
+    assert outcome.text == acknowledgement(models.requests[-1].prompt)
+
+
+@ON_ONE_LOOP
+async def test_the_model_and_effort_of_a_run_are_its_own(make_runner, record, models):
+    async with make_runner() as runner:
+        first = record("say first", model="claude-haiku-4-5")
+        await run(runner, first)
+        second = record("say second", thread=first.thread)
+        await run(runner, second)
+    assert models.requests[0].body["model"] == "claude-haiku-4-5"
+    assert models.requests[-1].body["model"] != "claude-haiku-4-5"
+
+
+@ON_ONE_LOOP
+async def test_a_directory_that_is_gone(make_runner, record, workspace):
+    workspace.rmdir()
+    async with make_runner() as runner:
+        with pytest.raises(AgentFailed) as caught:
+            await run(runner, record("say hello"))
+    assert caught.value.code == "invalid_config"
+    assert str(workspace) in caught.value.message
+
+
+@ON_ONE_LOOP
+async def test_two_runs_of_one_conversation_use_one_process_after_the_other(
+    make_runner, record, models
+):
+    """Two processes of one conversation would each see a part of it."""
+    async with make_runner() as runner:
+        first = record("say first")
+        await run(runner, first)
+        others = [record(f"say {name}", thread=first.thread) for name in ("second", "third")]
+        for context in others:
+            await run(runner, context)
+    assert len({first.pid, *(context.pid for context in others)}) == 1
+    assert {"say first", "say second", "say third"} <= {*models.requests[-1].texts}
+
+
+# --- what comes out -------------------------------------------------------------------------
+
+
+@ON_ONE_LOOP
+async def test_the_output_becomes_events(make_runner, record, workspace):
+    path = workspace / "a.txt"
+    script = f"reason hmm\nsay looking\nshell echo hi; exit 3\nadd {path} one\nread {path}\nupdate {path} one -> two\nsay all done"
+    async with make_runner() as runner:
+        context = record(script)
+        assert (await run(runner, context)).text == "all done"
+    assert context.texts("agent.reasoning") == ["hmm"]
+    assert context.texts() == ["looking", "all done"]
+    command = of(context, "tool.completed")[0]
+    assert (command["kind"], command["name"], command["status"]) == ("command", "shell", "failed")
+    assert command["input"]["command"] == "echo hi; exit 3"
+    assert command["exit_code"] == 3
+    assert "hi" in command["output"]
+    added, updated = of(context, "file.changed")
+    assert added["changes"] == [{"path": str(path), "kind": "add", "diff": "one"}]
+    (change,) = updated["changes"]
+    assert (change["path"], change["kind"]) == (str(path), "update")
+    lines = [line for line in change["diff"].splitlines() if not line.startswith("\\")]
+    assert lines == ["@@ -1,1 +1,1 @@", "-one", "+two"]
+    assert path.read_text() == "two"
+
+
+@ON_ONE_LOOP
+async def test_a_text_comes_in_pieces_and_whole(make_runner, record):
+    async with make_runner() as runner:
+        context = record("stream 40 10 word")
+        outcome = await run(runner, context)
+    (whole,) = of(context, "agent.message")
+    pieces = of(context, "agent.message.delta")
+    assert len(pieces) > 2
+    assert {piece["item_id"] for piece in pieces} == {whole["item_id"]}
+    assert "".join(piece["text"] for piece in pieces) == whole["text"] == outcome.text
+
+
+@ON_ONE_LOOP
+async def test_sub_agents_are_told_apart(make_runner, record):
+    async with make_runner() as runner:
+        context = record("delegate shell echo below ; say part done\nsay all done")
+        assert (await run(runner, context)).text == "all done"
+    call, below = of(context, "tool.started")
+    assert (call["kind"], below["kind"]) == ("agent", "command")
+    assert "parent_tool_id" not in call
+    assert below["parent_tool_id"] == call["tool_id"]
+    assert context.texts() == ["all done"]
+    assert context.usage.output_tokens == 40  # four answers, two of them the sub-agent's
+
+
+@ON_ONE_LOOP
+async def test_an_answer_of_five_megabytes(make_runner, record):
+    async with make_runner() as runner:
+        context = record(f"big {5 * 2**20}")
+        outcome = await run(runner, context)
+    assert len(outcome.text) == 5 * 2**20
+    assert context.texts() == [outcome.text]
+
+
+# --- prompts --------------------------------------------------------------------------------
+
+
+HOSTNAME = Path("/etc/hostname").read_text().strip()
+
+
+@ON_ONE_LOOP
+async def test_prompts_reach_the_model_as_they_are(make_runner, record, models):
+    prompts = [
+        *(
+            "/context",
+            "/clear",
+            "/nonexistent x",
+            "/",
+            "-x",
+            "--help",
+            "!ls",
+            "#memo",
+            "@/etc/hostname",
+        ),
+        *("  two blanks ", "an emoji \U0001f600 and a line\u2028separator", "a" * 900_000),
+    ]
+    async with make_runner() as runner:
+        thread = None
+        for prompt in prompts:
+            context = record(prompt, thread=thread)
+            sent = f"\n{prompt}" if prompt.startswith("/") else prompt
+            assert (await run(runner, context)).text == acknowledgement(sent), prompt
+            thread = context.thread
+    assert HOSTNAME not in str(models.requests[-1].body["messages"])
+
+
+@ON_ONE_LOOP
+async def test_an_image_reaches_the_model(make_runner, record, models):
+    async with make_runner() as runner:
+        await run(runner, record("say seen", images=[RED]))
+    kinds = [block["type"] for block in models.requests[-1].body["messages"][0]["content"]]
+    assert "image" in kinds
+
+
+# --- failures -------------------------------------------------------------------------------
+
+FAILURES = [
+    ("http 400", "provider_error"),
+    ("http 401", "auth_failed"),
+    ("http 403", "auth_failed"),
+    ("http 404", "invalid_config"),
+    ("http 413", "context_exceeded"),
+    ("http 429", "rate_limited"),
+    ("http 500", "provider_error"),
+    ("http 529", "provider_error"),
+    ("stop refusal", "provider_error"),
+]
+
+
+@ON_ONE_LOOP
+async def test_failures_have_their_codes_and_the_process_lives_on(make_runner, record):
+    async with make_runner() as runner:
+        thread = None
+        for script, code in FAILURES:
+            context = record(script, thread=thread)
+            with pytest.raises(AgentFailed) as caught:
+                await run(runner, context)
+            assert caught.value.code == code, (script, caught.value.message)
+            assert caught.value.message
+            assert context.texts() == []
+            thread = context.thread
+        context = record("say hello", thread=thread)
+        assert (await run(runner, context)).text == "hello"
+
+
+@ON_ONE_LOOP
+async def test_a_model_that_cannot_be_reached(make_runner, record):
+    with closed_port() as port:
+        async with make_runner() as runner:
+            context = record("say hello", env={"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}"})
+            with pytest.raises(AgentFailed) as caught:
+                await run(runner, context)
+    assert caught.value.code == "provider_unreachable"
+
+
+@ON_ONE_LOOP
+async def test_retries_are_told_with_their_reason(make_runner, record):
+    async with make_runner() as runner:
+        context = record("http 529 1\nsay hello", env={"CLAUDE_CODE_MAX_RETRIES": "2"})
+        assert (await run(runner, context)).text == "hello"
+    (note,) = problems(context)
+    assert "attempt 1 of 2: overloaded (529)" in note
+
+
+@ON_ONE_LOOP
+async def test_an_answer_that_breaks_off_is_continued(make_runner, record):
+    async with make_runner() as runner:
+        context = record("say one\nshell true\nsay two")
+        assert (await run(runner, context)).text == "two"
+        cut = record("say part one\nslow 0.2\nfail overloaded_error", thread=context.thread)
+        with pytest.raises(AgentFailed) as caught:
+            await run(runner, cut)
+    assert caught.value.code in ("provider_error", "provider_unreachable")
+
+
+@ON_ONE_LOOP
+async def test_without_a_login_it_says_so(make_runner, record, env):
+    env["ANTHROPIC_API_KEY"] = ""
+    async with make_runner() as runner:
+        found = await runner.probe({**os.environ, **env})
+        assert (found.available, found.logged_in) == (False, False)
+        assert "not logged in" in found.reason
+        context = record("say hello")
+        with pytest.raises(AgentFailed) as caught:
+            await run(runner, context)
+    assert caught.value.code == "auth_failed"
+    assert context.calls == []  # another provider may do it
+
+
+@ON_ONE_LOOP
+async def test_arguments_that_it_refuses(make_runner, record):
+    async with make_runner(extra_args=["--bogus"]) as runner:
+        with pytest.raises(AgentFailed) as caught:
+            await run(runner, record("say hello"))
+    assert caught.value.code in ("invalid_config", "provider_unavailable")
+    assert "--bogus" in caught.value.message
+
+
+@ON_ONE_LOOP
+@pytest.mark.parametrize("script", ["hang", "shell tail -f /dev/null"])
+async def test_a_killed_agent_is_told_and_its_conversation_goes_on(
+    make_runner, record, models, script
+):
+    async with make_runner() as runner:
+        first = record("say first")
+        await run(runner, first)
+        context = record(f"say before\nshell true\n{script}", thread=first.thread)
+        async with anyio.create_task_group() as tasks:
+
+            async def kill():
+                await context.until(lambda one: "before" in one.texts())
+                await anyio.to_thread.run_sync(models.wait_for, 3)
+                os.kill(context.pid, signal.SIGKILL)
+
+            tasks.start_soon(kill)
+            with pytest.raises(AgentFailed) as caught:
+                await run(runner, context)
+        assert caught.value.code == "agent_crashed"
+        assert "SIGKILL" in caught.value.message
+        third = record("say third", thread=context.thread)
+        assert (await run(runner, third)).text == "third"
+        assert "say first" in models.requests[-1].texts
+
+
+# --- messages on the way, and the end -------------------------------------------------------
+
+
+@ON_ONE_LOOP
+async def test_a_message_reaches_the_turn_while_a_tool_runs(make_runner, record, models, workspace):
+    async with make_runner() as runner:
+        context = record("shell while ! test -e go; do sleep 0.1; done\nsay done")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, runner, context)
+            await context.until(lambda one: of(one, "tool.started"))
+            assert context.steer("and one more thing")
+            await anyio.sleep(0.5)  # Claude Code reads its input while the command runs
+            (workspace / "go").touch()
+    assert "and one more thing" in str(models.requests[-1].body["messages"])
+    assert problems(context) == []
+
+
+@ON_ONE_LOOP
+async def test_a_message_during_an_answer_gets_a_turn_of_the_same_run(make_runner, record):
+    async with make_runner() as runner:
+        context = record("stream 20 50 word")
+        outcomes = []
+        async with anyio.create_task_group() as tasks:
+
+            async def work():
+                outcomes.append(await run(runner, context))
+
+            tasks.start_soon(work)
+            await context.until(lambda one: of(one, "agent.message.delta"))
+            assert context.steer("say second")
+    assert outcomes[0].text == "second"
+    assert len(context.texts()) == 2
+    assert context.usage.output_tokens == 20
+
+
+STATES = {
+    "hung": ("hang", lambda one: "delivered" in one.calls or one.pid),
+    "streaming": ("stream 1000 50 word", lambda one: of(one, "agent.message.delta")),
+    "command": ("shell tail -f /dev/null --pid 1", lambda one: of(one, "tool.started")),
+    "detached": (
+        "shell (setsid tail -f /dev/null -s 77 &) ; tail -f /dev/null -s 77",
+        lambda one: with_argument("tail -f /dev/null -s 77"),
+    ),
+    "retry": ("http 529", lambda one: problems(one) and one.pid),
+}
+
+
+@ON_ONE_LOOP
+@pytest.mark.parametrize("state", STATES)
+async def test_a_cancel_ends_the_turn_and_keeps_the_process(make_runner, record, models, state):
+    script, is_there = STATES[state]
+    async with make_runner() as runner:
+        first = record("say first", env={"CLAUDE_CODE_MAX_RETRIES": "10"})
+        await run(runner, first)
+        context = record(script, thread=first.thread, env={"CLAUDE_CODE_MAX_RETRIES": "10"})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, runner, context)
+            await anyio.to_thread.run_sync(models.wait_for_prompt, script)
+            with anyio.fail_after(20):
+                while not is_there(context):
+                    await anyio.sleep(0.02)
+            context.steer("this comes too late")
+            tasks.cancel_scope.cancel()
+        assert descendants(context.pid) == []
+        assert with_argument("tail -f /dev/null -s 77") == []
+        after = record("say after", thread=context.thread, env={"CLAUDE_CODE_MAX_RETRIES": "10"})
+        assert (await run(runner, after)).text == "after"
+        assert after.pid == first.pid
+
+
+@ON_ONE_LOOP
+async def test_what_a_command_left_running_ends_with_the_run(make_runner, record):
+    async with make_runner() as runner:
+        context = record("shell nohup setsid tail -f /dev/null -s 78 >/dev/null 2>&1 & echo left")
+        await run(runner, context)
+        assert with_argument("tail -f /dev/null -s 78") == []
+
+
+@ON_ONE_LOOP
+async def test_tools_that_work_in_the_background_are_off(make_runner, record, models):
+    async with make_runner() as runner:
+        await run(runner, record("say hello"))
+    offered = {*models.requests[0].tools}
+    assert "Bash" in offered
+    assert not offered & {"SendMessage", "ListAgents", "CronCreate", "ScheduleWakeup", "Monitor"}
+    (bash,) = [tool for tool in models.requests[0].body["tools"] if tool["name"] == "Bash"]
+    assert "run_in_background" not in str(bash["input_schema"])

@@ -1,0 +1,210 @@
+"""What the real Claude Code asks, and what it does with each answer."""
+
+import json
+
+import anyio
+import pytest
+from claude_runs import descendants, of, problems, run
+from deciding import Deciding
+from loops import ON_ONE_LOOP
+
+from agent_orchestrator.domain.errors import AgentFailed
+
+pytestmark = [pytest.mark.anyio, pytest.mark.claude, ON_ONE_LOOP]
+
+
+@pytest.fixture
+def ask(record):
+    """Run a prompt with all its questions decided in one way. Return the context."""
+
+    async def ask(runner, prompt, decide, **more):
+        context = record(prompt, kind=Deciding, **more)
+        context.decide = decide
+        await run(runner, context)
+        return context
+
+    return ask
+
+
+async def test_a_question_says_what_a_command_is(make_runner, ask, workspace):
+    async with make_runner(sandbox="workspace-write") as runner:
+        context = await ask(runner, "shell sh -c 'echo ran > ran'", {"status": "approved"})
+    (question,) = context.questions
+    assert question["kind"] == "approval_request"
+    assert question["text"].startswith("Run: sh -c 'echo ran > ran'")
+    assert question["detail"]["command"] == "sh -c 'echo ran > ran'"
+    assert question["detail"]["tool"] == "Bash"
+    kinds = [option.kind for option in question["options"]]
+    assert kinds == ["allow_once", "allow_session", "deny", "deny_and_stop"]
+    assert (workspace / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("decide", "words"),
+    [
+        ({"status": "denied"}, "Nobody has approved this"),
+        ({"status": "denied", "answer": "Use the other one"}, "Use the other one"),
+        ({"status": "answered", "answer": "First tell me why"}, "First tell me why"),
+        ({"status": "expired"}, "Nobody has approved this"),
+    ],
+)
+async def test_a_no_reaches_the_agent_in_its_words(
+    make_runner, ask, workspace, models, decide, words
+):
+    async with make_runner(sandbox="workspace-write") as runner:
+        context = await ask(runner, "shell sh -c 'echo ran > ran'\nrelay", decide)
+    assert not (workspace / "ran").exists()
+    (tool,) = of(context, "tool.completed")
+    assert tool["status"] == "declined"
+    assert words in tool["output"]
+    assert words in models.requests[-1].texts[-1]
+
+
+async def test_cancel_ends_the_turn(make_runner, ask, workspace):
+    decide = {"status": "denied", "option": "deny_and_stop"}
+    async with make_runner(sandbox="workspace-write") as runner:
+        with pytest.raises(AgentFailed) as caught:
+            await ask(runner, "shell sh -c 'echo ran > ran'\nsay on", decide)
+    assert caught.value.code == "denied"
+    assert not (workspace / "ran").exists()
+
+
+async def test_an_approval_for_the_session_holds_also_after_a_restart(
+    make_runner, ask, record, workspace
+):
+    prompt = "shell sh -c 'echo ran >> ran'"
+    decide = {"status": "approved", "scope": "session"}
+    async with make_runner(sandbox="workspace-write") as runner:
+        first = await ask(runner, prompt, decide)
+        again = await ask(runner, prompt, {"status": "denied"}, thread=first.thread)
+    async with make_runner(sandbox="workspace-write") as runner:
+        third = await ask(runner, prompt, {"status": "denied"}, thread=again.thread)
+        other = await ask(runner, "shell sh -c 'echo x'", {"status": "denied"}, thread=third.thread)
+        stranger = await ask(runner, prompt, {"status": "denied"})
+    assert [len(one.questions) for one in (first, again, third, other, stranger)] == [1, 0, 0, 1, 1]
+    _, lasting, *_ = first.questions[0]["options"]
+    assert "sh -c 'echo ran >> ran'" in lasting.reaches
+    assert (workspace / "ran").read_text() == "ran\n" * 3
+    assert not (workspace / ".claude").exists()  # nothing is kept for good
+
+
+async def test_files_are_changed_without_asking_where_the_sandbox_allows_it(
+    make_runner, ask, workspace, tmp_path
+):
+    inside, outside = workspace / "in.txt", tmp_path / "out.txt"
+    hooks = workspace / ".git" / "hooks" / "pre-commit"
+    script = f"add {inside} one\nadd {outside} two\nadd {hooks} three"
+    async with make_runner(sandbox="workspace-write") as runner:
+        context = await ask(runner, script, {"status": "denied"})
+    assert inside.read_text() == "one"
+    assert not outside.exists()
+    assert not hooks.exists()
+    asked = [question["detail"]["changes"][0] for question in context.questions]
+    assert [(one["path"], one["diff"]) for one in asked] == [
+        (str(outside), "two"),
+        (str(hooks), "three"),
+    ]
+    async with make_runner(sandbox="read-only") as runner:
+        context = await ask(runner, f"add {workspace}/more.txt one", {"status": "denied"})
+    assert len(context.questions) == 1
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "policy", "runs"),
+    [
+        ("danger-full-access", "never", True),
+        ("danger-full-access", "on-request", True),
+        ("workspace-write", "never", False),
+        ("read-only", "never", False),
+    ],
+)
+async def test_what_is_decided_without_asking(make_runner, ask, workspace, sandbox, policy, runs):
+    async with make_runner(sandbox=sandbox, approval_policy=policy) as runner:
+        context = await ask(runner, "shell sh -c 'echo ran > ran'", None)
+    assert context.questions == []
+    assert (workspace / "ran").exists() is runs
+
+
+QUESTIONS = {
+    "questions": [
+        {
+            "question": "Which colour?",
+            "header": "Colour",
+            "multiSelect": False,
+            "options": [
+                {"label": "Blue", "description": "like the sky"},
+                {"label": "Red", "description": "like a rose"},
+            ],
+        }
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("decide", "told"),
+    [
+        ({"status": "answered", "answer": "Blue"}, "Blue"),
+        ({"status": "answered", "answer": "neither, but green"}, "neither, but green"),
+        ({"status": "answered", "answer": '{"Which colour?": "Red"}'}, "Red"),
+        ({"status": "denied", "answer": "I will not say"}, "I will not say"),
+        ({"status": "expired"}, "Nobody has answered"),
+    ],
+)
+async def test_a_question_of_the_agent_is_answered(make_runner, ask, models, decide, told):
+    async with make_runner() as runner:
+        context = await ask(runner, f"question {json.dumps(QUESTIONS)}\nrelay", decide)
+    (question,) = context.questions
+    assert question["kind"] == "input_request"
+    assert question["text"] == "Which colour? (Blue / Red)"
+    assert question["options"] == ("Blue", "Red")
+    assert told in models.requests[-1].texts[-1]
+
+
+async def test_a_plan_is_shown_and_its_approval_does_not_change_what_is_asked(
+    make_runner, ask, workspace
+):
+    script = (
+        f'tool EnterPlanMode\ntool ExitPlanMode {{"plan": "# Do it"}}\nadd {workspace}/a.txt one'
+    )
+    async with make_runner(sandbox="workspace-write") as runner:
+        context = await ask(runner, script, {"status": "approved"})
+    asked = [question["detail"]["tool"] for question in context.questions]
+    assert asked[0] == "ExitPlanMode"
+    assert (workspace / "a.txt").read_text() == "one"
+
+
+async def test_a_sub_agent_asks_too(make_runner, ask, workspace):
+    async with make_runner(sandbox="workspace-write") as runner:
+        context = await ask(runner, "delegate shell sh -c 'echo ran > ran'", {"status": "denied"})
+    assert len(context.questions) == 1
+    assert not (workspace / "ran").exists()
+
+
+async def test_a_cancel_withdraws_the_question(make_runner, record, workspace):
+    async with make_runner(sandbox="workspace-write") as runner:
+        context = record("shell sh -c 'echo ran > ran'", kind=Deciding)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, runner, context)
+            await context.until(lambda one: one.questions)
+            tasks.cancel_scope.cancel()
+        assert descendants(context.pid) == []
+        assert not (workspace / "ran").exists()
+        # A new attempt asks again, in the same conversation.
+        after = record("shell sh -c 'echo ran > ran'", kind=Deciding, thread=context.thread)
+        after.decide = {"status": "approved"}
+        await run(runner, after)
+    assert (workspace / "ran").exists()
+
+
+async def test_a_question_that_nobody_can_be_asked_is_declined(make_runner, record, workspace):
+    from agent_orchestrator.domain.errors import Conflict
+
+    class Refusing(Deciding):
+        async def ask_parent(self, text, **more):
+            raise Conflict("there are too many questions")
+
+    async with make_runner(sandbox="workspace-write") as runner:
+        context = record("shell sh -c 'echo ran > ran'", kind=Refusing)
+        await run(runner, context)
+    assert "nobody could be asked" in problems(context)[0]
+    assert not (workspace / "ran").exists()

@@ -1,0 +1,48 @@
+"""A context for runs in which the test decides what is asked."""
+
+import json
+from datetime import UTC, datetime
+
+import anyio
+
+from agent_orchestrator.domain.model import Request
+from agent_orchestrator.testing.runners import RecordingContext
+
+THEN = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class Deciding(RecordingContext):
+    """A context in which what is asked is decided as told; without that, never."""
+
+    decide = None
+
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        self.questions = []
+
+    async def ask_parent(
+        self, text, *, kind="input_request", detail=None, options=None, expires_in_s=3600.0
+    ):
+        json.dumps(detail)
+        self.questions.append({"text": text, "kind": kind, "detail": detail, "options": options})
+        await self._note("ask")
+        if self.decide is None:
+            await anyio.sleep_forever()
+        own = {"decision": None, "answer": None, "scope": None, **self.decide}
+        return Request(
+            id="req_0",
+            session_id="ses_0",
+            run_id="run_0",
+            attempt=1,
+            root_session_id="ses_0",
+            parent_session_id=None,
+            kind=kind,
+            text=text,
+            detail=detail,
+            options=options,
+            decided_by=None,
+            created_at=THEN,
+            expires_at=THEN,
+            resolved_at=THEN,
+            **own,
+        )
