@@ -14,9 +14,6 @@ from agent_orchestrator.configuration import daemon_setting
 DEFAULT_PROVIDER: Final = "codex"
 """The default provider, and its runner, if none is configured."""
 
-USUAL_PROVIDERS: Final = (DEFAULT_PROVIDER, "claude", "demo")
-"""The providers, and their runners, if none is configured."""
-
 
 @frozen(kw_only=True)
 class KnownAgent:
@@ -33,6 +30,26 @@ class KnownAgent:
     variables: tuple[str, ...] = ()
     defaults: Mapping[str, str] = field(factory=dict)
 
+
+@frozen(kw_only=True)
+class KnownProvider:
+    """A provider that is there without configuration, on a machine that has its program.
+
+    :param runner: the name of its runner.
+    :param program: the file to look for in the directories of ``PATH``.
+    :param options: settings of its runner.
+    """
+
+    runner: str
+    program: str
+    options: Mapping[str, Any] = field(factory=dict)
+
+
+KNOWN_PROVIDERS: Final[Mapping[str, KnownProvider]] = {
+    DEFAULT_PROVIDER: KnownProvider(runner="codex", program="codex"),
+    "claude": KnownProvider(runner="claude", program="claude"),
+}
+"""By their names. The first that is ready is the default."""
 
 _RUNNERS: Final = "agent_orchestrator.runners"
 

@@ -297,7 +297,9 @@ def engine_config(settings: Settings) -> EngineConfig:
     return EngineConfig(
         host=this_host(),
         providers=providers,
-        routing=Routing(settings.routing.default, settings.routing.fallback),
+        routing=Routing(
+            settings.routing.default, settings.routing.fallback, settings.routing.prefer
+        ),
         limits=settings.limits,
         **values_of(EngineOptions, settings),
         workspace_roots=settings.workspace_roots,

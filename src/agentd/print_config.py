@@ -26,7 +26,9 @@ def render_config(settings: Settings) -> str:
             *_tables(settings),
             *_providers(settings),
             "[routing]",
-            _line("default", settings.routing.default),
+            _line("prefer", settings.routing.prefer)
+            if settings.routing.prefer
+            else _line("default", settings.routing.default),
             _line("fallback", settings.routing.fallback),
         ]
     )

@@ -1,7 +1,8 @@
 """The ``[providers.NAME]`` and ``[routing]`` tables of the configuration."""
 
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 from attrs import evolve, field, frozen
@@ -11,7 +12,7 @@ from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.fields import specs
 from agent_orchestrator.known_runners import (
     DEFAULT_PROVIDER,
-    USUAL_PROVIDERS,
+    KNOWN_PROVIDERS,
     AgentDefaults,
     defaults_of,
 )
@@ -40,6 +41,8 @@ class RoutingSettings:
 
     default: str
     fallback: Mapping[str, tuple[str, ...]] = field(factory=dict)
+    prefer: tuple[str, ...] = ()
+    """If not empty, the first of these that is ready when the daemon starts is the default."""
 
 
 def read_providers(
@@ -48,13 +51,16 @@ def read_providers(
     *,
     location: str,
     defaults: AgentDefaults,
+    find_program: Callable[[str], str | None] = shutil.which,
 ) -> tuple[dict[str, ProviderSettings], RoutingSettings]:
     """Return the providers by name, and their routing.
 
-    If none is configured, these are :data:`~agent_orchestrator.known_runners.USUAL_PROVIDERS`.
+    If none is configured, these are the known providers whose programs are installed, the default
+    provider in any case, and ``demo``.
 
     :param location: the file's name for errors.
     :param defaults: options for providers that do not set them.
+    :param find_program: returns the path of an installed program.
     :raises ConfigError: listing each invalid provider or route with its location in the file.
     """
     result: dict[str, ProviderSettings] = {}
@@ -67,7 +73,15 @@ def read_providers(
     if problems:
         raise ConfigError("\n".join(problems))
     if not result:
-        result = {name: ProviderSettings(name) for name in USUAL_PROVIDERS}
+        result = {
+            name: ProviderSettings(known.runner, options=known.options)
+            for name, known in KNOWN_PROVIDERS.items()
+            if name == DEFAULT_PROVIDER or find_program(known.program)
+        }
+        found = tuple(result)
+        if len(found) > 1 and not routing.keys() & {"default", "prefer"}:
+            routing = {**routing, "prefer": list(found)}
+        result["demo"] = ProviderSettings("demo")
     result = {
         name: evolve(
             provider, options={**defaults_of(provider.runner, defaults), **provider.options}
@@ -114,19 +128,26 @@ def _environment(table: Any, location: str) -> tuple[Any, dict[str, str]]:
 def _routes(
     table: Mapping[str, Any], providers: Mapping[str, ProviderSettings], file: str
 ) -> RoutingSettings:
-    if unknown := table.keys() - {"default", "fallback"}:
+    if unknown := table.keys() - {"default", "fallback", "prefer"}:
         raise ConfigError(
-            f"{file}routing.{min(unknown)}: unknown setting; choose from `default` and `fallback`"
+            f"{file}routing.{min(unknown)}: unknown setting; choose from `default`, `fallback` and `prefer`"
         )
+    prefer = _preferred(table.get("prefer", []), providers, f"{file}routing.prefer")
+    if prefer and "default" in table:
+        raise ConfigError(f"{file}routing.prefer: cannot be combined with `default`")
     if "default" in table:
         default = _text(table["default"], f"{file}routing.default")
+    elif prefer:
+        default = prefer[0]
     elif DEFAULT_PROVIDER in providers:
         default = DEFAULT_PROVIDER
     elif len(providers) == 1:
         default = next(iter(providers))
     else:
         names = ", ".join(providers)
-        raise ConfigError(f"{file}routing.default: is required; the providers are {names}")
+        raise ConfigError(
+            f"{file}routing.default: is required, or `prefer`; the providers are {names}"
+        )
     fallback = table.get("fallback", {})
     if not isinstance(fallback, Mapping):
         raise ConfigError(f"{file}routing.fallback: must be a table")
@@ -136,7 +157,18 @@ def _routes(
         if not isinstance(targets, list) or not targets:
             raise ConfigError(f"{location}: must be a list of providers")
         routes[name] = tuple(_text(target, location) for target in targets)
-    return RoutingSettings(default, routes)
+    return RoutingSettings(default, routes, prefer)
+
+
+def _preferred(
+    names: Any, providers: Mapping[str, ProviderSettings], location: str
+) -> tuple[str, ...]:
+    if not isinstance(names, list):
+        raise ConfigError(f"{location}: must be a list of providers")
+    for name in names:
+        if _text(name, location) not in providers:
+            raise ConfigError(f"{location}: unknown provider {name!r}")
+    return tuple(dict.fromkeys(names))
 
 
 def _text(value: Any, label: str) -> str:

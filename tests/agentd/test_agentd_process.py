@@ -73,7 +73,7 @@ def test_start_answer_and_stop(tmp_path: Path) -> None:
         assert call(daemon, "GET", "/health")["status"] == "ok"
         status = call(daemon, "GET", "/daemon/status")
         assert status["pid"] == daemon.pid
-        assert [provider["name"] for provider in status["providers"]] == ["codex", "claude", "demo"]
+        assert [provider["name"] for provider in status["providers"]] == ["codex", "demo"]
         database = tmp_path / ".data" / "agent-orchestrator.db"
         assert database.stat().st_mode & 0o077 == 0
         assert database.parent.stat().st_mode & 0o077 == 0

@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from click.testing import CliRunner
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import TreeLimits
+from agent_orchestrator.known_runners import AgentDefaults, KnownProvider
 from agentd import cli
 from agentd import settings as settings_module
-from agentd.providers import ProviderSettings, RoutingSettings
+from agentd.providers import ProviderSettings, RoutingSettings, read_providers
 from agentd.settings import FlagError, Settings, declared
 
 
@@ -38,7 +40,6 @@ def test_defaults(directory: Path) -> None:
     assert settings.auth_tokens == ()
     assert settings.providers == {
         "codex": ProviderSettings("codex"),
-        "claude": ProviderSettings("claude"),
         "demo": ProviderSettings("demo"),
     }
     assert settings.routing == RoutingSettings("codex")
@@ -246,9 +247,40 @@ def test_a_provider_in_full(directory: Path) -> None:
         assert settings.routing == RoutingSettings("review")
 
 
+def test_known_agents_that_are_installed_are_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {
+        "codex": KnownProvider(runner="codex", program="codex"),
+        "one": KnownProvider(runner="command", program="one", options={"argv": ["one"]}),
+        "two": KnownProvider(runner="command", program="two", options={"argv": ["two"]}),
+    }
+    monkeypatch.setattr("agentd.providers.KNOWN_PROVIDERS", known)
+    read = partial(read_providers, location="x", defaults=AgentDefaults())
+
+    providers, routing = read({}, {}, find_program=lambda name: None)
+    assert list(providers) == ["codex", "demo"]
+    assert routing == RoutingSettings("codex")
+
+    providers, routing = read({}, {}, find_program={"two": "/bin/two"}.get)
+    assert list(providers) == ["codex", "two", "demo"]
+    assert providers["two"] == ProviderSettings("command", options={"argv": ["two"]})
+    assert routing == RoutingSettings("codex", prefer=("codex", "two"))
+
+    _, routing = read({}, {"prefer": ["demo", "two"]}, find_program={"two": "/bin/two"}.get)
+    assert routing == RoutingSettings("demo", prefer=("demo", "two"))
+    _, routing = read({}, {"default": "two"}, find_program={"two": "/bin/two"}.get)
+    assert routing == RoutingSettings("two")
+
+    providers, _ = read({"mine": {"runner": "demo"}}, {}, find_program=lambda name: name)
+    assert list(providers) == ["mine"]
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [
+        ("[routing]\nprefer = 'codex'", "routing.prefer"),
+        ("[routing]\nprefer = [1]", "routing.prefer"),
+        ("[routing]\nprefer = ['nobody']", "routing.prefer"),
+        ("[routing]\nprefer = ['codex']\ndefault = 'demo'", "routing.prefer"),
         ("daemon = 1", "daemon"),
         ("[daemon]\nport = true", "daemon.port"),
         ("[daemon]\nport = 1.5", "daemon.port"),

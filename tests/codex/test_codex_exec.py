@@ -378,7 +378,7 @@ async def test_a_lock_on_the_directory_of_runs_hangs_no_run(
             monkeypatch.setattr("agent_orchestrator.hosts.scratch._LOCK_TIMEOUT_S", 0.1)
             failure = await failing(runner, context)
             assert failure.code == "provider_error"
-            assert f"process {os.getpid()} has it locked" in str(failure)
+            assert f"process {os.getpid()} has locked it" in str(failure)
     finally:
         os.close(held)
     assert models.requests == []

@@ -87,6 +87,36 @@ async def test_fallback_is_taken_before_anything_ran_and_is_recorded() -> None:
     ]
 
 
+async def test_the_first_preferred_provider_that_is_ready_is_the_default_and_sessions_keep_it() -> (
+    None
+):
+    store = MemoryStore()
+    absent = Absent()
+    routing = Routing("absent", prefer=("absent", "scripted"))
+    async with open_embedded(store, runners=[absent, ScriptedRunner()], routing=routing) as client:
+        session = await client.create_session()
+        chosen = await client.create_session(provider="absent")
+        run = (await client.send_message(session.id, "say hi")).run
+        assert run is not None
+        assert (await client.wait_run(run.id)).run.provider == "scripted"
+        defaults = {one.name: one.default for one in (await client.status()).providers}
+    assert (session.provider, chosen.provider) == ("scripted", "absent")
+    assert defaults == {"absent": False, "scripted": True}
+
+
+async def test_without_a_ready_provider_the_first_preferred_one_says_why() -> None:
+    routing = Routing("absent", prefer=("absent", "other"))
+    other = Absent("other")
+    async with open_embedded(":memory:", runners=[other, Absent()], routing=routing) as client:
+        session = await client.create_session()
+        run = (await client.send_message(session.id, "say hi")).run
+        assert run is not None
+        error = (await client.wait_run(run.id)).run.error
+    assert session.provider == "absent"
+    assert error is not None
+    assert error.message == "absent is not installed"
+
+
 @pytest.mark.parametrize(
     ("runner", "code"),
     [(Absent(), "provider_unavailable"), (Late(begins=True), "provider_unavailable")],
@@ -443,6 +473,7 @@ async def test_what_a_moved_on_attempt_says_is_refused(status: RunStatus) -> Non
     ("routing", "place"),
     [
         (Routing("nobody"), "routing.default"),
+        (Routing("scripted", prefer=("scripted", "nobody")), "routing.prefer"),
         (Routing("scripted", {"scripted": ("nobody",)}), "routing.fallback.scripted"),
         (Routing("scripted", {"nobody": ("scripted",)}), "routing.fallback.nobody"),
         (Routing("scripted", {"scripted": (MANUAL,)}), "routing.fallback.scripted"),

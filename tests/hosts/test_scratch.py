@@ -160,7 +160,7 @@ async def test_a_lock_that_others_keep_is_an_error_that_names_them(
     state = user_state()
     assert state is not None
     with locked_by_another() as locker:
-        with pytest.raises(OSError, match="has it locked") as caught, anyio.fail_after(4):
+        with pytest.raises(OSError, match="has locked it") as caught, anyio.fail_after(4):
             async with scratch.private_directory():
                 raise AssertionError("it is locked")
         assert str(state.runs) in str(caught.value)

@@ -68,7 +68,7 @@ def test_it_shows_a_run_and_leaves_nothing_running(env: dict[str, str], tmp_path
 
 
 @pytest.mark.codex
-def test_it_uses_codex_where_that_is_logged_in(env: dict[str, str], tmp_path: Path) -> None:
+def test_it_uses_codex_where_that_is_ready(env: dict[str, str], tmp_path: Path) -> None:
     agents = ROOT / "tests/node_modules/.bin"
     if not (agents / "codex").exists():
         reason = "the real codex is not there: run bin/setup agents"
@@ -93,7 +93,7 @@ def test_it_uses_codex_where_that_is_logged_in(env: dict[str, str], tmp_path: Pa
         server.wait(10)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"The agent: codex \(codex [\d.]+ is installed and logged in\)", done.stdout)
+    assert re.search(r"The agent: codex \(codex [\d.]+ is installed and ready\)", done.stdout)
     assert re.search(r"^got \d+ characters", done.stdout, re.MULTILINE), "the model server's answer"
     assert members(process.pid) == []
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 LONG = "é\n" * 100_000
 
 
-async def test_long_values_of_before_are_read_and_results_are_moved(tmp_path):
+async def test_long_values_of_an_older_schema_are_read_and_results_are_moved(tmp_path):
     path = tmp_path / "data.db"
     session = a_session()
     run = a_run(session.id, status=RunStatus.COMPLETED, result=RunResult("short"))
@@ -37,6 +37,7 @@ async def test_long_values_of_before_are_read_and_results_are_moved(tmp_path):
         connection.execute("DROP INDEX messages_from_child")
         connection.execute("ALTER TABLE messages DROP COLUMN images")
         connection.execute("ALTER TABLE runs DROP COLUMN chosen")
+        connection.execute("ALTER TABLE requests DROP COLUMN option")
         for table in ("image_uses", "images", "image_space"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("PRAGMA user_version = 20")

@@ -75,10 +75,14 @@ class Routing:
 
     :param default: the provider of sessions and messages that name none.
     :param fallback: for each provider, those to try in order if it is unavailable.
+    :param prefer: if not empty, the default is the first of these that is available when the engine starts;
+        see :func:`~agent_orchestrator.engine.providers.with_default`. A new session then keeps the provider
+        that was the default, because another start may choose another.
     """
 
     default: str
     fallback: Mapping[str, tuple[str, ...]] = field(factory=dict)
+    prefer: tuple[str, ...] = ()
 
 
 def _resolved(roots: Sequence[str], host: Host) -> tuple[str, ...]:
@@ -159,6 +163,7 @@ class EngineConfig(EngineOptions):
             f"routing.fallback.{name}": (name, *targets)
             for name, targets in self.routing.fallback.items()
         }
+        routes["routing.prefer"] = self.routing.prefer
         for setting, names in routes.items():
             for name in names:
                 if name not in self.providers and (setting, name) != ("routing.default", MANUAL):

@@ -399,7 +399,7 @@ def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: b
 def _lost_issue(core: Core, facts: _Facts) -> Issue:
     """Return the issue of an active run that no worker of this engine executes."""
     run, host = facts.run, _other_host(core, facts.attempts[-1] if facts.attempts else None)
-    message, hint = f"no worker {run.worker_id} is alive here", "restart it"
+    message, hint = f"the worker {run.worker_id} is not in this daemon", "restart the daemon"
     if host is not None:
         message = f"its agent is on host {host}, and this is host {core.config.host.id}"
         hint = f"start the engine of host {host} on this database again"

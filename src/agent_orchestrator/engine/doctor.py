@@ -61,8 +61,8 @@ def runner_findings(config: EngineConfig) -> list[Finding]:
     findings: list[Finding] = []
     for name, provider in config.providers.items():
         about, runner = f"provider {name}", provider.runner
-        able = capabilities_of(runner)
-        if not (able.confine or able.protect):
+        capabilities = capabilities_of(runner)
+        if not (capabilities.confine or capabilities.protect):
             findings.append(
                 Finding(
                     "note",
@@ -94,7 +94,7 @@ def _provider(provider: ProviderStatus) -> Finding:
         "error" if provider.default else "warning",
         about,
         provider.reason or "not available",
-        "fix it: it is the default, so that messages go to it"
+        "fix it: it is the default provider"
         if provider.default
         else "fix it, or remove it from the configuration",
     )
@@ -124,15 +124,15 @@ def _tokens(view: View, caller: Principal) -> list[AccessToken]:
 
 def token_findings(tokens: Sequence[AccessToken], now: datetime) -> list[Finding]:
     """Return the findings about valid named tokens."""
-    good = [
+    valid = [
         token
         for token in tokens
         if token.revoked_at is None and (token.expires_at is None or token.expires_at > now)
     ]
-    findings = list(_old_token_findings(good, now))
-    if good and not findings:
-        number = "1 named token is" if len(good) == 1 else f"{len(good)} named tokens are"
-        findings.append(Finding("ok", "tokens", f"{number} good", security=True))
+    findings = list(_old_token_findings(valid, now))
+    if valid and not findings:
+        number = "1 named token is" if len(valid) == 1 else f"{len(valid)} named tokens are"
+        findings.append(Finding("ok", "tokens", f"{number} valid", security=True))
     return findings
 
 
@@ -140,11 +140,11 @@ def _old_token_findings(tokens: Sequence[AccessToken], now: datetime) -> Iterato
     for token in tokens:
         age = now - token.created_at
         if token.expires_at is None and ("admin" in token.scopes or age >= OLD_TOKEN_AGE):
-            kind = "an administrator's, and " if "admin" in token.scopes else ""
+            kind = "is an administrator's and " if "admin" in token.scopes else ""
             yield Finding(
                 "warning" if age >= OLD_TOKEN_AGE else "note",
                 f"token {token.id}",
-                f"{token.name!r} is {kind}valid for ever; it is {max(0, age.days)} days old",
+                f"{token.name!r} {kind}never expires; it is {max(0, age.days)} days old",
                 f"agentctl token revoke {token.id}, and create one with --expires-in-s",
                 security=True,
             )

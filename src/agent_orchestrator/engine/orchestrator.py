@@ -19,6 +19,7 @@ from agent_orchestrator.engine.access import holder, seconds_left
 from agent_orchestrator.engine.calls import dispatch
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.providers import with_default
 from agent_orchestrator.engine.worker_pool import WorkerPool
 from agent_orchestrator.host import Host, use_host
 from agent_orchestrator.operations.events import StreamRequest
@@ -79,6 +80,8 @@ class Orchestrator:
             for runner in _distinct_runners(self.core.config.providers.values()):
                 if isinstance(runner, AbstractAsyncContextManager):
                     await _enter(stack, runner, self.core.config.host)
+            if len(self.core.config.routing.prefer) > 1:
+                self.core.config = await with_default(self.core.config)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             if isinstance(ids := self.core.config.ids, SortableIds):
                 ids.follow(await self.core.store.read(lambda view: view.newest_ids()))

@@ -61,6 +61,7 @@ async def create(
         raise InvalidRequest.of(dict.fromkeys(sorted(options.names), problem))
     session_limits = limits.session_limits(core, command, None)
     cwd = await core.workspace(command.cwd or core.config.cwd)
+    routing = core.config.routing
 
     def change(tx: Transaction) -> CreateSessionReply:
         require_active(tx, caller)
@@ -70,7 +71,7 @@ async def create(
             id=session_id,
             title=command.title,
             owner=caller.id,
-            provider=command.provider,
+            provider=command.provider or (routing.default if routing.prefer else None),
             model=command.model,
             cwd=cwd,
             status="open",

@@ -90,6 +90,8 @@ class _Node:
 
 @define
 class _Page:
+    """Collects the sessions of one page."""
+
     _view: View
     _within: Visibility
     _limit: int
@@ -162,9 +164,9 @@ class _Page:
         view = self._view
         room = max(1, MAX_READ - self._read)
         length = MAX_SUMMARY + 1  # one more, to see which texts are longer
-        latest, read = view.latest_runs(session.id, limit=MAX_RUNS, cut=length, size=room)
+        latest, size_read = view.latest_runs(session.id, limit=MAX_RUNS, cut=length, size=room)
         runs_count = len(latest)
-        if len(latest) == MAX_RUNS or read >= room:
+        if len(latest) == MAX_RUNS or size_read >= room:
             runs_count = view.run_count(session.id)
             active = view.active_run(session.id)
             if active is not None and active.id not in [run.id for run in latest]:
@@ -173,7 +175,7 @@ class _Page:
         if not children_count:
             self._childless.add(session.id)
         runs = [_shortened_run(run) for run in latest]
-        self._read += read
+        self._read += size_read
         self._size += len(strict_json.dumps(session.metadata)) + _NODE_SIZE
         self._size += sum(_NODE_SIZE + _text_length(run) for run in runs)
         cut = tuple(run.id for run, whole in zip(runs, latest, strict=True) if run != whole)

@@ -38,7 +38,7 @@ class TurnOptions:
     def of_first_message(
         cls, command: AnswerOptions, images: Sequence[ImageContent]
     ) -> "TurnOptions":
-        """Return the options of a new session's first message. The model is the session's, so not here."""
+        """Return the options of a new session's first message, without ``model``, which the session has."""
         return cls(None, command.effort, _copy(command.output_schema), images)
 
     @classmethod

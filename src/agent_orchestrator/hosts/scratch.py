@@ -37,21 +37,21 @@ async def private_directory() -> AsyncIterator[Path]:
 
     :raises OSError: if it cannot be created, or the directory of all runs stays locked for 5 s.
     """
-    made = ExitStack()
+    stack = ExitStack()
     try:
-        yield await _made(made)
+        yield await _enter_directory(stack)
     finally:
         with anyio.CancelScope(shield=True):
-            await run_sync(made.close)
+            await run_sync(stack.close)
 
 
-async def _made(made: ExitStack) -> Path:
+async def _enter_directory(stack: ExitStack) -> Path:
     give_up_at = anyio.current_time() + _LOCK_TIMEOUT_S
     while True:
         try:
-            return await run_sync(made.enter_context, _directory())
+            return await run_sync(stack.enter_context, _directory())
         except BlockingIOError:
-            # A thread that waits for a lock cannot be stopped. So no try waits.
+            # A thread that waits for a lock cannot be cancelled, so each try returns at once.
             if anyio.current_time() >= give_up_at:
                 raise
         await anyio.sleep(_LOCK_PAUSE_S)
@@ -134,8 +134,8 @@ def _lock(path: Path, mode: int) -> int:
         status = os.fstat(descriptor)
         os.close(descriptor)
         holder = flock_holder(status.st_dev, status.st_ino)
-        caller = f"process {holder}" if holder else "another process"
-        raise BlockingIOError(error.errno, f"{caller} has it locked", str(path)) from None
+        owner = f"process {holder}" if holder else "another process"
+        raise BlockingIOError(error.errno, f"{owner} has locked it", str(path)) from None
     except OSError:
         os.close(descriptor)
         raise
