@@ -185,6 +185,28 @@ async def test_sub_agents_are_told_apart(make_runner, record):
 
 
 @ON_ONE_LOOP
+async def test_the_to_do_list_is_the_plan(make_runner, record):
+    script = """\
+tool TaskCreate {"subject": "First", "description": "do it"}
+tool TaskCreate {"subject": "Second", "description": "do it"}
+tool TaskUpdate {"taskId": "1", "status": "in_progress"}"""
+    model = "claude-haiku-4-5"  # the newest models do without
+    async with make_runner() as runner:
+        first = record(script, model=model)
+        await run(runner, first)
+        update = 'tool TaskUpdate {"taskId": "1", "status": "completed"}'
+        second = record(update, model=model, thread=first.thread)
+        await run(runner, second)
+    steps = [
+        [(one["text"], one["status"]) for one in data["steps"]]
+        for data in of(first, "plan.updated")
+    ]
+    assert steps[-1] == [("First", "in_progress"), ("Second", "pending")]
+    (last,) = of(second, "plan.updated")
+    assert [one["status"] for one in last["steps"]] == ["completed", "pending"]
+
+
+@ON_ONE_LOOP
 async def test_an_answer_of_five_megabytes(make_runner, record):
     async with make_runner() as runner:
         context = record(f"big {5 * 2**20}")

@@ -19,6 +19,7 @@ from agent_orchestrator.ports.runner import Outcome, RunContext, Toolbox
 from agent_orchestrator.runners.bulk import run_in_thread
 from agent_orchestrator.runners.claude import approvals, sdk_tools
 from agent_orchestrator.runners.claude.messages import Message, Messages
+from agent_orchestrator.runners.claude.plan import Plan
 from agent_orchestrator.runners.claude.process import ClaudeProcess
 from agent_orchestrator.runners.claude.protocol import LIFECYCLE
 from agent_orchestrator.runners.claude.turns import RunReader
@@ -72,7 +73,7 @@ class RunDriver:
     model: str | None
     decision: bool | None
     approval_timeout_s: float
-    _reader: RunReader = field(factory=RunReader, init=False)
+    _reader: RunReader = field(init=False)
     _log: TurnLog = field(init=False)
     _questions: OpenQuestions = field(init=False)
     _messages: Messages = field(factory=Messages, init=False)
@@ -82,6 +83,7 @@ class RunDriver:
     """The calls of our tools that have no answer yet."""
 
     def __attrs_post_init__(self) -> None:
+        self._reader = RunReader(Plan.kept(self.state.get("plan")))
         self._questions = OpenQuestions(self.context, self.approval_timeout_s)
         self._log = TurnLog(self.context, self._record_process, self._record_thread)
 
@@ -89,7 +91,7 @@ class RunDriver:
         await self.context.report_process(self.process.pid, self.invocation)
 
     async def _record_thread(self) -> None:
-        self.state["has_begun"] = True
+        self.state |= {"has_begun": True, "plan": self._reader.plan.keep()}
         await self.context.set_thread(self.process.thread_id, dict(self.state))
 
     @property

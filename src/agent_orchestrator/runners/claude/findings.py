@@ -41,6 +41,15 @@ def claude_findings(
             'set sandbox = "workspace-write", unless agentd itself is confined',
             security=True,
         )
+    else:
+        yield Finding(
+            "note",
+            about,
+            "its agents are confined by asking, not by a sandbox of the operating system: what a person or a rule of "
+            f"Claude Code's settings allows can {possible_without_sandbox()}",
+            "confine agentd itself, if agents must not be able to",
+            security=True,
+        )
     if env.get("ANTHROPIC_API_KEY"):
         yield Finding(
             "note",

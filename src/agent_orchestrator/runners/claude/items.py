@@ -8,12 +8,9 @@ from agent_orchestrator.runners.events import JsonObject, text
 
 FILE_TOOLS: Final = frozenset({"Edit", "MultiEdit", "NotebookEdit", "Write"})
 AGENT_TOOLS: Final = frozenset({"Task", "Agent"})
-PLAN_TOOL: Final = "TodoWrite"
 COMMAND_TOOL: Final = "Bash"
 
 _EXIT_CODE: Final = re.compile(r"Exit code (\d{1,3})\b")
-
-_TODO: Final = {"pending": "pending", "in_progress": "in_progress", "completed": "completed"}
 
 
 def call(name: str, tool_input: JsonObject) -> dict[str, Any]:
@@ -116,14 +113,3 @@ def _proposed(name: str, tool_input: JsonObject) -> str:
             added = text(one.get("new_string")).splitlines()
             parts += ["@@", *(f"-{line}" for line in removed), *(f"+{line}" for line in added)]
     return "".join(f"{line}\n" for line in parts)
-
-
-def plan_steps(tool_input: JsonObject) -> list[dict[str, str]] | None:
-    """Return the steps of a to-do list; None if it has another shape."""
-    todos = tool_input.get("todos")
-    if not isinstance(todos, list) or not all(isinstance(one, Mapping) for one in todos):
-        return None
-    return [
-        {"text": text(one.get("content")), "status": _TODO.get(text(one.get("status")), "pending")}
-        for one in todos
-    ]

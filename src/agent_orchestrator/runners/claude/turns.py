@@ -5,8 +5,8 @@ message                            becomes
 ================================== =========================================================
 assistant, a block of text         ``agent.message``
 assistant, a block of thinking     ``agent.reasoning``
-assistant, a call of a tool        ``tool.started``; ``plan.updated`` for a to-do list
-user, the result of a tool         ``tool.completed``, ``file.changed``
+assistant, a call of a tool        ``tool.started``
+user, the result of a tool         ``tool.completed``, ``file.changed``, ``plan.updated``
 stream_event/text_delta            ``agent.message.delta``
 system/api_retry                   ``run.error``: the attempt and its reason
 result                             the end of a turn, kept by the reader
@@ -26,8 +26,9 @@ from attrs import define, field
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Usage
-from agent_orchestrator.runners.claude import items
+from agent_orchestrator.runners.claude import items, plan
 from agent_orchestrator.runners.claude.failures import result_failure
+from agent_orchestrator.runners.claude.plan import Plan
 from agent_orchestrator.runners.claude.protocol import INIT, RESULT, TEXT_DELTA
 from agent_orchestrator.runners.claude.usage import plus, usage_of
 from agent_orchestrator.runners.events import (
@@ -79,9 +80,10 @@ class RunReader:
     :ivar failure: why the last turn failed; None if it did not.
     :ivar is_answering: whether the model has begun to answer.
     :ivar has_run_commands: whether a command was run, which may have left processes.
-    :ivar calls: the tools that were called and have not ended, with their input, by id.
+    :ivar mode: the permission mode, once Claude Code has said it.
     """
 
+    plan: Plan = field(factory=Plan)
     usage: Usage | None = None
     failure: AgentFailed | None = None
     turns: int = 0
@@ -90,7 +92,6 @@ class RunReader:
     mode: str | None = None
     _items: ToolItems = field(factory=ToolItems, init=False)
     _calls: dict[str, tuple[str, JsonObject]] = field(factory=dict, init=False)
-    _plan: Any = field(default=None, init=False)
     _answer: list[str] = field(factory=list, init=False)
     _is_continued: bool = field(default=False, init=False)
     _message_ids: dict[str | None, str] = field(factory=dict, init=False)
@@ -227,11 +228,6 @@ class RunReader:
         tool_input = tool_input if isinstance(tool_input, Mapping) else {"input": tool_input}
         self._calls[tool_id] = name, tool_input
         self.has_run_commands |= name == items.COMMAND_TOOL
-        if name == items.PLAN_TOOL and (steps := items.plan_steps(tool_input)) is not None:
-            if steps == self._plan:
-                return []
-            self._plan = steps
-            return [agent_event(EventType.PLAN_UPDATED, steps=steps, **of)]
         if name in items.FILE_TOOLS:
             data = {"changes": items.changes(name, tool_input), **of}
             return self._items.merge(tool_id, data, EventType.FILE_CHANGED)
@@ -265,8 +261,6 @@ class RunReader:
     ) -> list[AgentEvent]:
         name, tool_input = self._calls.pop(tool_id, ("", {}))
         status = items.status_of(block, meta)
-        if name == items.PLAN_TOOL and self._items.get(tool_id) is None:
-            return []
         if name in items.FILE_TOOLS:
             data: dict[str, Any] = {
                 "status": status,
@@ -278,7 +272,13 @@ class RunReader:
         known = self._items.get(tool_id)
         if known is None:
             return []
-        return [self._items.complete(tool_id, items.outcome(known["kind"], block, status))]
+        ended = self._items.complete(tool_id, items.outcome(known["kind"], block, status))
+        steps = None
+        if name in plan.TOOLS and status == "completed" and "parent_tool_id" not in known:
+            steps = self.plan.change(name, tool_input, result)
+        if steps is None:
+            return [ended]
+        return [ended, agent_event(EventType.PLAN_UPDATED, steps=steps)]
 
     # --- the turn
 

@@ -1,0 +1,304 @@
+"""The parts of the runner of Claude Code that are pure: no program is started."""
+
+import json
+
+import pytest
+from attrs import evolve
+
+from agent_orchestrator.domain.model import Usage
+from agent_orchestrator.runners.claude import approvals, items
+from agent_orchestrator.runners.claude.driver import literal
+from agent_orchestrator.runners.claude.failures import exit_failure, result_failure
+from agent_orchestrator.runners.claude.launch import (
+    Spec,
+    decides_alone,
+    environment,
+    permission_mode,
+)
+from agent_orchestrator.runners.claude.locate import NotInstalled, locate
+from agent_orchestrator.runners.claude.messages import ENDED, STEPS, Message, Messages
+from agent_orchestrator.runners.claude.plan import Plan
+from agent_orchestrator.runners.claude.protocol import StreamJson
+from agent_orchestrator.runners.claude.turns import RunReader
+from agent_orchestrator.runners.claude.usage import plus, usage_of
+from agent_orchestrator.runners.live.messages import AgentRequest, Answer, Notification
+
+SPEC = Spec(
+    "claude",
+    "/work",
+    is_cwd_resolved=False,
+    env=frozenset(),
+    sources="user",
+    mode="default",
+    model=None,
+    effort=None,
+)
+
+
+def test_messages_of_the_protocol_are_read_and_written():
+    dialect = StreamJson()
+    request = dialect.request(7, "interrupt", {"cancel_queued": True})
+    assert request == {
+        "type": "control_request",
+        "request_id": "7",
+        "request": {"subtype": "interrupt", "cancel_queued": True},
+    }
+    asked = dialect.read({**request, "request_id": "r"}, 10)
+    assert isinstance(asked, AgentRequest)
+    assert (asked.id, asked.method) == ("r", "interrupt")
+    assert dialect.result(asked, {"a": 1})["response"]["request_id"] == "r"
+    assert dialect.error(asked, 0, "no")["response"] == {
+        "subtype": "error",
+        "request_id": "r",
+        "error": "no",
+    }
+    answer = dialect.read(
+        {"type": "control_response", "response": {"subtype": "success", "request_id": "7"}}, 1
+    )
+    assert answer == Answer(7, None, size=1)
+    init = dialect.read({"type": "system", "subtype": "init"}, 1)
+    assert isinstance(init, Notification)
+    assert init.method == "system/init"
+    for odd in ({}, {"type": 1}, {"type": "control_request"}, {"type": "control_response"}):
+        assert dialect.read(odd, 1) is None
+
+
+def test_pieces_of_one_text_differ_only_in_their_text():
+    dialect = StreamJson()
+    pieces = [
+        dialect.read(
+            {
+                "type": "stream_event",
+                "uuid": text,
+                "event": {
+                    "type": "content_block_delta",
+                    "index": 0,
+                    "delta": {"type": "text_delta", "text": text},
+                },
+            },
+            100,
+        )
+        for text in ("a", "b")
+    ]
+    first, second = pieces
+    assert isinstance(first, Notification)
+    assert isinstance(second, Notification)
+    assert {**first.params, "text": ""} == {**second.params, "text": ""}
+
+
+def test_each_message_ends_and_then_stays_as_it_is():
+    for state in Message:
+        after = {word: STEPS.get((state, word)) for word in ("queued", "started", "completed")}
+        assert (after["completed"] in ENDED) is (state not in ENDED), state
+    messages = Messages()
+    messages.send("a")
+    messages.send("b")
+    assert messages.report("x", "queued") is None
+    assert messages.report("a", "completed") is Message.ANSWERED_BEFORE
+    assert not messages.are_ended
+    for word in ("queued", "started", "completed"):
+        messages.report("b", word)
+    assert messages.report("b", "queued") is None
+    assert messages.states["b"] is Message.COMPLETED
+    assert messages.are_ended
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "code"),
+    [
+        ({"api_error_status": 401}, "authentication_failed", "auth_failed"),
+        ({"api_error_status": 429}, "rate_limit", "rate_limited"),
+        ({"api_error_status": 404}, "model_not_found", "invalid_config"),
+        ({"api_error_status": 500}, "server_error", "provider_error"),
+        ({"api_error_status": None}, "server_error", "provider_unreachable"),
+        ({"terminal_reason": "blocking_limit"}, "invalid_request", "context_exceeded"),
+        ({"subtype": "error_max_budget_usd"}, None, "quota_exhausted"),
+        ({"subtype": "error_max_turns"}, None, "provider_error"),
+    ],
+)
+def test_failures_of_turns(result, error, code):
+    failure = result_failure({"is_error": True, **result}, error, "the words of it")
+    assert (failure.code, failure.message) == (code, "the words of it")
+
+
+def test_a_usage_limit_is_no_rate_limit():
+    failure = result_failure({}, "rate_limit", "You've hit your limit · resets 3pm")
+    assert failure.code == "quota_exhausted"
+    told = result_failure({"errors": ["[ede_diagnostic] noise", "it broke"]}, None, "")
+    assert told.message == "it broke"
+
+
+def test_failures_of_processes():
+    assert "SIGKILL" in exit_failure(-9, "").message
+    refused = exit_failure(1, "error: unknown option '--bogus'\n")
+    assert (refused.code, refused.message) == (
+        "invalid_config",
+        "Claude Code refused its arguments: unknown option '--bogus'",
+    )
+    assert exit_failure(3, "oh").message == "Claude Code ended (exit code 3): oh"
+
+
+def test_the_usage_of_a_turn_has_its_sub_agents_and_the_cost():
+    model = {"inputTokens": 10, "cacheReadInputTokens": 5, "outputTokens": 3, "costUSD": 0.5}
+    found = usage_of({"model_usage_since_last_result": {"one": model, "two": model}})
+    assert found == Usage(30, 10, 6, 1.0)
+    assert usage_of({"usage": {"input_tokens": 1}}) is None
+    assert plus(None, found) == found
+    assert plus(found, Usage(1, 1, 1)) == Usage(31, 11, 7, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "policy", "mode", "alone"),
+    [
+        ("read-only", "on-request", "default", None),
+        ("read-only", "never", "default", False),
+        ("workspace-write", "untrusted", "default", None),
+        ("workspace-write", "on-request", "acceptEdits", None),
+        ("workspace-write", "never", "acceptEdits", False),
+        ("danger-full-access", "untrusted", "default", None),
+        ("danger-full-access", "on-request", "acceptEdits", True),
+        ("danger-full-access", "never", "acceptEdits", True),
+    ],
+)
+def test_permissions(sandbox, policy, mode, alone):
+    assert permission_mode(sandbox, policy) == mode
+    assert decides_alone(sandbox, policy) is alone
+
+
+def test_arguments():
+    new = SPEC.arguments("id", resumes=False)
+    assert new[new.index("--session-id") + 1] == "id"
+    again = evolve(SPEC, model="m", effort="low", extra_args=("--x",)).arguments(
+        "id", ["Bash(touch *)"], resumes=True
+    )
+    assert again[again.index("--resume") + 1] == "id"
+    assert again[-5:] == ("--model", "m", "--effort", "low", "--x")
+    settings = json.loads(again[again.index("--settings") + 1])
+    assert settings == {
+        "crossSessionInbound": "refuse",
+        "permissions": {"allow": ["Bash(touch *)"]},
+    }
+    assert not any(
+        "mcp" in one for one in evolve(SPEC, has_tools=False).arguments("i", resumes=True)
+    )
+
+
+def test_the_environment_has_nothing_of_one_run_or_of_another_claude():
+    given = {
+        "PATH": "/bin",
+        "AGENTCTL_RUN_ID": "r",
+        "AGENT_ORCHESTRATOR_TAG": "t",
+        "CLAUDECODE": "1",
+        "CLAUDE_CODE_DISABLE_CRON": "0",
+        "CLAUDE_CODE_MAX_RETRIES": "7",
+    }
+    found = environment(given, "/home/of/claude")
+    assert found["PATH"] == "/bin"
+    assert found["CLAUDE_CONFIG_DIR"] == "/home/of/claude"
+    assert (found["CLAUDE_CODE_DISABLE_CRON"], found["CLAUDE_CODE_MAX_RETRIES"]) == ("1", "7")
+    assert not found.keys() & {"AGENTCTL_RUN_ID", "AGENT_ORCHESTRATOR_TAG", "CLAUDECODE"}
+
+
+def test_prompts_that_begin_with_a_command_are_text():
+    assert literal("/clear") == "\n/clear"
+    assert literal("clear /") == "clear /"
+
+
+def test_the_native_binary_behind_the_stub_of_npm(tmp_path, monkeypatch):
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    modules = tmp_path / "node_modules" / "@anthropic-ai"
+    stub = modules / "claude-code" / "bin" / "claude.exe"
+    stub.parent.mkdir(parents=True)
+    stub.write_text("echo not installed\n")
+    stub.chmod(0o755)
+    link = tmp_path / "claude"
+    link.symlink_to(stub)
+    with pytest.raises(NotInstalled, match="no native binary"):
+        locate("claude", {"PATH": str(tmp_path)})
+    native = modules / "claude-code-linux-x64" / "claude"
+    native.parent.mkdir()
+    native.write_text("binary")
+    native.chmod(0o755)
+    assert locate("claude", {"PATH": str(tmp_path)}) == native
+    with pytest.raises(NotInstalled, match="npm install"):
+        locate("claude", {"PATH": "/nowhere"})
+    with pytest.raises(NotInstalled, match="there is no file"):
+        locate(str(tmp_path / "missing"), {})
+
+
+def test_a_program_that_is_no_stub_is_started_itself(tmp_path):
+    program = tmp_path / "claude"
+    program.write_text("#!/bin/sh\n")
+    with pytest.raises(NotInstalled, match="chmod"):
+        locate(str(program), {})
+    program.chmod(0o755)
+    assert locate(str(program), {}) == program
+
+
+def test_a_plan_is_kept_over_turns():
+    plan = Plan()
+    made = plan.change("TaskCreate", {}, {"task": {"id": "1", "subject": "First"}})
+    assert made == [{"text": "First", "status": "pending"}]
+    again = Plan.kept(json.loads(json.dumps(plan.keep())))
+    done = again.change("TaskUpdate", {"taskId": "1", "status": "completed"}, {"success": True})
+    assert done == [{"text": "First", "status": "completed"}]
+    assert again.change("TaskUpdate", {"taskId": "1", "status": "completed"}, {}) is None
+    assert again.change("TaskUpdate", {"taskId": "1", "status": "deleted"}, {}) == []
+    todos = [{"content": "A", "status": "in_progress"}, {"content": "B", "status": "odd"}]
+    assert again.change("TodoWrite", {"todos": todos}, None) == [
+        {"text": "A", "status": "in_progress"},
+        {"text": "B", "status": "pending"},
+    ]
+    assert Plan.kept(["odd"]) == Plan()
+
+
+def test_changes_of_files_are_shown_before_and_after():
+    edit = {"file_path": "/a", "old_string": "one\ntwo", "new_string": "three"}
+    assert items.changes("Edit", edit) == [
+        {"path": "/a", "kind": "update", "diff": "@@\n-one\n-two\n+three\n"}
+    ]
+    patch = [{"oldStart": 1, "oldLines": 1, "newStart": 1, "newLines": 1, "lines": ["-a", "+b"]}]
+    assert items.changes("Edit", edit, {"filePath": "/a", "structuredPatch": patch}) == [
+        {"path": "/a", "kind": "update", "diff": "@@ -1,1 +1,1 @@\n-a\n+b\n"}
+    ]
+    write = {"file_path": "/a", "content": "all"}
+    created = {"type": "create", "filePath": "/a", "content": "all", "structuredPatch": []}
+    assert items.changes("Write", write, created) == [{"path": "/a", "kind": "add", "diff": "all"}]
+
+
+def test_what_has_an_unknown_shape_is_kept():
+    reader = RunReader()
+    for name, params in (
+        ("assistant", {"message": "odd"}),
+        ("user", {}),
+        ("system/new_thing", {"a": 1}),
+        ("assistant", {"message": {"content": [{"type": "new"}]}}),
+    ):
+        (event,) = reader.feed(Notification(name, params))
+        assert event.event_type == "backend.event"
+        assert event.data["kind"] == name
+    assert reader.feed(Notification("tool_progress", {})) == []
+
+
+def test_a_session_rule_is_never_kept_for_good():
+    suggestion = {
+        "type": "addRules",
+        "behavior": "allow",
+        "destination": "localSettings",
+        "rules": [{"toolName": "Bash", "ruleContent": "touch *"}],
+    }
+    mode = {"type": "setMode", "mode": "acceptEdits", "destination": "session"}
+    params = {
+        "tool_name": "Bash",
+        "input": {"command": "touch a"},
+        "permission_suggestions": [suggestion, mode, "odd"],
+    }
+    question = approvals.question_for(params, None)
+    lasting = next(one for one in question.options if one.kind == "allow_session")
+    assert "Bash(touch *)" in lasting.reaches
+    updates = approvals.allow({}, [{**suggestion, "destination": "session"}])
+    assert approvals.granted_rules(updates) == ["Bash(touch *)"]
+    without = approvals.question_for({**params, "permission_suggestions": [mode]}, None)
+    assert [one.kind for one in without.options] == ["allow_once", "deny", "deny_and_stop"]
