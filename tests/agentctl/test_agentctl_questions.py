@@ -135,6 +135,31 @@ def test_to_tell_is_not_to_ask(ctl: Ctl, parent: str, child: Any) -> None:
     assert say(ctl, lonely, "anyone?").code == 6
 
 
+def test_an_option_is_chosen_by_its_id_or_label(ctl: Ctl, child: Any) -> None:
+    run_id = child["run"]["id"]
+
+    def ask() -> str:
+        asked = say(ctl, run_id, "?", "--request-kind", "approval_request", "--option", "80",
+                    "--option", "81")  # fmt: skip
+        return str(asked.json["request"]["id"])
+
+    chosen = ctl("--format=json", "request", "answer", ask(), "--option", "81").json["request"]
+    assert (chosen["status"], chosen["option"], chosen["answer"]) == ("answered", "81", "81")
+    asked = ask()
+    for command, problem in (
+        (("approve", asked, "--option", "80"), "must be answer"),
+        (("deny", asked, "--option", "82"), "must be one of 80, 81"),
+        (("answer", asked), "--text or --option"),
+    ):
+        refused = ctl("request", *command)
+        assert refused.code == 2
+        assert problem in refused.err
+    assert ctl.field("request.status", "request", "show", asked) == "pending"
+    shown = ctl("request", "show", chosen["id"]).out
+    assert "options  80 · 81\n" in shown
+    assert "option   81\n" in shown
+
+
 def test_all_that_is_asked_is_sent(ctl: Ctl, child: Any) -> None:
     asked = say(
         ctl, child["run"]["id"], "?", "--request-kind", "permission_request", "--expires-in-s", "90",

@@ -5,10 +5,11 @@ import json
 import anyio
 import pytest
 from claude_runs import descendants, of, problems, run
-from deciding import Deciding
+from deciding import EXPIRED, Deciding
 from loops import ON_ONE_LOOP
 
 from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.model import Option
 
 pytestmark = [pytest.mark.anyio, pytest.mark.claude, ON_ONE_LOOP]
 
@@ -28,12 +29,13 @@ def ask(record):
 
 async def test_a_question_says_what_a_command_is(make_runner, ask, workspace):
     async with make_runner(sandbox="workspace-write") as runner:
-        context = await ask(runner, "shell sh -c 'echo ran > ran'", {"status": "approved"})
+        context = await ask(runner, "shell sh -c 'echo ran > ran'", {"decision": "approve"})
     (question,) = context.questions
     assert question["kind"] == "approval_request"
     assert question["text"].startswith("Run: sh -c 'echo ran > ran'")
+    assert question["detail"]["type"] == "command"
     assert question["detail"]["command"] == "sh -c 'echo ran > ran'"
-    assert question["detail"]["tool"] == "Bash"
+    assert question["detail"]["cwd"] is None
     kinds = [option.kind for option in question["options"]]
     assert kinds == ["allow_once", "allow_session", "deny", "deny_and_stop"]
     assert (workspace / "ran").exists()
@@ -42,10 +44,10 @@ async def test_a_question_says_what_a_command_is(make_runner, ask, workspace):
 @pytest.mark.parametrize(
     ("decide", "words"),
     [
-        ({"status": "denied"}, "Nobody has approved this"),
-        ({"status": "denied", "answer": "Use the other one"}, "Use the other one"),
-        ({"status": "answered", "answer": "First tell me why"}, "First tell me why"),
-        ({"status": "expired"}, "Nobody has approved this"),
+        ({"decision": "deny"}, "Nobody has approved this"),
+        ({"decision": "deny", "text": "Use the other one"}, "Use the other one"),
+        ({"decision": "answer", "text": "First tell me why"}, "First tell me why"),
+        (EXPIRED, "Nobody has approved this"),
     ],
 )
 async def test_a_no_reaches_the_agent_in_its_words(
@@ -61,7 +63,7 @@ async def test_a_no_reaches_the_agent_in_its_words(
 
 
 async def test_cancel_ends_the_turn(make_runner, ask, workspace):
-    decide = {"status": "denied", "option": "deny_and_stop"}
+    decide = {"option": "deny_and_stop"}
     async with make_runner(sandbox="workspace-write") as runner:
         with pytest.raises(AgentFailed) as caught:
             await ask(runner, "shell sh -c 'echo ran > ran'\nsay on", decide)
@@ -73,14 +75,14 @@ async def test_an_approval_for_the_session_holds_also_after_a_restart(
     make_runner, ask, record, workspace
 ):
     prompt = "shell sh -c 'echo ran >> ran'"
-    decide = {"status": "approved", "scope": "session"}
+    decide = {"decision": "approve", "scope": "session"}
     async with make_runner(sandbox="workspace-write") as runner:
         first = await ask(runner, prompt, decide)
-        again = await ask(runner, prompt, {"status": "denied"}, thread=first.thread)
+        again = await ask(runner, prompt, {"decision": "deny"}, thread=first.thread)
     async with make_runner(sandbox="workspace-write") as runner:
-        third = await ask(runner, prompt, {"status": "denied"}, thread=again.thread)
-        other = await ask(runner, "shell sh -c 'echo x'", {"status": "denied"}, thread=third.thread)
-        stranger = await ask(runner, prompt, {"status": "denied"})
+        third = await ask(runner, prompt, {"decision": "deny"}, thread=again.thread)
+        other = await ask(runner, "shell sh -c 'echo x'", {"decision": "deny"}, thread=third.thread)
+        stranger = await ask(runner, prompt, {"decision": "deny"})
     assert [len(one.questions) for one in (first, again, third, other, stranger)] == [1, 0, 0, 1, 1]
     _, lasting, *_ = first.questions[0]["options"]
     assert "sh -c 'echo ran >> ran'" in lasting.reaches
@@ -95,7 +97,7 @@ async def test_files_are_changed_without_asking_where_the_sandbox_allows_it(
     hooks = workspace / ".git" / "hooks" / "pre-commit"
     script = f"add {inside} one\nadd {outside} two\nadd {hooks} three"
     async with make_runner(sandbox="workspace-write") as runner:
-        context = await ask(runner, script, {"status": "denied"})
+        context = await ask(runner, script, {"decision": "deny"})
     assert inside.read_text() == "one"
     assert not outside.exists()
     assert not hooks.exists()
@@ -105,7 +107,7 @@ async def test_files_are_changed_without_asking_where_the_sandbox_allows_it(
         (str(hooks), "three"),
     ]
     async with make_runner(sandbox="read-only") as runner:
-        context = await ask(runner, f"add {workspace}/more.txt one", {"status": "denied"})
+        context = await ask(runner, f"add {workspace}/more.txt one", {"decision": "deny"})
     assert len(context.questions) == 1
 
 
@@ -143,11 +145,11 @@ QUESTIONS = {
 @pytest.mark.parametrize(
     ("decide", "told"),
     [
-        ({"status": "answered", "answer": "Blue"}, "Blue"),
-        ({"status": "answered", "answer": "neither, but green"}, "neither, but green"),
-        ({"status": "answered", "answer": '{"Which colour?": "Red"}'}, "Red"),
-        ({"status": "denied", "answer": "I will not say"}, "I will not say"),
-        ({"status": "expired"}, "Nobody has answered"),
+        ({"decision": "answer", "text": "Blue"}, "Blue"),
+        ({"decision": "answer", "text": "neither, but green"}, "neither, but green"),
+        ({"decision": "answer", "text": '{"Which colour?": "Red"}'}, "Red"),
+        ({"decision": "deny", "text": "I will not say"}, "I will not say"),
+        (EXPIRED, "Nobody has answered"),
     ],
 )
 async def test_a_question_of_the_agent_is_answered(make_runner, ask, models, decide, told):
@@ -156,7 +158,15 @@ async def test_a_question_of_the_agent_is_answered(make_runner, ask, models, dec
     (question,) = context.questions
     assert question["kind"] == "input_request"
     assert question["text"] == "Which colour? (Blue / Red)"
-    assert question["options"] == ("Blue", "Red")
+    assert question["options"] == (Option.named("Blue"), Option.named("Red"))
+    [asked] = question["detail"]["questions"]
+    assert asked == {
+        "id": "Which colour?",
+        "text": "Which colour?",
+        "choices": QUESTIONS["questions"][0]["options"],
+        "multiple": False,
+        "free_text": True,
+    }
     assert told in models.requests[-1].texts[-1]
 
 
@@ -167,15 +177,14 @@ async def test_a_plan_is_shown_and_its_approval_does_not_change_what_is_asked(
         f'tool EnterPlanMode\ntool ExitPlanMode {{"plan": "# Do it"}}\nadd {workspace}/a.txt one'
     )
     async with make_runner(sandbox="workspace-write") as runner:
-        context = await ask(runner, script, {"status": "approved"})
-    asked = [question["detail"]["tool"] for question in context.questions]
-    assert asked[0] == "ExitPlanMode"
+        context = await ask(runner, script, {"decision": "approve"})
+    assert context.questions[0]["detail"] == {"type": "plan", "text": "# Do it"}
     assert (workspace / "a.txt").read_text() == "one"
 
 
 async def test_a_sub_agent_asks_too(make_runner, ask, workspace):
     async with make_runner(sandbox="workspace-write") as runner:
-        context = await ask(runner, "delegate shell sh -c 'echo ran > ran'", {"status": "denied"})
+        context = await ask(runner, "delegate shell sh -c 'echo ran > ran'", {"decision": "deny"})
     assert len(context.questions) == 1
     assert not (workspace / "ran").exists()
 
@@ -191,7 +200,7 @@ async def test_a_cancel_withdraws_the_question(make_runner, record, workspace):
         assert not (workspace / "ran").exists()
         # A new attempt asks again, in the same conversation.
         after = record("shell sh -c 'echo ran > ran'", kind=Deciding, thread=context.thread)
-        after.decide = {"status": "approved"}
+        after.decide = {"decision": "approve"}
         await run(runner, after)
     assert (workspace / "ran").exists()
 

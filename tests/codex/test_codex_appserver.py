@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 from attrs import evolve
-from deciding import Deciding
+from deciding import EXPIRED, Deciding
 from loops import ON_ONE_LOOP
 from model_server import FAKE_KEY, codex_env
 from pictures import BLUE, RED, picture
@@ -19,7 +19,7 @@ from threads import processes_of_threads
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.images import ImageContent
-from agent_orchestrator.domain.model import Thread, Usage
+from agent_orchestrator.domain.model import Option, Thread, Usage
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
 from agent_orchestrator.testing.runners import RecordingContext, RunnerContract
@@ -479,34 +479,59 @@ async def asked(codex, home, record, script, decide, **more):
 
 
 DECISIONS = [
-    ({"status": "approved"}, True),
-    ({"status": "approved", "scope": "session"}, True),
-    ({"status": "denied"}, False),
-    ({"status": "expired"}, False),
-    ({"status": "answered", "answer": "accept"}, True),
-    ({"status": "answered", "answer": "please do"}, False),
+    ({"decision": "approve"}, True, None),
+    ({"option": "accept", "text": "Only this"}, True, "approved, with this message: Only this"),
+    ({"decision": "approve", "scope": "session"}, True, None),
+    ({"option": "acceptForSession"}, True, None),
+    ({"decision": "deny"}, False, None),
+    ({"decision": "deny", "text": "Use make"}, False, "denied, with this message: Use make"),
+    ({"option": "decline", "text": "Use make"}, False, "denied, with this message: Use make"),
+    (EXPIRED, False, None),
+    ({"decision": "answer", "text": "accept"}, True, None),
+    ({"decision": "answer", "text": "Allow once"}, True, None),
+    ({"decision": "answer", "text": "please do"}, False, "denied, with this message: please do"),
 ]
+"""Decisions, whether they approve, and the message to the agent."""
 
 
 @ON_ONE_LOOP
-async def test_a_command_is_approved_or_not(codex, home, record, outside):
+async def test_a_command_is_approved_or_not(codex, home, record, outside, models):
     async with make_runner(codex, home, sandbox="workspace-write") as runner:
-        for number, (decide, happens) in enumerate(DECISIONS):
+        for number, (decide, happens, words) in enumerate(DECISIONS):
             file = outside / f"made-{number}"
             script = f"escalate touch {file}\nsay done"
             context, outcome = await ask(runner, record, script, decide)
             assert file.exists() is happens, decide
-            if decide.get("answer") in (None, "accept"):
-                assert outcome.text == "done"  # without words, nothing more is said to the agent
+            last = models.requests[-1].user_texts[-1]
+            if words is None:
+                assert outcome.text == "done"  # nothing more is said to the agent
+                assert "with this message" not in last
+            else:
+                assert words in last
             [question] = context.questions
             assert question["kind"] == "approval_request"
-            assert question["detail"]["command"] == f"/bin/bash -lc 'touch {file}'"
-            assert question["detail"]["cwd"] == context.session.cwd
-            assert question["detail"]["reason"] == "it must"
+            detail = dict(question["detail"])
+            detail.pop("agent")
+            assert detail == {
+                "type": "command",
+                "command": f"/bin/bash -lc 'touch {file}'",
+                "cwd": context.session.cwd,
+                "reason": "it must",
+            }
             assert f"touch {file}" in question["text"]
-            assert "accept" in question["options"]
+            assert {option.id for option in question["options"]} >= {"accept", "decline", "cancel"}
             [done] = of(context, "tool.completed")
             assert done["status"] == ("completed" if happens else "declined"), decide
+
+
+@ON_ONE_LOOP
+@pytest.mark.parametrize("decide", [{"option": "acceptForSession"}, {"decision": "approve"}])
+async def test_an_approval_for_the_session_covers_the_same_command(
+    codex, home, record, outside, decide
+):
+    script = f"escalate touch {outside}/made\nescalate touch {outside}/made\nsay done"
+    context, _ = await asked(codex, home, record, script, decide)
+    assert len(context.questions) == (1 if "option" in decide else 2)
 
 
 @ON_ONE_LOOP
@@ -516,7 +541,7 @@ async def test_without_settings_it_asks_to_leave_the_workspace(codex, home, reco
     async with CodexAppServerRunner(command=codex, home=str(home)) as runner:
         script = f"shell touch {file}\nshell touch inside\nescalate touch {asked_for}\nsay done"
         context = record(script, kind=Deciding)
-        context.decide = {"status": "denied"}
+        context.decide = {"decision": "deny"}
         await run(runner, context)
     done, declined = of(context, "tool.completed")[-2:]
     assert (done["exit_code"], declined["status"]) == (0, "declined")
@@ -526,8 +551,8 @@ async def test_without_settings_it_asks_to_leave_the_workspace(codex, home, reco
 
 
 @ON_ONE_LOOP
-async def test_cancel_as_the_answer_ends_the_turn(codex, home, record, outside):
-    decide = {"status": "answered", "answer": "cancel"}
+@pytest.mark.parametrize("decide", [{"option": "cancel"}, {"decision": "answer", "text": "cancel"}])
+async def test_an_option_ends_the_turn(codex, home, record, outside, decide):
     with pytest.raises(AgentFailed) as caught:
         await asked(codex, home, record, f"escalate touch {outside / 'made'}\nsay done", decide)
     assert caught.value.code == "denied"
@@ -538,17 +563,28 @@ async def test_cancel_as_the_answer_ends_the_turn(codex, home, record, outside):
 @pytest.mark.parametrize("is_approved", [True, False])
 async def test_a_file_change_is_approved_or_not(codex, home, record, outside, is_approved):
     file = outside / "new.txt"
-    decide = {"status": "approved" if is_approved else "denied"}
+    decide = {"decision": "approve" if is_approved else "deny"}
     context, outcome = await asked(codex, home, record, f"add {file} hello\nsay done", decide)
     assert file.exists() is is_approved
     assert outcome.text == "done"
     [question] = context.questions
+    assert question["detail"]["type"] == "file_change"
     assert question["detail"]["changes"] == [{"path": str(file), "kind": "add", "diff": "hello\n"}]
+    assert question["detail"]["reason"] is None
     assert str(file) in question["text"]
 
 
 @ON_ONE_LOOP
-async def test_questions_are_answered(codex, home, record):
+@pytest.mark.parametrize(
+    ("decide", "answers"),
+    [
+        ({"option": "Blue"}, ["Blue"]),
+        ({"decision": "answer", "text": "Blue"}, ["Blue"]),
+        ({"option": "Blue", "text": "but dark"}, ["Blue", "but dark"]),
+        ({"decision": "answer", "text": "Green"}, ["Green"]),
+    ],
+)
+async def test_questions_are_answered(codex, home, record, decide, answers):
     options = [{"label": "Red", "description": "r"}, {"label": "Blue", "description": "b"}]
     questions = [{"id": "color", "header": "Color", "question": "Which?", "options": options}]
     script = f"question {json.dumps({'questions': questions})}\nrelay"
@@ -557,25 +593,28 @@ async def test_questions_are_answered(codex, home, record):
         home,
         record,
         script,
-        {"status": "answered", "answer": "Blue"},
+        decide,
         config={"features.default_mode_request_user_input": True},
     )
     [question] = context.questions
     assert question["kind"] == "input_request"
     assert question["text"] == "Which? (Red / Blue)"
-    assert question["options"] == ("Red", "Blue")
-    assert json.loads(outcome.text) == {"answers": {"color": {"answers": ["Blue"]}}}
+    assert question["options"] == (Option.named("Red"), Option.named("Blue"))
+    assert question["detail"]["questions"] == [
+        {"id": "color", "text": "Which?", "choices": options, "multiple": False, "free_text": True}
+    ]
+    assert json.loads(outcome.text) == {"answers": {"color": {"answers": answers}}}
 
 
 @ON_ONE_LOOP
-@pytest.mark.parametrize("is_approved", [True, False])
-async def test_permissions_are_granted_or_not(codex, home, record, outside, is_approved):
+@pytest.mark.parametrize("option", ["accept", "acceptForSession", "decline"])
+async def test_permissions_are_granted_or_not(codex, home, record, outside, option):
     context, _ = await asked(
         codex,
         home,
         record,
         f"permit {outside}\nshell touch {outside}/made\nsay done",
-        {"status": "approved" if is_approved else "denied"},
+        {"option": option},
         config={
             "features.request_permissions_tool": True,
             "features.exec_permission_approvals": True,
@@ -584,7 +623,8 @@ async def test_permissions_are_granted_or_not(codex, home, record, outside, is_a
     [question] = context.questions
     assert question["kind"] == "permission_request"
     assert question["detail"]["permissions"]["fileSystem"]["write"] == [str(outside)]
-    assert (outside / "made").exists() is is_approved
+    assert question["detail"]["type"] == "permission"
+    assert (outside / "made").exists() is (option != "decline")
 
 
 def mcp_config(**more):
@@ -594,7 +634,7 @@ def mcp_config(**more):
 
 @ON_ONE_LOOP
 async def test_words_do_not_approve_the_tool_of_an_mcp_server(codex, home, record, models):
-    decide = {"status": "answered", "answer": "rather not"}
+    decide = {"decision": "answer", "text": "rather not"}
     script = 'mcp small.echo {"text": "one"}\nsay done'
     context, _ = await asked(codex, home, record, script, decide, config=mcp_config())
     [tool] = of(context, "tool.completed")
@@ -603,13 +643,14 @@ async def test_words_do_not_approve_the_tool_of_an_mcp_server(codex, home, recor
 
 
 TOOL_DECISIONS = [
-    ({"status": "approved"}, 2, "two"),
-    ({"status": "approved", "scope": "session"}, 1, "two"),
-    ({"status": "answered", "answer": "accept"}, 2, "two"),
-    ({"status": "answered", "answer": "acceptForSession"}, 1, "two"),
-    ({"status": "denied"}, 2, "rejected"),
-    ({"status": "expired"}, 2, "rejected"),
-    ({"status": "answered", "answer": "cancel"}, 2, "cancelled"),
+    ({"decision": "approve"}, 2, "two"),
+    ({"decision": "approve", "scope": "session"}, 1, "two"),
+    ({"option": "accept"}, 2, "two"),
+    ({"option": "acceptForSession"}, 1, "two"),
+    ({"decision": "answer", "text": "acceptForSession"}, 1, "two"),
+    ({"decision": "deny"}, 2, "rejected"),
+    (EXPIRED, 2, "rejected"),
+    ({"option": "cancel"}, 2, "cancelled"),
 ]
 
 
@@ -624,16 +665,24 @@ async def test_the_tool_of_an_mcp_server_is_approved_or_not(codex, home, record)
             assert len(context.questions) == questions, decide
             question = context.questions[0]
             assert question["kind"] == "approval_request"
-            assert question["options"] == ("accept", "acceptForSession", "decline", "cancel")
-            detail = question["detail"]
-            assert (detail["serverName"], detail["tool"]) == ("small", "echo")
-            assert detail["arguments"] == {"text": "one"}
+            assert [(option.id, option.kind) for option in question["options"]] == [
+                ("accept", "allow_once"),
+                ("acceptForSession", "allow_session"),
+                ("decline", "deny"),
+                ("cancel", "deny"),
+            ]
+            detail = dict(question["detail"])
+            detail.pop("agent")
+            assert detail == {
+                "type": "tool", "name": "echo", "server": "small", "input": {"text": "one"}
+            }  # fmt: skip
             assert "echo" in question["text"]
             assert '{"text": "one"}' in question["text"]
             done = [one["status"] for one in of(context, "tool.completed")]
             assert done == ["completed" if says == "two" else "failed"] * 2, decide
 
 
+NO_FIELDS = {"type": "object", "properties": {}}
 ONE_FIELD = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 TWO_FIELDS = {
     "type": "object",
@@ -644,35 +693,37 @@ CHOICE = {"type": "object", "properties": {"how": {"type": "string", "enum": ["c
 
 ANSWERS = [
     (
-        {"status": "answered", "answer": "Bo"},
+        {"decision": "answer", "text": "Bo"},
         ONE_FIELD,
         {"action": "accept", "content": {"name": "Bo"}},
     ),
     (
-        {"status": "answered", "answer": '{"name": "Bo", "age": 7}'},
+        {"decision": "answer", "text": '{"name": "Bo", "age": 7}'},
         TWO_FIELDS,
         {"action": "accept", "content": {"name": "Bo", "age": 7}},
     ),
     (
-        {"status": "answered", "answer": '{"name": "\\ud800", "age": NaN}'},
+        {"decision": "answer", "text": '{"name": "\\ud800", "age": NaN}'},
         TWO_FIELDS,
         {"action": "accept", "content": {"name": "\ufffd", "age": "NaN"}},
     ),
     (
-        {"status": "answered", "answer": "cancel"},
+        {"decision": "answer", "text": "cancel"},
         CHOICE,
         {"action": "accept", "content": {"how": "cancel"}},
     ),
     (
-        {"status": "approved", "answer": "Bo"},
+        {"decision": "approve", "text": "Bo"},
         ONE_FIELD,
         {"action": "accept", "content": {"name": "Bo"}},
     ),
-    ({"status": "approved"}, ONE_FIELD, {"action": "accept", "content": {}}),
-    ({"status": "answered", "answer": "decline"}, ONE_FIELD, {"action": "decline"}),
-    ({"status": "answered", "answer": "cancel"}, ONE_FIELD, {"action": "cancel"}),
-    ({"status": "denied"}, ONE_FIELD, {"action": "decline"}),
-    ({"status": "expired"}, ONE_FIELD, {"action": "decline"}),
+    ({"option": "accept"}, NO_FIELDS, {"action": "accept", "content": {}}),
+    ({"option": "go"}, CHOICE, {"action": "accept", "content": {"how": "go"}}),
+    ({"option": "decline"}, ONE_FIELD, {"action": "decline"}),
+    ({"option": "cancel"}, ONE_FIELD, {"action": "cancel"}),
+    ({"decision": "answer", "text": "cancel"}, ONE_FIELD, {"action": "cancel"}),
+    ({"decision": "deny"}, ONE_FIELD, {"action": "decline"}),
+    (EXPIRED, ONE_FIELD, {"action": "decline"}),
 ]
 
 
@@ -687,9 +738,13 @@ async def test_an_mcp_server_is_told_what_it_asks(codex, home, record):
             [question] = context.questions
             assert question["kind"] == "input_request"
             assert question["text"] == "small: Who are you?"
-            assert question["detail"]["serverName"] == "small"
-            assert question["detail"]["requestedSchema"]["properties"] == schema["properties"]
-            assert set(question["options"]) >= {"decline", "cancel"}
+            asks = question["detail"]["agent"]
+            assert asks["serverName"] == "small"
+            assert asks["requestedSchema"]["properties"] == schema["properties"]
+            fields = [field["id"] for field in question["detail"]["questions"]]
+            assert sorted(fields) == sorted(schema["properties"])
+            names = {option.id for option in question["options"]}
+            assert names >= {"decline", "cancel"}
             [done] = of(context, "tool.completed")
             assert json.loads(done["output"]) == told, decide
             assert told["action"] in outcome.text
@@ -702,7 +757,7 @@ async def test_never_asks_nobody(codex, home, record, outside):
         home,
         record,
         f"escalate touch {outside / 'made'}\nsay done",
-        {"status": "approved"},
+        {"decision": "approve"},
         approval_policy="never",
     )
     assert context.questions == []
@@ -866,7 +921,7 @@ async def test_a_run_may_be_confined_otherwise_than_the_one_before(codex, home, 
         assert not file.exists()
         asking = record(f"escalate touch {file}\nsay asked", thread=second.thread, kind=Deciding)
         asking.run = evolve(asking.run, sandbox="read-only", approval_policy="on-request")
-        asking.decide = {"status": "denied"}
+        asking.decide = {"decision": "deny"}
         await run(runner, asking)
         assert len(asking.questions) == 1
         assert not file.exists()
@@ -1010,7 +1065,7 @@ async def test_what_sub_agents_do_is_kept_apart(codex, home, record):
 @pytest.mark.parametrize("is_approved", [True, False])
 async def test_a_sub_agent_asks_like_its_agent(codex, home, record, outside, is_approved):
     file = outside / "made"
-    decide = {"status": "approved" if is_approved else "denied"}
+    decide = {"decision": "approve" if is_approved else "deny"}
     script = spawning(f"escalate touch {file}\nsay sub done", WAITING, "relay")
     context, outcome = await asked(codex, home, record, script, decide, model="fake-model")
     [question] = context.questions

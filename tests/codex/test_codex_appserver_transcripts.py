@@ -5,17 +5,23 @@
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from attrs import evolve
 
+from agent_orchestrator.domain.approvals import RESOLUTIONS, decide
+from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.events import AGENT_EVENTS
+from agent_orchestrator.domain.model import Option, Request
 from agent_orchestrator.runners.codex.appserver import approvals
 from agent_orchestrator.runners.codex.appserver.failures import failure_of
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.live.messages import AgentRequest, Notification
+from agent_orchestrator.wire.codec import to_plain
 
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
 FOLDER = Path(__file__).parent / "transcripts" / "appserver"
 RECORDINGS = sorted(FOLDER.glob("*.jsonl"))
 
@@ -46,7 +52,7 @@ def replayed(recording):
             question = approvals.question_for(AgentRequest(said["id"], method, params), item)
             if question is not None:
                 asked = {"text": question.text, "kind": question.kind, "detail": question.detail}
-                now["question"] = {**asked, "options": question.options}
+                now["question"] = {**asked, "options": to_plain(question.options)}
                 now["declined"] = question.answer(None)
             continue
         if params.get("threadId") is None:
@@ -128,81 +134,105 @@ def test_a_root_that_an_approval_may_grant_is_told_before_the_paths():
     assert question is not None
     assert question.text.startswith(f"Change anything under {root}, ")
     assert "/w/0" in question.text
-    assert next(iter(question.detail.items())) in (("itemId", "i"), ("grantRoot", root))
-    assert question.detail["grantRoot"] == root
-    assert all(root in words for words in question.detail["reaches"].values())
-    assert {"accept", "acceptForSession", "session"} <= set(question.detail["reaches"])
+    reaches = {option.id: option.reaches for option in question.options}
+    assert root in reaches["accept"]
+    assert root in reaches["acceptForSession"]
     without = approvals.question_for(
         AgentRequest(0, asked.method, {**params, "grantRoot": None}), item
     )
     assert without is not None
     assert without.text.startswith("Change files: ")
-    assert "accept" not in without.detail["reaches"]
+    assert without.detail["cut"] == ["changes", "agent"]
+    assert without.options[0] == Option("accept", "Allow once", "allow_once")
 
 
-def test_the_detail_of_a_question_fits_whatever_is_in_it():
-    said = {
-        "command": "\N{SMILING FACE WITH SUNGLASSES}" * 9_000,
-        "cwd": "/",
-        "reason": "\0" * 9_000,
-    }
-    params = {**said, **{f"more-{number}": "x" * 1_900 for number in range(30)}}
+def test_the_network_alone_is_a_permission():
+    network = {"host": "example.com", "protocol": "https"}
+    params = {"command": None, "networkApprovalContext": network, "reason": "to fetch", "cwd": "/"}
     asked = AgentRequest(0, "item/commandExecution/requestApproval", params)
-    question = approvals.question_for(asked, None)
-    assert len(json.dumps(question.detail)) < 50_000
-    assert said["command"] in question.text
-    assert question.detail["cwd"] == "/"
-    assert {"command", "reason"} <= set(question.detail["cut"])
-    for name in question.detail["cut"]:
-        assert params[name].startswith(question.detail[name])
+    assert approvals.question_for(asked, None).detail == {
+        "type": "permission",
+        "permissions": {"network": network},
+        "reason": "to fetch",
+        "agent": {"cwd": "/"},
+    }
 
 
 LASTING = {"acceptWithExecpolicyAmendment": {"execpolicy_amendment": ["touch", "/x"]}}
-UNKNOWN = {"applyNetworkPolicyAmendment": {"network_policy_amendment": {"host": "example.com"}}}
+HOST = {"host": "example.com", "action": "allow"}
+NETWORK = {"applyNetworkPolicyAmendment": {"network_policy_amendment": HOST}}
+REFUSED = {"applyNetworkPolicyAmendment": {"network_policy_amendment": {**HOST, "action": "deny"}}}
+UNKNOWN = {"acceptForever": {"what": "all"}}
 
 
 def asked_to_touch(**more):
-    offered = ["accept", "acceptForSession", LASTING, UNKNOWN, "cancel"]
+    offered = ["accept", "acceptForSession", LASTING, REFUSED, NETWORK, UNKNOWN, "cancel"]
     params = {"command": "touch /x", "cwd": "/", "availableDecisions": offered}
     return approvals.question_for(
         AgentRequest(0, "item/commandExecution/requestApproval", params), None, **more
     )
 
 
-def decided(status, answer=None, scope=None):
-    return SimpleNamespace(status=status, answer=answer, scope=scope)
+def decided(question, *decision, **more):
+    """Return the answer to codex after a decision of a person."""
+    request = Request(
+        id="req_0", session_id="ses_0", run_id="run_0", attempt=1, root_session_id="ses_0",
+        parent_session_id=None, kind=question.kind, text=question.text, detail=question.detail,
+        options=question.options, status="pending", decision=None, answer=None, scope=None,
+        decided_by=None, created_at=NOW, expires_at=NOW, resolved_at=None,
+    )  # fmt: skip
+    request = decide(request, *decision, **more)
+    return question.answer(
+        evolve(request, status=RESOLUTIONS[request.kind, request.decision].status)
+    )
 
 
 def test_what_codex_keeps_for_good_is_not_offered_and_approves_nothing():
     question = asked_to_touch()
-    assert question.options == ("accept", "acceptForSession", "cancel")
-    assert "for good" not in question.text + json.dumps(question.detail)
-    for name in (*LASTING, *UNKNOWN):
-        assert question.answer(decided("answered", name)) == {"decision": "decline"}
-        assert question.answer(decided("approved", name)) == {"decision": "accept"}
+    assert [option.id for option in question.options] == [
+        "accept",
+        "acceptForSession",
+        "cancel",
+        "decline",
+    ]
+    assert "for good" not in question.text + json.dumps(to_plain(question.options))
+    for name in (*LASTING, *NETWORK, *UNKNOWN):
+        assert decided(question, "answer", text=name) == {"decision": "decline"}
+        assert decided(question, "approve", text=name) == {"decision": "accept"}
+        with pytest.raises(InvalidRequest):
+            decided(question, option=name)
 
 
-def test_what_codex_keeps_for_good_says_so_and_needs_its_own_word():
+def test_what_codex_keeps_for_good_says_so_and_is_chosen_by_name():
     question = asked_to_touch(remember=True)
-    assert question.options == ("accept", "acceptForSession", *LASTING, *UNKNOWN, "cancel")
-    reaches = question.detail["reaches"]
-    assert set(reaches) == {"session", "acceptForSession", *LASTING, *UNKNOWN}
-    for option, what in ((LASTING, '["touch", "/x"]'), (UNKNOWN, "example.com")):
-        [name] = option
-        assert what in reaches[name]
-        assert "for good" in reaches[name]
-        assert reaches[name] in question.text
-        assert question.answer(decided("answered", name)) == {"decision": option}
-        assert question.answer(decided("approved", name)) == {"decision": "accept"}
-    assert question.answer(decided("approved")) == {"decision": "accept"}
-    assert question.answer(decided("approved", scope="session")) == {"decision": "acceptForSession"}
+    options = {option.id: option for option in question.options}
+    lasting = [*LASTING, *NETWORK, *UNKNOWN]
+    assert [*options] == ["accept", "acceptForSession", *lasting, "cancel", "decline"]
+    assert [name for name, one in options.items() if one.kind == "allow_always"] == lasting
+    for decision, what in (
+        (LASTING, '["touch", "/x"]'),
+        (NETWORK, "example.com"),
+        (UNKNOWN, '"all"'),
+    ):
+        [name] = decision
+        assert what in options[name].reaches
+        assert "for good" in options[name].reaches
+        assert f"{options[name].label} allows {options[name].reaches}" in question.text
+        assert decided(question, option=name) == {"decision": decision}
+        assert decided(question, "answer", text=name) == {"decision": decision}
+        assert decided(question, "approve", text=name) == {"decision": "accept"}
+    assert decided(question, "approve") == {"decision": "accept"}
+    assert decided(question, "approve", scope="session") == {"decision": "acceptForSession"}
+    assert decided(question, "deny") == {"decision": "decline"}
+    assert decided(question, option="cancel") == {"decision": "cancel"}
 
 
 def test_a_rule_too_long_to_be_shown_is_not_offered():
     option = {"acceptWithExecpolicyAmendment": {"execpolicy_amendment": ["x" * 2_000]}}
     params = {"command": "x", "availableDecisions": ["accept", option]}
     asked = AgentRequest(0, "item/commandExecution/requestApproval", params)
-    assert approvals.question_for(asked, None, remember=True).options == ("accept",)
+    options = approvals.question_for(asked, None, remember=True).options
+    assert [option.id for option in options] == ["accept", "acceptForSession", "decline", "cancel"]
 
 
 def test_errors_have_codes():

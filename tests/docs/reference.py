@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 import attrs
 import click
@@ -16,6 +16,7 @@ import click
 from agent_orchestrator.configuration import ProviderOptions
 from agent_orchestrator.domain import events as domain_events
 from agent_orchestrator.domain.access import ALLOWED, Action, Relation
+from agent_orchestrator.domain.details import Detail
 from agent_orchestrator.domain.lifecycle import STEPS, TERMINAL, RunStatus, Signal
 from agent_orchestrator.domain.model import FAILURE_CODES
 from agent_orchestrator.engine.diagnosis import _FAILURES
@@ -373,9 +374,40 @@ def issues() -> str:
     return _table(["`run.error.code`", "`likely_issue.code`", "hint"], rows)
 
 
+def details() -> str:
+    """Return the shapes of the details of requests."""
+    return _table(
+        ["`type`", "fields", ""],
+        [
+            f"| `{_words(hints.pop('type'))[0]}` | {_fields(hints)} | {' '.join((kind.__doc__ or '').split())} |"
+            for kind in get_args(Detail)
+            for hints in [get_type_hints(kind)]
+        ],
+    )
+
+
+def _fields(hints: Mapping[str, Any]) -> str:
+    """Return the fields of a detail, with those of the objects in a list in braces."""
+    found = []
+    for name, hint in hints.items():
+        inner = next((one for one in _words(hint) if is_typeddict(one)), None)
+        if name not in ("agent", "cut"):
+            found.append(
+                name if inner is None else f"{name} [{{{_fields(get_type_hints(inner))}}}]"
+            )
+    return ", ".join(found)
+
+
+def _words(hint: Any) -> list[Any]:
+    """Return the parts of an annotation that have no parts."""
+    parts = get_args(hint)
+    return [part for one in parts for part in _words(one)] if parts else [hint]
+
+
 PAGES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "api-contract.md": {
         "calls": calls,
+        "details": details,
         "errors": errors,
         "events": events,
         "lifecycle": lifecycle,

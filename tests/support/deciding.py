@@ -4,15 +4,21 @@ import json
 from datetime import UTC, datetime
 
 import anyio
+from attrs import evolve
 
+from agent_orchestrator.domain.approvals import RESOLUTIONS, decide
 from agent_orchestrator.domain.model import Request
 from agent_orchestrator.testing.runners import RecordingContext
 
 THEN = datetime(2030, 1, 1, tzinfo=UTC)
+EXPIRED = "expired"
 
 
 class Deciding(RecordingContext):
-    """A context in which what is asked is decided as told; without that, never."""
+    """A context in which what is asked is decided as told; without that, never.
+
+    ``decide`` has the arguments of :func:`agent_orchestrator.domain.approvals.decide`, or is :data:`EXPIRED`.
+    """
 
     decide = None
 
@@ -28,8 +34,7 @@ class Deciding(RecordingContext):
         await self._note("ask")
         if self.decide is None:
             await anyio.sleep_forever()
-        own = {"decision": None, "answer": None, "scope": None, **self.decide}
-        return Request(
+        request = Request(
             id="req_0",
             session_id="ses_0",
             run_id="run_0",
@@ -40,9 +45,16 @@ class Deciding(RecordingContext):
             text=text,
             detail=detail,
             options=options,
+            status="expired",
+            decision=None,
+            answer=None,
+            scope=None,
             decided_by=None,
             created_at=THEN,
             expires_at=THEN,
             resolved_at=THEN,
-            **own,
         )
+        if self.decide == EXPIRED:
+            return request
+        request = decide(request, **self.decide)
+        return evolve(request, status=RESOLUTIONS[kind, request.decision].status)

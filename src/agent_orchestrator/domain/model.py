@@ -208,14 +208,6 @@ class Run:
     """Limits on what its agent may choose for children, from its message, its session or its sender."""
 
 
-OPTION_SCOPES: Final = "reaches"
-"""A key in the ``detail`` of a request. Its value describes what options allow beyond this one action: a map
-from an option, or from :data:`SESSION_SCOPE`, to a description."""
-
-SESSION_SCOPE: Final = "session"
-"""The ``scope`` of an approval that also covers similar requests of the session."""
-
-
 @frozen
 class Option:
     """An answer that a request offers."""

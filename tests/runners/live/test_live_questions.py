@@ -7,7 +7,8 @@ import pytest
 from attrs import evolve
 
 from agent_orchestrator.domain.errors import Conflict
-from agent_orchestrator.fields import MAX_METADATA, MAX_OPTIONS, MAX_QUESTION
+from agent_orchestrator.domain.model import Option
+from agent_orchestrator.fields import MAX_OPTION, MAX_OPTIONS, MAX_QUESTION
 from agent_orchestrator.runners.live.questions import Asked, OpenQuestions, Question
 from agent_orchestrator.testing.runners import RecordingContext
 
@@ -15,7 +16,8 @@ pytestmark = pytest.mark.anyio
 
 
 def question(**more):
-    fields = {"kind": "approval_request", "text": "May I?", "detail": {}, "options": ("yes", "no")}
+    options = (Option("y", "Yes", "allow_once"), Option("n", "No", "deny"))
+    fields = {"kind": "approval_request", "text": "May I?", "detail": {}, "options": options}
     return Question(**{**fields, "answer": lambda request: {"request": request}, **more})
 
 
@@ -107,8 +109,7 @@ async def test_the_end_of_the_run_withdraws_its_questions(people):
     [
         ("approval_request", "only here", "approved", "approved, with this message: only here"),
         ("approval_request", "too early", "denied", "denied, with this message: too early"),
-        ("approval_request", "yes", "answered", None),  # an option
-        ("approval_request", "cancel", "answered", None),  # a decision
+        ("approval_request", "why?", "answered", "denied, with this message: why?"),
         ("approval_request", "  ", "denied", None),
         ("approval_request", None, "denied", None),
         ("input_request", "blue", "answered", None),  # the answer itself
@@ -118,19 +119,64 @@ async def test_words_that_no_answer_of_the_agent_holds_are_a_message(
     people, kind, answer, status, words
 ):
     people.decided.set()
-    asked = question(kind=kind, decisions=("cancel",))
+    asked = question(kind=kind)
     end = await OpenQuestions(people, 60.0).ask(1, asked)
     said = asked.words(evolve(end.request, status=status, answer=answer))
     assert said is None if words is None else said == f"Your request was {words}"
     assert asked.words(None) is None
 
 
-def test_a_question_is_made_to_fit():
-    many = tuple(f"option {number}" for number in range(MAX_OPTIONS + 1))
-    detail = {"long": "x" * 200_000, "short": "y", **{f"f{n}": "z" * 3_000 for n in range(20)}}
-    made = question(text="x" * (MAX_QUESTION + 1), options=many, detail=detail)
+def test_options_that_a_request_may_not_offer_are_left_out():
+    one = Option("y", "Yes", "allow_once")
+    for wrong in (
+        [Option.named(f"option {number}") for number in range(MAX_OPTIONS + 1)],
+        [evolve(one, label="x" * (MAX_OPTION + 1))],
+        [evolve(one, id="")],
+        [one, Option("n", "Yes", "deny")],
+    ):
+        assert question(options=tuple(wrong)).options is None
+    assert question(options=(one,)).options == (one,)
+
+
+def nested(depth, width, leaf):
+    return [nested(depth - 1, width, leaf)] * width if depth else leaf
+
+
+CHANGES = [{"path": f"/w/{number}", "kind": "add", "diff": "+x\n" * 900} for number in range(300)]
+
+DETAILS = [
+    {"type": "command", "command": "\0" * 99_000, "cwd": "/", "reason": "\N{SNOWMAN}" * 9_000},
+    {"type": "file_change", "changes": CHANGES, "reason": None},
+    {"type": "file_change", "changes": CHANGES[:1] * 20_000, "reason": None},
+    {"type": "tool", "name": "t", "server": "s", "input": {"k" * 9_000: ["x" * 999] * 999}},
+    {"type": "tool", "name": "t", "server": None, "input": nested(6, 9, "x")},
+    {"type": "tool", "name": "t", "server": None, "input": dict.fromkeys(map(str, range(99_999)))},
+    {"type": "plan", "text": "p" * 900_000},
+]
+
+
+@pytest.mark.parametrize("detail", DETAILS)
+def test_a_detail_is_cut_within_its_shape(detail):
+    made = question(text="x" * (MAX_QUESTION + 1), detail={**detail, "agent": {"more": "y" * 99}})
     assert len(made.text) == MAX_QUESTION
-    assert made.options is None
-    assert made.detail["short"] == "y"
-    assert "long" in made.detail["cut"]
-    assert len(json.dumps(made.detail)) < MAX_METADATA
+    assert len(json.dumps(made.detail)) < 50_000
+    assert "agent" in made.detail["cut"]
+    assert set(made.detail) == {*detail, "cut"}
+    for name, value in detail.items():
+        kept = made.detail[name]
+        assert type(kept) is type(value)
+        assert (kept != value) is (name in made.detail["cut"])
+        if isinstance(value, str):
+            assert value.startswith(kept)
+    for change in made.detail.get("changes", ()):
+        assert set(change) == {"path", "kind", "diff"}
+        assert change["diff"]
+
+
+def test_what_the_agent_says_in_its_own_words_is_left_out_first():
+    detail = {"type": "plan", "text": "p" * 40_000, "agent": {"more": "y" * 20_000}}
+    assert question(detail=detail).detail == {
+        "type": "plan",
+        "text": "p" * 40_000,
+        "cut": ["agent"],
+    }

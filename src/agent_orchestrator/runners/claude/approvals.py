@@ -18,6 +18,16 @@ from typing import Any, Final
 from attrs import evolve
 
 from agent_orchestrator.domain.approvals import SESSION_SCOPE
+from agent_orchestrator.domain.details import (
+    AskedQuestion,
+    Choice,
+    CommandDetail,
+    Detail,
+    FileChangeDetail,
+    PlanDetail,
+    QuestionDetail,
+    ToolDetail,
+)
 from agent_orchestrator.domain.model import Option, Request
 from agent_orchestrator.fields import MAX_REACHES
 from agent_orchestrator.runners.claude import items
@@ -97,34 +107,34 @@ def _approval(
         said = text(request.answer).strip()
         return deny(said, stop=request.option == _STOP.id)
 
-    action, detail = _description(name, shown_input)
     reason = text(params.get("decision_reason"))
+    action, detail = _description(name, shown_input, reason or None)
     question = f"{action}\n\nReason: {reason}" if reason else action
-    detail = {
-        "tool": name,
-        **detail,
-        **({"reason": reason} if reason else {}),
-        **({"blocked_path": found} if (found := params.get("blocked_path")) else {}),
-    }
+    if found := params.get("blocked_path"):
+        detail["agent"] = {"blocked_path": found}
     options = (_ALLOW, *session, _DENY, _STOP)
     return Question("approval_request", question, detail, options, answer)
 
 
-def _description(name: str, tool_input: JsonObject) -> tuple[str, dict[str, Any]]:
-    """Return what a tool is to do: as a text, and as fields of the detail."""
+def _description(name: str, tool_input: JsonObject, reason: str | None) -> tuple[str, Detail]:
+    """Return what a tool is to do: as a text, and as a detail."""
+    detail: Detail
     if name == items.COMMAND_TOOL:
         command = text(tool_input.get("command"))
-        return f"Run: {command}", {"command": command}
+        detail = CommandDetail(type="command", command=command, cwd=None, reason=reason)
+        return f"Run: {command}", detail
     if name in items.FILE_TOOLS:
         changes = items.changes(name, tool_input)
-        return f"Change files: {changes[0]['path']}", {"changes": changes}
+        detail = FileChangeDetail(type="file_change", changes=changes, reason=reason)
+        return f"Change files: {changes[0]['path']}", detail
     if name == PLAN_TOOL:
         plan = text(tool_input.get("plan"))
-        return f"Carry out this plan:\n\n{plan}", {"plan": plan}
+        return f"Carry out this plan:\n\n{plan}", PlanDetail(type="plan", text=plan)
     server, tool = items.mcp_names(name)
+    detail = ToolDetail(type="tool", name=tool or name, server=server or None, input=tool_input)
     shown_name = f"{tool} of {server}" if server else name
     arguments = json.dumps(tool_input, ensure_ascii=False)
-    return f"Use {shown_name}: {arguments}", {"arguments": tool_input}
+    return f"Use {shown_name}: {arguments}", detail
 
 
 def _session_updates(suggestions: Any) -> list[JsonObject]:
@@ -167,13 +177,11 @@ def _reach(update: JsonObject) -> str:
 
 def _user_input(tool_input: JsonObject) -> Question:
     found = tool_input.get("questions")
-    questions = (
-        [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
-    )
-    names = [text(one.get("question")) for one in questions]
+    questions = [_asked(one) for one in _objects(found)]
+    names = [one["id"] for one in questions]
     options: tuple[str, ...] | None = None
     if len(questions) == 1:
-        options = _labels(questions[0]) or None
+        options = tuple(choice["label"] for choice in questions[0]["choices"]) or None
 
     def answer(request: Request | None) -> Answer:
         said = text(request.answer).strip() if request is not None else ""
@@ -185,19 +193,28 @@ def _user_input(tool_input: JsonObject) -> Question:
         return allow({**tool_input, "answers": {one: text(each) for one, each in answers.items()}})
 
     shown = "\n\n".join(_shown(one) for one in questions)
-    return Question("input_request", shown or "?", {"questions": questions}, options, answer)
+    detail = QuestionDetail(type="question", questions=questions)
+    return Question("input_request", shown or "?", detail, options, answer)
 
 
-def _labels(question: JsonObject) -> tuple[str, ...]:
-    found = question.get("options")
-    return tuple(
-        text(one.get("label"))
-        for one in (found if isinstance(found, list) else ())
-        if isinstance(one, Mapping)
+def _objects(found: Any) -> list[JsonObject]:
+    return [one for one in (found if isinstance(found, list) else ()) if isinstance(one, Mapping)]
+
+
+def _asked(one: JsonObject) -> AskedQuestion:
+    choices = [
+        Choice(label=text(each.get("label")), description=text(each.get("description")) or None)
+        for each in _objects(one.get("options"))
+    ]
+    return AskedQuestion(
+        id=text(one.get("question")),
+        text=text(one.get("question")) or text(one.get("header")),
+        choices=choices,
+        multiple=one.get("multiSelect") is True,
+        free_text=True,
     )
 
 
-def _shown(question: JsonObject) -> str:
-    asked = text(question.get("question")) or text(question.get("header"))
-    labels = _labels(question)
-    return f"{asked} ({' / '.join(labels)})" if labels else asked
+def _shown(question: AskedQuestion) -> str:
+    labels = [choice["label"] for choice in question["choices"]]
+    return f"{question['text']} ({' / '.join(labels)})" if labels else question["text"]

@@ -1,79 +1,67 @@
 """Questions of an agent: put to its parent or to people, withdrawn, or expired."""
 
-import heapq
 import itertools
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
 from attrs import define, field, frozen
 
+from agent_orchestrator.domain.approvals import problem_of_options
+from agent_orchestrator.domain.details import Detail
 from agent_orchestrator.domain.errors import Conflict, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Option, Request, RequestKind
-from agent_orchestrator.fields import (
-    MAX_NAMED_PROBLEMS,
-    MAX_OPTION,
-    MAX_OPTIONS,
-    MAX_QUESTION,
-    shown,
-)
+from agent_orchestrator.fields import MAX_QUESTION, check
+from agent_orchestrator.operations.options import QuestionDetails
 from agent_orchestrator.ports.runner import RunContext
 from agent_orchestrator.runners.events import JsonObject
 
 _MAX_DETAIL: Final = 48_000
 """Characters of JSON of a request's detail, with some room for fields that are added."""
 
-_LONGEST_CUT: Final = 2_000
-"""Maximum characters of a part that is cut."""
-
 
 def _cut(question: str) -> str:
     return question[:MAX_QUESTION]
 
 
-def _valid_options(options: Sequence[Option | str] | None) -> tuple[Option | str, ...] | None:
-    """Return the options, or None where they are more than a request may offer.
-
-    They may then be given in words all the same.
-    """
-    if (
-        options is None
-        or len(options) > MAX_OPTIONS
-        or max(map(len, map(_label, options)), default=0) > MAX_OPTION
-    ):
+def _valid_options(options: Sequence[Option | str] | None) -> tuple[Option, ...] | None:
+    """Return the options, or None where a request may not offer them. They may then be given in words."""
+    details = QuestionDetails(options=options)
+    try:
+        check(QuestionDetails, details)
+    except InvalidRequest:
         return None
-    return tuple(options)
+    return None if problem_of_options(details.offered or ()) else details.offered
 
 
-def _label(option: Option | str) -> str:
-    return option.label if isinstance(option, Option) else option
+def _fit_detail(detail: Detail) -> JsonObject:
+    """Return the detail in the same shape, cut until it fits. ``cut`` names the fields that were cut.
+
+    What the agent says in its own words is the first that is left out.
+    """
+    whole: JsonObject = {**detail}
+    if _size(whole) <= _MAX_DETAIL:
+        return whole
+    kept = {name: value for name, value in whole.items() if name != "agent"}
+    found, length = kept, _MAX_DETAIL
+    while _size(found) > _MAX_DETAIL:
+        found = {name: _clipped(value, length) for name, value in kept.items()}
+        length //= 2
+    return {**found, "cut": [name for name in whole if found.get(name) != whole[name]]}
 
 
-def _fit_detail(detail: JsonObject) -> JsonObject:
-    """Return the detail with its longest parts cut until it fits. The cut parts are listed."""
-    found = dict(detail)
-    sizes = {name: _size({name: value}) for name, value in found.items()}
-    total = sum(sizes.values())
-    longest = [(-size, name) for name, size in sizes.items()]
-    heapq.heapify(longest)
-    cut: dict[str, None] = {}
-    while total > _MAX_DETAIL and longest:
-        _, name = heapq.heappop(longest)
-        value = found[name] if isinstance(found[name], str) else json.dumps(found[name])
-        cut[name] = None
-        total -= sizes[name]
-        if len(value) < 2:  # it is the name alone
-            del found[name]
-            continue
-        found[name] = value[: min(_LONGEST_CUT, len(value) // 2)]
-        sizes[name] = _size({name: found[name]})
-        total += sizes[name]
-        heapq.heappush(longest, (-sizes[name], name))
-    named = [shown(name) for name in itertools.islice(cut, MAX_NAMED_PROBLEMS)]
-    more = [f"and {len(cut) - MAX_NAMED_PROBLEMS:,} more"] if len(cut) > MAX_NAMED_PROBLEMS else []
-    return {**found, "cut": [*named, *more]} if cut else found
+def _clipped(value: Any, length: int) -> Any:
+    """Return a JSON value with texts of this length, and less of what is deeper within it."""
+    if isinstance(value, str):
+        return value[:length]
+    if isinstance(value, list | tuple):
+        return [_clipped(entry, length // 2) for entry in value[: length // 64]]
+    if isinstance(value, Mapping):
+        entries = itertools.islice(value.items(), max(8, length // 64) if length else 0)
+        return {name[: max(64, length)]: _clipped(entry, length // 2) for name, entry in entries}
+    return value
 
 
 def _size(value: Any) -> int:
@@ -86,24 +74,18 @@ class Question:
 
     :param answer: converts the decision to the agent's answer. ``None`` means that the question could
         not be asked.
-    :param decisions: texts that are decisions, besides the options, and so no message for the agent.
     """
 
     kind: RequestKind
     text: str = field(converter=_cut)
     detail: JsonObject = field(converter=_fit_detail)
-    options: tuple[Option | str, ...] | None = field(converter=_valid_options)
+    options: tuple[Option, ...] | None = field(converter=_valid_options)
     answer: Callable[[Request | None], JsonObject]
-    decisions: Collection[str] = ()
 
     def words(self, request: Request | None) -> str | None:
         """Return a message for the agent about the decision, if its answer has no field for it."""
         answer_text = (request.answer or "").strip() if request is not None else ""
-        if (
-            self.kind == "input_request"
-            or not answer_text
-            or answer_text in (*map(_label, self.options or ()), *self.decisions)
-        ):
+        if self.kind == "input_request" or not answer_text:
             return None
         verdict = "approved" if request is not None and request.status == "approved" else "denied"
         return f"Your request was {verdict}, with this message: {answer_text}"

@@ -1,30 +1,41 @@
 """Converts questions of ``codex app-server`` to requests, and decisions to codex's answers.
 
-====================================== ==================== ==========================================
-codex asks                             kind                 approve · approve for the session · no
-====================================== ==================== ==========================================
-item/commandExecution/requestApproval  approval_request     accept · acceptForSession · decline
-item/fileChange/requestApproval        approval_request     the same
-item/permissions/requestApproval       permission_request   what it asked, for the turn · for the
-                                                            session · nothing
-mcpServer/elicitation/request          approval_request if  accept · accept, to be kept · decline
-                                       a tool is to be
-                                       approved, else
-                                       input_request        the text as the form · decline
-item/tool/requestUserInput             input_request        the text as the answer · no answer
-====================================== ==================== ==========================================
+====================================== ================== ============================================
+codex asks                             kind               options
+====================================== ================== ============================================
+item/commandExecution/requestApproval  approval_request   accept, acceptForSession, decline, cancel, or
+                                                          those that codex offers
+item/fileChange/requestApproval        approval_request   the same
+item/permissions/requestApproval       permission_request accept (for the turn), acceptForSession,
+                                                          decline
+mcpServer/elicitation/request          approval_request   accept, acceptForSession if codex offers it,
+for a tool                                                decline, cancel
+mcpServer/elicitation/request          input_request      the choices of a form, decline, cancel
+item/tool/requestUserInput             input_request      the choices of the only question
+====================================== ================== ============================================
 
-A denial, or a question that nobody could answer, is ``decline``: the agent gets it and continues. A
-text answer may name an option, such as ``cancel``, which ends codex's turn. For an MCP server's
-tool or question it cancels only that. Any other text approves nothing. Names are those of codex
-0.169.
+A denial, or a question that nobody could answer, is ``decline``: the agent gets it and continues.
+``cancel`` ends codex's turn. For an MCP server's tool or question it cancels only that. An answer in
+other words approves nothing. Names are those of codex 0.169.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from agent_orchestrator.domain.model import OPTION_SCOPES, SESSION_SCOPE, Request
+from agent_orchestrator.domain.approvals import SESSION_SCOPE
+from agent_orchestrator.domain.details import (
+    AskedQuestion,
+    Choice,
+    CommandDetail,
+    Detail,
+    FileChangeDetail,
+    PermissionDetail,
+    QuestionDetail,
+    ToolDetail,
+)
+from agent_orchestrator.domain.model import Option, Request
+from agent_orchestrator.fields import MAX_REACHES
 from agent_orchestrator.runners.events import JsonObject, require_list, require_object, text
 from agent_orchestrator.runners.lines import json_object
 from agent_orchestrator.runners.live.messages import AgentRequest
@@ -32,7 +43,15 @@ from agent_orchestrator.runners.live.questions import Question
 
 CANCEL: Final = "cancel"
 
-_DECISIONS: Final = ("accept", "acceptForSession", "decline", CANCEL)
+_NAMES: Final = ("accept", "acceptForSession", "decline", CANCEL)
+
+_DECLINE: Final = Option("decline", "Deny", "deny")
+
+_LASTING: Final = {
+    "acceptWithExecpolicyAmendment": "Always allow such commands",
+    "applyNetworkPolicyAmendment": "Always allow this host",
+}
+"""Labels of the decisions that codex keeps for good."""
 
 _SESSION: Final = "without asking again, until codex unloads the conversation"
 
@@ -73,18 +92,38 @@ def question_for(
 
 def _command(params: JsonObject, remember: bool) -> Question:
     command = text(params.get("command"))
-    reason = text(params.get("reason"))
     network = params.get("networkApprovalContext")
-    action = f"run: {command}" if command else f"use the network: {text(network)}"
-    detail = {"command": command, **_shown_detail(params)}
-    return _approval(params, action, reason, detail, f"the same {_SESSION}", remember)
+    detail: Detail
+    if command or not isinstance(network, Mapping):
+        action = f"run: {command}"
+        detail = CommandDetail(
+            type="command",
+            command=command,
+            cwd=text(params.get("cwd")) or None,
+            reason=text(params.get("reason")) or None,
+            agent=_other(params, "command", "cwd", "reason"),
+        )
+    else:
+        action = f"use the network: {text(network)}"
+        detail = PermissionDetail(
+            type="permission",
+            permissions={"network": network},
+            reason=text(params.get("reason")) or None,
+            agent=_other(params, "networkApprovalContext", "command", "reason"),
+        )
+    return _approval(params, action, detail, f"the same {_SESSION}", remember)
 
 
 def _file_change(params: JsonObject, item: JsonObject, remember: bool) -> Question:
     changes = [require_object(change) for change in require_list(item.get("changes", []))]
     paths = [f"{text(change.get('kind'))} {text(change.get('path'))}" for change in changes]
     action = f"change files: {', '.join(paths)}"
-    detail = {**_shown_detail(params), "changes": changes}
+    detail = FileChangeDetail(
+        type="file_change",
+        changes=changes,
+        reason=text(params.get("reason")) or None,
+        agent=_other(params, "reason"),
+    )
     if grant := text(params.get("grantRoot")):
         # First, because the paths may be cut. Codex 0.169 never sends this field. Its schema says
         # that codex may ignore the limit, so any approval may grant the whole directory.
@@ -92,64 +131,93 @@ def _file_change(params: JsonObject, item: JsonObject, remember: bool) -> Questi
             f"change anything under {grant}, {_SESSION}, also if approved only once; now {action}"
         )
     reaches = f"changes of {f'anything under {grant}' if grant else 'the same files'} {_SESSION}"
-    return _approval(
-        params, action, text(params.get("reason")), detail, reaches, remember, once=grant
-    )
+    return _approval(params, action, detail, reaches, remember, once=reaches if grant else None)
 
 
 def _approval(
     params: JsonObject,
     action: str,
-    reason: str,
-    detail: dict[str, Any],
+    detail: Detail,
     session: str,
     remember: bool,
     *,
-    once: str = "",
+    once: str | None = None,
 ) -> Question:
     """Return the question whether codex may do something.
 
     :param session: a description of what an approval for the session allows.
-    :param once: not empty if an approval once may allow that too.
+    :param once: a description of what an approval once allows beyond that.
     """
     available = params.get("availableDecisions")
-    offered = available if isinstance(available, list) else list(_DECISIONS)
-    lasting = {_name(one): _lasting_scope(one) for one in offered if _name(one) not in _DECISIONS}
-    known = {
-        _name(one): one
-        for one in offered
-        if _name(one) not in lasting or (remember and len(lasting[_name(one)]) <= _LONGEST_RULE)
-    }
-    options = tuple(known)
-    reaches = {name: f"{lasting[name]} {_PERMANENT}" for name in options if name in lasting}
-    lasts = "".join(f"\n\n{name} allows {words}." for name, words in reaches.items())
-    reaches = {SESSION_SCOPE: session, "acceptForSession": session, **reaches}
-    reaches |= {"accept": session} if once else {}
+    offered = available if isinstance(available, list) else []
+    options: list[Option] = []
+    decisions: dict[str | None, Any] = {}
+    for decision in (*offered, *_NAMES):  # codex takes these also where it does not offer them
+        option = _option(decision, session, once, remember)
+        if option is not None and option.id not in decisions:
+            options.append(option)
+            decisions[option.id] = decision
+    lasts = "".join(
+        f"\n\n{one.label} allows {one.reaches}." for one in options if one.kind == "allow_always"
+    )
 
     def answer(request: Request | None) -> JsonObject:
-        decision: Any = "decline"
-        if request is not None and request.status == "approved":
-            decision = "acceptForSession" if request.scope == "session" else "accept"
-        elif request is not None and request.status == "answered":
-            reply = text(request.answer).strip()
-            if reply in (*options, *_DECISIONS):
-                decision = known.get(reply, reply)
-        return {"decision": decision}
+        is_approved = request is not None and request.status == "approved"
+        default = "accept" if is_approved else "decline"
+        return {"decision": decisions.get(request.option if request else None, default)}
 
-    question = (
-        f"{_capitalized(action)}\n\nReason: {reason}" if reason else _capitalized(action)
-    ) + lasts
-    detail = {**detail, OPTION_SCOPES: reaches}
-    return Question("approval_request", question, detail, options, answer, _DECISIONS)
+    return Question(
+        "approval_request",
+        _with_reason(_capitalized(action), params) + lasts,
+        detail,
+        tuple(options),
+        answer,
+    )
 
 
-def _lasting_scope(decision: Any) -> str:
-    """Return a description of what codex keeps for good with a decision."""
+def _option(decision: Any, session: str, once: str | None, remember: bool) -> Option | None:
+    """Return the option of a decision that codex offers; None for one that is not offered."""
+    match _name(decision):
+        case "accept":
+            return _allow_once(once)
+        case "acceptForSession":
+            return _allow_session(session)
+        case "decline":
+            return _DECLINE
+        case "cancel":
+            return Option(CANCEL, "Deny and stop", "deny_and_stop")
+        case name:
+            scope = _lasting_scope(decision)
+            if not remember or scope is None or len(scope) > _LONGEST_RULE:
+                return None
+            return Option(name, _LASTING.get(name, name), "allow_always", f"{scope} {_PERMANENT}")
+
+
+def _allow_once(reaches: str | None = None) -> Option:
+    return Option("accept", "Allow once", "allow_once", reaches and reaches[:MAX_REACHES])
+
+
+def _allow_session(reaches: str) -> Option:
+    return Option(
+        "acceptForSession", "Allow for this session", "allow_session", reaches[:MAX_REACHES]
+    )
+
+
+def _with_reason(question: str, params: JsonObject) -> str:
+    reason = text(params.get("reason"))
+    return f"{question}\n\nReason: {reason}" if reason else question
+
+
+def _lasting_scope(decision: Any) -> str | None:
+    """Return a description of what codex keeps for good with a decision; None if that is a denial."""
     if isinstance(decision, Mapping) and len(decision) == 1:
         (amendment,) = decision.values()
         rule = amendment.get("execpolicy_amendment") if isinstance(amendment, Mapping) else None
         if isinstance(rule, list) and all(isinstance(part, str) for part in rule):
             return f"every command that begins with {json.dumps(rule, ensure_ascii=False)}"
+        host = amendment.get("network_policy_amendment") if isinstance(amendment, Mapping) else None
+        if isinstance(host, Mapping) and host.get("action") == "deny":
+            return None
     return json.dumps(decision, ensure_ascii=False)
 
 
@@ -160,22 +228,27 @@ def _name(decision: Any) -> str:
 
 def _permissions(params: JsonObject) -> Question:
     requested = require_object(params.get("permissions"))
-    reason = text(params.get("reason"))
+    options = (
+        _allow_once("these permissions until the turn ends"),
+        _allow_session(f"these permissions {_SESSION}"),
+        _DECLINE,
+    )
 
     def answer(request: Request | None) -> JsonObject:
         if request is None or request.status != "approved":
             return {"permissions": {}, "scope": "turn"}
-        scope = "session" if request.scope == "session" else "turn"
+        scope = "session" if request.scope == SESSION_SCOPE else "turn"
         granted = {name: value for name, value in requested.items() if value is not None}
         return {"permissions": granted, "scope": scope}
 
     action = f"Permissions: {json.dumps(requested, ensure_ascii=False)}"
-    question = f"{action}\n\nReason: {reason}" if reason else action
-    detail = {
-        **_shown_detail(params),
-        OPTION_SCOPES: {SESSION_SCOPE: f"these permissions {_SESSION}"},
-    }
-    return Question("permission_request", question, detail, None, answer, _DECISIONS)
+    detail = PermissionDetail(
+        type="permission",
+        permissions=requested,
+        reason=text(params.get("reason")) or None,
+        agent=_other(params, "permissions", "reason"),
+    )
+    return Question("permission_request", _with_reason(action, params), detail, options, answer)
 
 
 def _elicitation(params: JsonObject) -> Question:
@@ -188,51 +261,54 @@ def _elicitation(params: JsonObject) -> Question:
     meta = params.get("_meta")
     if isinstance(meta, Mapping) and meta.get("codex_approval_kind") == "mcp_tool_call":
         return _tool(params, meta)
-    schema = params.get("requestedSchema")
-    choices = _choices(schema)
-    options = (*choices, *(one for one in ("decline", CANCEL) if one not in choices))
+    fields = _form_fields(params.get("requestedSchema"))
+    choices = [choice["label"] for choice in fields[0]["choices"]] if len(fields) == 1 else []
+    refusals = (_DECLINE, Option(CANCEL, "Cancel", "deny"))
+    options = [
+        *map(Option.named, choices),
+        *([] if fields else [Option("accept", "Accept", "allow_once")]),
+        *(one for one in refusals if {one.id, one.label}.isdisjoint(choices)),
+    ]
 
     def answer(request: Request | None) -> JsonObject:
-        reply = text(request.answer).strip() if request is not None and request.answer else ""
-        if request is None or request.status not in ("approved", "answered"):
-            return _action("decline")
-        if reply in options and reply not in choices:
-            return _action(reply)
-        return _action("accept", content=_form(reply, schema) if reply else {})
+        if request is not None and request.status in ("approved", "answered"):
+            reply = text(request.answer).strip()
+            return _action("accept", content=_form(reply, fields) if reply else {})
+        is_canceled = request is not None and request.option == CANCEL
+        return _action(CANCEL if is_canceled else "decline")
 
     question = _shown_params(params)
     if url := text(params.get("url")):
         question += f"\n\n{url}"
-    return Question("input_request", question, _shown_detail(params), options, answer)
+    detail = QuestionDetail(type="question", questions=fields, agent=_other(params))
+    return Question("input_request", question, detail, tuple(options), answer)
 
 
 def _tool(params: JsonObject, meta: JsonObject) -> Question:
     arguments = meta.get("tool_params")
     lasting = meta.get("persist")
     is_lasting = lasting == "session" or (isinstance(lasting, list) and "session" in lasting)
-    options = ("accept", *(("acceptForSession",) if is_lasting else ()), "decline", CANCEL)
+    session = [_allow_session(f"every use of this tool {_SESSION}")] if is_lasting else []
+    options = (_allow_once(), *session, _DECLINE, Option(CANCEL, "Cancel", "deny"))
 
     def answer(request: Request | None) -> JsonObject:
-        decision = "decline"
-        if request is not None and request.status == "approved":
-            decision = "acceptForSession" if request.scope == "session" else "accept"
-        elif request is not None and request.status == "answered":
-            reply = text(request.answer).strip()
-            decision = reply if reply in options else "decline"
-        if decision == "acceptForSession":
-            return _action(
-                "accept", content={}, meta={"persist": "session"} if is_lasting else None
-            )
-        return _action(decision, content={} if decision == "accept" else None)
+        if request is None or request.status != "approved":
+            is_canceled = request is not None and request.option == CANCEL
+            return _action(CANCEL if is_canceled else "decline")
+        is_kept = is_lasting and request.scope == SESSION_SCOPE
+        return _action("accept", content={}, meta={"persist": "session"} if is_kept else None)
 
     question = _shown_params(params)
     if arguments:
         question += f"\n\nArguments: {json.dumps(arguments, ensure_ascii=False)}"
-    detail = {"tool": text(meta.get("tool_name")), "arguments": arguments, **_shown_detail(params)}
-    reaches = f"every use of this tool {_SESSION}"
-    lasts = {SESSION_SCOPE: reaches, "acceptForSession": reaches} if is_lasting else {}
-    detail = {**detail, OPTION_SCOPES: lasts}
-    return Question("approval_request", question, detail, options, answer, _DECISIONS)
+    detail = ToolDetail(
+        type="tool",
+        name=text(meta.get("tool_name")),
+        server=text(params.get("serverName")) or None,
+        input=arguments,
+        agent=_other(params, "serverName"),
+    )
+    return Question("approval_request", question, detail, options, answer)
 
 
 def _shown_params(params: JsonObject) -> str:
@@ -245,54 +321,79 @@ def _action(action: str, *, content: Any = None, meta: Any = None) -> JsonObject
     return {"action": action, "content": content, "_meta": meta}
 
 
-def _choices(schema: Any) -> tuple[str, ...]:
-    """Return the choices of a form with one field; empty for other forms."""
+def _form_fields(schema: Any) -> list[AskedQuestion]:
+    """Return the fields of a form as questions."""
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    if not isinstance(properties, Mapping) or len(properties) != 1:
-        return ()
-    (one,) = properties.values()
-    offered = one.get("enum") if isinstance(one, Mapping) else None
-    return tuple(text(each) for each in offered) if isinstance(offered, list) else ()
+    if not isinstance(properties, Mapping):
+        return []
+    return [_form_field(text(name), one) for name, one in properties.items()]
 
 
-def _form(answer_text: str, schema: Any) -> Any:
+def _form_field(name: str, one: Any) -> AskedQuestion:
+    field: Mapping[str, Any] = one if isinstance(one, Mapping) else {}
+    offered = field.get("enum")
+    labels = [text(each) for each in offered] if isinstance(offered, list) else []
+    return AskedQuestion(
+        id=name,
+        text=text(field.get("title") or field.get("description") or name),
+        choices=[Choice(label=label, description=None) for label in labels],
+        multiple=False,
+        free_text=not labels,
+    )
+
+
+def _form(answer_text: str, fields: Sequence[AskedQuestion]) -> JsonObject:
     """Return the content of a form: the JSON object in the answer, or the text for its only field."""
     if (found := json_object(answer_text.encode())) is not None:
         return found
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    names = [*properties] if isinstance(properties, Mapping) else []
-    return {names[0]: answer_text} if len(names) == 1 else {}
+    return {fields[0]["id"]: answer_text} if len(fields) == 1 else {}
 
 
 # --- questions
 
 
 def _user_input(params: JsonObject) -> Question:
-    questions = [require_object(one) for one in require_list(params.get("questions"))]
-    ids = [text(one.get("id")) for one in questions]
-    question = "\n\n".join(_shown_question(one) for one in questions)
-    options: tuple[str, ...] | None = None
-    if len(questions) == 1 and isinstance(offered := questions[0].get("options"), list):
-        options = tuple(text(require_object(one).get("label")) for one in offered)
+    questions = [_asked(require_object(one)) for one in require_list(params.get("questions"))]
+    ids = [one["id"] for one in questions]
+    options: tuple[Option, ...] | None = None
+    if len(questions) == 1 and (choices := questions[0]["choices"]):
+        options = tuple(Option.named(choice["label"]) for choice in choices)
 
     def answer(request: Request | None) -> JsonObject:
         if request is None or request.status not in ("approved", "answered") or not request.answer:
             return {"answers": {}}
         answers = json_object(request.answer.encode())
-        if answers is None or not set(answers) <= set(ids):
+        if request.option is not None:
+            answers = {ids[0]: [*dict.fromkeys([request.option, request.answer])]}
+        elif answers is None or not set(answers) <= set(ids):
             answers = dict.fromkeys(ids, request.answer)
         return {
             "answers": {name: {"answers": _text_list(value)} for name, value in answers.items()}
         }
 
-    return Question("input_request", question or "?", _shown_detail(params), options, answer)
+    detail = QuestionDetail(type="question", questions=questions, agent=_other(params, "questions"))
+    question = "\n\n".join(_shown_question(one) for one in questions)
+    return Question("input_request", question or "?", detail, options, answer)
 
 
-def _shown_question(one: JsonObject) -> str:
-    question = text(one.get("question")) or text(one.get("header"))
-    options = one.get("options")
-    labels = [text(require_object(option).get("label")) for option in options] if options else []
-    return f"{question} ({' / '.join(labels)})" if labels else question
+def _asked(one: JsonObject) -> AskedQuestion:
+    offered = [require_object(each) for each in require_list(one.get("options") or [])]
+    choices = [
+        Choice(label=text(each.get("label")), description=text(each.get("description")) or None)
+        for each in offered
+    ]
+    return AskedQuestion(
+        id=text(one.get("id")),
+        text=text(one.get("question")) or text(one.get("header")),
+        choices=choices,
+        multiple=False,
+        free_text=not choices or one.get("isOther") is True,
+    )
+
+
+def _shown_question(one: AskedQuestion) -> str:
+    labels = [choice["label"] for choice in one["choices"]]
+    return f"{one['text']} ({' / '.join(labels)})" if labels else one["text"]
 
 
 def _text_list(value: Any) -> Sequence[str]:
@@ -307,10 +408,12 @@ _INTERNAL: Final = frozenset(
 )
 
 
-def _shown_detail(params: JsonObject) -> dict[str, Any]:
-    """Return what codex says of its question, in its words, without what only codex understands."""
+def _other(params: JsonObject, *shown: str) -> JsonObject:
+    """Return what codex says besides these fields, without what only codex understands."""
     return {
-        name: value for name, value in params.items() if value is not None and name not in _INTERNAL
+        name: value
+        for name, value in params.items()
+        if value is not None and name not in _INTERNAL and name not in shown
     }
 
 
