@@ -49,11 +49,8 @@ class Gateway:
         self._name = name
         given = {**(codex_env(home) if env is None else env), **variables}
         values = ", ".join(f"{key} = {json.dumps(value)}" for key, value in given.items())
-        self._provider = (
-            f"command = {json.dumps(command)}\n"
-            f"sandbox = {json.dumps(sandbox)}\n"
-            f"env = {{ set = {{ {values} }} }}\n{settings}\n"
-        )
+        own = f"command = {json.dumps(command)}\nsandbox = {json.dumps(sandbox)}\n"
+        self._provider = f"{own if command else ''}env = {{ set = {{ {values} }} }}\n{settings}\n"
         self.start(runner)
 
     def start(self, runner: str | None = None) -> None:
