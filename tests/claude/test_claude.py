@@ -1,5 +1,6 @@
 """The runner with the real Claude Code against the local model server."""
 
+import json
 import os
 import signal
 import uuid
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from attrs import evolve
 from claude_runs import descendants, of, problems, run, with_argument
 from loops import ON_ONE_LOOP
 from model_server import acknowledgement, closed_port
@@ -106,6 +108,21 @@ async def test_the_model_and_effort_of_a_run_are_its_own(make_runner, record, mo
         await run(runner, second)
     assert models.requests[0].body["model"] == "claude-haiku-4-5"
     assert models.requests[-1].body["model"] != "claude-haiku-4-5"
+
+
+@ON_ONE_LOOP
+async def test_an_answer_matches_the_schema_of_its_message(make_runner, record):
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    async with make_runner() as runner:
+        context = record('tool StructuredOutput {"n": "x"}\ntool StructuredOutput {"n": 7}')
+        context.run = evolve(context.run, output_schema=schema)
+        assert json.loads((await run(runner, context)).text) == {"n": 7}
+        after = record("say plain", thread=context.thread)
+        assert (await run(runner, after)).text == "plain"
+        without = record("say plain", thread=context.thread)
+        without.run = evolve(without.run, output_schema=schema)
+        with pytest.raises(AgentFailed, match="JSON Schema"):
+            await run(runner, without)
 
 
 @ON_ONE_LOOP

@@ -107,10 +107,22 @@ class RunDriver:
         try:
             await self._begin()
             await self._work()
-            return Outcome(self._reader.answer)
+            return Outcome(self._answer())
         finally:
             with anyio.CancelScope(shield=True):
                 await until_deadline(self.context, self.process, self._clean_up)
+
+    def _answer(self) -> str:
+        """Return the result of the run.
+
+        :raises AgentFailed: if it does not match the JSON Schema that was asked for.
+        """
+        if self.process.spec.schema is None:
+            return self._reader.answer
+        if self._reader.structured is None:
+            problem = "the model gave no answer that matches the JSON Schema"
+            raise AgentFailed("provider_error", problem)
+        return self._reader.structured
 
     # --- turns
 

@@ -70,6 +70,8 @@ class Spec:
     effort: str | None
     extra_args: tuple[str, ...] = ()
     has_tools: bool = True
+    schema: str | None = None
+    """The JSON Schema of answers."""
 
     def arguments(
         self, thread_id: str, rules: Sequence[str] = (), *, resumes: bool
@@ -92,6 +94,7 @@ class Spec:
             *self._tools(),
             *(("--model", self.model) if self.model else ()),
             *(("--effort", self.effort) if self.effort else ()),
+            *(("--json-schema", self.schema) if self.schema else ()),
             *self.extra_args,
         )
 

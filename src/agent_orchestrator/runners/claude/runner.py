@@ -1,5 +1,6 @@
 """Runs turns with Claude Code: a live process for each conversation."""
 
+import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, Self
@@ -126,6 +127,7 @@ class ClaudeRunner(UsesForkServer):
             sandbox=self.sandbox,
             models=True,
             effort=True,
+            output_schema=True,
             images=True,
             vendor="anthropic",
         )
@@ -191,6 +193,7 @@ class ClaudeRunner(UsesForkServer):
             run.effort or self.effort,
             tuple(self.extra_args),
             self.tools,
+            None if run.output_schema is None else json.dumps(dict(run.output_schema)),
         )
 
     async def _turn(self, context: RunContext, spec: Spec, thread: Thread | None) -> Outcome:

@@ -109,6 +109,7 @@ async def _problem(spec: Spec) -> str | None:
             mode=permission_mode("workspace-write", "on-request"),
             model=None,
             effort=None,
+            schema=None,
         )
         tag = f"claude-self-test.{uuid.uuid4().hex}"
         process = ClaudeProcess(

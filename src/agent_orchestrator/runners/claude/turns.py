@@ -87,6 +87,8 @@ class RunReader:
     usage: Usage | None = None
     failure: AgentFailed | None = None
     turns: int = 0
+    structured: str | None = None
+    """The answer of the last turn that matches the JSON Schema."""
     is_answering: bool = False
     has_run_commands: bool = False
     mode: str | None = None
@@ -300,6 +302,7 @@ class RunReader:
         is_failed = result.get("is_error") is True
         self.failure = result_failure(result, self._error, self._said) if is_failed else None
         said = result.get("result")
+        self.structured = text(said) if result.get("structured_output") is not None else None
         if not is_failed and not self._answer and isinstance(said, str) and not self.is_answering:
             self._answer = [said]  # of a command that Claude Code executes itself
         return self._items.finish() if is_failed else []
