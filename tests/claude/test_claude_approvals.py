@@ -63,11 +63,12 @@ async def test_a_no_reaches_the_agent_in_its_words(
 
 
 async def test_cancel_ends_the_turn(make_runner, ask, workspace):
-    decide = {"option": "deny_and_stop"}
+    decide = {"option": "deny_and_stop", "text": "Not today"}
     async with make_runner(sandbox="workspace-write") as runner:
         with pytest.raises(AgentFailed) as caught:
             await ask(runner, "shell sh -c 'echo ran > ran'\nsay on", decide)
     assert caught.value.code == "denied"
+    assert caught.value.message.endswith("the turn was ended: Not today")
     assert not (workspace / "ran").exists()
 
 

@@ -551,11 +551,18 @@ async def test_without_settings_it_asks_to_leave_the_workspace(codex, home, reco
 
 
 @ON_ONE_LOOP
-@pytest.mark.parametrize("decide", [{"option": "cancel"}, {"decision": "answer", "text": "cancel"}])
-async def test_an_option_ends_the_turn(codex, home, record, outside, decide):
+@pytest.mark.parametrize(
+    ("decide", "message"),
+    [
+        ({"option": "cancel", "text": "Not today"}, "the turn was ended: Not today"),
+        ({"decision": "answer", "text": "cancel"}, "the turn was ended"),
+    ],
+)
+async def test_an_option_ends_the_turn(codex, home, record, outside, decide, message):
     with pytest.raises(AgentFailed) as caught:
         await asked(codex, home, record, f"escalate touch {outside / 'made'}\nsay done", decide)
     assert caught.value.code == "denied"
+    assert caught.value.message.endswith(message)
     assert not (outside / "made").exists()
 
 

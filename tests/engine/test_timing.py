@@ -13,7 +13,7 @@ from attrs import define, field
 
 from agent_orchestrator import Client, ConfigError, Outcome, RunContext, RunStatus, open_embedded
 from agent_orchestrator.domain.capabilities import Capabilities
-from agent_orchestrator.domain.model import Event, Request, Run
+from agent_orchestrator.domain.model import Event, Option, Request, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.runners.command import CommandRunner
@@ -117,6 +117,40 @@ async def test_a_run_that_waits_long_gives_up_its_agent_and_gets_the_answer_once
         assert run.attempt == 2
         assert await log_of(client, run)
     assert runner.prompts == ["go", run.result.text]
+
+
+async def test_a_parked_run_is_told_the_option_that_was_chosen() -> None:
+    options = [
+        Option("y", "Yes", "allow_once"),
+        Option("s", "Yes, this session", "allow_session", "all of it"),
+        Option("n", "No", "deny"),
+        Option.named("later"),
+    ]
+
+    async def hold(context: RunContext) -> str:
+        await context.set_thread("t-1")
+        if context.prompt == "go":
+            await context.ask_parent("May I?", kind="approval_request", options=options)
+        return context.prompt
+
+    decisions: list[tuple[dict[str, Any], str]] = [
+        ({"option": "y"}, "approved (Yes): May I?"),
+        ({"decision": "approve", "scope": "session"}, "approved (Yes, this session): May I?"),
+        ({"option": "n", "text": "Ask Ann"}, "denied (No): May I?\n\nAsk Ann"),
+        ({"option": "later"}, "answered: May I?\n\nlater"),
+        ({"decision": "answer", "text": "Why?"}, "answered: May I?\n\nWhy?"),
+    ]
+    runner = Doing(hold)
+    async with open_embedded(":memory:", runners=[runner], park_after_s=0) as client:
+        for decision, message in decisions:
+            run = await parked(client, await sent(client))
+            [request] = (
+                await client.requests(session_id=run.session_id, status="pending")
+            ).requests
+            await client.resolve_request(request.id, **decision)
+            run = await end_of(client, run)
+            assert run.result is not None
+            assert run.result.text == f"Your request was {message}"
 
 
 async def test_a_parked_run_goes_on_when_all_it_asked_is_answered() -> None:

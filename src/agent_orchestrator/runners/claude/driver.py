@@ -191,7 +191,7 @@ class RunDriver:
         await self._report_usage()
         failure = failure or self._reader.failure
         if self._log.state.turn is Turn.DENIED:
-            raise AgentFailed("denied", "its request was answered with cancel")
+            raise self._questions.denial()
         if failure is not None:
             raise failure
 

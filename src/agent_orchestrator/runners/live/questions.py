@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from agent_orchestrator.domain.approvals import problem_of_options
 from agent_orchestrator.domain.details import Detail
-from agent_orchestrator.domain.errors import Conflict, InvalidRequest
+from agent_orchestrator.domain.errors import AgentFailed, Conflict, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Option, Request, RequestKind
 from agent_orchestrator.fields import MAX_QUESTION, check
@@ -111,6 +111,13 @@ class OpenQuestions:
     _context: RunContext
     _timeout_s: float
     _scopes: dict[str | int, anyio.CancelScope] = field(factory=dict, init=False)
+    _stop_words: str = field(default="", init=False)
+    """The text of the denial that ended the turn."""
+
+    def denial(self) -> AgentFailed:
+        """Return the failure of a run whose turn was ended by a denial."""
+        words = f": {self._stop_words}" if self._stop_words else ""
+        return AgentFailed("denied", f"its request was denied, and the turn was ended{words}")
 
     async def ask(self, request_id: str | int, question: Question) -> Asked | None:
         """Ask a question and wait. Return its end; None if the agent has withdrawn it.
@@ -120,15 +127,16 @@ class OpenQuestions:
         with anyio.CancelScope() as scope:
             self._scopes[request_id] = scope
             try:
-                return Asked(
-                    await self._context.ask_parent(
-                        question.text,
-                        kind=question.kind,
-                        detail=question.detail,
-                        options=question.options,
-                        expires_in_s=self._timeout_s,
-                    )
+                request = await self._context.ask_parent(
+                    question.text,
+                    kind=question.kind,
+                    detail=question.detail,
+                    options=question.options,
+                    expires_in_s=self._timeout_s,
                 )
+                if request.chosen is not None and request.chosen.kind == "deny_and_stop":
+                    self._stop_words = request.answer or ""
+                return Asked(request)
             except (InvalidRequest, Conflict) as problem:
                 note = f"declined, as nobody could be asked: {problem}"
                 await self._context.emit(EventType.RUN_ERROR, {"message": note})

@@ -231,7 +231,7 @@ class TurnDriver:
         if self._log.state.turn is Turn.FAILED:
             raise AgentFailed(*failure_of(end.error))
         if self._log.state.turn is Turn.DENIED:
-            raise AgentFailed("denied", "its request was denied, and the turn was ended")
+            raise self._questions.denial()
         raise AgentFailed("provider_error", f"codex ended the turn as {end.status}")
 
     async def _report_usage(self) -> None:
