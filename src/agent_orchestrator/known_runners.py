@@ -48,6 +48,22 @@ class KnownProvider:
 KNOWN_PROVIDERS: Final[Mapping[str, KnownProvider]] = {
     DEFAULT_PROVIDER: KnownProvider(runner="codex", program="codex"),
     "claude": KnownProvider(runner="claude", program="claude"),
+    **{
+        name: KnownProvider(runner="acp", program=program)
+        for name, program in {
+            "opencode": "opencode",
+            "gemini": "gemini",
+            "qwen": "qwen",
+            "copilot": "copilot",
+            "kimi": "kimi",
+            "cline": "cline",
+            "droid": "droid",
+            "auggie": "auggie",
+            "claude-acp": "claude-agent-acp",
+            "codex-acp": "codex-acp",
+            "pi": "pi-acp",
+        }.items()
+    },
 }
 """By their names. The first that is ready is the default."""
 
@@ -82,6 +98,8 @@ KNOWN_AGENTS: Final = (
             "CLAUDE_PROJECT_DIR",
         ),
     ),
+    KnownAgent(variables=("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT")),
+    KnownAgent(runners={"acp": f"{_RUNNERS}.acp.runner:AcpRunner"}),
     KnownAgent(runners={"command": f"{_RUNNERS}.command:CommandRunner"}),
     KnownAgent(runners={"function": f"{_RUNNERS}.function:FunctionRunner"}),
     KnownAgent(runners={"demo": f"{_RUNNERS}.demo:DemoRunner"}),

@@ -23,6 +23,7 @@ from agent_orchestrator.engine.diagnosis import _FAILURES
 from agent_orchestrator.fields import MAX_METADATA, FieldSpec, specs
 from agent_orchestrator.known_runners import BUILT_IN
 from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.runners.acp.agents import AGENTS
 from agent_orchestrator.tools.arguments import fields
 from agent_orchestrator.tools.toolbox import TOOLS
 from agent_orchestrator.wire.openapi import openapi_document
@@ -277,6 +278,19 @@ _PROVIDER = {
 }
 
 
+def acp_agents() -> str:
+    """Return the table of the known agents that speak ACP."""
+    marks = {True: "yes", False: "no"}
+    rows = [
+        f"| `{name}` | `{' '.join(agent.argv)}` | {agent.login} | "
+        f"{(agent.ask_mode or '').rpartition('#')[2]} | {marks[agent.resumes]} | "
+        f"{marks[agent.takes_tools]} | {marks[agent.steers]} |"
+        for name, agent in AGENTS.items()
+    ]
+    header = ["agent", "program", "log in with", "mode that asks", "continues", "tools", "steering"]
+    return _table(header, rows)
+
+
 def runners() -> str:
     """Return the settings that each built-in runner has of its own."""
     sections: dict[str, list[str]] = {}
@@ -416,6 +430,7 @@ PAGES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     },
     "v1-decisions.md": {"settings": settings, "providers": providers, "access": access},
     "providers.md": {"runners": runners},
+    "acp.md": {"agents": acp_agents},
     "runbook.md": {"issues": issues},
     "commands.md": {"commands": commands},
 }

@@ -18,9 +18,11 @@ NAMED = {
     "codex": {
         "agent_orchestrator/known_runners.py": "the registry and the defaults",
         "agent_orchestrator/operations/runs.py": "`codex_invocation` is a field of the API",
+        "agent_orchestrator/runners/acp/agents.py": "`codex-acp`, another program",
     },
     "claude": {
         "agent_orchestrator/known_runners.py": "the registry",
+        "agent_orchestrator/runners/acp/agents.py": "`claude-acp`, another program",
         "agent_orchestrator/testing/stores/values.py": "a provider's name as a value",
     },
 }

@@ -6,6 +6,7 @@ AT_LENGTH = frozenset(
         "benchmarks",
         "chaos",
         "claude",
+        "acp/test_opencode.py",
         "codex",
         "examples",
         "packaging",

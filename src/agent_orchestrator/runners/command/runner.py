@@ -18,9 +18,9 @@ from agent_orchestrator.fields import runner_option
 from agent_orchestrator.ports.runner import Availability, Outcome, RunContext
 from agent_orchestrator.runners.bulk import Text, read, read_object, read_text, run_in_thread
 from agent_orchestrator.runners.command.mapping import MappedEvent, Rule, check_rules, map_object
-from agent_orchestrator.runners.command.program import NotRunnable, absolute_program, locate
 from agent_orchestrator.runners.lines import MAX_LINE, Line, Truncation, decoded, limit_depth
 from agent_orchestrator.runners.process import MAX_ARGUMENT, AgentProcess, agent_process
+from agent_orchestrator.runners.program import NotRunnable, absolute_program, locate
 from agent_orchestrator.runners.supervisor import UsesForkServer
 
 _PLACEHOLDER: Final = re.compile(r"\{(prompt|thread)\}")

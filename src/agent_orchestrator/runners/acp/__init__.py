@@ -1,0 +1,1 @@
+"""Agents that speak the Agent Client Protocol (ACP), version 1, over stdio."""

@@ -1,0 +1,74 @@
+"""What must be known of an agent beyond the protocol, as data."""
+
+import re
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from attrs import field, frozen
+
+TOOL_SERVER: Final = "agent_orchestrator"
+"""The name of the MCP server with the orchestration tools."""
+
+UsageSource = Literal["turn", "last_call", "process", "quota", "chunks", "none"]
+"""Where an agent reports its tokens: in the answer to a prompt, for all model calls of the turn (``turn``), for the
+last one (``last_call``), or for all turns of the process (``process``); in that answer's quota (``quota``); or with
+pieces of the message (``chunks``)."""
+
+
+@frozen
+class OwnTool:
+    """How to recognise a call of an orchestration tool.
+
+    :param path: the field of the tool call.
+    :param pattern: what its value matches. Its group, if any, is the name of the tool.
+    :param kind: the kind that the call must have. A title may come from the model.
+    """
+
+    path: str
+    pattern: str
+    kind: str | None = None
+
+
+@frozen(kw_only=True)
+class AcpAgent:
+    """An agent.
+
+    :param argv: the program, and the arguments with which it speaks the protocol.
+    :param version: the argument with which it prints its version; empty if it has none.
+    :param env: environment variables that it needs.
+    :param ask_mode: the mode in which it asks; None to leave the mode as it is.
+    :param usage: where it reports its tokens.
+    :param own_tool: how to recognise a call of an orchestration tool; None if it does not ask before one.
+    :param takes_tools: whether it takes an MCP server.
+    :param renews_tools: whether ``session/resume`` of a session that the process has connects to the MCP servers
+        again. The token of the tools is another in each run. Without this, a run with tools gets a new process.
+    :param resumes: whether another process can continue its conversations.
+    :param steers: whether it takes messages during a turn (``_session/steering``).
+    :param images: whether a prompt may have images.
+    :param hides_errors: whether an error of its model is an ordinary end of the turn, but without usage.
+    :param notice: how messages of the program begin that are not the model's.
+    :param denial_ends_turn: whether it ends the turn when its request is denied.
+    :param slash_prefix: what to put before a prompt that begins with ``/``, so that it is no command of the agent.
+    :param stop_s: seconds that it has to end after SIGTERM. 0 if it does not end on it.
+    :param login: how a person logs in.
+    :param install: how a person installs it.
+    """
+
+    argv: tuple[str, ...]
+    version: str = "--version"
+    env: Mapping[str, str] = field(factory=dict)
+    ask_mode: str | None = None
+    usage: UsageSource = "turn"
+    own_tool: OwnTool | None = None
+    takes_tools: bool = True
+    renews_tools: bool = False
+    resumes: bool = True
+    steers: bool = False
+    images: bool = True
+    hides_errors: bool = False
+    notice: re.Pattern[str] | None = None
+    denial_ends_turn: bool = False
+    slash_prefix: str = "\u200b"
+    stop_s: float = 2.0
+    login: str = ""
+    install: str = ""

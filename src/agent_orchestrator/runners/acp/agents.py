@@ -1,0 +1,119 @@
+"""The agents that are known, one row each. A row comes with a recording in ``tests/acp/recordings``.
+
+The rows say what was observed with the versions in the recordings.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from agent_orchestrator.runners.acp.agent import TOOL_SERVER, AcpAgent, OwnTool
+
+_MCP_NAME: Final = rf"mcp__{TOOL_SERVER}__(\w+)"
+
+_OPENCODE_PERMISSION: Final = {
+    "*": "ask",
+    **dict.fromkeys(
+        ("read", "grep", "glob", "list", "lsp", "skill", "todowrite", "todoread", "task"), "allow"
+    ),
+    f"{TOOL_SERVER}_*": "allow",
+}
+"""What opencode does without asking. It asks nothing else by default."""
+
+AGENTS: Final[Mapping[str, AcpAgent]] = {
+    "opencode": AcpAgent(
+        argv=("opencode", "acp"),
+        env={"OPENCODE_PERMISSION": json.dumps(_OPENCODE_PERMISSION)},
+        ask_mode="build",
+        usage="last_call",
+        own_tool=OwnTool("title", rf"{TOOL_SERVER}_(\w+)", kind="other"),
+        renews_tools=True,
+        denial_ends_turn=True,
+        login="opencode auth login",
+        install="npm install -g opencode-ai",
+    ),
+    "gemini": AcpAgent(
+        argv=("gemini", "--acp"),
+        ask_mode="default",
+        usage="quota",
+        own_tool=OwnTool("title", rf"(\w+) \({TOOL_SERVER} MCP Server\)", kind="other"),
+        resumes=False,
+        stop_s=0,
+        login="gemini, or set GEMINI_API_KEY",
+        install="npm install -g @google/gemini-cli",
+    ),
+    "claude-acp": AcpAgent(
+        argv=("claude-agent-acp",),
+        ask_mode="default",
+        own_tool=OwnTool("name", _MCP_NAME),
+        steers=True,
+        notice=re.compile(r"\*\*Warning:\*\* |API Error: |Failed to authenticate\. "),
+        slash_prefix="\n",
+        login="claude, then /login, or set ANTHROPIC_API_KEY",
+        install="npm install -g @agentclientprotocol/claude-agent-acp",
+    ),
+    "codex-acp": AcpAgent(
+        argv=("codex-acp",),
+        ask_mode="workspace-write",
+        own_tool=OwnTool("rawInput.server", TOOL_SERVER),
+        steers=True,
+        hides_errors=True,
+        denial_ends_turn=True,
+        slash_prefix="\n",
+        login="codex login",
+        install="npm install -g @agentclientprotocol/codex-acp",
+    ),
+    "qwen": AcpAgent(
+        argv=("qwen", "--acp"),
+        ask_mode="default",
+        usage="chunks",
+        own_tool=OwnTool("_meta.toolName", _MCP_NAME),
+        denial_ends_turn=True,
+        slash_prefix="\n",
+        login="qwen, or set OPENAI_API_KEY",
+        install="npm install -g @qwen-code/qwen-code",
+    ),
+    "copilot": AcpAgent(
+        argv=("copilot", "--acp"),
+        ask_mode="https://agentclientprotocol.com/protocol/session-modes#agent",
+        usage="process",
+        own_tool=OwnTool("title", rf"{TOOL_SERVER}-(\w+)", kind="other"),
+        hides_errors=True,
+        notice=re.compile(r"Info: "),
+        denial_ends_turn=True,
+        stop_s=4.0,
+        login="copilot, then /login",
+        install="npm install -g @github/copilot",
+    ),
+    "kimi": AcpAgent(
+        argv=("kimi", "acp"),
+        login="kimi, then /login",
+        install="npm install -g @moonshot-ai/kimi-code",
+    ),
+    "cline": AcpAgent(
+        argv=("cline", "--acp"),
+        takes_tools=False,
+        login="cline auth",
+        install="npm install -g cline",
+    ),
+    "droid": AcpAgent(
+        argv=("droid", "exec", "--output-format", "acp"),
+        takes_tools=False,
+        login="droid, then /login, or set FACTORY_API_KEY",
+        install="npm install -g droid",
+    ),
+    "auggie": AcpAgent(
+        argv=("auggie", "--acp"),
+        takes_tools=False,
+        login="auggie login",
+        install="npm install -g @augmentcode/auggie",
+    ),
+    "pi": AcpAgent(
+        argv=("pi-acp",),
+        version="",
+        takes_tools=False,
+        login="pi, then /login",
+        install="npm install -g pi-acp @earendil-works/pi-coding-agent",
+    ),
+}

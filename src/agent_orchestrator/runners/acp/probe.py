@@ -1,0 +1,53 @@
+"""Checks whether an agent could be started now."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import anyio.to_thread
+from attrs import define, field
+
+from agent_orchestrator.hosts import current_host
+from agent_orchestrator.ports.runner import Availability
+from agent_orchestrator.runners.acp.agent import AcpAgent
+from agent_orchestrator.runners.lines import decoded
+from agent_orchestrator.runners.program import NotRunnable, locate
+
+_VERSION_S = 10.0
+"""Seconds that an agent has to print its version. Those in JavaScript take two on a busy machine."""
+
+
+@define
+class Probe:
+    """Checks a program. Caches its version until the file changes."""
+
+    _versions: dict[tuple[str, int], str | None] = field(factory=dict, init=False)
+
+    async def __call__(
+        self, agent: AcpAgent, argv: Sequence[str], env: Mapping[str, str]
+    ) -> Availability:
+        """Return whether the program is there, and its version."""
+        return await anyio.to_thread.run_sync(self._check, agent, argv, env)
+
+    def _check(self, agent: AcpAgent, argv: Sequence[str], env: Mapping[str, str]) -> Availability:
+        try:
+            found = locate(argv[0], env.get("PATH"))
+        except NotRunnable as problem:
+            hint = f"; install it with: {agent.install}" if agent.install else ""
+            return Availability(available=False, reason=f"{problem}{hint}")
+        if found not in self._versions:
+            self._versions[found] = _version(found[0], agent, env)
+        return Availability(available=True, version=self._versions[found])
+
+
+def _version(program: str, agent: AcpAgent, env: Mapping[str, str]) -> str | None:
+    """Return the last word of the first line that a program prints as its version; None if it prints none."""
+    if not agent.version or not agent.argv:
+        return None
+    try:
+        argv = [os.path.abspath(program), agent.version]  # noqa: PTH100 - it need not exist any more
+        answer = current_host().output(argv, env=env, timeout_s=_VERSION_S)
+    except OSError:
+        return None
+    lines = decoded(answer).strip().splitlines()
+    words = lines[0].split() if lines else []
+    return next((word for word in reversed(words) if word[:1].isdigit()), None)

@@ -1,0 +1,251 @@
+"""Runs agents that speak ACP, each session in its own process."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final, Literal, Self
+
+import anyio
+import anyio.to_thread
+from attrs import field, frozen
+
+from agent_orchestrator.domain.capabilities import Capabilities
+from agent_orchestrator.domain.errors import AgentFailed, ConfigError
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Invocation, Thread
+from agent_orchestrator.fields import runner_option
+from agent_orchestrator.hosts import current_host
+from agent_orchestrator.operations.options import MAX_OPEN_S, MIN_OPEN_S
+from agent_orchestrator.ports.runner import (
+    CWD_MISSING,
+    RUN_VARIABLES,
+    Availability,
+    Outcome,
+    RunContext,
+)
+from agent_orchestrator.runners.acp.agent import AcpAgent
+from agent_orchestrator.runners.acp.agents import AGENTS
+from agent_orchestrator.runners.acp.permissions import Approvals
+from agent_orchestrator.runners.acp.probe import Probe
+from agent_orchestrator.runners.acp.process import AcpProcess, Spec
+from agent_orchestrator.runners.acp.sessions import Requested, ThreadMissing, open_session
+from agent_orchestrator.runners.acp.turn_driver import TurnDriver
+from agent_orchestrator.runners.live.pool import NotStarted, ProcessPool
+from agent_orchestrator.runners.program import absolute_program
+from agent_orchestrator.runners.supervisor import UsesForkServer
+
+_MAX_TRIES: Final = 2
+"""Maximum number of tries to deliver a prompt whose process ended before it had it."""
+
+
+class _PromptNotTaken(Exception):
+    def __init__(self, failure: AgentFailed) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@frozen(kw_only=True, eq=False)
+class AcpRunner(UsesForkServer):
+    """Runs each message as a turn of the session's conversation, in a process that stays alive for it.
+
+    An async context manager, for one engine at a time. Its processes end with it.
+
+    :param name: the provider's name.
+    :param agent: a known agent. Default: the one with the provider's name. Without one, ``argv`` is required.
+    :param argv: the program and the arguments with which it speaks ACP. Default: those of the known agent.
+    :param model: the model, unless the run names another.
+    :param mode: the mode of its sessions. Default: that in which a known agent asks for permission.
+    :param tools: whether its agents get the orchestration tools, if there is a daemon.
+    """
+
+    name: str = "acp"
+    agent: str | None = None
+    argv: Sequence[str] = field(default=(), converter=tuple)
+    model: str | None = None
+    mode: str | None = None
+    on_missing_thread: Literal["fail", "fresh"] = runner_option(
+        "What to do if the agent has lost the session's conversation: replace it with a new one, or fail "
+        "with `thread_missing`.",
+        default="fresh",
+    )
+    tools: bool = True
+    approval_timeout_s: float = runner_option(
+        "Seconds after which an unanswered request is declined; at most 30 days.",
+        default=3600.0,
+        minimum=MIN_OPEN_S,
+        maximum=MAX_OPEN_S,
+    )
+    idle_s: float = runner_option(
+        "Seconds after which a process without a run is stopped.", default=300.0, minimum=0
+    )
+    max_idle: int = runner_option(
+        "Maximum number of processes without a run. Those longest without one are stopped.",
+        default=8,
+        minimum=0,
+    )
+    _agent: AcpAgent = field(init=False, repr=False)
+    _probe: Probe = field(factory=Probe, init=False, repr=False)
+    _processes: "ProcessPool[AcpProcess]" = field(init=False, repr=False)
+
+    @_agent.default
+    def _known(self) -> AcpAgent:
+        name = self.agent or self.name
+        known = AGENTS.get(name)
+        if known is None and (self.agent is not None or not self.argv):
+            raise ConfigError(
+                f"agent: {name!r} is not known; set argv, or choose from: {', '.join(AGENTS)}"
+            )
+        return known or AcpAgent(argv=())
+
+    @_processes.default
+    def _new_pool(self) -> "ProcessPool[AcpProcess]":
+        return ProcessPool(self.max_idle)
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        try:
+            await self._processes.__aenter__()
+        except BaseException:
+            await super().__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            await self._processes.__aexit__(*exc)
+        finally:
+            await super().__aexit__()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        agent = self._agent
+        return Capabilities(
+            resume=agent.resumes,
+            steer=agent.steers,
+            ask=True,
+            tools=self.tools and agent.takes_tools,
+            models=True,
+            images=agent.images,
+        )
+
+    async def probe(self, env: Mapping[str, str]) -> Availability:
+        """Return whether the agent is installed, and its version. Only a run shows whether it is logged in."""
+        return await self._probe(self._agent, self._argv, self._own_env(env))
+
+    @property
+    def _argv(self) -> tuple[str, ...]:
+        argv: Any = self.argv  # the type that mypy knows of a converted field is not usable
+        return absolute_program(argv or self._agent.argv)
+
+    def _own_env(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of a process: without the variables of one run."""
+        kept = RUN_VARIABLES - {"AGENTCTL_SESSION_ID"}
+        return {**{name: env[name] for name in env if name not in kept}, **self._agent.env}
+
+    async def run(self, context: RunContext) -> Outcome:
+        """Run the turn.
+
+        :raises AgentFailed: if the agent cannot be started, fails, or ends before its turn does.
+        """
+        cwd = context.session.cwd
+        if not await anyio.to_thread.run_sync(current_host().is_directory, cwd):
+            raise AgentFailed("invalid_config", f"{CWD_MISSING}: {cwd}")
+        spec = Spec(
+            self.agent or self.name,
+            self._agent,
+            self._argv,
+            cwd,
+            context.is_cwd_resolved,
+            frozenset(self._own_env(context.env).items()),
+        )
+        pending: list[str] = []
+        try:
+            return await self._run_once(context, spec, pending)
+        finally:
+            if pending:
+                with anyio.CancelScope(shield=True):
+                    for message in pending:
+                        note = f"the turn ended before the agent received this message: {message}"
+                        await context.emit(EventType.RUN_ERROR, {"message": note})
+
+    async def _run_once(self, context: RunContext, spec: Spec, pending: list[str]) -> Outcome:
+        thread = context.thread
+        tries_left = _MAX_TRIES
+        while True:
+            tries_left -= 1
+            try:
+                return await self._turn(context, spec, thread, pending)
+            except ThreadMissing as missing:
+                if self.on_missing_thread == "fail":
+                    raise AgentFailed("thread_missing", str(missing)) from None
+                note = f"the conversation is gone, so a new one is started: {missing}"
+                data = {"message": note, "code": "thread_missing"}
+                await context.emit(EventType.RUN_ERROR, data)
+                thread = None
+                tries_left += 1
+            except _PromptNotTaken as problem:
+                if tries_left == 0:
+                    raise problem.failure from None
+
+    async def _turn(
+        self, context: RunContext, spec: Spec, thread: Thread | None, pending: list[str]
+    ) -> Outcome:
+        requested = Requested(
+            context.session.cwd,
+            context.model or self.model,
+            self.mode or self._agent.ask_mode,
+            self._tools_of(context),
+        )
+        token = None if requested.tools is None else requested.tools[1]
+
+        def is_usable(process: AcpProcess) -> bool:
+            if process.spec != spec or (thread and process.session_id not in (None, thread.id)):
+                return False
+            has_tools = process.session_id is None or process.token == token
+            return has_tools or self._agent.renews_tools
+
+        is_new = False
+
+        def make() -> AcpProcess:
+            nonlocal is_new
+            is_new = True
+            return AcpProcess.of(spec, f"acp.{uuid.uuid4().hex}", self.idle_s)
+
+        driver: TurnDriver | None = None
+        lease = self._processes.lease_of(context.session.id, is_usable, make)
+        async with AsyncExitStack() as stack:
+            try:
+                process = await stack.enter_async_context(lease)
+            except NotStarted as problem:
+                if is_new:
+                    raise
+                raise _PromptNotTaken(problem) from problem  # it was there, and has just ended
+            try:
+                with process.open_mailbox() as mailbox:
+                    session = await open_session(process, mailbox, thread, requested)
+                    approvals = Approvals.of(session.state)
+                    state = {**session.state, **approvals.state()}
+                    await context.set_thread(session.id, state)
+                    driver = TurnDriver(
+                        context,
+                        process,
+                        mailbox,
+                        session,
+                        Invocation(spec.argv[0], spec.argv, spec.cwd, None, ()),
+                        self.approval_timeout_s,
+                        approvals,
+                        pending,
+                    )
+                    return await driver.run()
+            except AgentFailed as failure:
+                is_taken = driver is not None and driver.is_taken
+                if process.failure is None or is_taken:
+                    raise
+                raise _PromptNotTaken(failure) from failure
+
+    def _tools_of(self, context: RunContext) -> tuple[str, str] | None:
+        """Return the URL and the token of the orchestration tools; None without a daemon."""
+        url, token = context.env.get("AGENTCTL_URL"), context.env.get("AGENTCTL_AUTH_TOKEN")
+        if not (self.tools and self._agent.takes_tools and url and token):
+            return None
+        return url, token

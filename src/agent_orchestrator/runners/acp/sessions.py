@@ -1,0 +1,187 @@
+"""Starts or continues the session of an agent, with its tools, mode and model."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import anyio
+from attrs import field, frozen
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.model import Thread
+from agent_orchestrator.runners.acp.agent import TOOL_SERVER
+from agent_orchestrator.runners.acp.failures import AUTHENTICATION_REQUIRED, failure_of, message_of
+from agent_orchestrator.runners.acp.process import AcpProcess
+from agent_orchestrator.runners.acp.settings import Category, setting_of
+from agent_orchestrator.runners.events import JsonObject, text
+from agent_orchestrator.runners.live.mailbox import Mailbox
+from agent_orchestrator.runners.live.messages import AgentRequest, Answer, RpcError
+
+OPEN_S: Final = 120.0
+"""Seconds that an agent has to open a session. opencode 1.18 takes one second, and 12 on a busy machine."""
+
+
+class ThreadMissing(Exception):
+    """The agent does not have the session."""
+
+
+@frozen
+class Requested:
+    """What a run wants of its session.
+
+    :param model: None for the agent's own.
+    :param mode: None to leave it.
+    :param tools: the URL and the token of the orchestration tools; None without them.
+    """
+
+    cwd: str
+    model: str | None
+    mode: str | None
+    tools: tuple[str, str] | None = field(repr=False)
+
+    def servers(self) -> list[dict[str, Any]]:
+        """Return the MCP servers for the agent."""
+        if self.tools is None:
+            return []
+        url, token = self.tools
+        headers = [{"name": "Authorization", "value": f"Bearer {token}"}]
+        return [{"type": "http", "name": TOOL_SERVER, "url": f"{url}/mcp", "headers": headers}]
+
+
+@frozen
+class OpenSession:
+    """A session that is ready for a prompt.
+
+    :param state: what the thread is to keep: the model that was its first.
+    """
+
+    id: str
+    state: Mapping[str, Any]
+    mode: str | None
+
+
+async def open_session(
+    process: AcpProcess, mailbox: Mailbox, thread: Thread | None, requested: Requested
+) -> OpenSession:
+    """Return the session of a thread, or a new one.
+
+    :raises ThreadMissing: if the agent does not have it.
+    :raises AgentFailed: if the agent does not open it.
+    """
+    token = None if requested.tools is None else requested.tools[1]
+    state = {} if thread is None else dict(thread.state)
+    params: dict[str, Any] = {"cwd": requested.cwd, "mcpServers": requested.servers()}
+    if thread is None:
+        answer = await _open(process, mailbox, "session/new", params)
+        session_id = text(answer.get("sessionId"))
+        if not session_id:
+            raise AgentFailed(
+                "provider_error", f"{process.spec.name} opened a session without an id"
+            )
+    else:
+        session_id = thread.id
+        if process.session_id == session_id and process.token == token:
+            answer = {}
+        else:
+            answer = await _continue(process, mailbox, {"sessionId": session_id, **params})
+    process.session_id, process.token = session_id, token
+    try:
+        mode = await _set(process, mailbox, answer, session_id, "mode", requested.mode)
+        first = setting_of(answer, "model")
+        if thread is None and first is not None and first.value:
+            state["model"] = first.value
+        model = requested.model or text(state.get("model")) or None
+        await _set(process, mailbox, answer, session_id, "model", model)
+    except BaseException:
+        process.forget_session()
+        raise
+    return OpenSession(session_id, state, mode)
+
+
+async def _open(
+    process: AcpProcess, mailbox: Mailbox, method: str, params: JsonObject
+) -> JsonObject:
+    try:
+        answer = await exchange(process, mailbox, method, params)
+    except RpcError as refused:
+        raise failure_of(process.spec.name, process.spec.agent, refused) from refused
+    return answer if isinstance(answer, Mapping) else {}
+
+
+async def _continue(process: AcpProcess, mailbox: Mailbox, params: JsonObject) -> JsonObject:
+    name = process.spec.name
+    if process.has("sessionCapabilities", "resume"):
+        method = "session/resume"
+    elif process.has("loadSession") and process.spec.agent.resumes:
+        method = "session/load"
+    else:
+        raise ThreadMissing(f"{name} cannot continue a conversation in another process")
+    try:
+        answer = await exchange(process, mailbox, method, params)
+    except RpcError as refused:
+        if refused.code == AUTHENTICATION_REQUIRED:
+            raise failure_of(name, process.spec.agent, refused) from refused
+        if "in use" in refused.message:
+            raise AgentFailed("provider_error", message_of(refused)) from refused
+        raise ThreadMissing(message_of(refused)) from refused
+    return answer if isinstance(answer, Mapping) else {}
+
+
+async def _set(
+    process: AcpProcess,
+    mailbox: Mailbox,
+    answer: JsonObject,
+    session_id: str,
+    category: Category,
+    value: str | None,
+) -> str | None:
+    """Set a mode or model, and check it. Return what it is now.
+
+    :raises AgentFailed: if the agent does not have it.
+    """
+    setting = setting_of(answer, category) or process.settings.get(category)
+    if setting is None:
+        if value is None:
+            return None
+        raise AgentFailed(
+            "invalid_config", f"{process.spec.name} has no {category}s, so not {value!r} either"
+        )
+    process.settings[category] = setting
+    if value is None or (category == "model" and value == setting.value):
+        return setting.value
+    try:
+        changed = await exchange(
+            process, mailbox, setting.method, setting.change(session_id, value)
+        )
+    except RpcError as refused:
+        message = f"{process.spec.name} has no {category} {value!r}: {message_of(refused)}"
+        raise AgentFailed("invalid_config", message) from refused
+    found = setting_of(changed, category) if isinstance(changed, Mapping) else None
+    if found is not None and found.value != value:
+        message = (
+            f"{process.spec.name} stayed in the {category} {found.value!r} instead of {value!r}"
+        )
+        raise AgentFailed("provider_error", message)
+    process.settings[category] = setting.having(value)
+    return value
+
+
+async def exchange(process: AcpProcess, mailbox: Mailbox, method: str, params: JsonObject) -> Any:
+    """Send a request and return its result. Messages before it are dropped: they repeat the conversation.
+
+    :raises RpcError: if the answer is an error.
+    :raises AgentFailed: if the process ends, or does not answer.
+    """
+    number = process.submit(method, params, mailbox)
+    with anyio.move_on_after(OPEN_S):
+        try:
+            while True:
+                match await mailbox.take():
+                    case Answer() as answer if answer.number == number:
+                        return answer.value()
+                    case AgentRequest() as request:
+                        process.refuse(request, f"this client does not answer {request.method}")
+        except anyio.EndOfStream:
+            process.check()
+    message = f"{process.spec.name} did not answer {method} in {OPEN_S:g} s"
+    process.fail(AgentFailed("provider_error", message))
+    raise AgentFailed("provider_error", message)

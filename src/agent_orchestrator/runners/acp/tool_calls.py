@@ -1,0 +1,247 @@
+"""The tool calls of an agent, each put together from everything the agent says of it."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from attrs import define, field
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.runners.acp.agent import TOOL_SERVER, AcpAgent
+from agent_orchestrator.runners.acp.values import objects, value_at
+from agent_orchestrator.runners.events import AgentEvent, JsonObject, agent_event, text
+
+_MERGED: Final = (
+    "title",
+    "name",
+    "kind",
+    "status",
+    "rawInput",
+    "rawOutput",
+    "content",
+    "locations",
+)
+
+_ENDED: Final = ("completed", "failed")
+
+_MCP_NAME: Final = re.compile(r"mcp__(.+?)__(.+)")
+
+_FILE_KINDS: Final = {"edit": "update", "delete": "delete"}
+
+_CONTEXT: Final = 3
+"""Unchanged lines around a change in a diff."""
+
+_MAX_OUTPUT: Final = 16 * 2**20
+"""Maximum characters of a command's output in the event of its end. The pieces contain all of it."""
+
+
+@define
+class ToolCall:
+    """A tool call so far.
+
+    :ivar own_tool: the orchestration tool that it calls; None if it calls another.
+    :ivar is_declined: whether its permission was denied.
+    """
+
+    id: str
+    agent: AcpAgent
+    fields: dict[str, Any] = field(factory=dict)
+    meta: dict[str, Any] = field(factory=dict)
+    diffs: list[JsonObject] = field(factory=list)
+    is_started: bool = False
+    is_declined: bool = False
+    own_tool: str | None = None
+    _own_kind: str | None = None
+    _output: list[str] = field(factory=list)
+    _output_size: int = 0
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a call of an orchestration tool, also by what was said of it last."""
+        return (
+            self.own_tool is not None
+            and self.kind == self._own_kind
+            and "command" not in self.input
+        )
+
+    def merge(self, update: JsonObject) -> None:
+        """Take what an update says: the first title and input of a call are often placeholders, and an update has
+        only the changed fields.
+        """
+        for name in _MERGED:
+            if (value := update.get(name)) is not None:
+                self.fields[name] = value
+        if isinstance(meta := update.get("_meta"), Mapping):
+            self.meta.update(meta)
+        if found := [one for one in objects(update.get("content")) if one.get("type") == "diff"]:
+            self.diffs = found
+        if self.own_tool is None and (tool := self._own_tool()) is not None:
+            self.own_tool, self._own_kind = tool, self.kind
+
+    def add_output(self, piece: str) -> None:
+        """Take a piece of a command's output."""
+        if self._output_size < _MAX_OUTPUT:
+            self._output.append(piece)
+            self._output_size += len(piece)
+
+    def _own_tool(self) -> str | None:
+        own = self.agent.own_tool
+        if own is None or (own.kind is not None and self.kind != own.kind):
+            return None
+        found = re.fullmatch(
+            own.pattern, text(value_at({**self.fields, "_meta": self.meta}, own.path.split(".")))
+        )
+        if found is None:
+            return None
+        return found[1] if found.groups() else text(value_at(self.input, ["tool"]))
+
+    @property
+    def kind(self) -> str:
+        return text(self.fields.get("kind")) or "other"
+
+    @property
+    def title(self) -> str:
+        return text(self.fields.get("title"))
+
+    @property
+    def input(self) -> JsonObject:
+        raw = self.fields.get("rawInput")
+        return raw if isinstance(raw, Mapping) else {} if raw is None else {"input": raw}
+
+    @property
+    def command(self) -> str | None:
+        """The command line; None if it is another tool."""
+        if self.kind != "execute" or "server" in self.input:
+            return None
+        command = self.input.get("command")
+        if isinstance(command, list):
+            return " ".join(text(part) for part in command)
+        return text(command) or self.title
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that it is about."""
+        found = [
+            text(one.get("path")) for one in (*self.diffs, *objects(self.fields.get("locations")))
+        ]
+        return list(dict.fromkeys(path for path in found if path))
+
+    @property
+    def has_ended(self) -> bool:
+        return self.fields.get("status") in _ENDED
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the agent has said what it will do."""
+        if self.fields.get("status") not in (None, "pending"):
+            return True
+        needed = "command" if self.kind == "execute" else None
+        return bool(self.input.get(needed) if needed else self.input)
+
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """The changes of files, as in ``file.changed``; empty if it does not change files."""
+        kind = _FILE_KINDS.get(self.kind)
+        if kind is None:
+            return []
+        if not self.diffs:
+            return [{"path": path, "kind": kind} for path in self.paths]
+        return [change_of(one) for one in self.diffs]
+
+    def started(self) -> AgentEvent | None:
+        """Return the event of its start; None for a change of files, which has one event."""
+        self.is_started = True
+        if self.kind in _FILE_KINDS:
+            return None
+        return agent_event(EventType.TOOL_STARTED, tool_id=self.id, **self.tool())
+
+    def ended(self, error: str | None = None) -> AgentEvent:
+        """Return the event of its end.
+
+        :param error: why it counts as failed, if the agent has not said how it ended.
+        """
+        status = "completed" if self.fields.get("status") == "completed" else "failed"
+        status = "declined" if self.is_declined and status == "failed" else status
+        outcome: dict[str, Any] = {"tool_id": self.id, "status": status}
+        output = self.output()
+        if error is not None:
+            outcome["error"] = error
+        elif status == "failed" and output:
+            outcome["error"] = output[:2_000]
+        if changes := self.changes:
+            return agent_event(EventType.FILE_CHANGED, **outcome, changes=changes)
+        if (exit_code := self._exit_code()) is not None:
+            outcome["exit_code"] = exit_code
+        return agent_event(EventType.TOOL_COMPLETED, **outcome, **self.tool(), output=output)
+
+    def tool(self) -> dict[str, Any]:
+        """Return what kind of tool it is, its name and its input."""
+        if (command := self.command) is not None:
+            return {"kind": "command", "name": "shell", "input": {"command": command}}
+        if self.own_tool is not None:
+            arguments = value_at(self.input, ["arguments"])
+            given = arguments if isinstance(arguments, Mapping) else self.input
+            return {"kind": "mcp", "name": f"{TOOL_SERVER}.{self.own_tool}", "input": given}
+        if "server" in self.input and "tool" in self.input:
+            server, tool = text(self.input["server"]), text(self.input["tool"])
+            return {"kind": "mcp", "name": f"{server}.{tool}", "input": self.input}
+        name = text(self.fields.get("name")) or text(self.meta.get("toolName"))
+        if (found := _MCP_NAME.fullmatch(name)) is not None:
+            return {"kind": "mcp", "name": f"{found[1]}.{found[2]}", "input": self.input}
+        if not name:
+            name = self.title if self.kind == "other" else self.kind
+        return {"kind": "function", "name": name or "tool", "input": self.input}
+
+    def output(self) -> str:
+        if self._output:
+            return "".join(self._output)
+        raw = self.fields.get("rawOutput")
+        if isinstance(raw, Mapping) and isinstance(raw.get("output"), str):
+            return text(raw["output"])
+        parts = (one.get("content") for one in objects(self.fields.get("content")))
+        texts = [text(part.get("text")) for part in parts if isinstance(part, Mapping)]
+        if any(texts):
+            return "\n".join(texts)
+        return raw if isinstance(raw, str) else ""
+
+    def _exit_code(self) -> int | None:
+        contents = objects(value_at(self.fields, ["rawOutput", "contents"]))
+        found = (
+            value_at(self.fields, ["rawOutput", "metadata", "exit"]),
+            value_at(self.fields, ["rawOutput", "exitCode"]),
+            value_at(self.meta, ["terminal_exit", "exit_code"]),
+            *(one.get("exitCode") for one in contents),
+        )
+        return next((code for code in found if type(code) is int and abs(code) < 2**31), None)
+
+
+def change_of(diff: JsonObject) -> dict[str, Any]:
+    """Return the change of a file for a diff of the protocol."""
+    old, new = diff.get("oldText"), text(diff.get("newText"))
+    change = {"path": text(diff.get("path")), "kind": "update"}
+    if not isinstance(old, str) or not old:
+        return {**change, "kind": "add", "diff": new}
+    return {
+        **change,
+        "diff": "".join(_hunk(old.splitlines(keepends=True), new.splitlines(keepends=True))),
+    }
+
+
+def _hunk(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
+    """Yield one hunk of a unified diff: linear in time, however long the texts are."""
+    start = 0
+    while start < min(len(old), len(new)) and old[start] == new[start]:
+        start += 1
+    end = 0
+    while end < min(len(old), len(new)) - start and old[-1 - end] == new[-1 - end]:
+        end += 1
+    first = max(start - _CONTEXT, 0)
+    after = min(end, _CONTEXT)
+    removed, added = old[start : len(old) - end], new[start : len(new) - end]
+    context = start - first
+    counts = (len(removed) + context + after, len(added) + context + after)
+    yield f"@@ -{first + 1},{counts[0]} +{first + 1},{counts[1]} @@\n"
+    rest = old[len(old) - end : len(old) - end + after]
+    for mark, lines in ((" ", old[first:start]), ("-", removed), ("+", added), (" ", rest)):
+        for line in lines:
+            yield mark + line if line.endswith("\n") else f"{mark}{line}\n"

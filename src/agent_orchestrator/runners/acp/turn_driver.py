@@ -1,0 +1,386 @@
+"""Executes a run in a session: its turns, its questions, and the clean-up."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+from attrs import define, field
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Invocation
+from agent_orchestrator.ports.runner import Outcome, RunContext
+from agent_orchestrator.runners.acp import permissions
+from agent_orchestrator.runners.acp.agent import AcpAgent
+from agent_orchestrator.runners.acp.failures import STOP_CODES, code_of, failure_of
+from agent_orchestrator.runners.acp.permissions import CANCELLED, Approvals
+from agent_orchestrator.runners.acp.process import AcpProcess
+from agent_orchestrator.runners.acp.prompts import blocks
+from agent_orchestrator.runners.acp.sessions import OpenSession
+from agent_orchestrator.runners.acp.tool_calls import ToolCall
+from agent_orchestrator.runners.acp.updates import UpdateReader
+from agent_orchestrator.runners.acp.usage import UsageMeter
+from agent_orchestrator.runners.acp.values import value_at
+from agent_orchestrator.runners.bulk import run_in_thread
+from agent_orchestrator.runners.events import JsonObject, agent_event, text
+from agent_orchestrator.runners.live.mailbox import Incoming, Mailbox, MessagesDropped
+from agent_orchestrator.runners.live.messages import (
+    AgentRequest,
+    Answer,
+    Malformed,
+    Notification,
+    RpcError,
+)
+from agent_orchestrator.runners.live.questions import OpenQuestions
+from agent_orchestrator.runners.live.stopping import interrupt, run_shielded, until_deadline
+from agent_orchestrator.runners.live.turn_log import TurnLog
+from agent_orchestrator.runners.live.turn_state import Event, Prompt, Turn
+
+_logger = logging.getLogger(__name__)
+
+REQUEST_S: Final = 60.0
+"""Seconds that an agent has to accept a message or a mode. It usually takes 10 ms."""
+
+PERMISSION: Final = "session/request_permission"
+UPDATE: Final = "session/update"
+
+_WORK: Final = frozenset(
+    {"agent_message_chunk", "agent_thought_chunk", "tool_call", "tool_call_update", "plan"}
+)
+"""The updates that prove that the agent works on the prompt."""
+
+_REFUSALS: Final = (-32600, -32601, -32602)
+"""The codes of errors with which an agent refuses a prompt unread. Its conversation has any other prompt."""
+
+_DENIED: Final = "Your request was denied."
+
+
+@define(eq=False)
+class TurnDriver:
+    """Delivers a run's prompt and what follows it, and records the outcome.
+
+    A message that the agent did not take in its turn becomes a further turn of the same run.
+
+    :param approvals: the approvals of the session.
+    :param pending: messages that the agent does not have yet.
+    """
+
+    context: RunContext
+    process: AcpProcess
+    mailbox: Mailbox
+    session: OpenSession
+    invocation: Invocation
+    approval_timeout_s: float
+    approvals: Approvals
+    pending: list[str]
+    _reader: UpdateReader = field(init=False)
+    _log: TurnLog = field(init=False)
+    _questions: OpenQuestions = field(init=False)
+    _unanswered: dict[str | int, AgentRequest] = field(factory=dict, init=False)
+    _prompt: int | None = field(default=None, init=False)
+    """The number of the request with the prompt."""
+    _is_denied: bool = field(default=False, init=False)
+    """Whether a question of this turn was denied."""
+
+    def __attrs_post_init__(self) -> None:
+        self._reader = UpdateReader(self.agent, UsageMeter(self.agent.usage, self.process.totals))
+        self._questions = OpenQuestions(self.context, self.approval_timeout_s)
+        self._log = TurnLog(self.context, self._record_process, self._record_thread)
+
+    @property
+    def agent(self) -> AcpAgent:
+        return self.process.spec.agent
+
+    @property
+    def name(self) -> str:
+        return self.process.spec.name
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the agent has the prompt."""
+        return self._log.state.is_taken
+
+    async def _record_process(self) -> None:
+        await self.context.report_process(self.process.pid, self.invocation)
+
+    async def _record_thread(self) -> None:
+        state = {**self.session.state, **self.approvals.state()}
+        await self.context.set_thread(self.session.id, state)
+
+    async def run(self) -> Outcome:
+        """Carry it out.
+
+        :raises AgentFailed: if a turn fails.
+        """
+        try:
+            await self._turn(blocks(self.agent, self.context.prompt, self.context.images))
+            while self.pending:
+                count = len(self.pending)
+                await self._turn(blocks(self.agent, "\n\n".join(self.pending)), count)
+            return Outcome(self._reader.last_message)
+        finally:
+            if self._log.state.is_working and self.process.failure is None:
+                with anyio.CancelScope(shield=True):
+                    await until_deadline(self.context, self.process, self._stop)
+
+    # --- a turn
+
+    async def _turn(self, prompt: Sequence[Mapping[str, Any]], of_pending: int = 0) -> None:
+        """Run a turn from its prompt to its end.
+
+        :param of_pending: number of pending messages in the prompt.
+        """
+        self._is_denied = False
+        self._reader.last_message = self._reader.last_text = ""
+        self._log.apply(Event.START)
+        params = {"sessionId": self.session.id, "prompt": prompt}
+        self._prompt = self.process.submit("session/prompt", params, self.mailbox)
+        self._log.apply(Event.ACCEPTED)
+        del self.pending[:of_pending]
+        answer: Answer | None = None
+        failure: AgentFailed | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._log.report_late)
+            if self.process.can_steer and self.agent.steers:
+                tasks.start_soon(self._steer)
+            try:
+                while answer is None:
+                    answer = await self._receive(tasks, await self._log.next(self.mailbox))
+            except anyio.EndOfStream:
+                failure = self._lost()
+            except AgentFailed as problem:
+                failure = problem
+            await self._log.emit(self._reader.finish())
+            if answer is not None:
+                failure = await self._end(answer)
+            if self.is_taken:
+                await self._log.until(lambda state: state.prompt is Prompt.RECORDED)
+            tasks.cancel_scope.cancel()
+        await self._log.flush()
+        if answer is not None:
+            await self._report_usage(answer)
+        if failure is not None:
+            raise failure
+
+    def _lost(self) -> AgentFailed:
+        """Return the failure of a process that ended during the turn."""
+        self._log.apply(Event.LOST)
+        failure = self.process.failure
+        assert failure is not None
+        self.context.note_stderr(self.process.stderr_tail)
+        return AgentFailed(failure.code, failure.message, exit_code=failure.exit_code)
+
+    async def _receive(self, tasks: TaskGroup, incoming: Incoming) -> Answer | None:
+        """Handle a message. Return the answer to the prompt."""
+        match incoming:
+            case Answer() if incoming.number == self._prompt:
+                return incoming
+            case MessagesDropped(size):
+                note = f"{size:,} bytes of the output of {self.name} could not be recorded in time"
+                raise AgentFailed("provider_error", note)
+            case Malformed(line) if line.truncation is not None:
+                note = (
+                    f"{self.name} wrote a line of {line.truncation.size:,} bytes, which is too long"
+                )
+                raise AgentFailed("provider_error", note)
+            case Malformed(line):
+                await self._record("stdout", {"text": line.text})
+            case AgentRequest(method=method) if method == PERMISSION and self._is_ours(incoming):
+                self._confirm(tasks)
+                call, events = self._reader.asked(incoming.params)
+                await self._log.emit(events)
+                self._unanswered[incoming.id] = incoming
+                tasks.start_soon(self._answer, incoming, call)
+            case AgentRequest(method=method):
+                self.process.refuse(incoming, f"this client does not answer {method}")
+            case Notification("$/cancel_request", params):
+                self._questions.withdraw(params.get("requestId"))
+            case Notification(method=method) if method == UPDATE and self._is_ours(incoming):
+                await self._update(tasks, incoming)
+            case Notification(method, params):
+                await self._record(method, params)
+        return None
+
+    def _is_ours(self, incoming: AgentRequest | Notification) -> bool:
+        return incoming.params.get("sessionId") == self.session.id
+
+    def _confirm(self, tasks: TaskGroup) -> None:
+        """Note that the agent has the prompt."""
+        if not self.is_taken:
+            tasks.start_soon(self._log.act, self._log.apply(Event.CONFIRMED))
+
+    async def _record(self, kind: str, payload: JsonObject) -> None:
+        await self._log.emit([agent_event(EventType.BACKEND_EVENT, kind=kind, payload=payload)])
+
+    async def _update(self, tasks: TaskGroup, incoming: Notification) -> None:
+        if value_at(incoming.params, ["update", "sessionUpdate"]) in _WORK:
+            self._confirm(tasks)
+        if incoming.is_long:
+            events = await run_in_thread(self._reader.feed, incoming.params)
+        else:
+            events = self._reader.feed(incoming.params)
+        await self._log.emit(events)
+        mode, wanted = self._reader.mode, self.session.mode
+        if mode is not None and wanted is not None and mode != wanted:
+            self._reader.mode = None
+            tasks.start_soon(self._restore_mode, mode, wanted)
+
+    async def _restore_mode(self, mode: str, wanted: str) -> None:
+        """Set the mode again, which the agent has changed by itself."""
+        setting = self.process.settings["mode"]
+        note = f"{self.name} went into the mode {mode!r}, and is set to {wanted!r} again"
+        await self.context.emit(EventType.RUN_ERROR, {"message": note})
+        try:
+            params = setting.change(self.session.id, wanted)
+            await self.process.request(setting.method, params, REQUEST_S)
+        except RpcError as refused:
+            message = f"{self.name} stays in the mode {mode!r}: {refused.message}"
+            self.process.fail(AgentFailed("provider_error", message))
+        except AgentFailed:
+            pass  # the turn has the failure
+
+    # --- its end
+
+    async def _end(self, answer: Answer) -> AgentFailed | None:
+        """Record that the turn is over. Return why it has no result; None if it has one."""
+        failure = self._failure_of(answer)
+        is_refused = answer.error is not None and answer.error.code in _REFUSALS
+        if not is_refused and not self.is_taken:
+            await self._log.act(self._log.apply(Event.CONFIRMED))
+        if failure is None:
+            event = Event.COMPLETED
+        else:
+            is_canceled = self._log.state.turn is Turn.CANCELING
+            event = Event.INTERRUPTED if is_canceled else Event.FAILED
+        self._log.apply(event)
+        if not self.is_taken:
+            await self._log.act(self._log.apply(Event.UNCONFIRMED))
+        return failure
+
+    def _failure_of(self, answer: Answer) -> AgentFailed | None:
+        """Return why a turn has no result; None if it has one."""
+        if self._log.state.turn is Turn.CANCELING:
+            return AgentFailed("denied", "its request was denied, and the turn ended with it")
+        if answer.error is not None:
+            return failure_of(self.name, self.agent, answer.error)
+        reason = text(value_at(answer.result, ["stopReason"]))
+        if reason == "end_turn":
+            if not self.agent.hides_errors or value_at(answer.result, ["usage"]):
+                return None
+            message = (
+                self._reader.last_text.strip() or f"{self.name} gave no reason for its failure"
+            )
+            return AgentFailed(code_of(message), message)
+        if reason == "cancelled" and self._is_denied:
+            if self.pending:
+                return None
+            return AgentFailed(
+                "denied", f"{self.name} ended the turn, because its request was denied"
+            )
+        code, message = STOP_CODES.get(
+            reason, ("provider_error", f"it ended the turn as {reason!r}")
+        )
+        return AgentFailed(code, f"{self.name}: {message}")
+
+    async def _report_usage(self, answer: Answer) -> None:
+        meter = self._reader.usage
+        if isinstance(answer.result, Mapping):
+            meter.add_result(answer.result)
+        self.process.totals = meter.totals
+        if (usage := meter.usage()) is not None:
+            await self.context.report_usage(usage)
+
+    async def _stop(self) -> None:
+        """End the turn. If the agent has used tools, end its process, with all that it started."""
+        self._log.apply(Event.STOP)
+        end: list[Answer] = []
+
+        async def read_one() -> None:
+            match await self.mailbox.take():
+                case Answer() as answer if answer.number == self._prompt:
+                    end.append(answer)
+                case AgentRequest(method=method) as request if method == PERMISSION:
+                    self.process.respond(request, CANCELLED)
+                case AgentRequest(method=method) as request:
+                    self.process.refuse(request, f"this client does not answer {method}")
+
+        await interrupt(self.process, self._ask_to_stop, read_one, lambda: bool(end))
+        if end:
+            with anyio.move_on_after(1):
+                await self._report_usage(end[0])
+        if self._reader.has_called_tools:
+            self.process.fail(AgentFailed("provider_error", f"{self.name} was stopped"))
+
+    async def _ask_to_stop(self) -> None:
+        self.process.notify("session/cancel", {"sessionId": self.session.id})
+        for request in self._unanswered.values():
+            self.process.respond(request, CANCELLED)
+
+    # --- questions and steering
+
+    async def _answer(self, incoming: AgentRequest, call: ToolCall) -> None:
+        """Answer a question of the agent, perhaps by asking it as a request."""
+        options = incoming.params.get("options")
+        once = permissions.allow_once(options)
+        words, is_canceled = None, False
+        if call.is_own or self.approvals.have(call):
+            answer = once or permissions.denial(options)
+        elif once is None:
+            note = f"denied, because {self.name} did not offer to allow it only once"
+            await self.context.emit(EventType.RUN_ERROR, {"message": note})
+            answer = permissions.denial(options)
+        else:
+            question = permissions.question_for(call, options)
+            asked = await self._questions.ask(incoming.id, question)
+            if asked is None:
+                self._unanswered.pop(incoming.id, None)
+                return
+            answer, words = question.answer(asked.request), question.words(asked.request)
+            is_canceled = permissions.is_cancel(asked.request)
+            if answer == once and permissions.is_for_session(asked.request):
+                self.approvals.add(call)
+                await self._record_thread()
+        if is_canceled:
+            self._log.apply(Event.CANCEL_ANSWERED)
+        elif words is not None:
+            self.pending.append(words)  # first: the turn may end with the answer
+        if answer != once:
+            call.is_declined = self._is_denied = True
+            if words is None and not is_canceled and self.agent.denial_ends_turn:
+                self.pending.append(_DENIED)
+        self._unanswered.pop(incoming.id, None)
+        self.process.respond(incoming, answer)
+        if is_canceled:
+            await self._ask_to_stop()
+
+    async def _steer(self) -> None:
+        """Deliver steering messages to the turn."""
+        await self._log.wait_taken()
+        async with self.context.steering() as messages:
+            async for message in messages:
+                self.pending.append(message)  # first: it is accepted, and must not be lost
+                if len(self.pending) > 1:
+                    continue  # the next turn has them, in their order
+                try:
+                    await run_shielded(
+                        self.context, self.process, partial(self._steer_with, message)
+                    )
+                except AgentFailed:
+                    return
+
+    async def _steer_with(self, message: str) -> None:
+        """Give the turn a message."""
+        params = {"sessionId": self.session.id, "prompt": blocks(self.agent, message)}
+        try:
+            answer = await self.process.request("_session/steering", params, REQUEST_S)
+        except RpcError as refused:
+            _logger.info("%s did not accept a message during a turn: %s", self.name, refused)
+            return
+        if value_at(answer, ["outcome"]) != "injected":
+            # It came after the turn and began one that nothing ends. It goes into a turn of ours instead.
+            self.process.notify("session/cancel", {"sessionId": self.session.id})
+        elif message in self.pending:
+            self.pending.remove(message)

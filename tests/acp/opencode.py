@@ -1,0 +1,97 @@
+"""The real opencode on the scripted model, and an agentd with it."""
+
+import json
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from gateway import family
+from loops import ON_ONE_LOOP
+from serving import Process, agentd
+
+from agent_orchestrator import connect
+
+PATIENCE_S = 180.0
+
+THROUGH_A_GATEWAY = [pytest.mark.anyio, pytest.mark.acp, pytest.mark.timeout(600), ON_ONE_LOOP]
+"""Marks of tests of what another process does."""
+
+
+def opencode_env(home: Path, port: int) -> dict[str, str]:
+    """Return the variables that give opencode a home and a model of its own, and keep it off the network."""
+    model = {"name": "scripted", "limit": {"context": 100_000_000, "output": 100_000}}
+    config = {
+        "provider": {
+            "scripted": {
+                "npm": "@ai-sdk/openai-compatible",
+                "name": "Scripted",
+                "options": {"baseURL": f"http://127.0.0.1:{port}/v1", "apiKey": "fake-key"},
+                "models": {"model": model, "other": model},
+            }
+        },
+        "model": "scripted/model",
+        "small_model": "scripted/model",
+        "share": "disabled",
+        "autoupdate": False,
+    }
+    return {
+        "HOME": str(home),
+        "XDG_DATA_HOME": str(home / "data"),
+        "XDG_CONFIG_HOME": str(home / "config"),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "XDG_STATE_HOME": str(home / "state"),
+        "OPENCODE_CONFIG_CONTENT": json.dumps(config),
+        "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        "OPENCODE_DISABLE_MODELS_FETCH": "1",
+        "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+        "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
+        "OPENCODE_PURE": "1",
+        "OPENCODE_FAST_BOOT": "1",
+    }
+
+
+class AcpGateway:
+    """An agentd with a provider, that can be stopped and started again on its database."""
+
+    def __init__(
+        self,
+        directory: Path,
+        argv: list[str],
+        env: dict[str, str],
+        settings: str = "",
+        arguments: tuple[str, ...] = (),
+    ) -> None:
+        self._directory = directory
+        self._arguments = arguments
+        self._stack = ExitStack()
+        values = ", ".join(f"{name} = {json.dumps(value)}" for name, value in env.items())
+        (directory / "agentd.toml").write_text(
+            f'[providers.opencode]\nrunner = "acp"\nargv = {json.dumps(argv)}\n'
+            f"env = {{ set = {{ {values} }} }}\n{settings}\n"
+        )
+        self.start()
+
+    def start(self) -> None:
+        self.daemon: Process = self._stack.enter_context(
+            agentd(self._directory, "--config", "agentd.toml", "--db", "data.db", *self._arguments)
+        )
+
+    def stop(self) -> None:
+        """End the daemon in good order."""
+        self.daemon.signal(signal.SIGTERM)
+        assert self.daemon.wait() == 0
+        self._stack.close()
+
+    def client(self):
+        return connect(self.daemon.url)
+
+    def agents(self) -> list[psutil.Process]:
+        """Return the processes of agents."""
+        return [one for one, command in family(self.daemon.pid).items() if " acp" in command]
+
+
+AcpGateways = Callable[..., AcpGateway]
+"""Makes gateways that end with the test."""

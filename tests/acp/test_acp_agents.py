@@ -1,0 +1,141 @@
+"""Each known agent: its row against a recording of it."""
+
+import json
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from loops import ON_ONE_LOOP
+from test_acp_runner import APPROVED, DENIED, Deciding, of
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.model import Usage
+from agent_orchestrator.known_runners import KNOWN_PROVIDERS
+from agent_orchestrator.runners.acp.agents import AGENTS
+from agent_orchestrator.runners.acp.prompts import blocks
+from agent_orchestrator.runners.acp.runner import AcpRunner
+
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
+
+HERE = Path(__file__).parent
+RECORDINGS = HERE / "recordings"
+RECORDED = sorted(path.stem for path in RECORDINGS.glob("*.jsonl"))
+
+
+async def replayed(name, case, cwd, decisions=()):
+    """Run a case. Return the context, the result and the agent's questions with our answers."""
+    argv = [
+        sys.executable,
+        str(HERE / "replayed_agent.py"),
+        str(RECORDINGS / f"{name}.jsonl"),
+        case,
+    ]
+    env = {"AGENTCTL_URL": "http://127.0.0.1:1", "AGENTCTL_AUTH_TOKEN": "token"}
+    context = Deciding("do it", decisions, cwd=cwd, env=env if case == "tools" else None)
+    ended = None
+    stderr = ""
+    async with AcpRunner(name=name, argv=argv) as runner:
+        with anyio.fail_after(30):
+            try:
+                ended = (await runner.run(context)).text
+            except AgentFailed as failure:
+                ended = failure
+            (process,) = [*runner._processes.serving] or [None]
+            stderr = process.stderr_tail if process is not None else ""
+    answers = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
+    return context, ended, [one["result"]["outcome"] for one in answers if "result" in one]
+
+
+def offered(name, case):
+    """Return the options of each question in a recording, by kind."""
+    lines = [json.loads(line) for line in (RECORDINGS / f"{name}.jsonl").read_text().splitlines()]
+    return [
+        [(one["kind"], one["optionId"]) for one in line["msg"]["params"]["options"]]
+        for line in lines
+        if line["case"] == case and line["msg"].get("method") == "session/request_permission"
+    ]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+async def test_commands_are_allowed_one_by_one(name, tmp_path):
+    context, ended, answers = await replayed(name, "ask", tmp_path, [APPROVED, APPROVED])
+    assert ended == "end"
+    assert [one["detail"]["command"] for one in context.questions] == ["touch p1", "touch p2"]
+    for options, answer in zip(offered(name, "ask"), answers, strict=True):
+        assert ("allow_once", answer["optionId"]) in options
+    started, completed = of(context, "tool.started"), of(context, "tool.completed")
+    assert [one["input"] for one in started] == [{"command": "touch p1"}, {"command": "touch p2"}]
+    assert [(one["kind"], one["name"], one["status"]) for one in completed] == [
+        ("command", "shell", "completed")
+    ] * 2
+    calls = AGENTS[name].usage
+    assert context.usage == Usage(
+        *((10, 0, 5) if calls == "last_call" else (30, 0, 15)), cost_usd=context.usage.cost_usd
+    )
+
+
+@pytest.mark.parametrize("name", RECORDED)
+async def test_a_denied_command(name, tmp_path):
+    context, _, answers = await replayed(name, "deny", tmp_path, [DENIED, DENIED])
+    for options, answer in zip(offered(name, "deny"), answers, strict=True):
+        assert ("reject_once", answer["optionId"]) in options
+    assert {one["status"] for one in of(context, "tool.completed")} == {"declined"}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+async def test_a_file_is_shown_before_and_recorded_after(name, tmp_path):
+    context, ended, _ = await replayed(name, "write", tmp_path, [APPROVED])
+    assert ended == "end"
+    (question,) = context.questions
+    if name == "codex-acp":  # its recording writes with a command
+        assert "wf.txt" in question["detail"]["command"]
+        return
+    change = {"path": "<cwd>/wf.txt", "kind": "add", "diff": "hello"}
+    assert question["detail"]["changes"] == [change]
+    (changed,) = of(context, "file.changed")
+    assert (changed["status"], changed["changes"]) == ("completed", [change])
+
+
+@pytest.mark.parametrize("name", RECORDED)
+async def test_our_tools_are_not_asked_about(name, tmp_path):
+    context, _, answers = await replayed(name, "tools", tmp_path)
+    assert context.questions == []
+    for options, answer in zip(offered(name, "tools"), answers, strict=True):
+        assert ("allow_once", answer["optionId"]) in options
+    (tool,) = of(context, "tool.completed")
+    assert (tool["kind"], tool["name"]) == ("mcp", "agent_orchestrator.session_list")
+    assert tool["status"] == "completed"
+
+
+@pytest.mark.parametrize("name", RECORDED)
+async def test_an_error_of_the_model_is_a_failure(name, tmp_path):
+    _, ended, _ = await replayed(name, "error", tmp_path)
+    assert isinstance(ended, AgentFailed)
+    assert ended.code == "provider_error"
+    assert "400" in ended.message
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_slash_is_no_command(name):
+    for prompt in ("/help", " \n/help"):
+        (block,) = blocks(AGENTS[name], prompt)
+        assert not block["text"].startswith("/")
+        assert block["text"].strip("\u200b\n") == prompt.strip("\n") or block["text"].endswith(
+            prompt
+        )
+    assert blocks(AGENTS[name], "a/b") == [{"type": "text", "text": "a/b"}]
+
+
+def test_each_row_is_a_provider_where_its_program_is() -> None:
+    known = {name: one.program for name, one in KNOWN_PROVIDERS.items() if one.runner == "acp"}
+    assert known == {name: agent.argv[0] for name, agent in AGENTS.items()}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+async def test_a_row_makes_a_provider_without_settings(name):
+    found = await AcpRunner(name=name).probe({"PATH": "/nonexistent"})
+    assert not found.available
+    assert found.reason.startswith(
+        f"{AGENTS[name].argv[0]} is not on the PATH; install it with: npm"
+    )

@@ -1,0 +1,621 @@
+"""The runner of ACP with an agent that does what the prompt says."""
+
+import itertools
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import pytest
+from attrs import evolve
+
+from agent_orchestrator.domain.errors import AgentFailed, ConfigError
+from agent_orchestrator.domain.model import Request, Thread, Usage
+from agent_orchestrator.runners.acp import agents, runner, sessions
+from agent_orchestrator.runners.acp.agent import AcpAgent, OwnTool
+from agent_orchestrator.runners.live import stopping
+from agent_orchestrator.testing.runners import RecordingContext, RunnerContract
+
+pytestmark = pytest.mark.anyio
+
+AGENT = Path(__file__).parent / "scripted_agent.py"
+THEN = datetime(2030, 1, 1, tzinfo=UTC)
+NUMBERS = itertools.count()
+
+COMMAND = {
+    "toolCallId": "t1",
+    "kind": "execute",
+    "title": "touch it",
+    "rawInput": {"command": "touch it"},
+}
+KINDS = ["allow_always", "allow_once", "reject_always", "reject_once"]
+
+
+class Deciding(RecordingContext):
+    """A context of a session of its own, in which questions are decided as told; without that, never."""
+
+    def __init__(self, prompt, decisions=(), **more):
+        super().__init__(prompt if isinstance(prompt, str) else json.dumps(prompt), **more)
+        self.session = evolve(self.session, id=f"ses_{next(NUMBERS)}")
+        self.decisions = [*decisions]
+        self.questions = []
+
+    async def ask_parent(
+        self, text, *, kind="input_request", detail=None, options=None, expires_in_s=3600.0
+    ):
+        json.dumps(detail)
+        self.questions.append({"text": text, "kind": kind, "detail": detail, "options": options})
+        await self._note("ask")
+        if not self.decisions:
+            await anyio.sleep_forever()
+        decision = {"decision": None, "answer": None, "scope": None, **self.decisions.pop(0)}
+        assert len({one.id for one in options}) == len(options)
+        return Request(
+            id="req_0",
+            session_id="ses_0",
+            run_id="run_0",
+            attempt=1,
+            root_session_id="ses_0",
+            parent_session_id=None,
+            kind=kind,
+            text=text,
+            detail=detail,
+            options=options,
+            decided_by=None,
+            created_at=THEN,
+            expires_at=THEN,
+            resolved_at=THEN,
+            **decision,
+        )
+
+
+APPROVED = {"status": "approved", "decision": "approve"}
+FOR_SESSION = {**APPROVED, "scope": "session"}
+DENIED = {"status": "denied", "decision": "deny"}
+
+
+def make_runner(settings=None, known=None, monkeypatch=None, **more):
+    argv = [sys.executable, "-S", str(AGENT)]
+    if settings:
+        argv.append(json.dumps(settings))
+    if known is not None:
+        monkeypatch.setitem(agents.AGENTS, "scripted", known)
+        more["agent"] = "scripted"
+    return runner.AcpRunner(name="mine", argv=[*argv, "acp"], **more)
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Make runners of an agent with a row of its own."""
+
+    def make(settings=None, more=None, **row):
+        row.setdefault("ask_mode", "default")
+        return make_runner(settings, AcpAgent(argv=(), **row), monkeypatch, **(more or {}))
+
+    return make
+
+
+@pytest.fixture
+def record(tmp_path):
+    def make(prompt, decisions=(), **more):
+        return Deciding(prompt, decisions, cwd=tmp_path, **more)
+
+    return make
+
+
+def of(context, event_type):
+    return [data for kind, data in context.events if kind == event_type]
+
+
+def messages(context):
+    return [data["text"] for data in of(context, "agent.message")]
+
+
+async def run(one, context, seconds=30):
+    with anyio.fail_after(seconds):
+        return await one.run(context)
+
+
+async def failed(one, context):
+    with pytest.raises(AgentFailed) as raised:
+        await run(one, context)
+    return raised.value
+
+
+def following(context, prompt, decisions=(), **more):
+    """Return the context of the session's next run."""
+    found = Deciding(prompt, decisions, cwd=context.session.cwd, thread=context.thread, **more)
+    found.session = context.session
+    return found
+
+
+async def gone(pid):
+    """Wait until a process has ended."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        await anyio.wait_readable(fd)
+    finally:
+        os.close(fd)
+
+
+class TestContract(RunnerContract):
+    succeeding, answer = "hello", "hello"
+    lasting = '[["say", "begun"], ["sleep", 300]]'
+    failing, failure_code = '[["error", -32603, "API Error 500"]]', "provider_error"
+
+    def make_runner(self):
+        return make_runner()
+
+    def make_context(self, prompt, cwd):
+        return Deciding(prompt, cwd=cwd)
+
+
+# --- sessions
+
+
+async def test_turns_go_on_in_one_session_of_one_process(record):
+    async with make_runner() as one:
+        first = record("one")
+        assert (await run(one, first)).text == "one"
+        second = following(first, "two")
+        assert (await run(one, second)).text == "two"
+    assert first.pid == second.pid
+    assert first.thread.id == second.thread.id
+    assert first.usage == Usage(10, 2, 5)
+
+
+async def test_the_conversation_is_recorded_before_the_agent_has_the_prompt(record):
+    async with make_runner() as one:
+        context = record("one")
+        await run(one, context)
+    assert context.calls.index("set_thread") < context.calls.index("delivered")
+    assert context.calls.index("delivered") < context.calls.index("emit agent.message")
+
+
+@pytest.mark.parametrize("way", ["resumes", "loads"])
+async def test_another_process_continues_the_conversation(record, tmp_path, way):
+    (tmp_path / "sessions").mkdir()
+    settings = {"sessions": str(tmp_path / "sessions"), "resumes": way == "resumes", "loads": True}
+    first = record("one")
+    async with make_runner(settings) as one:
+        await run(one, first)
+    async with make_runner(settings) as one:
+        second = following(first, "two")
+        assert (await run(one, second)).text == "two"
+    assert second.pid != first.pid
+    assert second.thread.id == first.thread.id
+    assert messages(second) == ["two"]  # and not what was said before
+
+
+@pytest.mark.parametrize("choice", ["fresh", "fail"])
+async def test_a_conversation_that_is_lost(record, tmp_path, choice):
+    (tmp_path / "sessions").mkdir()
+    settings = {"sessions": str(tmp_path / "sessions")}
+    context = record("one", thread=Thread("unknown", {}))
+    async with make_runner(settings, on_missing_thread=choice) as one:
+        if choice == "fail":
+            failure = await failed(one, context)
+            assert (failure.code, failure.message) == ("thread_missing", "there is no such session")
+            return
+        assert (await run(one, context)).text == "one"
+    assert context.thread.id != "unknown"
+    assert [data["code"] for data in of(context, "run.error")] == ["thread_missing"]
+
+
+async def test_an_agent_that_cannot_continue_a_conversation_begins_another(record):
+    async with make_runner({"resumes": False}) as one:
+        context = record("one", thread=Thread("s-1", {}))
+        assert (await run(one, context)).text == "one"
+        second = following(context, "two")
+        await run(one, second)
+    assert context.thread.id != "s-1"
+    assert second.thread.id == context.thread.id  # its process has it
+
+
+async def test_the_mode_in_which_it_asks_is_set_whenever_a_session_is_opened(
+    record, known, tmp_path
+):
+    (tmp_path / "sessions").mkdir()
+    script = [["request", "x/mode"], ["say", "done"]]
+    settings = {"sessions": str(tmp_path / "sessions"), "sticky": True}
+    context = record(script)
+    async with known(settings) as one:
+        failure = await failed(one, context)
+    assert failure.code == "provider_error"
+    assert "stayed in the mode 'auto'" in failure.message
+    async with known({**settings, "mode": "default"}) as one:
+        assert (await run(one, record("one"))).text == "one"
+
+
+async def test_an_agent_without_the_mode_in_which_it_asks_gets_no_prompt(record, known):
+    async with known({"refuses": {"session/set_config_option": -32602}}) as one:
+        context = record("one")
+        failure = await failed(one, context)
+    assert failure.code == "invalid_config"
+    assert "'default'" in failure.message
+    assert "delivered" not in context.calls
+
+
+async def test_a_mode_that_the_agent_leaves_by_itself_is_set_again(record, known):
+    changed = {"sessionUpdate": "current_mode_update", "currentModeId": "auto"}
+    async with known() as one:
+        context = record([["update", changed], ["sleep", 0.3], ["say", "done"]])
+        assert (await run(one, context)).text == "done"
+    (note,) = [data["message"] for data in of(context, "run.error")]
+    assert "'auto'" in note
+    assert "'default' again" in note
+
+
+async def test_the_model_of_one_message_is_not_that_of_the_next(record):
+    async with make_runner() as one:
+        first = record([["model"]], model="large")
+        assert (await run(one, first)).text == "large"
+        second = following(first, [["model"]])
+        assert (await run(one, second)).text == "small"
+        failure = await failed(one, following(second, "three", model="huge"))
+        assert failure.code == "invalid_config"
+        assert "'huge'" in failure.message
+    async with make_runner() as one:  # the agent itself goes on with the model of the last message
+        assert (await run(one, following(second, [["model"]]))).text == "small"
+
+
+# --- questions
+
+
+async def test_the_first_option_is_not_the_choice(record):
+    async with make_runner() as one:
+        context = record([["ask", COMMAND, KINDS], ["answer"]], [APPROVED])
+        await run(one, context)
+    (question,) = context.questions
+    assert question["kind"] == "approval_request"
+    assert question["text"] == "Run: touch it"
+    assert question["detail"]["command"] == "touch it"
+    kinds = [option.kind for option in question["options"]]
+    assert kinds == ["allow_once", "allow_session", "deny", "deny_and_stop"]
+    chosen = json.loads(messages(context)[-1])["outcome"]
+    assert chosen == {"outcome": "selected", "optionId": "allow_once-1"}
+
+
+@pytest.mark.parametrize(
+    ("decision", "kinds", "answer"),
+    [
+        (APPROVED, KINDS, "allow_once-1"),
+        (FOR_SESSION, KINDS, "allow_once-1"),
+        ({"status": "answered", "answer": "yes, do"}, KINDS, "reject_once-3"),
+        (DENIED, KINDS, "reject_once-3"),
+        ({"status": "expired"}, KINDS, "reject_once-3"),
+        ({"status": "canceled"}, KINDS, "reject_once-3"),
+        (DENIED, ["allow_once", "reject_always"], "cancelled"),
+    ],
+)
+async def test_a_decision_becomes_the_option_of_its_kind(record, decision, kinds, answer):
+    async with make_runner() as one:
+        context = record([["ask", COMMAND, kinds], ["answer"]], [decision])
+        await run(one, context)
+    outcome = json.loads(next(text for text in messages(context) if "outcome" in text))["outcome"]
+    assert outcome.get("optionId", outcome["outcome"]) == answer
+
+
+@pytest.mark.parametrize("kinds", [["allow_always", "reject_always"], []])
+async def test_what_could_only_be_allowed_for_good_is_denied(record, kinds):
+    async with make_runner() as one:
+        context = record([["ask", COMMAND, kinds], ["answer"]], [APPROVED])
+        await run(one, context)
+    assert context.questions == []
+    assert json.loads(messages(context)[-1]) == {"outcome": {"outcome": "cancelled"}}
+    assert "only once" in of(context, "run.error")[0]["message"]
+
+
+async def test_an_approval_for_the_session_holds_for_the_same_and_in_the_next_process(record):
+    script = [["ask", COMMAND, KINDS], ["answer"]]
+    other = {**COMMAND, "rawInput": {"command": "touch another"}}
+    async with make_runner() as one:
+        context = record([["ask", COMMAND, KINDS], *script], [FOR_SESSION])
+        await run(one, context)
+        assert len(context.questions) == 1
+    async with make_runner() as one:
+        second = following(context, [*script, ["ask", other, KINDS]], [DENIED])
+        await run(one, second)
+    assert [question["detail"]["command"] for question in second.questions] == ["touch another"]
+    assert json.loads(messages(second)[0])["outcome"]["optionId"] == "allow_once-1"
+
+
+async def test_words_of_a_denial_are_the_next_prompt(record):
+    async with make_runner() as one:
+        decision = {**DENIED, "answer": "use the other file"}
+        context = record([["ask", COMMAND, KINDS], ["say", "stopped"]], [decision])
+        ended = await run(one, context)
+    assert messages(context) == ["stopped", ended.text]
+    assert ended.text == "Your request was denied, with this message: use the other file"
+    (tool,) = of(context, "tool.completed")
+    assert tool["status"] == "declined"
+
+
+@pytest.mark.parametrize("reason", ["end_turn", "cancelled"])
+async def test_an_agent_whose_turn_a_denial_ends_is_told_to_go_on(record, known, reason):
+    async with known(denial_ends_turn=True) as one:
+        context = record([["ask", COMMAND, KINDS], ["end", {"stopReason": reason}]], [DENIED])
+        assert (await run(one, context)).text == "Your request was denied."
+
+
+async def test_a_question_that_is_denied_and_stopped_ends_the_turn(record):
+    async with make_runner() as one:
+        context = record(
+            [["ask", COMMAND, KINDS], ["say", "no"]], [{**DENIED, "option": "deny_and_stop"}]
+        )
+        failure = await failed(one, context)
+        assert failure.code == "denied"
+        after = following(context, "hello")
+        assert (await run(one, after)).text == "hello"
+
+
+async def test_a_question_that_the_agent_withdraws_ends_and_the_turn_goes_on(record, tmp_path):
+    class Marking(Deciding):
+        async def ask_parent(self, *given, **more):
+            (tmp_path / "been-asked").touch()
+            try:
+                return await super().ask_parent(*given, **more)
+            finally:
+                self.calls.append("withdrawn")
+
+    async with make_runner() as one:
+        context = Marking([["withdraw", COMMAND], ["say", "on"]], cwd=tmp_path)
+        assert (await run(one, context)).text == "on"
+    assert "withdrawn" in context.calls
+
+
+async def test_a_call_of_our_tools_is_not_asked_about(record, known):
+    own = OwnTool("title", r"agent_orchestrator_(\w+)", kind="other")
+    call = {"toolCallId": "t1", "kind": "other", "title": "agent_orchestrator_wait"}
+    update = {"sessionUpdate": "tool_call", "rawInput": {"x": 1}, **call}
+    lies = [{**call, "toolCallId": "t2", "kind": "execute"}, {**COMMAND, "toolCallId": "t1"}]
+    script = [["update", update], ["ask", call, KINDS], ["answer"]]
+    async with known(own_tool=own) as one:
+        context = record([*script, *(["ask", lie, KINDS] for lie in lies)], [DENIED, DENIED])
+        await run(one, context)
+    assert len(context.questions) == len(lies)
+    assert json.loads(messages(context)[0])["outcome"]["optionId"] == "allow_once-1"
+    assert of(context, "tool.started")[0] == {
+        "tool_id": "t1",
+        "kind": "mcp",
+        "name": "agent_orchestrator.wait",
+        "input": {"x": 1},
+    }
+
+
+# --- ends
+
+
+@pytest.mark.parametrize(
+    "script", [[["sleep", 300]], [["ask", COMMAND, KINDS]]], ids=["work", "question"]
+)
+async def test_a_canceled_run_leaves_a_session_that_goes_on(record, script):
+    has_begun = "ask" if script[0][0] == "ask" else "emit agent.message.delta"
+    async with make_runner() as one:
+        context = record([["say", "begun"], *script])
+        with anyio.fail_after(30), anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one.run, context)
+                await context.until(lambda c: has_begun in c.calls)
+                scope.cancel()
+        after = following(context, "hello")
+        assert (await run(one, after)).text == "hello"
+        # A call of a tool may have left something running.
+        assert (after.pid == context.pid) is (script[0][0] == "sleep")
+
+
+async def test_a_run_that_used_tools_is_canceled_with_all_it_started(record):
+    tool = {"sessionUpdate": "tool_call", **COMMAND}
+    async with make_runner() as one:
+        context = record([["run", ["sleep", "600"]], ["update", tool], ["sleep", 300]])
+        with anyio.fail_after(30), anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one.run, context)
+                await context.until(lambda c: "emit tool.started" in c.calls)
+                scope.cancel()
+        (pid,) = (int(text) for text in messages(context))
+        with anyio.fail_after(10):
+            await gone(pid)
+            await gone(context.pid)
+
+
+async def test_an_agent_that_does_not_hear_a_cancel_is_ended(record, monkeypatch):
+    monkeypatch.setattr(stopping, "INTERRUPT_S", 0.3)
+    async with make_runner() as one:
+        context = record([["say", "begun"], ["deaf"]])
+        with anyio.fail_after(30), anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one.run, context)
+                await context.until(lambda c: "emit agent.message.delta" in c.calls)
+                scope.cancel()
+        await gone(context.pid)
+        assert (await run(one, following(context, "hello"))).text == "hello"
+
+
+@pytest.mark.parametrize(
+    ("step", "code", "words"),
+    [
+        (["error", -32000, "Authentication required"], "auth_failed", "not logged in"),
+        (["error", -32603, "Internal error", {"details": "429 slow down"}], "rate_limited", "slow"),
+        (["error", -32603, "no", {"errorKind": "rate_limit"}], "rate_limited", "no"),
+        (
+            ["error", 400, '{"error": {"message": "a bad request"}}'],
+            "provider_error",
+            "a bad request",
+        ),
+        (["error", 401, "who are you"], "auth_failed", "who"),
+        (["error", -32603, "ran out of its context window"], "context_exceeded", "context"),
+        (["end", {"stopReason": "refusal"}], "provider_error", "refused"),
+        (["end", {"stopReason": "max_tokens"}], "provider_error", "tokens"),
+        (["end", {"stopReason": "cancelled"}], "provider_error", "cancelled"),
+        (["end", {"stopReason": "invented"}], "provider_error", "invented"),
+        (["exit", 3], "agent_crashed", "it has no more to say"),
+    ],
+)
+async def test_a_turn_without_a_result_is_a_failure_with_a_code(record, step, code, words):
+    async with make_runner() as one:
+        context = record([["say", "begun"], step])
+        failure = await failed(one, context)
+        assert failure.code == code
+        assert words in failure.message
+        assert messages(context) == ["begun"]
+        assert (await run(one, following(context, "hello"))).text == "hello"
+
+
+async def test_an_error_that_is_hidden_in_a_message_is_a_failure(record, known):
+    script = [["say", "Error: 429 slow down"], ["end", {"stopReason": "end_turn"}]]
+    async with known(hides_errors=True) as one:
+        failure = await failed(one, record(script))
+        assert (failure.code, failure.message) == ("rate_limited", "Error: 429 slow down")
+        assert (await run(one, record("fine"))).text == "fine"
+
+
+# --- agents that do not say what they should
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "words"),
+    [
+        ({"version": 2}, "provider_unavailable", "version 2"),
+        ({"refuses": {"initialize": -32600}}, "provider_error", "refuses"),
+        ({"refuses": {"session/new": -32000}}, "auth_failed", "not logged in"),
+        ({"refuses": {"session/new": -32603}}, "provider_error", "refuses"),
+    ],
+)
+async def test_an_agent_that_opens_no_session(record, settings, code, words):
+    async with make_runner(settings) as one:
+        context = record("hello")
+        failure = await failed(one, context)
+    assert failure.code == code
+    assert words in failure.message
+    assert "delivered" not in context.calls
+
+
+async def test_an_agent_that_never_opens_the_session_is_ended(record, monkeypatch):
+    monkeypatch.setattr(sessions, "OPEN_S", 0.3)
+    async with make_runner({"mute": ["session/new"]}) as one:
+        failure = await failed(one, record("hello"))
+    assert "session/new" in failure.message
+
+
+async def test_what_is_not_known_is_kept_and_refused(record):
+    strange = [
+        {"sessionUpdate": "invented", "x": {"y": [1]}},
+        {"sessionUpdate": "agent_message_chunk", "content": {"type": "image", "data": "AAAA"}},
+        {"sessionUpdate": "tool_call", "title": "without an id"},
+        {},
+    ]
+    script = [
+        *(["update", one] for one in strange),
+        ["notify", "session/update", {"sessionId": "another", "update": {"sessionUpdate": "plan"}}],
+        ["notify", "_invented", {"z": 1}],
+        ["raw", "this is no message"],
+        ["request", "fs/write_text_file"],
+        ["answer"],
+    ]
+    async with make_runner() as one:
+        context = record(script)
+        ended = await run(one, context)
+    assert json.loads(ended.text)["code"] == -32601
+    kept = of(context, "backend.event")
+    assert [data["kind"] for data in kept] == [
+        "invented",
+        "agent_message_chunk",
+        "tool_call",
+        "session/update",
+        "session/update",
+        "_invented",
+        "stdout",
+    ]
+    assert kept[0]["payload"]["x"] == {"y": [1]}
+
+
+async def test_updates_of_unknown_and_ended_tools_are_not_lost_and_not_repeated(record):
+    update = {"sessionUpdate": "tool_call_update", "toolCallId": "t9", "status": "completed"}
+    async with make_runner() as one:
+        context = record([["update", update], ["update", update], ["say", "done"]])
+        await run(one, context)
+    assert [kind for kind, _ in context.events if kind.startswith("tool")] == [
+        "tool.started",
+        "tool.completed",
+    ]
+
+
+async def test_a_line_of_many_megabytes_is_taken_and_a_longer_one_fails(record):
+    async with make_runner() as one:
+        context = record([["line", 20 * 2**20], ["say", "on"]])
+        assert (await run(one, context)).text == "on"
+        failure = await failed(one, record([["line", 65 * 2**20], ["sleep", 60]]))
+    assert "bytes" in failure.message
+
+
+async def test_a_process_that_dies_before_it_has_the_prompt_is_replaced(record, tmp_path):
+    """The next one continues the conversation."""
+    async with make_runner() as one:
+        first = record("one")
+        await run(one, first)
+        os.kill(first.pid, 9)
+        second = following(first, "two")
+        assert (await run(one, second)).text == "two"
+    assert second.calls.count("delivered") == 1
+
+
+async def test_a_directory_that_is_gone(record, tmp_path):
+    async with make_runner() as one:
+        context = record("one")
+        context.session = evolve(context.session, cwd=str(tmp_path / "gone"))
+        failure = await failed(one, context)
+    assert failure.code == "invalid_config"
+    assert failure.message.startswith("the working directory does not exist")
+
+
+# --- steering, tools, settings
+
+
+async def test_a_message_during_the_turn_reaches_an_agent_that_takes_it(record, known):
+    async with known({"steers": True}, steers=True) as one:
+        context = record([["say", "begun "], ["steered"], ["answer"]])
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one.run, context)
+                await context.until(lambda c: "delivered" in c.calls and c.steer("turn left"))
+    assert messages(context) == ['begun "turn left"']
+
+
+async def test_the_tools_come_with_the_token_of_each_run(record, known):
+    env = {"AGENTCTL_URL": "http://127.0.0.1:1", "AGENTCTL_AUTH_TOKEN": "first"}
+    async with known(renews_tools=True) as one:
+        first = record("one", env=env)
+        await run(one, first)
+        second = following(first, "two", env={**env, "AGENTCTL_AUTH_TOKEN": "second"})
+        await run(one, second)
+        assert second.pid == first.pid
+    async with known() as one:  # it would keep the token of the first run
+        third = record("one", env=env)
+        await run(one, third)
+        fourth = following(third, "two", env={**env, "AGENTCTL_AUTH_TOKEN": "second"})
+        await run(one, fourth)
+        assert fourth.pid != third.pid
+
+
+def test_an_agent_that_is_not_known_needs_arguments():
+    with pytest.raises(ConfigError, match="'mine' is not known"):
+        runner.AcpRunner(name="mine")
+    with pytest.raises(ConfigError, match="'nobody' is not known"):
+        runner.AcpRunner(name="mine", agent="nobody", argv=["x"])
+
+
+async def test_an_agent_that_is_not_installed_is_not_available():
+    found = await runner.AcpRunner(name="qwen", argv=["/nonexistent/qwen"]).probe(
+        {"PATH": "/usr/bin"}
+    )
+    assert not found.available
+    assert (
+        found.reason
+        == "there is no file /nonexistent/qwen; install it with: npm install -g @qwen-code/qwen-code"
+    )
