@@ -466,6 +466,7 @@ async def test_tools_that_work_in_the_background_are_off(make_runner, record, mo
         await run(runner, record("say hello"))
     offered = {*models.requests[0].tools}
     assert "Bash" in offered
-    assert not offered & {"SendMessage", "ListAgents", "CronCreate", "ScheduleWakeup", "Monitor"}
+    off = {"SendMessage", "ListAgents", "CronCreate", "ScheduleWakeup", "Monitor"}
+    assert not offered & {*off, "EnterWorktree"}
     (bash,) = [tool for tool in models.requests[0].body["tools"] if tool["name"] == "Bash"]
     assert "run_in_background" not in str(bash["input_schema"])

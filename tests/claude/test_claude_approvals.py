@@ -1,6 +1,7 @@
 """What the real Claude Code asks, and what it does with each answer."""
 
 import json
+from pathlib import Path
 
 import anyio
 import pytest
@@ -175,12 +176,28 @@ async def test_a_plan_is_shown_and_its_approval_does_not_change_what_is_asked(
     make_runner, ask, workspace
 ):
     script = (
-        f'tool EnterPlanMode\ntool ExitPlanMode {{"plan": "# Do it"}}\nadd {workspace}/a.txt one'
+        "tool EnterPlanMode\nshell sh -c 'echo ran > ran'\n"
+        f'tool ExitPlanMode {{"plan": "# Do it"}}\nadd {workspace}/a.txt one\nshell sh -c true'
     )
     async with make_runner(sandbox="workspace-write") as runner:
         context = await ask(runner, script, {"decision": "approve"})
-    assert context.questions[0]["detail"] == {"type": "plan", "text": "# Do it"}
+    asked = [question["detail"] for question in context.questions]
+    assert [one["type"] for one in asked] == ["command", "plan", "command"]
+    assert asked[1]["text"] == "# Do it"
+    assert (workspace / "ran").exists()
     assert (workspace / "a.txt").read_text() == "one"
+
+
+async def test_an_agent_cannot_stay_in_a_mode_that_does_not_ask(make_runner, ask, workspace, env):
+    """Where the user's settings switch off what makes the plan mode ask."""
+    settings = Path(env["CLAUDE_CONFIG_DIR"]) / "settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"disableAllHooks": true}')
+    script = "tool EnterPlanMode\nslow 0.5\nshell sh -c 'echo ran > ran'"
+    async with make_runner(sandbox="workspace-write") as runner:
+        context = await ask(runner, script, {"decision": "deny"})
+    assert [question["detail"]["type"] for question in context.questions] == ["command"]
+    assert not (workspace / "ran").exists()
 
 
 async def test_a_sub_agent_asks_too(make_runner, ask, workspace):

@@ -20,7 +20,7 @@ from agent_orchestrator.runners.bulk import run_in_thread
 from agent_orchestrator.runners.claude import approvals, sdk_tools
 from agent_orchestrator.runners.claude.messages import Message, Messages
 from agent_orchestrator.runners.claude.plan import Plan
-from agent_orchestrator.runners.claude.process import ClaudeProcess
+from agent_orchestrator.runners.claude.process import ASKING_MODES, ClaudeProcess
 from agent_orchestrator.runners.claude.protocol import LIFECYCLE
 from agent_orchestrator.runners.claude.turns import RunReader
 from agent_orchestrator.runners.events import AgentEvent, JsonObject, text
@@ -259,7 +259,9 @@ class RunDriver:
         await self._log.emit(events)
         if reader.mode is not None and reader.mode != self.process.mode:
             self.process.mode = reader.mode
-            if reader.mode == "default" != self.process.spec.mode:  # a plan was approved
+            is_plan_approved = reader.mode == "default" != self.process.spec.mode
+            is_unasked = reader.mode not in ASKING_MODES and not self.process.has_hooks
+            if is_plan_approved or is_unasked:
                 tasks.start_soon(self._set_mode)
 
     def _report(self, message_id: str, state: str) -> None:

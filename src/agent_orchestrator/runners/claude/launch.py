@@ -30,8 +30,10 @@ _OFF: Final = (
     "CronList",
     "Monitor",
     "Workflow",
+    "EnterWorktree",
+    "ExitWorktree",
 )
-"""Tools that reach other conversations of the machine, or start turns that nobody asked for."""
+"""Tools that reach other conversations of the machine, start turns that nobody asked for, or change the directory."""
 
 _SETTINGS: Final = {"crossSessionInbound": "refuse"}
 """Other conversations of the same user cannot start turns of this one."""

@@ -28,6 +28,7 @@ class ClaudeProcess(LiveProcess):
     :param tools: the orchestration tools, if its agent gets them.
     :param rules: what was allowed for the session in earlier processes.
     :ivar mode: its present permission mode.
+    :ivar has_hooks: whether it asks before each tool which permissions apply. Settings of its user can switch that off.
     :ivar prompts: the ids of the prompts that it was sent.
     """
 
@@ -37,6 +38,7 @@ class ClaudeProcess(LiveProcess):
     tools: Sequence[ToolSpec]
     rules: Sequence[str] = ()
     mode: str = field(init=False)
+    has_hooks: bool = field(default=False, init=False)
     prompts: set[str] = field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -58,7 +60,7 @@ class ClaudeProcess(LiveProcess):
 
     async def greet(self) -> None:
         servers = {"sdkMcpServers": [SERVER]} if self.spec.has_tools else {}
-        answer = await self.request("initialize", servers, START_S)
+        answer = await self.request("initialize", {"hooks": _HOOKS, **servers}, START_S)
         account = answer.get("account") if isinstance(answer, Mapping) else None
         if isinstance(account, Mapping) and _is_logged_out(account):
             raise AgentFailed("auth_failed", NOT_LOGGED_IN)
@@ -73,6 +75,10 @@ class ClaudeProcess(LiveProcess):
                 if said.get("method") not in (sdk_tools.CALL, sdk_tools.CANCEL):
                     self.respond(message, sdk_tools.reply(said, self.tools))
                     return
+            case AgentRequest(method="hook_callback", params=params):
+                self.has_hooks = True
+                self.respond(message, hook_answer(params.get("input")))
+                return
             case Notification(method) if method == RESULT and not self.is_ready:
                 if failures.is_conversation_missing(message.params):
                     problem = f"Claude Code has no conversation {self.thread_id}"
@@ -83,6 +89,31 @@ class ClaudeProcess(LiveProcess):
                 self.fail(AgentFailed("provider_error", "Claude Code started a turn by itself"))
                 return
         await super().receive(message)
+
+
+_HOOKS: Final = {"PreToolUse": [{"matcher": "*", "hookCallbackIds": ["permissions"]}]}
+
+ASKING_MODES: Final = ("default", "acceptEdits")
+"""The permission modes in which Claude Code asks before it uses a tool that is not known to be harmless."""
+
+_UNASKED: Final = ("Read", "Glob", "Grep", "EnterPlanMode", "ExitPlanMode", "AskUserQuestion")
+"""Tools that only read, or ask by themselves."""
+
+
+def hook_answer(asked: Any) -> Mapping[str, Any]:
+    """Return which permissions apply to a use of a tool: Claude Code's own where it asks, else somebody is asked.
+
+    In the plan mode of 2.1.332, which an agent can enter, a model decides which commands may run.
+    """
+    said = asked if isinstance(asked, Mapping) else {}
+    name = str(said.get("tool_name"))
+    if said.get("permission_mode") in ASKING_MODES or name in _UNASKED:
+        return {}
+    if name.startswith(f"mcp__{SERVER}__"):
+        return {}
+    reason = f"nobody is asked in the permission mode {said.get('permission_mode')}"
+    decision = {"permissionDecision": "ask", "permissionDecisionReason": reason}
+    return {"hookSpecificOutput": {"hookEventName": "PreToolUse", **decision}}
 
 
 NOT_LOGGED_IN: Final = (
