@@ -13,8 +13,9 @@ from gateway import PATIENCE_S, Gateway, by_command_line, family, turn
 from loops import ON_ONE_LOOP
 from messages_server import MessagesServer
 from model_server import acknowledgement
+from serving import agentd
 
-from agent_orchestrator import Client, RunStatus
+from agent_orchestrator import Client, RunStatus, connect
 from agent_orchestrator.domain.errors import Conflict
 
 pytestmark = [pytest.mark.anyio, pytest.mark.claude, ON_ONE_LOOP]
@@ -68,6 +69,23 @@ async def test_the_status_shows_it(gateway: Gateway) -> None:
     assert found.capabilities.ask
     done = await by_command_line(gateway.daemon.url, "doctor")
     assert "its agents' commands can read ANTHROPIC_API_KEY" in done.stdout
+
+
+async def test_it_is_a_provider_without_configuration(
+    tmp_path: Path, claude: str, env: dict[str, str], workspace: Path
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "claude").symlink_to(claude)
+    path = f"{programs}:/usr/bin:/bin"
+    with agentd(tmp_path, env={**env, "PATH": path}) as daemon:
+        async with connect(daemon.url) as client:
+            found = {one.name: one for one in (await client.status()).providers}
+            assert found["claude"].available
+            session = await client.create_session(cwd=str(workspace), provider="claude")
+            run = await turn(client, session.id, "say hello")
+    assert run.result is not None, run.error
+    assert run.result.text == "hello"
 
 
 async def test_turns_go_on_also_after_a_restart(

@@ -18,6 +18,7 @@ from agent_orchestrator.runners.claude.launch import (
 from agent_orchestrator.runners.claude.locate import NotInstalled, locate
 from agent_orchestrator.runners.claude.messages import ENDED, STEPS, Message, Messages
 from agent_orchestrator.runners.claude.plan import Plan
+from agent_orchestrator.runners.claude.process import hook_answer
 from agent_orchestrator.runners.claude.protocol import StreamJson
 from agent_orchestrator.runners.claude.turns import RunReader
 from agent_orchestrator.runners.claude.usage import plus, usage_of
@@ -280,6 +281,34 @@ def test_what_has_an_unknown_shape_is_kept():
         assert event.event_type == "backend.event"
         assert event.data["kind"] == name
     assert reader.feed(Notification("tool_progress", {})) == []
+
+
+def test_tools_that_are_not_there_are_told():
+    servers = [
+        {"name": "agent_orchestrator", "status": "pending"},
+        {"name": "theirs", "status": "failed"},
+        {"name": "other", "status": "pending"},
+    ]
+    events = RunReader().feed(Notification("system/init", {"mcp_servers": servers}))
+    assert [event.data["message"] for event in events] == [
+        "the MCP server agent_orchestrator cannot be used: pending",
+        "the MCP server theirs cannot be used: failed",
+    ]
+
+
+def test_every_mode_but_those_that_ask_is_made_to_ask():
+    def decision(mode, tool):
+        found = hook_answer({"permission_mode": mode, "tool_name": tool})
+        return found.get("hookSpecificOutput", {}).get("permissionDecision")
+
+    for mode in ("default", "acceptEdits"):
+        assert decision(mode, "Bash") is None
+    for mode in ("plan", "auto", "bypassPermissions", "dontAsk", "a new one", None):
+        assert decision(mode, "Bash") == "ask"
+        assert decision(mode, "mcp__theirs__tool") == "ask"
+        assert decision(mode, "Read") is None
+        assert decision(mode, "mcp__agent_orchestrator__session_list") is None
+    assert hook_answer(None)["hookSpecificOutput"]["permissionDecision"] == "ask"
 
 
 def test_a_session_rule_is_never_kept_for_good():

@@ -5,7 +5,12 @@ AT_LENGTH = frozenset(
         # the real agents, foreign programs and packages, whole experiments
         "benchmarks",
         "chaos",
-        "claude",
+        "claude/test_claude.py",
+        "claude/test_claude_approvals.py",
+        "claude/test_claude_gateway.py",
+        "claude/test_claude_mcp.py",
+        "claude/test_claude_mixed.py",
+        "claude/test_claude_safety.py",
         "acp/test_opencode.py",
         "codex",
         "examples",

@@ -28,6 +28,7 @@ from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Usage
 from agent_orchestrator.runners.claude import items, plan
 from agent_orchestrator.runners.claude.failures import result_failure
+from agent_orchestrator.runners.claude.launch import SERVER
 from agent_orchestrator.runners.claude.plan import Plan
 from agent_orchestrator.runners.claude.protocol import INIT, RESULT, TEXT_DELTA
 from agent_orchestrator.runners.claude.usage import plus, usage_of
@@ -288,8 +289,10 @@ class RunReader:
         servers = params.get("mcp_servers")
         events = []
         for one in servers if isinstance(servers, list) else ():
-            if isinstance(one, Mapping) and one.get("status") in ("failed", "needs-auth"):
-                name, status = text(one.get("name")), text(one.get("status"))
+            if not isinstance(one, Mapping):
+                continue
+            name, status = text(one.get("name")), text(one.get("status"))
+            if status in ("failed", "needs-auth") or (name == SERVER and status != "connected"):
                 note = f"the MCP server {name} cannot be used: {status}"
                 events.append(agent_event(EventType.RUN_ERROR, message=note))
         return events
