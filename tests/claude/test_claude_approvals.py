@@ -92,6 +92,35 @@ async def test_an_approval_for_the_session_holds_also_after_a_restart(
     assert not (workspace / ".claude").exists()  # nothing is kept for good
 
 
+@pytest.mark.parametrize("sandbox", ["workspace-write", "read-only"])
+async def test_an_approval_for_the_session_allows_what_it_says(
+    make_runner, ask, workspace, tmp_path, sandbox
+):
+    outside, secret = tmp_path / "outside", tmp_path / "outside" / "secret"
+    outside.mkdir()
+    secret.write_text("S")
+    lasting = {"decision": "approve", "option": "allow_session"}
+    async with make_runner(sandbox=sandbox) as runner:
+        first = await ask(runner, f"add {outside}/one x", lasting)
+        _, option, *_ = first.questions[0]["options"]
+        assert option.reaches.startswith(f"reading and changing files below {outside}, without asking")
+    async with make_runner(sandbox=sandbox) as runner:  # also after a restart
+        script = f"add {outside}/two x\nread {secret}\nadd {tmp_path}/three x"
+        again = await ask(runner, script, {"decision": "deny"}, thread=first.thread)
+    assert (outside / "two").exists()
+    asked = [question["detail"]["changes"][0]["path"] for question in again.questions]
+    assert asked == [f"{tmp_path}/three"]
+
+
+async def test_a_command_with_a_wildcard_is_not_allowed_for_the_session(
+    make_runner, ask, workspace
+):
+    async with make_runner(sandbox="workspace-write") as runner:
+        asked = await ask(runner, "shell sh -c 'echo *'", {"decision": "approve"})
+    kinds = [option.kind for option in asked.questions[0]["options"]]
+    assert kinds == ["allow_once", "deny", "deny_and_stop"]
+
+
 async def test_files_are_changed_without_asking_where_the_sandbox_allows_it(
     make_runner, ask, workspace, tmp_path
 ):

@@ -326,8 +326,33 @@ def test_a_session_rule_is_never_kept_for_good():
     }
     question = approvals.question_for(params, None)
     lasting = next(one for one in question.options if one.kind == "allow_session")
-    assert "Bash(touch *)" in lasting.reaches
+    assert lasting.reaches.startswith("commands that begin with touch, without asking again")
     updates = approvals.allow({}, [{**suggestion, "destination": "session"}])
     assert approvals.granted_rules(updates) == ["Bash(touch *)"]
     without = approvals.question_for({**params, "permission_suggestions": [mode]}, None)
     assert [one.kind for one in without.options] == ["allow_once", "deny", "deny_and_stop"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reaches"),
+    [
+        ("Bash", "make all", "the command make all"),
+        ("Bash", "git commit *", "commands that begin with git commit"),
+        ("Bash", "git commit:*", "commands that begin with git commit"),
+        ("Bash", "sh -c 'echo *'", None),
+        ("Bash", "rm *.txt *", None),
+        ("Bash", "x" * 3_000, None),
+        ("Bash", None, "all uses of Bash"),
+        ("WebFetch", "domain:example.com", "uses of WebFetch(domain:example.com)"),
+        ("Read", "//home/me/**", "reading below /home/me"),
+        ("Read", "//home/m*/**", None),
+        ("", None, None),
+    ],
+)
+def test_a_rule_is_offered_if_it_can_be_said_what_it_allows(name, content, reaches):
+    rule = {"toolName": name, **({"ruleContent": content} if content else {})}
+    suggestion = {"type": "addRules", "behavior": "allow", "rules": [rule]}
+    params = {"tool_name": "Bash", "input": {}, "permission_suggestions": [suggestion]}
+    options = approvals.question_for(params, None).options
+    found = [one.reaches for one in options if one.kind == "allow_session"]
+    assert found == ([f"{reaches}, without asking again in this session"] if reaches else [])

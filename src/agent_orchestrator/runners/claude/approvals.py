@@ -40,6 +40,10 @@ _ALLOW_SESSION: Final = Option("allow_session", "Allow for this session", "allow
 _DENY: Final = Option("deny", "Deny", "deny")
 _STOP: Final = Option("deny_and_stop", "Deny, and end the turn", "deny_and_stop")
 
+_SESSION_RULES: Final = {"type": "addRules", "behavior": "allow", "destination": "session"}
+_FILE_RULES: Final = {"Edit": "reading and changing files", "Read": "reading"}
+_WILDCARDS: Final = frozenset("*?[]!\\()")
+
 QUESTION_TOOL: Final = "AskUserQuestion"
 PLAN_TOOL: Final = "ExitPlanMode"
 
@@ -94,9 +98,10 @@ def granted_rules(answer: Answer) -> list[str]:
 def _approval(
     name: str, shown_input: JsonObject, tool_input: JsonObject, params: JsonObject
 ) -> Question:
-    updates = _session_updates(params.get("permission_suggestions"))
-    reaches = f"{'; '.join(map(_reach, updates))}, without asking again in this session"
-    session = (evolve(_ALLOW_SESSION, reaches=reaches[:MAX_REACHES]),) if updates else ()
+    rules = _session_rules(params.get("permission_suggestions"))
+    updates = [{**_SESSION_RULES, "rules": rules}]
+    reaches = _reach(rules)
+    session = () if reaches is None else (evolve(_ALLOW_SESSION, reaches=reaches),)
 
     def answer(request: Request | None) -> Answer:
         if request is None:
@@ -137,28 +142,21 @@ def _description(name: str, tool_input: JsonObject, reason: str | None) -> tuple
     return f"Use {shown_name}: {arguments}", detail
 
 
-def _session_updates(suggestions: Any) -> list[JsonObject]:
-    """Return what an approval for the session changes: the suggested rules, for this session only.
+def _session_rules(suggestions: Any) -> list[JsonObject]:
+    """Return the rules of an approval for the session, from the suggested changes.
 
-    A suggestion may be for the settings of the directory, where it would hold for good.
+    A suggestion may be for the settings of the directory, where it would hold for good. A further working directory,
+    whose files only some modes may change, becomes a rule, which holds in every mode and can be kept.
     """
-    found = suggestions if isinstance(suggestions, list) else []
-    rules = [one for one in found if isinstance(one, Mapping) and _is_rule(one)]
-    return [{**one, "destination": "session"} for one in rules]
-
-
-def _is_rule(update: JsonObject) -> bool:
-    match update.get("type"):
-        case "addRules":
-            rules = update.get("rules")
-            return (
-                update.get("behavior") == "allow"
-                and isinstance(rules, list)
-                and all(isinstance(rule, Mapping) and rule.get("toolName") for rule in rules)
-            )
-        case "addDirectories":
-            return isinstance(update.get("directories"), list)
-    return False
+    rules: list[JsonObject] = []
+    for one in suggestions if isinstance(suggestions, list) else ():
+        match one:
+            case {"type": "addRules", "behavior": "allow", "rules": [*found]}:
+                rules += [rule for rule in found if isinstance(rule, Mapping)]
+            case {"type": "addDirectories", "directories": [*found]}:
+                paths = [text(path).strip("/") for path in found]
+                rules += [{"toolName": "Edit", "ruleContent": f"//{path}/**"} for path in paths]
+    return rules
 
 
 def _rule(rule: JsonObject) -> str:
@@ -166,10 +164,35 @@ def _rule(rule: JsonObject) -> str:
     return f"{name}({text(content)})" if content else name
 
 
-def _reach(update: JsonObject) -> str:
-    if update["type"] == "addRules":
-        return "uses of " + ", ".join(map(_rule, update["rules"]))
-    return "changes below " + ", ".join(map(text, update["directories"]))
+def _reach(rules: Sequence[JsonObject]) -> str | None:
+    """Return what rules allow; None if that cannot be said exactly."""
+    words = [_rule_words(text(one.get("toolName")), text(one.get("ruleContent"))) for one in rules]
+    if not words or None in words:
+        return None
+    reaches = f"{'; '.join(map(text, words))}, without asking again in this session"
+    return reaches if len(reaches) <= MAX_REACHES else None
+
+
+def _rule_words(name: str, content: str) -> str | None:
+    """Return what a rule allows; None if it has other wildcards than one at its end.
+
+    A suggested rule is the command itself, or its beginning. In a rule each ``*`` stands for any text, so the rule of a
+    command with one allows other commands too: ``sh -c 'echo *'`` any script that begins with ``echo``.
+    """
+    if not name:
+        return None
+    if not content:
+        return f"all uses of {name}"
+    if name == items.COMMAND_TOOL:
+        stem = content.removesuffix(" *").removesuffix(":*")
+        what = "the command" if stem == content else "commands that begin with"
+        return None if "*" in stem else f"{what} {stem}"
+    stem = content.removesuffix("/**")
+    if _WILDCARDS & set(stem):
+        return None
+    if name in _FILE_RULES and stem != content and stem.startswith("/"):
+        return f"{_FILE_RULES[name]} below {stem.removeprefix('/')}"
+    return f"uses of {name}({content})" if stem == content else None
 
 
 # --- questions
