@@ -103,7 +103,9 @@ async def test_an_approval_for_the_session_allows_what_it_says(
     async with make_runner(sandbox=sandbox) as runner:
         first = await ask(runner, f"add {outside}/one x", lasting)
         _, option, *_ = first.questions[0]["options"]
-        assert option.reaches.startswith(f"reading and changing files below {outside}, without asking")
+        assert option.reaches.startswith(
+            f"reading and changing files below {outside}, without asking"
+        )
     async with make_runner(sandbox=sandbox) as runner:  # also after a restart
         script = f"add {outside}/two x\nread {secret}\nadd {tmp_path}/three x"
         again = await ask(runner, script, {"decision": "deny"}, thread=first.thread)

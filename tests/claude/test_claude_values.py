@@ -6,6 +6,7 @@ import pytest
 from attrs import evolve
 
 from agent_orchestrator.domain.model import Usage
+from agent_orchestrator.fields import MAX_INTEGER
 from agent_orchestrator.runners.claude import approvals, items
 from agent_orchestrator.runners.claude.driver import literal
 from agent_orchestrator.runners.claude.failures import exit_failure, result_failure
@@ -148,6 +149,15 @@ def test_the_usage_of_a_turn_has_its_sub_agents_and_the_cost():
     assert plus(found, Usage(1, 1, 1)) == Usage(31, 11, 7, 1.0)
 
 
+@pytest.mark.parametrize("cost", [-3, 1e308, True, "1", None])
+def test_counts_and_costs_that_cannot_be_are_left_out(cost):
+    model = {"inputTokens": "5", "outputTokens": -5, "cacheReadInputTokens": 1.5, "costUSD": cost}
+    assert usage_of({"model_usage_since_last_result": {"one": model, "two": model}}) == Usage()
+    most = {"inputTokens": MAX_INTEGER, "outputTokens": MAX_INTEGER}
+    found = usage_of({"model_usage_since_last_result": {"one": most, "two": most}})
+    assert plus(found, found) == found == Usage(MAX_INTEGER, 0, MAX_INTEGER)
+
+
 @pytest.mark.parametrize(
     ("sandbox", "policy", "mode", "alone"),
     [
@@ -281,6 +291,17 @@ def test_what_has_an_unknown_shape_is_kept():
         assert event.event_type == "backend.event"
         assert event.data["kind"] == name
     assert reader.feed(Notification("tool_progress", {})) == []
+    start = {"parent_tool_use_id": [1], "event": {"message": {"id": "m"}}}
+    assert reader.feed(Notification("stream_event/message_start", start)) == []
+    piece = {"parent_tool_use_id": [1], "text": "x"}
+    (event,) = reader.feed(Notification("stream_event/text_delta", piece))
+    assert event.data["item_id"] == "m.0"
+
+
+def test_an_answer_to_no_request_of_ours_is_no_message():
+    for number in ("9" * 6_000, "\u0663", "-1", "r", 5, None):
+        answer = {"type": "control_response", "response": {"request_id": number}}
+        assert StreamJson().read(answer, 10) is None
 
 
 def test_tools_that_are_not_there_are_told():

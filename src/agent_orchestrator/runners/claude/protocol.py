@@ -3,6 +3,7 @@
 Texts and names are those of Claude Code 2.1.332.
 """
 
+import re
 from typing import Any, Final
 
 from attrs import frozen
@@ -20,6 +21,8 @@ TEXT_DELTA: Final = "stream_event/text_delta"
 LIFECYCLE: Final = "command_lifecycle"
 RESULT: Final = "result"
 INIT: Final = "system/init"
+
+_NUMBER: Final = re.compile("[0-9]{1,18}")
 
 
 @frozen
@@ -70,7 +73,7 @@ def _answer(response: Any, size: int) -> Answer | None:
     if not isinstance(response, dict):
         return None
     number = response.get("request_id")
-    if not isinstance(number, str) or not number.isdecimal():
+    if not isinstance(number, str) or _NUMBER.fullmatch(number) is None:
         return None
     if response.get("subtype") == "error":
         return Answer(int(number), error=RpcError(0, str(response.get("error"))), size=size)

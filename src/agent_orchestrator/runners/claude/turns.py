@@ -97,7 +97,7 @@ class RunReader:
     _calls: dict[str, tuple[str, JsonObject]] = field(factory=dict, init=False)
     _answer: list[str] = field(factory=list, init=False)
     _is_continued: bool = field(default=False, init=False)
-    _message_ids: dict[str | None, str] = field(factory=dict, init=False)
+    _message_ids: dict[str, str] = field(factory=dict, init=False)
     """The answer that is streamed, by the sub-agent it is of."""
     _blocks: dict[str, int] = field(factory=dict, init=False)
     """How many texts each answer had."""
@@ -141,7 +141,8 @@ class RunReader:
             case "stream_event/message_start":
                 event = require_object(params.get("event"))
                 message = require_object(event.get("message"))
-                self._message_ids[params.get("parent_tool_use_id")] = text(message.get("id"))
+                parent = text(params.get("parent_tool_use_id"))
+                self._message_ids[parent] = text(message.get("id"))
                 self.is_answering = True
                 return []
             case _ if name == TEXT_DELTA:
@@ -217,9 +218,9 @@ class RunReader:
         return f"{message_id}.{self._blocks.get(message_id, 0)}"
 
     def _delta(self, params: JsonObject) -> list[AgentEvent]:
-        parent = params.get("parent_tool_use_id")
+        parent = text(params.get("parent_tool_use_id"))
         item_id = self._item_id(self._message_ids.get(parent, ""))
-        of = {"parent_tool_id": text(parent)} if parent else {}
+        of = {"parent_tool_id": parent} if parent else {}
         piece = text(params.get("text"))
         return [agent_event(EventType.AGENT_MESSAGE_DELTA, text=piece, item_id=item_id, **of)]
 

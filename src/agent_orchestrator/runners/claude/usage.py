@@ -1,10 +1,13 @@
 """The usage of a run, from the results of its turns."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from agent_orchestrator.domain.model import Usage
 from agent_orchestrator.fields import MAX_INTEGER
+
+_MAX_COST: Final = 1e9
+"""US dollars that a turn cannot cost."""
 
 
 def usage_of(result: Mapping[str, Any]) -> Usage | None:
@@ -19,24 +22,35 @@ def usage_of(result: Mapping[str, Any]) -> Usage | None:
     used = [one for one in models.values() if isinstance(one, dict)]
     cached = _sum(used, "cacheReadInputTokens")
     tokens_in = _sum(used, "inputTokens") + cached + _sum(used, "cacheCreationInputTokens")
-    costs = [one["costUSD"] for one in used if isinstance(one.get("costUSD"), (int, float))]
-    cost = float(sum(costs)) if costs else None
-    return Usage(min(tokens_in, MAX_INTEGER), cached, _sum(used, "outputTokens"), cost)
+    return Usage(
+        min(tokens_in, MAX_INTEGER), cached, _sum(used, "outputTokens"), _total(map(_cost, used))
+    )
 
 
 def plus(one: Usage | None, other: Usage) -> Usage:
     """Return the sum of two usages."""
     if one is None:
         return other
-    costs = [cost for cost in (one.cost_usd, other.cost_usd) if cost is not None]
     return Usage(
-        one.input_tokens + other.input_tokens,
-        one.cached_input_tokens + other.cached_input_tokens,
-        one.output_tokens + other.output_tokens,
-        sum(costs) if costs else None,
+        min(one.input_tokens + other.input_tokens, MAX_INTEGER),
+        min(one.cached_input_tokens + other.cached_input_tokens, MAX_INTEGER),
+        min(one.output_tokens + other.output_tokens, MAX_INTEGER),
+        _total([one.cost_usd, other.cost_usd]),
     )
 
 
-def _sum(used: list[dict[str, Any]], name: str) -> int:
+def _sum(used: Iterable[Mapping[str, Any]], name: str) -> int:
     counts = [one.get(name) for one in used]
-    return sum(count for count in counts if type(count) is int and 0 <= count <= MAX_INTEGER // 100)
+    return min(sum(count for count in counts if type(count) is int and count >= 0), MAX_INTEGER)
+
+
+def _cost(used: Mapping[str, Any]) -> float | None:
+    found = used.get("costUSD")
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        return None
+    return float(found) if 0 <= found <= _MAX_COST else None
+
+
+def _total(costs: Iterable[float | None]) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known else None
