@@ -1,8 +1,5 @@
 """Fixtures for tests that run the real Claude Code against the local model server."""
 
-import os
-import platform
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,26 +7,15 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 from messages_server import MessagesServer, claude_env
+from real_agents import required
 
 from agent_orchestrator.runners.claude import ClaudeRunner
 from agent_orchestrator.testing.runners import RecordingContext
 
-MODULES = Path(__file__).parent.parent / "node_modules" / "@anthropic-ai"
-MACHINE = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-PINNED = MODULES / f"claude-code-linux-{MACHINE}" / "claude"
-
 
 @pytest.fixture(scope="session")
 def claude() -> str:
-    """The Claude Code to test with: the pinned one, else a named one, else one on the PATH."""
-    named = os.environ.get("AGENT_ORCHESTRATOR_CLAUDE")
-    found = str(PINNED) if PINNED.exists() else named or shutil.which("claude")
-    if found is None:
-        reason = f"Claude Code is not there: run `npm ci --prefix {MODULES.parents[1]}`"
-        if os.environ.get("REQUIRE_REAL_AGENTS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    return required("claude")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import uuid
-from pathlib import Path
 
 import anyio
 import pytest
@@ -221,47 +220,6 @@ tool TaskUpdate {"taskId": "1", "status": "in_progress"}"""
     assert steps[-1] == [("First", "in_progress"), ("Second", "pending")]
     (last,) = of(second, "plan.updated")
     assert [one["status"] for one in last["steps"]] == ["completed", "pending"]
-
-
-@ON_ONE_LOOP
-async def test_an_answer_of_five_megabytes(make_runner, record):
-    async with make_runner() as runner:
-        context = record(f"big {5 * 2**20}")
-        outcome = await run(runner, context)
-    assert len(outcome.text) == 5 * 2**20
-    assert context.texts() == [outcome.text]
-
-
-# --- prompts --------------------------------------------------------------------------------
-
-
-HOSTNAME = Path("/etc/hostname").read_text().strip()
-
-
-@ON_ONE_LOOP
-async def test_prompts_reach_the_model_as_they_are(make_runner, record, models):
-    prompts = [
-        *(
-            "/context",
-            "/clear",
-            "/nonexistent x",
-            "/",
-            "-x",
-            "--help",
-            "!ls",
-            "#memo",
-            "@/etc/hostname",
-        ),
-        *("  two blanks ", "an emoji \U0001f600 and a line\u2028separator", "a" * 900_000),
-    ]
-    async with make_runner() as runner:
-        thread = None
-        for prompt in prompts:
-            context = record(prompt, thread=thread)
-            sent = f"\n{prompt}" if prompt.startswith("/") else prompt
-            assert (await run(runner, context)).text == acknowledgement(sent), prompt
-            thread = context.thread
-    assert HOSTNAME not in str(models.requests[-1].body["messages"])
 
 
 @ON_ONE_LOOP

@@ -88,27 +88,6 @@ async def test_it_is_a_provider_without_configuration(
     assert run.result.text == "hello"
 
 
-async def test_turns_go_on_also_after_a_restart(
-    gateway: Gateway, workspace: Path, models: MessagesServer
-) -> None:
-    async with gateway.client() as client:
-        session = await client.create_session(cwd=str(workspace))
-        other = await client.create_session(cwd=str(workspace))
-        first = await turn(client, session.id, "usage 100 0 10\nsay first")
-        await turn(client, other.id, "say other")
-        assert len(agents(gateway.daemon.pid)) == 2
-    gateway.stop()
-    gateway.start()
-    async with gateway.client() as client:
-        second = await turn(client, session.id, "usage 30 20 7\nsay second")
-        log = [event async for event in client.events(session.id)]
-    assert [run.result and run.result.text for run in (first, second)] == ["first", "second"]
-    assert first.thread_id == second.thread_id is not None
-    assert [run.usage and run.usage.input_tokens for run in (first, second)] == [100, 50]
-    assert [event.event_type for event in log].count("thread.started") == 1
-    assert "usage 100 0 10\nsay first" in models.requests[-1].texts
-
-
 @pytest.mark.parametrize(
     ("choice", "ran"),
     [

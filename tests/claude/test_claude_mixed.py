@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +9,11 @@ import pytest
 from gateway import PATIENCE_S, Gateway, turn
 from loops import ON_ONE_LOOP
 from model_server import ModelServer, codex_env, write_codex_home
+from real_agents import required
 
 from agent_orchestrator import RunStatus
 
 pytestmark = [pytest.mark.anyio, pytest.mark.claude, pytest.mark.codex, ON_ONE_LOOP]
-
-CODEX = Path(__file__).parent.parent / "node_modules" / ".bin" / "codex"
 
 ASKS = "shell sh -c 'echo ran > ran'\nsay done"
 """A script of Claude Code's model, with a command that it asks about."""
@@ -26,10 +24,7 @@ PREFIX = {"codex": "tool ", "claude": "mcp agent_orchestrator."}
 
 @pytest.fixture
 def gateway(tmp_path: Path, claude: str, env: dict[str, str]) -> Iterator[Gateway]:
-    codex = str(CODEX) if CODEX.exists() else shutil.which("codex")
-    if codex is None:
-        assert os.environ.get("REQUIRE_REAL_AGENTS") != "1", "codex is not there"
-        pytest.skip("codex is not there")
+    codex = required("codex")
     directory = tmp_path / "gateway"
     directory.mkdir()
     with ModelServer() as models:

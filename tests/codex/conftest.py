@@ -1,6 +1,5 @@
 """Fixtures for tests that run the real codex against the local model server."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,21 +8,12 @@ from pathlib import Path
 import pytest
 from gateway import Gateway, Gateways
 from model_server import ModelServer, write_codex_home
-
-PINNED = Path(__file__).parent.parent / "node_modules" / ".bin" / "codex"
+from real_agents import required
 
 
 @pytest.fixture(scope="session")
 def codex() -> str:
-    """The codex to test with: the pinned one, else a named one, else one on the PATH."""
-    named = os.environ.get("AGENT_ORCHESTRATOR_CODEX")
-    found = str(PINNED) if PINNED.exists() else named or shutil.which("codex")
-    if found is None:
-        reason = f"codex is not there: run `npm ci --prefix {PINNED.parents[2]}`"
-        if os.environ.get("REQUIRE_REAL_AGENTS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    return required("codex")
 
 
 @pytest.fixture

@@ -25,8 +25,39 @@ THROUGH_A_GATEWAY = [pytest.mark.anyio, pytest.mark.codex, ON_ONE_LOOP]
 and the client they ask with has its own tests on both."""
 
 
-class Gateway:
-    """An agentd with a provider of a real agent, that can be stopped and started again on its database."""
+class Daemon:
+    """An agentd that can be stopped and started again on its database."""
+
+    def __init__(self, directory: Path, *arguments: str, config: str = "agentd.toml") -> None:
+        self._directory = directory
+        self._arguments = arguments
+        self._config = config
+        self._stack = ExitStack()
+
+    def configure(self, settings: str) -> None:
+        (self._directory / self._config).write_text(settings)
+
+    def start(self) -> None:
+        self.daemon: Process = self._stack.enter_context(
+            agentd(self._directory, "--config", self._config, "--db", "data.db", *self._arguments)
+        )
+
+    def stop(self) -> None:
+        """End the daemon in good order."""
+        self.daemon.signal(signal.SIGTERM)
+        assert self.daemon.wait() == 0
+        self._stack.close()
+
+    def kill(self) -> None:
+        self.daemon.signal(signal.SIGKILL)
+        self.daemon.wait()
+
+    def client(self):
+        return connect(self.daemon.url)
+
+
+class Gateway(Daemon):
+    """An agentd with a provider of a real agent."""
 
     def __init__(
         self,
@@ -42,10 +73,7 @@ class Gateway:
         config: str = "agentd.toml",
         **variables: str,
     ) -> None:
-        self._directory = directory
-        self._arguments = arguments
-        self._config = config
-        self._stack = ExitStack()
+        super().__init__(directory, *arguments, config=config)
         self._name = name
         given = {**(codex_env(home) if env is None else env), **variables}
         values = ", ".join(f"{key} = {json.dumps(value)}" for key, value in given.items())
@@ -56,20 +84,10 @@ class Gateway:
     def start(self, runner: str | None = None) -> None:
         """Start the daemon; with another runner, where one is given."""
         if runner is not None:
-            config = f"[providers.{self._name}]\nrunner = {json.dumps(runner)}\n{self._provider}"
-            (self._directory / self._config).write_text(config)
-        self.daemon: Process = self._stack.enter_context(
-            agentd(self._directory, "--config", self._config, "--db", "data.db", *self._arguments)
-        )
-
-    def stop(self) -> None:
-        """End the daemon in good order."""
-        self.daemon.signal(signal.SIGTERM)
-        assert self.daemon.wait() == 0
-        self._stack.close()
-
-    def client(self):
-        return connect(self.daemon.url)
+            self.configure(
+                f"[providers.{self._name}]\nrunner = {json.dumps(runner)}\n{self._provider}"
+            )
+        super().start()
 
 
 Gateways = Callable[..., Gateway]

@@ -52,26 +52,6 @@ def files_with(directory: Path, what: bytes) -> list[Path]:
     return [path for path in files if found.search(path.read_bytes())]
 
 
-async def test_turns_go_on_with_their_thread_also_after_a_restart(
-    gateway: Gateway, workspace: Path
-) -> None:
-    async with gateway.client() as client:
-        session = await client.create_session(cwd=str(workspace))
-        other = await client.create_session(cwd=str(workspace))
-        first = await turn(client, session.id, "usage 100 0 10\nsay first")
-        await turn(client, other.id, "say other")
-        assert len(app_servers(gateway.daemon.pid)) == 1
-    gateway.stop()
-    gateway.start()
-    async with gateway.client() as client:
-        second = await turn(client, session.id, "usage 30 20 7\nsay second")
-        log = [event async for event in client.events(session.id)]
-    assert [run.result and run.result.text for run in (first, second)] == ["first", "second"]
-    assert first.thread_id == second.thread_id is not None
-    assert [run.usage and run.usage.input_tokens for run in (first, second)] == [100, 30]
-    assert [event.event_type for event in log].count("thread.started") == 1
-
-
 @pytest.mark.parametrize("decision", ["approve", "deny"])
 async def test_a_client_decides_what_the_agent_asks(
     gateway: Gateway, workspace: Path, outside: Path, decision: str
@@ -237,35 +217,6 @@ async def test_nothing_outlives_a_killed_daemon_and_its_run_goes_on(
     assert "run.recovered" in [event.event_type for event in log]
     assert models.requests[-1].thread_id == thread_id
     assert [one.prompt for one in models.requests].count("shell sleep 300\nsay unheard") == 1
-
-
-async def test_an_agent_works_with_children_by_its_tools(
-    gateway: Gateway, workspace: Path, models: ModelServer
-) -> None:
-    """Also in a thread that a restart has taken to another process, with the token of its run."""
-    script = (
-        'tool session_spawn {"task": "say from the child"}\n'
-        'tool session_wait {"run_id": "<0.run.id>"}\nrelay'
-    )
-    async with gateway.client() as client:
-        session = await client.create_session(cwd=str(workspace))
-        first = await turn(client, session.id, script)
-    gateway.stop()
-    gateway.start()
-    async with gateway.client() as client:
-        second = await turn(client, session.id, script)
-        tree = await client.get_tree(session.id)
-        log = [event async for event in client.events(session.id)]
-    for run in (first, second):
-        assert run.result is not None, run.error
-        assert "from the child" in run.result.text
-    assert first.thread_id == second.thread_id
-    assert [child.runs[0].parent_run_id for child in tree.children] == [first.id, second.id]
-    tools = [event.data for event in log if event.event_type == "tool.completed"]
-    assert [(one["kind"], one["name"], one["status"]) for one in tools] == [
-        ("function", "session_spawn", "completed"),
-        ("function", "session_wait", "completed"),
-    ] * 2
 
 
 async def test_a_thread_that_exec_began_has_the_tools_too(

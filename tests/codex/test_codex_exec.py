@@ -12,7 +12,7 @@ import anyio.to_thread
 import pytest
 from attrs import evolve
 from loops import ON_ONE_LOOP
-from model_server import FAKE_KEY, acknowledgement, closed_port, codex_env, write_codex_home
+from model_server import FAKE_KEY, closed_port, codex_env, write_codex_home
 from pictures import BLUE, RED
 
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
@@ -413,48 +413,6 @@ async def test_a_profile(codex, home, record, models):
     await run(make_runner(codex, home, profile="deep"), context)
     assert models.requests[0].body["reasoning"]["effort"] == "high"
     assert of(context, "run.error") == []
-
-
-# --- prompts and answers --------------------------------------------------------------------
-
-PROMPTS = {
-    "dashes": "--help",
-    "dash": "-",
-    "resume": "resume",
-    "help": "help",
-    "lines": "one\n\ntwo\r\nthree\n",
-    "nul": "a\0b",
-    "emoji": "👩‍🚀 é ü",
-    "separators": "a\u2028b\u2029c\u0085d\x1c",
-    "bom": "\ufeffx",
-    "quotes": "\"'`$(echo no)`\\",
-    "long": "0123456789 äöü😀 " * 56_250,
-}
-
-
-@ON_ONE_LOOP
-@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
-async def test_a_prompt_arrives_whole(runner, record, models, prompt):
-    first = record(prompt)
-    outcome = await run(runner, first)
-    assert models.requests[0].prompt == prompt
-    assert outcome.text == acknowledgement(prompt)
-    second = record(prompt, thread=first.thread)
-    await run(runner, second)
-    assert models.requests[-1].user_texts == [prompt, prompt]
-
-
-def test_the_long_prompt_is_long():
-    assert len(PROMPTS["long"]) == 900_000
-
-
-@ON_ONE_LOOP
-async def test_a_message_of_five_megabytes_arrives_whole(runner, record):
-    context = record("big 5000000")
-    outcome = await run(runner, context, seconds=60)
-    assert outcome.text == "0123456789abcdef" * 312_500
-    [message] = of(context, "agent.message")
-    assert len(message["text"]) == 5_000_000
 
 
 # --- failing turns --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 AT_LENGTH = frozenset(
     {
         # the real agents, foreign programs and packages, whole experiments
+        "agents",
         "benchmarks",
         "chaos",
         "claude/test_claude.py",
