@@ -20,7 +20,15 @@ pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 HERE = Path(__file__).parent
 RECORDINGS = HERE / "recordings"
-RECORDED = sorted(path.stem for path in RECORDINGS.glob("*.jsonl"))
+
+
+def recorded(case):
+    """Return the agents with a recording of a case."""
+    lines = {path.stem: path.read_text() for path in sorted(RECORDINGS.glob("*.jsonl"))}
+    return [name for name, text in lines.items() if f'"case": "{case}"' in text]
+
+
+RECORDED = recorded("ask")
 
 
 async def replayed(name, case, cwd, decisions=()):
@@ -114,6 +122,50 @@ async def test_an_error_of_the_model_is_a_failure(name, tmp_path):
     assert isinstance(ended, AgentFailed)
     assert ended.code == "provider_error"
     assert "400" in ended.message
+
+
+STARTS = {
+    **dict.fromkeys(("auggie", "cline", "droid", "kimi"), "auth_failed"),
+    "opencode": None,
+    "pi": "provider_error",  # its adapter was there, and pi itself was not
+}
+
+
+@pytest.mark.parametrize("name", recorded("start"))
+async def test_an_agent_without_a_login_says_how_to_log_in(name, tmp_path):
+    _, ended, _ = await replayed(name, "start", tmp_path)
+    code = STARTS[name]
+    if code is None:  # it answers the prompt, which is not in the recording
+        assert ended == ""
+        return
+    assert isinstance(ended, AgentFailed)
+    assert ended.code == code
+    if code == "auth_failed":
+        assert ended.message == f"{name} is not logged in: run {AGENTS[name].login}"
+
+
+def test_each_row_has_a_recording():
+    assert {*RECORDED, *recorded("start")} == set(AGENTS)
+
+
+@pytest.mark.parametrize(
+    ("printed", "version"),
+    [
+        ("2.1.0", "2.1.0"),
+        ("0.36.0 (commit 7c61e5bb)", "0.36.0"),
+        ("@agentclientprotocol/codex-acp 2.6.0", "2.6.0"),
+        ("GitHub Copilot CLI 1.0.102.\nRun 'copilot update' to check for updates.", "1.0.102"),
+        ("0.0.0-beta.1+x", "0.0.0-beta.1+x"),
+        ("no version here", None),
+    ],
+)
+async def test_the_version_is_found_in_what_an_agent_prints(tmp_path, printed, version):
+    program = tmp_path / "opencode"
+    text = printed.replace("'", "'\\''")
+    program.write_text(f"#!/bin/sh\nprintf '%s\\n' '{text}'\n")
+    program.chmod(0o755)
+    found = await AcpRunner(name="opencode", argv=[str(program), "acp"]).probe({})
+    assert (found.available, found.version) == (True, version)
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -38,6 +38,7 @@ AGENTS: Final[Mapping[str, AcpAgent]] = {
         ask_mode="default",
         usage="quota",
         own_tool=OwnTool("title", rf"(\w+) \({TOOL_SERVER} MCP Server\)", kind="other"),
+        takes_tools=False,  # only with the token of its first run, as it cannot load a session again
         resumes=False,
         stop_s=0,
         login="gemini, or set GEMINI_API_KEY",
@@ -47,6 +48,7 @@ AGENTS: Final[Mapping[str, AcpAgent]] = {
         argv=("claude-agent-acp",),
         ask_mode="default",
         own_tool=OwnTool("name", _MCP_NAME),
+        renews_tools=True,
         steers=True,
         notice=re.compile(r"\*\*Warning:\*\* |API Error: |Failed to authenticate\. "),
         slash_prefix="\n",

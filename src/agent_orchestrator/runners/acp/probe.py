@@ -1,6 +1,7 @@
 """Checks whether an agent could be started now."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 import anyio.to_thread
@@ -14,6 +15,8 @@ from agent_orchestrator.runners.program import NotRunnable, locate
 
 _VERSION_S = 10.0
 """Seconds that an agent has to print its version. Those in JavaScript take two on a busy machine."""
+
+_VERSION = re.compile(r"(?<![\w.])\d+\.\d[\w.+-]*")
 
 
 @define
@@ -40,7 +43,7 @@ class Probe:
 
 
 def _version(program: str, agent: AcpAgent, env: Mapping[str, str]) -> str | None:
-    """Return the last word of the first line that a program prints as its version; None if it prints none."""
+    """Return the version that a program prints, among other words; None if it prints none."""
     if not agent.version or not agent.argv:
         return None
     try:
@@ -48,6 +51,5 @@ def _version(program: str, agent: AcpAgent, env: Mapping[str, str]) -> str | Non
         answer = current_host().output(argv, env=env, timeout_s=_VERSION_S)
     except OSError:
         return None
-    lines = decoded(answer).strip().splitlines()
-    words = lines[0].split() if lines else []
-    return next((word for word in reversed(words) if word[:1].isdigit()), None)
+    found = _VERSION.search(decoded(answer))
+    return None if found is None else found[0].rstrip(".")

@@ -26,7 +26,7 @@ VERSION: Final = 1
 START_S: Final = 60.0
 """Seconds that an agent has to become ready. The first start of opencode 1.18 takes 16 s."""
 
-_INITIALIZE: Final = {
+INITIALIZE: Final = {
     "protocolVersion": VERSION,
     "clientCapabilities": {
         "fs": {"readTextFile": False, "writeTextFile": False},
@@ -100,7 +100,7 @@ class AcpProcess(LiveProcess):
 
     async def greet(self) -> None:
         try:
-            answer = await self.request("initialize", _INITIALIZE, START_S)
+            answer = await self.request("initialize", INITIALIZE, START_S)
         except RpcError as refused:
             raise failure_of(self.spec.name, self.spec.agent, refused) from refused
         version = value_at(answer, ["protocolVersion"])

@@ -1,5 +1,6 @@
 """Runs agents that speak ACP, each session in its own process."""
 
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -209,7 +210,9 @@ class AcpRunner(UsesForkServer):
         def make() -> AcpProcess:
             nonlocal is_new
             is_new = True
-            return AcpProcess.of(spec, f"acp.{uuid.uuid4().hex}", self.idle_s)
+            # Without its process, an agent that cannot load a session has lost it.
+            idle_s = self.idle_s if self._agent.resumes else math.inf
+            return AcpProcess.of(spec, f"acp.{uuid.uuid4().hex}", idle_s)
 
         driver: TurnDriver | None = None
         lease = self._processes.lease_of(context.session.id, is_usable, make)
