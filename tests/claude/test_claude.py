@@ -340,6 +340,19 @@ async def test_a_killed_agent_is_told_and_its_conversation_goes_on(
         assert "say first" in models.requests[-1].texts
 
 
+@ON_ONE_LOOP
+async def test_a_process_that_ended_between_runs_is_replaced(make_runner, record):
+    async with make_runner() as runner:
+        first = record("say first")
+        await run(runner, first)
+        os.kill(first.pid, signal.SIGKILL)
+        second = record("say second", thread=first.thread)
+        assert (await run(runner, second)).text == "second"
+        assert problems(second) == []
+    assert second.pid != first.pid
+    assert second.thread.id == first.thread.id
+
+
 # --- messages on the way, and the end -------------------------------------------------------
 
 

@@ -5,9 +5,10 @@ import json
 import pytest
 from attrs import evolve
 
+from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.model import Usage
 from agent_orchestrator.fields import MAX_INTEGER
-from agent_orchestrator.runners.claude import approvals, items
+from agent_orchestrator.runners.claude import ClaudeRunner, approvals, items
 from agent_orchestrator.runners.claude.driver import literal
 from agent_orchestrator.runners.claude.failures import exit_failure, result_failure
 from agent_orchestrator.runners.claude.launch import (
@@ -192,6 +193,12 @@ def test_arguments():
     assert not any(
         "mcp" in one for one in evolve(SPEC, has_tools=False).arguments("i", resumes=True)
     )
+
+
+@pytest.mark.parametrize("argument", ["--permission-mode", "--settings={}", "-c"])
+def test_arguments_that_the_runner_sets_itself_are_refused(argument):
+    with pytest.raises(ConfigError, match=r"extra_args\[1\]: -.* is set by this runner"):
+        ClaudeRunner(extra_args=["--add-dir=/a", argument])
 
 
 def test_the_environment_has_nothing_of_one_run_or_of_another_claude():

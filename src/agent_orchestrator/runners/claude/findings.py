@@ -1,7 +1,7 @@
 """Findings about an installed Claude Code for administrators, and what to do about failed runs."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from agent_orchestrator.domain.exposure import possible_without_sandbox
@@ -13,9 +13,6 @@ from agent_orchestrator.runners.claude.launch import decides_alone
 from agent_orchestrator.runners.claude.locate import NotInstalled, locate
 from agent_orchestrator.runners.claude.trust import config_directory
 
-_UNASKED: Final = ("--dangerously-skip-permissions", "bypassPermissions", "--allow-dangerously")
-"""Words among the arguments with which Claude Code does not ask."""
-
 
 def claude_findings(
     about: str,
@@ -24,19 +21,16 @@ def claude_findings(
     command: str,
     sandbox: Sandbox,
     policy: ApprovalPolicy,
-    extra_args: Sequence[str],
 ) -> Iterator[Finding]:
     """Yield findings about Claude Code's directory, and settings that give its agents more rights. Blocks.
 
     :param about: the subject of the findings.
     """
-    unasked = [word for word in _UNASKED if any(word in argument for argument in extra_args)]
-    if unasked or decides_alone(sandbox, policy):
-        setting = unasked[0] if unasked else sandbox
+    if decides_alone(sandbox, policy):
         yield Finding(
             "warning",
             about,
-            f"Claude Code does not ask before it uses a tool ({setting}): its agents can "
+            f"Claude Code does not ask before it uses a tool ({sandbox}): its agents can "
             f"{possible_without_sandbox()}",
             'set sandbox = "workspace-write", unless agentd itself is confined',
             security=True,

@@ -58,6 +58,18 @@ _OF_A_CONVERSATION: Final = next(one for one in KNOWN_AGENTS if "claude" in one.
 """Variables that Claude Code sets for its commands. An agent is not to be taken for one of them."""
 
 
+OWN_OPTIONS: Final = frozenset(
+    {
+        *("-p", "--print", "--input-format", "--output-format", "--verbose"),
+        *("--session-id", "--resume", "-r", "--continue", "-c", "--fork-session"),
+        *("--permission-mode", "--permission-prompt-tool", "--permission-prompts"),
+        *("--dangerously-skip-permissions", "--allow-dangerously-skip-permissions"),
+        *("--settings", "--setting-sources", "--model", "--effort", "--json-schema"),
+    }
+)
+"""Options that the runner sets itself: a second one would replace it."""
+
+
 @frozen
 class Spec:
     """The settings of a process. A run needs a process with its own."""

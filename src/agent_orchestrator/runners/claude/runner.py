@@ -9,7 +9,7 @@ import anyio.to_thread
 from attrs import evolve, field, frozen
 
 from agent_orchestrator.domain.capabilities import Capabilities
-from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, RunError, Sandbox, Thread
 from agent_orchestrator.fields import runner_option
@@ -21,6 +21,7 @@ from agent_orchestrator.runners.claude.driver import RunDriver
 from agent_orchestrator.runners.claude.failures import is_conversation_in_use
 from agent_orchestrator.runners.claude.findings import claude_findings, likely_issue
 from agent_orchestrator.runners.claude.launch import (
+    OWN_OPTIONS,
     Spec,
     decides_alone,
     environment,
@@ -47,7 +48,7 @@ class ClaudeRunner(UsesForkServer):
     :param name: the provider's name.
     :param command: Claude Code: a path, or a name on the PATH.
     :param home: the CLAUDE_CONFIG_DIR. Default: the environment's, or ``~/.claude``.
-    :param extra_args: further arguments.
+    :param extra_args: further arguments, such as ``--add-dir``. Not those that the runner sets.
     :param model: the model, unless the run names another.
     :param effort: the reasoning effort, unless the run names another: ``low``, ``medium``, ``high``, ``xhigh`` or
         ``max``.
@@ -101,6 +102,15 @@ class ClaudeRunner(UsesForkServer):
     def _new_pool(self) -> ProcessPool[ClaudeProcess]:
         return ProcessPool(self.max_idle)
 
+    def __attrs_post_init__(self) -> None:
+        """Refuse arguments that the runner sets itself.
+
+        :raises ConfigError: naming the option.
+        """
+        for index, argument in enumerate(self.extra_args):
+            if (option := argument.partition("=")[0]) in OWN_OPTIONS:
+                raise ConfigError(f"extra_args[{index}]: {option} is set by this runner")
+
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         try:
@@ -147,7 +157,6 @@ class ClaudeRunner(UsesForkServer):
             command=self.command,
             sandbox=self.sandbox,
             policy=self.approval_policy,
-            extra_args=self.extra_args,
         )
 
     def diagnose(self, error: RunError) -> Issue | None:
