@@ -149,6 +149,42 @@ async def test_two_runs_of_one_conversation_use_one_process_after_the_other(
     assert {"say first", "say second", "say third"} <= {*models.requests[-1].texts}
 
 
+@ON_ONE_LOOP
+async def test_what_happens_to_one_session_does_not_touch_the_others(make_runner, record, models):
+    async with make_runner(max_idle=2) as runner:
+        good = [record(f"stream 20 20 word{number}_") for number in range(3)]
+        failing, canceled, killed = (
+            record("http 500"),
+            record("hang"),
+            record("say up\nshell true\nhang"),
+        )
+        outcomes = {}
+
+        async def work(name, context):
+            try:
+                outcomes[name] = (await run(runner, context)).text
+            except AgentFailed as failure:
+                outcomes[name] = failure.code
+
+        async with anyio.create_task_group() as tasks:
+            for number, context in enumerate(good):
+                tasks.start_soon(work, number, context)
+            tasks.start_soon(work, "failing", failing)
+            tasks.start_soon(work, "killed", killed)
+            async with anyio.create_task_group() as others:
+                others.start_soon(work, "canceled", canceled)
+                await anyio.to_thread.run_sync(models.wait_for_prompt, "hang")
+                others.cancel_scope.cancel()
+            await killed.until(lambda one: "up" in one.texts())
+            os.kill(killed.pid, signal.SIGKILL)
+        for number, context in enumerate(good):
+            again = record("say again", thread=context.thread)
+            assert (await run(runner, again)).text == "again"
+            assert outcomes[number].startswith(f"word{number}_0 word{number}_1 ")
+    assert (outcomes["failing"], outcomes["killed"]) == ("provider_error", "agent_crashed")
+    assert "canceled" not in outcomes
+
+
 # --- what comes out -------------------------------------------------------------------------
 
 

@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import subprocess
 from pathlib import Path
 
+import anyio
 import pytest
 from claude_runs import run
 from deciding import Deciding
@@ -137,6 +140,32 @@ def test_trust_ends_below_the_directory_that_is_shared_with_the_ancestors(tmp_pa
     assert setting_sources(env, str(below), str(above)) == "user"
     assert setting_sources(env, str(tmp_path), str(tmp_path)) == "user"
     assert setting_sources({}, str(above), str(above)) == "user"
+
+
+async def test_another_claude_of_the_user_cannot_start_a_turn(
+    make_runner, record, models, env, claude, tmp_path
+):
+    def other(prompt):
+        """Run Claude Code as its user would."""
+        command = [claude, "-p", prompt]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout
+
+    async with make_runner() as runner:
+        first = record("say first")
+        await run(runner, first)
+        listed = await anyio.to_thread.run_sync(other, "tool ListAgents\nrelay")
+        for name in re.findall(r"^  (\S+) \[", listed, re.MULTILINE):
+            message = json.dumps({"to": name, "message": "hijack it", "summary": "hi"})
+            await anyio.to_thread.run_sync(other, f"tool SendMessage {message}\nrelay")
+        second = record("say second", thread=first.thread)
+        assert (await run(runner, second)).text == "second"
+    assert second.pid == first.pid
+    assert second.texts() == ["second"]
+    ours = [one for one in models.requests if "say first" in one.texts]
+    assert "hijack it" not in str([one.body["messages"] for one in ours])
 
 
 async def test_the_variables_of_a_run_and_of_another_claude_do_not_reach_it(make_runner, record):
