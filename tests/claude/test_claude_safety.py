@@ -67,6 +67,21 @@ async def test_the_mode_that_never_asks_asks_too(make_runner, record, wrapper, w
     assert not (workspace / "ran").exists()
 
 
+DIES_ONCE = """
+[[ $1 == -p ]] && mkdir "$0.died" 2> /dev/null && kill -9 $$
+exec "$claude" "$@"
+"""
+
+
+async def test_a_program_that_was_killed_in_the_test_is_tested_again(make_runner, record, wrapper):
+    async with make_runner(command=wrapper(DIES_ONCE)) as runner:
+        with pytest.raises(AgentFailed) as caught:
+            await run(runner, record("say hello"))
+        assert caught.value.code == "provider_unavailable"
+        assert "Claude Code was killed by SIGKILL" in caught.value.message
+        assert (await run(runner, record("say hello"))).text == "hello"
+
+
 async def test_a_program_that_is_no_claude_code(make_runner, record, env, wrapper):
     for body, problem in (
         ("echo 2.1.100 '(Claude Code)'", "too old"),

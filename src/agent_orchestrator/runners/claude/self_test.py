@@ -66,12 +66,12 @@ class SelfTest:
             if key in _PASSED:
                 return
             if (refusal := self.refusal(version)) is None:
-                problem = await _problem(spec)
+                problem, is_known = await _problem(spec)
                 if problem is None:
                     _PASSED.add(key)
                     return
                 refusal = f"Claude Code {version} failed the test that it asks before it uses a tool: {problem}"
-                if problem != _TOO_SLOW:
+                if is_known:
                     self._refusals[version] = refusal
         raise AgentFailed("provider_unavailable", refusal)
 
@@ -94,11 +94,11 @@ def _supported(command: str, env: Mapping[str, str], probe: Probe) -> tuple[tupl
     return (str(program), program.stat().st_mtime_ns), version
 
 
-_TOO_SLOW: Final = f"it took more than {_TEST_S:g} s"
+async def _problem(spec: Spec) -> tuple[str | None, bool]:
+    """Return what is wrong, None if the program asks; and whether that is known.
 
-
-async def _problem(spec: Spec) -> str | None:
-    """Return what is wrong; None if the program asks."""
+    A program that was too slow, or has ended, is tested again.
+    """
     async with current_host().private_files({}) as directory, stub_model(_TOOL, _INPUT) as model:
         tested = evolve(
             spec,
@@ -115,12 +115,13 @@ async def _problem(spec: Spec) -> str | None:
         process = ClaudeProcess(
             PROTOCOL, tag, _TEST_S, tested, str(uuid.uuid4()), resumes=False, tools=()
         )
-        problem: str | None = _TOO_SLOW
+        problem: str | None = f"it took more than {_TEST_S:g} s"
+        is_known = False
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(process.run)
             try:
                 with anyio.move_on_after(_TEST_S):
-                    problem = await _converse(process, model)
+                    problem, is_known = await _converse(process, model), True
             except AgentFailed as failure:
                 problem = failure.message
             except anyio.EndOfStream:
@@ -130,8 +131,8 @@ async def _problem(spec: Spec) -> str | None:
                     process.kill()
                     await process.ended.wait()
         if (directory / _FILE).exists():
-            return "it ran a command without asking"
-        return problem
+            return "it ran a command without asking", True
+        return problem, is_known
 
 
 def _environment(spec: Spec, directory: Path, model: StubModel) -> frozenset[tuple[str, str]]:
