@@ -24,6 +24,7 @@ that path of its JSON. Any other prompt is answered with ``got N characters, sha
 the one for a title, is answered with ``a title``.
 """
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -70,6 +71,13 @@ class Request:
     prompt: str
     step: int
     body: dict[str, Any] = attrs.field(repr=False)
+
+    @property
+    def images(self) -> list[bytes]:
+        """The images of the last message, in order."""
+        content = [one for one in self.body["messages"] if one["role"] == "user"][-1]["content"]
+        urls = (one["image_url"]["url"] for one in content if one["type"] == "image_url")
+        return [base64.b64decode(url.partition(";base64,")[2], validate=True) for url in urls]
 
     @property
     def user_texts(self) -> list[str]:

@@ -22,7 +22,12 @@ THROUGH_A_GATEWAY = [pytest.mark.anyio, pytest.mark.acp, pytest.mark.timeout(600
 
 def opencode_env(home: Path, port: int) -> dict[str, str]:
     """Return the variables that give opencode a home and a model of its own, and keep it off the network."""
-    model = {"name": "scripted", "limit": {"context": 100_000_000, "output": 100_000}}
+    model = {
+        "name": "scripted",
+        "limit": {"context": 100_000_000, "output": 100_000},
+        "attachment": True,
+        "modalities": {"input": ["text", "image"], "output": ["text"]},
+    }
     config = {
         "provider": {
             "scripted": {

@@ -603,6 +603,21 @@ async def test_the_tools_come_with_the_token_of_each_run(record, known):
         assert fourth.pid != third.pid
 
 
+async def test_an_agent_that_does_not_connect_to_its_tools_is_told_of(record):
+    env = {"AGENTCTL_URL": "http://127.0.0.1:1", "AGENTCTL_AUTH_TOKEN": "token"}
+    async with make_runner() as one:
+        context = record("one", env=env)
+        await run(one, context)
+        (note,) = [data["message"] for data in of(context, "run.error")]
+        assert "without its tools" in note
+        connected = record("one", env=env)
+        connected.has_used_token = True
+        await run(one, connected)
+        without = record("one")
+        await run(one, without)
+    assert of(connected, "run.error") == of(without, "run.error") == []
+
+
 def test_an_agent_that_is_not_known_needs_arguments():
     with pytest.raises(ConfigError, match="'mine' is not known"):
         runner.AcpRunner(name="mine")

@@ -100,6 +100,10 @@ class AttemptContext:
         self._question_lock = anyio.Lock()
         """A run waits for one question at a time."""
 
+    @property
+    def has_used_token(self) -> bool:
+        return self._core.workers.has_used_token(self.run.id)
+
     async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:
         if event_type not in AGENT_EVENTS:
             raise InvalidEvent(f"{event_type!r} is not an event a runner may emit")

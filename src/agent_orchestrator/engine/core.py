@@ -57,6 +57,10 @@ class Workers(Protocol):
         """The runs being executed in this process, by id."""
         ...
 
+    def has_used_token(self, run_id: str) -> bool:
+        """Return whether something has authenticated with the token of a run's attempt."""
+        ...
+
     def released(self, run_id: str) -> AbstractContextManager[None]:
         """Release a run's slot while it is blocked within this scope."""
         ...
@@ -128,6 +132,9 @@ class _NoWorkers:
     alive_workers = 0
     busy_workers = 0
     running: ClassVar[Mapping[str, object]] = {}
+
+    def has_used_token(self, run_id: str) -> bool:  # noqa: ARG002
+        return False
 
     def released(self, run_id: str) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()

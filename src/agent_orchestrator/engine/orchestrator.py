@@ -127,6 +127,8 @@ class Orchestrator:
             raise over
         if principal is not None:
             seconds_left(self.core, principal)
+            if principal.run is not None:
+                self.pool.note_token(principal.run)
         return principal
 
     def has_tokens(self) -> bool:

@@ -73,6 +73,8 @@ class RunningAttempt:
     """When it was first parked or released."""
     final_run: Run | None = None
     """The run after the recorded end of the attempt."""
+    has_used_token: bool = False
+    """Whether something has authenticated with the token of its agent."""
     _calls: int = 0
     """Number of its agent's calls that wait."""
 

@@ -11,6 +11,7 @@ import anyio
 import anyio.abc
 from attrs import define, field, frozen
 
+from agent_orchestrator.domain.access import RunIdentity
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.lifecycle import ACTIVE, is_terminal
 from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX, new_token, token_hash
@@ -125,6 +126,17 @@ class WorkerPool:
             yield
         finally:
             running.end_call()
+
+    def note_token(self, caller: RunIdentity) -> None:
+        """Note that something has authenticated with the token of an attempt."""
+        running = self.running.get(caller.run_id)
+        if running is not None and running.run.attempt == caller.attempt:
+            running.has_used_token = True
+
+    def has_used_token(self, run_id: str) -> bool:
+        """Return whether something has authenticated with the token of a run's attempt."""
+        running = self.running.get(run_id)
+        return running is not None and running.has_used_token
 
     @property
     def busy_workers(self) -> int:

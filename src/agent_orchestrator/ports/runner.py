@@ -193,6 +193,11 @@ class RunContext(Protocol):
         ...
 
     @property
+    def has_used_token(self) -> bool:
+        """Whether something has used the agent's token so far, such as the agent to connect to the tools."""
+        ...
+
+    @property
     def tools(self) -> Toolbox:
         """The orchestration tools, acting as this run, for a runner that offers them to its agent.
 

@@ -94,6 +94,7 @@ class RecordingContext:
     :ivar sent: session ids and texts of messages to children.
     :ivar replies: texts of messages to the parent.
     :ivar tools: the tools for agents, over the methods of this context.
+    :ivar has_used_token: set it as if the agent had used its token.
     :ivar force_stop: set it to make a stopping runner kill its agent at once.
     """
 
@@ -133,6 +134,7 @@ class RecordingContext:
         self.invocation: Invocation | None = None
         self.confinement: dict[str, str | None] | None = None
         self.stderr = ""
+        self.has_used_token = False
         self.force_stop = anyio.Event()
         self._changed = anyio.Event()
         self._steered: list[str] = []

@@ -235,6 +235,7 @@ class AcpRunner(UsesForkServer):
                         mailbox,
                         session,
                         Invocation(spec.argv[0], spec.argv, spec.cwd, None, ()),
+                        requested.tools is not None,
                         self.approval_timeout_s,
                         approvals,
                         pending,

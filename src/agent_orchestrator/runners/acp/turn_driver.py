@@ -64,6 +64,7 @@ class TurnDriver:
 
     A message that the agent did not take in its turn becomes a further turn of the same run.
 
+    :param has_tools: whether the agent was given the orchestration tools.
     :param approvals: the approvals of the session.
     :param pending: messages that the agent does not have yet.
     """
@@ -73,6 +74,7 @@ class TurnDriver:
     mailbox: Mailbox
     session: OpenSession
     invocation: Invocation
+    has_tools: bool
     approval_timeout_s: float
     approvals: Approvals
     pending: list[str]
@@ -120,6 +122,10 @@ class TurnDriver:
             while self.pending:
                 count = len(self.pending)
                 await self._turn(blocks(self.agent, "\n\n".join(self.pending)), count)
+            if self.has_tools and not self.context.has_used_token:
+                # An agent says nothing if it cannot connect.
+                note = f"{self.name} worked without its tools: it did not connect to the daemon"
+                await self.context.emit(EventType.RUN_ERROR, {"message": note})
             return Outcome(self._reader.last_message)
         finally:
             if self._log.state.is_working and self.process.failure is None:
