@@ -38,15 +38,10 @@ class Agent:
     cannot: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
     def configuration(self, program: str, variables: Mapping[str, str]) -> str:
-        """Return its provider, and another one that waits for decisions only a moment."""
+        """Return its provider."""
         values = ", ".join(f"{key} = {json.dumps(value)}" for key, value in variables.items())
-        own = f"runner = {json.dumps(self.runner)}\ncommand = {json.dumps(program)}\nenv = {{ set = {{ {values} }} }}\n"
-        hurried = "" if "expiry" in self.cannot else "approval_timeout_s = 0.3\n"
-        return f"[providers.{self.name}]\n{own}\n[providers.{self.hurried}]\n{own}{hurried}\n"
-
-    @property
-    def hurried(self) -> str:
-        return f"{self.name}-hurried"
+        own = f"runner = {json.dumps(self.runner)}\ncommand = {json.dumps(program)}\n"
+        return f"[providers.{self.name}]\n{own}env = {{ set = {{ {values} }} }}\n"
 
 
 def _codex(home: Path, port: int) -> Mapping[str, str]:
