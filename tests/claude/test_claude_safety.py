@@ -192,3 +192,31 @@ async def test_the_variables_of_a_run_and_of_another_claude_do_not_reach_it(make
     for value in ("secret", "run_1", "their-session", "theirs"):
         assert value not in said
     assert "CLAUDE_PID=" in said
+
+
+def write_settings(env, settings):
+    home = Path(env["CLAUDE_CONFIG_DIR"])
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "settings.json").write_text(json.dumps(settings))
+
+
+async def test_settings_of_the_user_do_not_change_the_variables_that_keep_it_safe(
+    make_runner, record, models, env, tmp_path
+):
+    (tmp_path / "secret").write_text("heliotrope")
+    write_settings(env, {"env": {"CLAUDE_CODE_DISABLE_FILE_MENTIONS": "", "OURS": "kept"}})
+    async with make_runner() as runner:
+        said = (await run(runner, record("shell echo $OURS\nrelay"))).text
+        await run(runner, record(f"@{tmp_path}/secret"))
+    assert said.strip() == "kept"
+    assert "heliotrope" not in str(models.requests[-1].body)
+
+
+async def test_a_relative_directory_of_its_configuration_is_not_below_a_session(
+    make_runner, record, workspace, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    async with make_runner() as runner:
+        await run(runner, record("say hello", env={"CLAUDE_CONFIG_DIR": "relative"}))
+    assert not (workspace / "relative").exists()
+    assert (tmp_path / "relative").is_dir()

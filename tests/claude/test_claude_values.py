@@ -186,6 +186,7 @@ def test_arguments():
     assert again[again.index("--resume") + 1] == "id"
     assert again[-5:] == ("--model", "m", "--effort", "low", "--x")
     settings = json.loads(again[again.index("--settings") + 1])
+    assert settings.pop("env")["CLAUDE_CODE_DISABLE_FILE_MENTIONS"] == "1"
     assert settings == {
         "crossSessionInbound": "refuse",
         "permissions": {"allow": ["Bash(touch *)"]},

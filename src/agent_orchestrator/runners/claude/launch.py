@@ -35,9 +35,6 @@ _OFF: Final = (
 )
 """Tools that reach other conversations of the machine, start turns that nobody asked for, or change the directory."""
 
-_SETTINGS: Final = {"crossSessionInbound": "refuse"}
-"""Other conversations of the same user cannot start turns of this one."""
-
 _DEFAULTS: Final = {
     "SHELL": "/bin/bash",
     "CLAUDE_CODE_MAX_RETRIES": "4",
@@ -53,6 +50,9 @@ _FIXED: Final = {
 }
 """Variables without which a command outlives its run, a turn starts by itself, ``@path`` in a prompt reads a file
 without asking, or a tool is given up."""
+
+_SETTINGS: Final = {"crossSessionInbound": "refuse", "env": _FIXED}
+"""Other conversations of the same user cannot start turns of this one, and other settings do not change the variables."""
 
 _OF_A_CONVERSATION: Final = next(one for one in KNOWN_AGENTS if "claude" in one.runners).variables
 """Variables that Claude Code sets for its commands. An agent is not to be taken for one of them."""
@@ -131,7 +131,7 @@ def environment(env: Mapping[str, str], home: str | None) -> dict[str, str]:
     """Return the environment of the processes of a provider, without what belongs to one run."""
     left_out = {*RUN_VARIABLES, *_OF_A_CONVERSATION, TAG_VARIABLE}
     own = {name: value for name, value in env.items() if name not in left_out}
-    if home:
+    if home := home or own.get("CLAUDE_CONFIG_DIR"):
         # Unchanged if `~` cannot be resolved: Claude Code then makes the directory.
         own["CLAUDE_CONFIG_DIR"] = os.path.abspath(os.path.expanduser(home))  # noqa: PTH100, PTH111
     return {**_DEFAULTS, **own, **_FIXED}
