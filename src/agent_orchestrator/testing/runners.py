@@ -523,7 +523,12 @@ class RunnerContract:
                 tasks.start_soon(execute, context)
         first, second = contexts
         assert set(texts) == {first.tag, second.tag}
-        assert [kind for kind, _ in first.events] == [kind for kind, _ in second.events]
+        # Whether a short text also comes in pieces depends on the time it takes.
+        kinds = [
+            [kind for kind, _ in context.events if kind != EventType.AGENT_MESSAGE_DELTA]
+            for context in contexts
+        ]
+        assert kinds[0] == kinds[1]
         if self.answer is not None:
             assert set(texts.values()) == {self.answer}
         if first.pid is not None:
