@@ -15,6 +15,7 @@ A prompt is a list of steps in JSON:
 ["notify", METHOD, {…}] send a notification
 ["answer"]              say the last answer
 ["steered"]             wait for a message during the turn, and keep it as the answer
+["variable", NAME]      say the value of an environment variable
 ["model"]               say which model it has
 ["raw", TEXT]           write a line
 ["line", N]             write a line of N bytes that is no message
@@ -161,6 +162,8 @@ def do(step):
             state["answer"] = None
             while state["answer"] is None:
                 handle(INCOMING.get())
+        case ["variable", name]:
+            say(os.environ.get(name, ""))
         case ["model"]:
             say(state["model"])
         case ["raw", text]:

@@ -618,6 +618,25 @@ async def test_an_agent_that_does_not_connect_to_its_tools_is_told_of(record):
     assert of(connected, "run.error") == of(without, "run.error") == []
 
 
+async def test_the_probe_shows_whether_the_agent_was_logged_in(record):
+    async with make_runner() as one:
+        assert (await one.probe(os.environ)).logged_in is None
+        await failed(one, record([["error", -32000, "Authentication required"]]))
+        found = await one.probe(os.environ)
+        assert (found.available, found.logged_in) == (True, False)
+        assert "not logged in" in found.reason
+        await run(one, record("hello"))
+        found = await one.probe(os.environ)
+        assert (found.logged_in, found.reason) == (True, None)
+
+
+async def test_the_tools_are_reached_without_a_proxy(record):
+    env = {"AGENTCTL_URL": "http://127.0.0.1:1", "HTTP_PROXY": "http://proxy", "NO_PROXY": "x"}
+    async with make_runner() as one:
+        context = record([["variable", "NO_PROXY"]], env=env)
+        assert (await run(one, context)).text == "x,127.0.0.1"
+
+
 def test_an_agent_that_is_not_known_needs_arguments():
     with pytest.raises(ConfigError, match="'mine' is not known"):
         runner.AcpRunner(name="mine")

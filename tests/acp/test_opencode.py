@@ -253,6 +253,25 @@ async def test_an_agent_works_with_children_by_its_tools(
     assert not [event for event in log if event.event_type in ("request.created", "run.error")]
 
 
+async def test_a_child_does_not_take_permissions_from_its_directory(
+    gateway: AcpGateway, workspace: Path
+) -> None:
+    """Its parent's agent may have written them."""
+    allowed = {"agent": {"build": {"permission": {"bash": "allow"}}}}
+    await anyio.Path(workspace / "opencode.json").write_text(json.dumps(allowed))
+    spawn = 'tool agent_orchestrator_session_spawn {"task": "shell touch child\\nsay done"}'
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        await turn(client, session.id, f"shell touch parent\n{spawn}\nsay done")
+        tree = await client.get_tree(session.id)
+        (run,) = tree.children[0].runs
+        asked = await client.wait_run(run.id, timeout_s=PATIENCE_S, until="attention")
+        assert asked.request is not None, asked.run
+        await client.cancel_run(run.id)
+    assert (workspace / "parent").exists()
+    assert not (workspace / "child").exists()
+
+
 async def test_what_goes_wrong_has_a_code(
     gateways: AcpGateways, workspace: Path, model: ChatModel
 ) -> None:

@@ -9,7 +9,8 @@ from agent_orchestrator.runners.codex.argv import exec_argv, is_thread_id, toml_
 from agent_orchestrator.runners.codex.failures import error_text, startup_failure, turn_failure
 from agent_orchestrator.runners.codex.locate import NotExecutable, NotInstalled, locate
 from agent_orchestrator.runners.codex.runner import usage_between
-from agent_orchestrator.runners.codex.tools import tools_config, tools_url, without_proxy_for
+from agent_orchestrator.runners.codex.tools import tools_config, tools_url
+from agent_orchestrator.runners.proxies import without_proxy_for
 
 ID = "01a202ef-619b-7890-a3fa-a04dce33eadb"
 

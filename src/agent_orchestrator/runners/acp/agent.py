@@ -36,6 +36,8 @@ class AcpAgent:
     :param argv: the program, and the arguments with which it speaks the protocol.
     :param version: the argument with which it prints its version; empty if it has none.
     :param env: environment variables that it needs.
+    :param child_env: further variables for the agents of child sessions, so that they do not execute what is
+        configured in their directory. A parent's agent may have written it.
     :param ask_mode: the mode in which it asks; None to leave the mode as it is.
     :param usage: where it reports its tokens.
     :param own_tool: how to recognise a call of an orchestration tool; None if it does not ask before one.
@@ -57,6 +59,7 @@ class AcpAgent:
     argv: tuple[str, ...]
     version: str = "--version"
     env: Mapping[str, str] = field(factory=dict)
+    child_env: Mapping[str, str] = field(factory=dict)
     ask_mode: str | None = None
     usage: UsageSource = "turn"
     own_tool: OwnTool | None = None

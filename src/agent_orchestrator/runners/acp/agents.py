@@ -25,6 +25,7 @@ AGENTS: Final[Mapping[str, AcpAgent]] = {
     "opencode": AcpAgent(
         argv=("opencode", "acp"),
         env={"OPENCODE_PERMISSION": json.dumps(_OPENCODE_PERMISSION)},
+        child_env={"OPENCODE_DISABLE_PROJECT_CONFIG": "1"},
         ask_mode="build",
         usage="last_call",
         own_tool=OwnTool("title", rf"{TOOL_SERVER}_(\w+)", kind="other"),

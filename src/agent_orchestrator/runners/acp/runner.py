@@ -2,13 +2,14 @@
 
 import math
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, Literal, Self
 
 import anyio
 import anyio.to_thread
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
@@ -33,6 +34,7 @@ from agent_orchestrator.runners.acp.sessions import Requested, ThreadMissing, op
 from agent_orchestrator.runners.acp.turn_driver import TurnDriver
 from agent_orchestrator.runners.live.pool import NotStarted, ProcessPool
 from agent_orchestrator.runners.program import absolute_program
+from agent_orchestrator.runners.proxies import without_proxy_for
 from agent_orchestrator.runners.supervisor import UsesForkServer
 
 _MAX_TRIES: Final = 2
@@ -86,6 +88,8 @@ class AcpRunner(UsesForkServer):
     )
     _agent: AcpAgent = field(init=False, repr=False)
     _probe: Probe = field(factory=Probe, init=False, repr=False)
+    _logins: "deque[bool]" = field(factory=lambda: deque(maxlen=1), init=False, repr=False)
+    """Whether the agent was logged in at the last run; empty before."""
     _processes: "ProcessPool[AcpProcess]" = field(init=False, repr=False)
 
     @_agent.default
@@ -130,8 +134,14 @@ class AcpRunner(UsesForkServer):
         )
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
-        """Return whether the agent is installed, and its version. Only a run shows whether it is logged in."""
-        return await self._probe(self._agent, self._argv, self._own_env(env))
+        """Return whether the agent is installed, its version, and whether it was logged in at its last run."""
+        found = await self._probe(self._agent, self._argv, self._own_env(env))
+        if not found.available or not self._logins:
+            return found
+        is_logged_in = self._logins[-1]
+        login = f": run {self._agent.login}" if self._agent.login else ""
+        reason = None if is_logged_in else f"it was not logged in at its last run{login}"
+        return evolve(found, logged_in=is_logged_in, reason=reason)
 
     @property
     def _argv(self) -> tuple[str, ...]:
@@ -140,8 +150,10 @@ class AcpRunner(UsesForkServer):
 
     def _own_env(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of a process: without the variables of one run."""
-        kept = RUN_VARIABLES - {"AGENTCTL_SESSION_ID"}
-        return {**{name: env[name] for name in env if name not in kept}, **self._agent.env}
+        removed = RUN_VARIABLES - {"AGENTCTL_SESSION_ID"}
+        own = {**{name: env[name] for name in env if name not in removed}, **self._agent.env}
+        url = own.get("AGENTCTL_URL")
+        return without_proxy_for(own, url) if self.tools and url else own
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.
@@ -151,17 +163,26 @@ class AcpRunner(UsesForkServer):
         cwd = context.session.cwd
         if not await anyio.to_thread.run_sync(current_host().is_directory, cwd):
             raise AgentFailed("invalid_config", f"{CWD_MISSING}: {cwd}")
+        own = self._own_env(context.env)
+        if context.session.parent_session_id is not None:
+            own.update(self._agent.child_env)
         spec = Spec(
             self.agent or self.name,
             self._agent,
             self._argv,
             cwd,
             context.is_cwd_resolved,
-            frozenset(self._own_env(context.env).items()),
+            frozenset(own.items()),
         )
         pending: list[str] = []
         try:
-            return await self._run_once(context, spec, pending)
+            outcome = await self._run_once(context, spec, pending)
+            self._logins.append(True)
+            return outcome
+        except AgentFailed as failure:
+            if failure.code == "auth_failed":
+                self._logins.append(False)
+            raise
         finally:
             if pending:
                 with anyio.CancelScope(shield=True):

@@ -28,7 +28,7 @@ from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, 
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.parser import ExecParser
 from agent_orchestrator.runners.codex.probe import environment, home_of, profile_warning
-from agent_orchestrator.runners.codex.tools import tools_config, tools_url, without_proxy_for
+from agent_orchestrator.runners.codex.tools import tools_config, tools_url
 from agent_orchestrator.runners.codex.trust import (
     check_home,
     untrusted_config,
@@ -39,6 +39,7 @@ from agent_orchestrator.runners.codex.usage import usage_between
 from agent_orchestrator.runners.codex.versions import has_profiles
 from agent_orchestrator.runners.events import AgentEvent, text
 from agent_orchestrator.runners.process import AgentProcess, agent_process
+from agent_orchestrator.runners.proxies import without_proxy_for
 
 _BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
 """Seconds before each retry of a thread that another process has open. The lock of a killed process

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 HOLD_S: Final = 86_400
 """Maximum seconds to hold a call of an orchestration tool. A child may work for hours."""
@@ -13,9 +12,6 @@ it."""
 
 _STARTUP_TIMEOUT_S: Final = 60
 """Seconds that codex waits for the MCP server to start. The daemon imports it at the first call."""
-
-_PROXIES: Final = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
-_EXCEPTIONS: Final = ("NO_PROXY", "no_proxy")
 
 
 def tools_url(env: Mapping[str, str]) -> str | None:
@@ -46,17 +42,3 @@ def tools_config(url: str, token: str | None = None) -> dict[str, Any]:
         f"{server}.tool_timeout_sec": _TOOL_TIMEOUT_S,
         f"{server}.startup_timeout_sec": _STARTUP_TIMEOUT_S,
     }
-
-
-def without_proxy_for(env: Mapping[str, str], url: str) -> dict[str, str]:
-    """Return an environment without a proxy for the daemon's address.
-
-    Codex 0.169 sends requests to an MCP server, even on loopback, through the environment's proxy.
-    The proxy would get the run's token, and the request would fail.
-    """
-    host = urlsplit(url).hostname or ""
-    if not any(env.get(name) for name in _PROXIES):
-        return dict(env)
-    known = next((env[name] for name in _EXCEPTIONS if env.get(name)), "")
-    exceptions = f"{known},{host}" if known else host
-    return {**env, **dict.fromkeys(_EXCEPTIONS, exceptions)}

@@ -29,7 +29,6 @@ from agent_orchestrator.runners.codex.capabilities import codex_capabilities
 from agent_orchestrator.runners.codex.locate import NotInstalled
 from agent_orchestrator.runners.codex.login import identity
 from agent_orchestrator.runners.codex.probe import environment, home_of, profile_warning
-from agent_orchestrator.runners.codex.tools import without_proxy_for
 from agent_orchestrator.runners.codex.trust import (
     untrusted_config,
     untrusted_directories,
@@ -37,6 +36,7 @@ from agent_orchestrator.runners.codex.trust import (
 )
 from agent_orchestrator.runners.codex.versions import with_version_note
 from agent_orchestrator.runners.live.pool import NotStarted
+from agent_orchestrator.runners.proxies import without_proxy_for
 
 _MAX_TRIES: Final = 2
 """Maximum number of tries to deliver a prompt that codex did not take."""
