@@ -38,15 +38,23 @@ class Agent:
     cannot: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
     def configuration(self, program: str, variables: Mapping[str, str]) -> str:
-        """Return its provider."""
+        """Return its provider, and one that waits for decisions only for a moment."""
         values = ", ".join(f"{key} = {json.dumps(value)}" for key, value in variables.items())
         own = f"runner = {json.dumps(self.runner)}\ncommand = {json.dumps(program)}\n"
-        return f"[providers.{self.name}]\n{own}env = {{ set = {{ {values} }} }}\n"
+        own += f"env = {{ set = {{ {values} }} }}\n"
+        hurried = f"[providers.{self.hurried}]\n{own}approval_timeout_s = 0.3\n"
+        return f"[providers.{self.name}]\n{own}{'' if 'expiry' in self.cannot else hurried}"
+
+    @property
+    def hurried(self) -> str:
+        return f"{self.name}-hurried"
 
 
 def _codex(home: Path, port: int) -> Mapping[str, str]:
     return codex_env(write_codex_home(home, port))
 
+
+_EXEC_ASKS_NOBODY: Final = "`codex exec` asks nobody; it declines"
 
 AGENTS: Final = (
     Agent(
@@ -73,7 +81,14 @@ AGENTS: Final = (
         tool="mcp agent_orchestrator.",
         asking="escalate",
         cannot={
+            "diffs": "the output of `codex exec` has none",
             "steer": "`codex exec` reads nothing while it works; the message is queued",
+            "allow": _EXEC_ASKS_NOBODY,
+            "allow_session": _EXEC_ASKS_NOBODY,
+            "deny": _EXEC_ASKS_NOBODY,
+            "expiry": _EXEC_ASKS_NOBODY,
+            "late": _EXEC_ASKS_NOBODY,
+            "parent": _EXEC_ASKS_NOBODY,
         },
     ),
     Agent(

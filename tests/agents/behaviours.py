@@ -1,6 +1,7 @@
 """The behaviours that every agent is held to."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any, Final, TypeVar
 
 import pytest
@@ -14,6 +15,17 @@ BEHAVIOURS: Final = {
     "big_answer": "An answer of 5 MB arrives whole",
     "children": "Its tools start children and wait for them",
     "steer": "A message joins the turn that runs",
+    "interrupt": "A message ends the turn that runs, and is the next",
+    "allow": "It asks before a command, and an approval counts once",
+    "allow_session": "An approval for the session counts for later runs",
+    "deny": "After a denial the agent goes on, and reads the words of the denial",
+    "expiry": "What nobody decides in time is declined",
+    "late": "An approval after a restart reaches the agent",
+    "parent": "A parent agent decides what its child asks",
+    "files": "Changes of files are logged",
+    "diffs": "They have diffs",
+    "errors": "Errors of the model server have their codes, and the next message works",
+    "directory": "A directory that is gone is named",
 }
 """Each behaviour in words, by its name."""
 
@@ -23,8 +35,8 @@ CELLS: Final[dict[tuple[str, str], str]] = {}
 T = TypeVar("T", bound=Callable[..., Any])
 
 
-def _mark(test: T, name: str, agents: list[Agent]) -> T:
-    for agent in agents:
+def _mark(test: T, names: tuple[str, ...], agents: list[Agent]) -> T:
+    for agent, name in product(agents, names):
         assert (agent.name, name) not in CELLS, f"{name} of {agent.name} has two tests"
         CELLS[agent.name, name] = test.__qualname__
     params = [pytest.param(agent, id=agent.name, marks=agent.mark) for agent in agents]
@@ -34,9 +46,11 @@ def _mark(test: T, name: str, agents: list[Agent]) -> T:
 
 def behaviour(name: str) -> Callable[[T], T]:
     """Mark the test of a behaviour. It runs with all agents that have it."""
-    return lambda test: _mark(test, name, [one for one in AGENTS if name not in one.cannot])
+    return lambda test: _mark(test, (name,), [one for one in AGENTS if name not in one.cannot])
 
 
-def instead(name: str) -> Callable[[T], T]:
-    """Mark the test of what happens with the agents that do not have a behaviour."""
-    return lambda test: _mark(test, name, [one for one in AGENTS if name in one.cannot])
+def instead(*names: str) -> Callable[[T], T]:
+    """Mark the test of what happens with the agents that do not have these behaviours."""
+    return lambda test: _mark(
+        test, names, [one for one in AGENTS if one.cannot.keys() >= set(names)]
+    )

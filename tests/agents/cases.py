@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +127,17 @@ class Lasting:
         factory=lambda: f"tail -f /dev/null -s {secrets.randbelow(10**9) + 1000}"
     )
 
-    def processes(self) -> list[int]:
+    def processes(self) -> list[psutil.Process]:
         """Return the live processes with it in their command line."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                is_one = self.command in " ".join(process.cmdline())
-                if is_one and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process.pid)
-            except psutil.Error:
-                continue
-        return found
+        return [one for one in psutil.process_iter() if is_alive(one) and self._is_in(one)]
+
+    def _is_in(self, process: psutil.Process) -> bool:
+        with suppress(psutil.Error):
+            return self.command in " ".join(process.cmdline())
+        return False
+
+
+def is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -418,6 +418,21 @@ def _words(hint: Any) -> list[Any]:
     return [part for one in parts for part in _words(one)] if parts else [hint]
 
 
+def agents() -> str:
+    """Return the behaviours of each real agent that the suite in ``tests/agents`` runs."""
+    from adapters import AGENTS
+    from behaviours import BEHAVIOURS
+
+    columns = [f"`{agent.name}`" for agent in AGENTS]
+    rows = [f"| version tested | {' | '.join(agent.version for agent in AGENTS)} |"]
+    for name, words in BEHAVIOURS.items():
+        cells = [
+            f"cannot: {agent.cannot[name]}" if name in agent.cannot else "yes" for agent in AGENTS
+        ]
+        rows.append(f"| {words} | {' | '.join(cells)} |")
+    return _table(["", *columns], rows)
+
+
 PAGES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "api-contract.md": {
         "calls": calls,
@@ -429,7 +444,7 @@ PAGES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
         "tools": tools,
     },
     "v1-decisions.md": {"settings": settings, "providers": providers, "access": access},
-    "providers.md": {"runners": runners},
+    "providers.md": {"agents": agents, "runners": runners},
     "acp.md": {"agents": acp_agents},
     "runbook.md": {"issues": issues},
     "commands.md": {"commands": commands},
@@ -449,7 +464,8 @@ def rendered(name: str) -> str:
 
 
 if __name__ == "__main__":
-    for folder in ("agentd", "support"):  # where a daemon to talk to is
+    # Where a daemon to talk to is, and the suite of the real agents.
+    for folder in ("agentd", "support", "agents", "claude", "codex"):
         sys.path.append(str(Path(__file__).parents[1] / folder))
     for name in PAGES:
         (DOCS / name).write_text(rendered(name))
