@@ -98,7 +98,6 @@ KNOWN_AGENTS: Final = (
             "CLAUDE_PROJECT_DIR",
         ),
     ),
-    KnownAgent(variables=("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT")),
     KnownAgent(runners={"acp": f"{_RUNNERS}.acp.runner:AcpRunner"}),
     KnownAgent(runners={"command": f"{_RUNNERS}.command:CommandRunner"}),
     KnownAgent(runners={"function": f"{_RUNNERS}.function:FunctionRunner"}),
