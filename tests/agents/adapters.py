@@ -81,6 +81,7 @@ AGENTS: Final = (
         tool="mcp agent_orchestrator.",
         asking="escalate",
         cannot={
+            "deltas": "`codex exec` prints whole messages",
             "diffs": "the output of `codex exec` has none",
             "steer": "`codex exec` reads nothing while it works; the message is queued",
             "allow": _EXEC_ASKS_NOBODY,

@@ -82,6 +82,30 @@ async def test_an_answer_of_five_megabytes(case: Case) -> None:
     assert texts == [answered]
 
 
+async def pieces(case: Case) -> list[str]:
+    """Return the pieces that the log has of an answer of 20 words."""
+    async with case.client() as client:
+        session = await case.session(client)
+        assert await said(client, session, "stream 20 20 word") == WORDS
+        events = await log(client, session)
+    return [event.data["text"] for event in events if event.event_type == "agent.message.delta"]
+
+
+WORDS = "".join(f"word{number} " for number in range(20))
+
+
+@behaviour("deltas")
+async def test_an_answer_is_logged_in_pieces(case: Case) -> None:
+    found = await pieces(case)
+    assert len(found) > 1
+    assert "".join(found) == WORDS
+
+
+@instead("deltas")
+async def test_an_answer_is_logged_whole(case: Case) -> None:
+    assert await pieces(case) == []
+
+
 @behaviour("children")
 async def test_tools_start_children(case: Case) -> None:
     """Also in the next run of the same process, with that run's own token."""

@@ -12,9 +12,8 @@ import psutil
 import pytest
 from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, family, turn
 from model_server import ModelServer, acknowledgement
-from threads import processes_of_threads
 
-from agent_orchestrator import Client, RunStatus
+from agent_orchestrator import Client
 from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.engine.requests import MAX_PENDING
 
@@ -108,64 +107,6 @@ async def test_what_nobody_can_be_asked_is_declined_and_the_agent_goes_on(
         if event.event_type == "tool.completed" and event.data["kind"] == "command"
     ]
     assert command["status"] == "declined"
-
-
-async def test_a_message_steers_and_another_interrupts(
-    gateway: Gateway, workspace: Path, models: ModelServer
-) -> None:
-    async with gateway.client() as client:
-        session = await client.create_session(cwd=str(workspace))
-        first = await client.send_message(session.id, "shell sleep 2\nsay unheard")
-        await until(client, session.id, "tool.started")
-        steered = await client.send_message(
-            session.id, "shell sleep 300\nsay unheard", when_busy="steer"
-        )
-        assert first.run is not None
-        assert steered.run is not None
-        assert steered.run.id == first.run.id
-        after = (await client.get_session(session.id)).last_seq
-        await until(client, session.id, "tool.started", after)
-        thread_id = (await client.get_run(first.run.id)).thread_id
-        assert thread_id is not None
-        assert processes_of_threads({thread_id})
-        last = await client.send_message(session.id, "say last", when_busy="interrupt")
-        assert last.run is not None
-        ended = await client.wait_run(last.run.id, timeout_s=PATIENCE_S)
-        interrupted = await client.get_run(first.run.id)
-    assert interrupted.status is RunStatus.CANCELED
-    assert ended.run.result is not None, ended.run.error
-    assert ended.run.result.text == "last"
-    assert processes_of_threads({thread_id}) == []
-    assert len(app_servers(gateway.daemon.pid)) == 1
-
-
-async def test_nothing_outlives_a_killed_daemon_and_its_run_goes_on(
-    gateway: Gateway, workspace: Path, models: ModelServer
-) -> None:
-    async with gateway.client() as client:
-        session = await client.create_session(cwd=str(workspace))
-        await turn(client, session.id, "say first")
-        sent = await client.send_message(session.id, "shell sleep 300\nsay unheard")
-        assert sent.run is not None
-        after = (await client.get_session(session.id)).last_seq
-        await until(client, session.id, "tool.started", after)
-        thread_id = (await client.get_session(session.id)).threads["codex"]
-        [process] = app_servers(gateway.daemon.pid)
-    gateway.daemon.signal(signal.SIGKILL)
-    gateway.daemon.wait()
-    with anyio.fail_after(5):
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            await anyio.sleep(0.02)
-        while processes_of_threads({thread_id}):
-            await anyio.sleep(0.02)
-    gateway.start()
-    async with gateway.client() as client:
-        ended = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S)
-        log = [event async for event in client.events(session.id)]
-    assert ended.run.status is RunStatus.COMPLETED, ended.run.error
-    assert "run.recovered" in [event.event_type for event in log]
-    assert models.requests[-1].thread_id == thread_id
-    assert [one.prompt for one in models.requests].count("shell sleep 300\nsay unheard") == 1
 
 
 async def test_a_thread_that_exec_began_has_the_tools_too(

@@ -93,24 +93,6 @@ async def test_a_cancel_leaves_no_process(
         assert again.status is RunStatus.COMPLETED, again.error
 
 
-async def test_a_queued_run_is_canceled_before_it_starts(
-    gateway: Gateway, workspace: Path, models: ModelServer
-) -> None:
-    async with gateway.client() as client:
-        session = await client.create_session(cwd=str(workspace))
-        first = await client.send_message(session.id, "slow 1\nsay first")
-        second = await client.send_message(session.id, "say second")
-        assert first.run is not None
-        assert second.run is not None
-        reply = await client.cancel_run(second.run.id)
-        assert reply.run.status is RunStatus.CANCELED
-        done = (await client.wait_run(first.run.id, timeout_s=PATIENCE_S)).run
-        assert done.status is RunStatus.COMPLETED
-        attempts = (await client.diagnose_run(second.run.id)).diagnostics.attempts
-    assert attempts == ()
-    assert marked(second.run.id) == []
-
-
 async def test_eight_sessions_at_once_on_four_workers(gateway: Gateway, workspace: Path) -> None:
     runs: list[Run] = []
 
