@@ -82,16 +82,16 @@ class TestContract(RunnerContract):
 
 @ON_ONE_LOOP
 async def test_words_with_a_decision_reach_the_agent(codex, home, record, models):
-    words = {"denied": "Leave that alone", "approved": "Only this once", "answered": "Not now"}
+    words = {"deny": "Leave that alone", "approve": "Only this once", "answer": "Not now"}
     async with make_runner(codex, home, sandbox="workspace-write") as runner:
-        for status, answer in words.items():
-            decide = {"status": status, "answer": answer}
+        for decision, answer in words.items():
+            decide = {"decision": decision, "text": answer}
             await ask(runner, record, "escalate echo hi\nsay done", decide)
     texts = {text for request in models.requests for text in request.user_texts}
-    for status, answer in words.items():
+    for decision, answer in words.items():
         said = [text for text in texts if answer in text]
-        verdict = "approved" if status == "approved" else "denied"
-        assert said, status
+        verdict = "approved" if decision == "approve" else "denied"
+        assert said, decision
         assert all(f"was {verdict}" in text for text in said)
 
 
