@@ -116,7 +116,7 @@ MUTANTS: Final = (
         _ENGINE + "calls.py",
         "if record.fingerprint != self.fingerprint:",
         "if False:",
-        (*_CLIENT, "-k", "key_names_one"),
+        (*_CLIENT, "-k", "key_with_another_body"),
     ),
     Mutant(
         "a reader's cursor is behind what it was given",
@@ -149,22 +149,22 @@ MUTANTS: Final = (
     Mutant(
         "what was handed over is taken for what was not",
         _ENGINE + "recovery.py",
-        "if not is_handed_over:",
-        "if is_handed_over:",
+        "if not is_delivered:",
+        "if is_delivered:",
         _RECOVERY,
     ),
     Mutant(
         "a run is taken up beside its living processes",
         _ENGINE + "recovery.py",
-        'strict=True) if found.state == "gone"',
-        "strict=True)",
+        '        if result.state == "gone"\n',
+        "",
         _RECOVERY,
     ),
     Mutant(
         "a run is tried once too often",
         _ENGINE + "recovery.py",
-        "if lost >= most:",
-        "if lost > most:",
+        "if lost >= maximum:",
+        "if lost > maximum:",
         _RECOVERY,
     ),
     Mutant(

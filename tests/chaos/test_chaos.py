@@ -1,5 +1,7 @@
 """That an experiment's failure would be seen. The experiments themselves are in ``fixed_set.py``."""
 
+import subprocess
+import sys
 from contextlib import suppress
 
 import anyio
@@ -72,6 +74,23 @@ def test_table():
     assert lines[2].split("|")[-4:-1] == [" 0     ", " 1.25 s         ", " ok                 "]
     assert "FAILED" in lines[3]
     assert "skipped: no strace" in lines[4]
+
+
+def test_each_mutant_is_a_change_of_the_code_as_it_is_and_some_test_would_see_it():
+    for mutant in engines.MUTANTS:
+        assert (engines.SOURCE / mutant.path).read_text().count(mutant.old) == 1, mutant.name
+    files = sorted({mutant.tests[0] for mutant in engines.MUTANTS})
+    argv = [sys.executable, "-m", "pytest", *files, "--collect-only", "-p", "no:randomly"]
+    done = subprocess.run(
+        argv, cwd=engines.ROOT, capture_output=True, text=True, timeout=300, check=True
+    )
+    ids = done.stdout.splitlines()
+    for mutant in engines.MUTANTS:
+        file, *choice = mutant.tests
+        words = choice[1].split(" or ") if choice else [""]
+        assert any(one.startswith(file) and word in one for one in ids for word in words), (
+            mutant.name
+        )
 
 
 def test_percentile():
