@@ -71,6 +71,7 @@ async def test_a_cancel_in_each_state(case: Case) -> None:
         session, _ = runs["thinking"]
         queued = await send(client, session, "say unheard")
         assert (await client.cancel_run(queued)).run.status is RunStatus.CANCELED
+        assert (await client.diagnose_run(queued)).diagnostics.attempts == ()
         for _, run_id in runs.values():
             await client.cancel_run(run_id)
         for state, (_, run_id) in runs.items():

@@ -13,7 +13,7 @@ import pytest
 from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, family, turn
 from model_server import ModelServer, acknowledgement
 
-from agent_orchestrator import Client
+from agent_orchestrator import Client, RunStatus
 from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.engine.requests import MAX_PENDING
 
@@ -243,3 +243,26 @@ async def test_an_approval_counts_for_the_agent_that_asked_and_for_no_later_one(
     assert str(file) in told
     assert not file.exists()
     assert [one.id for one in requests] == [asked.id]
+
+
+async def test_sessions_share_a_process_that_stays_after_an_interrupt(
+    gateway: Gateway, workspace: Path
+) -> None:
+    async with gateway.client() as client:
+        sessions = [await client.create_session(cwd=str(workspace)) for _ in range(2)]
+        for session in sessions:
+            await turn(client, session.id, "say first")
+        [process] = app_servers(gateway.daemon.pid)
+        after = (await client.get_session(sessions[0].id)).last_seq
+        sent = await client.send_message(sessions[0].id, "shell sleep 300\nsay unheard")
+        assert sent.run is not None
+        await until(client, sessions[0].id, "tool.started", after)
+        last = await client.send_message(sessions[0].id, "say last", when_busy="interrupt")
+        assert last.run is not None
+        ended = (await client.wait_run(last.run.id, timeout_s=PATIENCE_S)).run
+        interrupted = await client.get_run(sent.run.id)
+        found = app_servers(gateway.daemon.pid)
+    assert interrupted.status is RunStatus.CANCELED
+    assert ended.result is not None, ended.error
+    assert ended.result.text == "last"
+    assert found == [process]
