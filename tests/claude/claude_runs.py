@@ -2,6 +2,7 @@
 
 import anyio
 import psutil
+from pace import allowed
 
 SECONDS = 40
 
@@ -19,10 +20,18 @@ def problems(context):
     return [data["message"] for data in of(context, "run.error")]
 
 
-def descendants(pid):
-    """Return the live processes that descend from a process, those of other sessions too."""
-    found = psutil.Process(pid).children(recursive=True)
-    return [one for one in found if one.status() != psutil.STATUS_ZOMBIE]
+async def end_of_descendants(pid):
+    """Wait until nothing that descends from a process is alive: Claude Code has helpers of its own for moments."""
+    with anyio.fail_after(allowed(5)):
+        while any(map(is_alive, psutil.Process(pid).children(recursive=True))):
+            await anyio.sleep(0.02)
+
+
+def is_alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def with_argument(text):

@@ -8,7 +8,7 @@ import uuid
 import anyio
 import pytest
 from attrs import evolve
-from claude_runs import descendants, of, problems, run, with_argument
+from claude_runs import end_of_descendants, of, problems, run, with_argument
 from loops import ON_ONE_LOOP
 from model_server import acknowledgement, closed_port
 from pictures import RED
@@ -452,8 +452,8 @@ async def test_a_cancel_ends_the_turn_and_keeps_the_process(make_runner, record,
                     await anyio.sleep(0.02)
             context.steer("this comes too late")
             tasks.cancel_scope.cancel()
-        assert descendants(context.pid) == []
         assert with_argument("tail -f /dev/null -s 77") == []
+        await end_of_descendants(context.pid)
         after = record("say after", thread=context.thread, env={"CLAUDE_CODE_MAX_RETRIES": "10"})
         assert (await run(runner, after)).text == "after"
         assert after.pid == first.pid

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from claude_runs import descendants, of, problems, run
+from claude_runs import end_of_descendants, of, problems, run
 from deciding import EXPIRED, Deciding
 from loops import ON_ONE_LOOP
 
@@ -245,7 +245,7 @@ async def test_a_cancel_withdraws_the_question(make_runner, record, workspace):
             tasks.start_soon(run, runner, context)
             await context.until(lambda one: one.questions)
             tasks.cancel_scope.cancel()
-        assert descendants(context.pid) == []
+        await end_of_descendants(context.pid)
         assert not (workspace / "ran").exists()
         # A new attempt asks again, in the same conversation.
         after = record("shell sh -c 'echo ran > ran'", kind=Deciding, thread=context.thread)
