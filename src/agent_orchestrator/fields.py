@@ -271,7 +271,7 @@ class FieldSpec:
     """For a list: the type of its items, a scalar or an attrs class."""
     limits: Limits
     or_text: bool = False
-    """For a list of objects: whether a text may stand for one."""
+    """For a list of objects: whether an item may also be a string."""
 
     @property
     def fields(self) -> "dict[str, FieldSpec]":

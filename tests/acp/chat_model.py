@@ -19,9 +19,11 @@ A prompt is a script, one step per line:
 ``http STATUS [TEXT]``       refuse the request with this status
 ============================ =================================================================
 
-Steps after a tool are the next answer. In a step, ``<2.run.id>`` stands for what the third tool of this turn answered at
-that path of its JSON. Any other prompt is answered with ``got N characters, sha256 H``. A request without tools, such as
-the one for a title, is answered with ``a title``.
+An answer ends with a tool call. The steps after it make the next answer. A step may contain ``<2.run.id>``: the field
+``run.id`` of the JSON that the third tool of this turn returned.
+
+Any other prompt is answered with ``got N characters, sha256 H``. A request without tools, such as the one for a title,
+is answered with ``a title``.
 """
 
 import base64

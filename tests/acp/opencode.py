@@ -21,7 +21,7 @@ THROUGH_A_GATEWAY = [pytest.mark.anyio, pytest.mark.acp, pytest.mark.timeout(600
 
 
 def opencode_env(home: Path, port: int) -> dict[str, str]:
-    """Return the variables that give opencode a home and a model of its own, and keep it off the network."""
+    """Return the variables with which opencode uses this home directory and the scripted model, and no network."""
     model = {
         "name": "scripted",
         "limit": {"context": 100_000_000, "output": 100_000},

@@ -34,7 +34,7 @@ KINDS = ["allow_always", "allow_once", "reject_always", "reject_once"]
 
 
 class Deciding(RecordingContext):
-    """A context of a session of its own, in which questions are decided as told; without that, never."""
+    """A run in a new session. Its questions get these decisions, in order; without any, they stay open."""
 
     def __init__(self, prompt, decisions=(), **more):
         super().__init__(prompt if isinstance(prompt, str) else json.dumps(prompt), **more)

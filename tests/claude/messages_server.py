@@ -27,8 +27,8 @@ between requests, so that killed and resumed turns work as with a real one. Step
 ``usage IN CACHED OUT``  what each later answer of this turn says it used (100 0 10 without it)
 ======================== =====================================================================
 
-In a ``say``, ``mcp`` or ``tool`` step ``<2.run.id>`` stands for what the third tool of this turn answered at that
-path of its JSON.
+A ``say``, ``mcp`` or ``tool`` step may contain ``<2.run.id>``: the field ``run.id`` of the JSON that the third tool of
+this turn returned.
 
 A prompt with any line that is none of these is plain text and is answered with
 ``got N characters, sha256 H``. Every request with tools is recorded in :attr:`MessagesServer.requests`.

@@ -176,8 +176,8 @@ def _reach(rules: Sequence[JsonObject]) -> str | None:
 def _rule_words(name: str, content: str) -> str | None:
     """Return what a rule allows; None if it has other wildcards than one at its end.
 
-    A suggested rule is the command itself, or its beginning. In a rule each ``*`` stands for any text, so the rule of a
-    command with one allows other commands too: ``sh -c 'echo *'`` any script that begins with ``echo``.
+    Claude Code suggests the command, or its beginning, as the rule. A ``*`` in a rule matches any text. So the rule
+    ``sh -c 'echo *'`` would allow every script that begins with ``echo``.
     """
     if not name:
         return None

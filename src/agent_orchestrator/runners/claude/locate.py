@@ -1,8 +1,8 @@
 """Finds the program to start: the native Claude Code behind its npm package.
 
-The npm package of Claude Code 2.1.332 has no program of its own. Its ``bin/claude.exe`` is a stub until an
-install script, which npm may not run, replaces it with the binary of a package for the platform. The
-binary needs no Node.
+The npm package ``claude-code`` 2.1.332 does not contain the program. The program is in another package, one for each
+platform. An install script puts it in the place of ``bin/claude.exe``, but npm may not run install scripts. The program
+needs no Node.
 """
 
 import os

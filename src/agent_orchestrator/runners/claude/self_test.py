@@ -1,8 +1,8 @@
 """The self-test: that an installed Claude Code asks before it uses a tool.
 
-It runs once for each version, before the first turn, with the arguments of a turn and a directory of its own. The
-model is a :class:`~agent_orchestrator.runners.claude.stub_model.StubModel`, so nothing leaves this machine. A version
-that does not ask gets no turn.
+It runs once for each version, before the first turn. Claude Code gets the same arguments as for a turn, and an empty
+directory to work in. The model is a :class:`~agent_orchestrator.runners.claude.stub_model.StubModel`, so nothing leaves
+this machine. A version that does not ask gets no turn.
 """
 
 import uuid
