@@ -23,6 +23,8 @@ LENT = {
 BROUGHT = {"pytest": "agent_orchestrator/testing"}
 """Packages that whoever uses a part of ours has anyway, and where they are used."""
 
+NOT_USED_YET = {"rich", "textual"}
+"""Packages of agentctl's screens, which are being written. Remove each with its first use."""
 
 MODULES = packages_distributions()
 
@@ -72,7 +74,7 @@ def test_what_is_used_is_declared_and_what_is_declared_is_used() -> None:
         else:
             used.add(LENT.get(name, name))
     declared = {name_of(one) for extra in ("", "otel") for one in project()[extra]}
-    assert used == declared
+    assert used | NOT_USED_YET == declared
 
 
 def test_what_is_lent_is_brought() -> None:
