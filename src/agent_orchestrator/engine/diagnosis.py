@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import anyio
 import anyio.to_thread
-from attrs import fields_dict, frozen
+from attrs import evolve, fields_dict, frozen
 
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import Unavailable
@@ -39,7 +39,13 @@ from agent_orchestrator.operations.runs import (
     QueueCounts,
 )
 from agent_orchestrator.ports.queries import View
-from agent_orchestrator.ports.runner import CWD_MISSING, Availability, Diagnosing, capabilities_of
+from agent_orchestrator.ports.runner import (
+    CANNOT_ASK,
+    CWD_MISSING,
+    Availability,
+    Diagnosing,
+    capabilities_of,
+)
 
 SILENCE_S = 120.0
 """Seconds without output after which a running agent counts as silent."""
@@ -167,13 +173,19 @@ async def diagnose(core: Core, caller: Principal, command: DiagnoseRun) -> Diagn
     provider = core.config.providers.get(run.provider)
     availability = (
         await probe(provider.runner, core.config.agent_env(provider), core.config.host)
-        if provider and run.status is RunStatus.QUEUED
+        if provider and (run.status is RunStatus.QUEUED or _failed_with(run, "auth_failed"))
         else Availability(available=True)
     )
     worker_alive = run.worker_id is not None and run.id in core.workers.running
     issue = _runner_issue(run, provider) or _issue(
         core, facts, availability, worker_alive, bool(tree)
     )
+    if _failed_with(run, "auth_failed") and availability.logged_in:
+        issue = evolve(
+            issue,
+            code="login_stale",
+            message=f"{issue.message} (the agent has a login, but its provider refused it)",
+        )
     if _may_wait_for_the_store(run, issue) and (fault := await _store_fault(core)) is not None:
         hint = "see `agentctl daemon status`; the run continues when the store works again"
         issue = Issue(
@@ -201,6 +213,10 @@ async def diagnose(core: Core, caller: Principal, command: DiagnoseRun) -> Diagn
             **_invocation(provider, attempt),
         ),
     )
+
+
+def _failed_with(run: Run, code: str) -> bool:
+    return run.status is RunStatus.FAILED and run.error is not None and run.error.code == code
 
 
 @frozen
@@ -301,6 +317,8 @@ def _issue(
                 f"create the directory again, or use `agentctl session move {run.session_id} DIR`; then send "
                 "the message again"
             )
+        if run.error.message.startswith(CANNOT_ASK):
+            code, hint = "agent_cannot_ask", "install another version of the agent"
         return Issue(code, f"{run.error.code}: {run.error.message}", hint)
     if run.status is RunStatus.CANCELED:
         requested_at = run.cancel_requested_at

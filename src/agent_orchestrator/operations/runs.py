@@ -141,6 +141,8 @@ IssueCode = Literal[
     "agent_silent",
     "agent_exited",
     "auth_failed",
+    "login_stale",
+    "agent_cannot_ask",
     "rate_limited",
     "quota_exhausted",
     "thread_missing",

@@ -36,6 +36,9 @@ must not have them."""
 CWD_MISSING: Final = "the working directory does not exist"
 """An ``invalid_config`` error whose message begins with this is diagnosed as ``cwd_missing``."""
 
+CANNOT_ASK: Final = "the agent cannot be made to ask before it uses a tool"
+"""An error whose message begins with this is diagnosed as ``agent_cannot_ask``."""
+
 
 @frozen
 class Outcome:

@@ -8,6 +8,7 @@ from attrs import field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Thread
+from agent_orchestrator.ports.runner import CANNOT_ASK
 from agent_orchestrator.runners.acp.agent import TOOL_SERVER
 from agent_orchestrator.runners.acp.failures import AUTHENTICATION_REQUIRED, failure_of, message_of
 from agent_orchestrator.runners.acp.process import AcpProcess
@@ -142,9 +143,8 @@ async def _set(
     if setting is None:
         if value is None:
             return None
-        raise AgentFailed(
-            "invalid_config", f"{process.spec.name} has no {category}s, so not {value!r} either"
-        )
+        message = f"{process.spec.name} has no {category}s, so not {value!r} either"
+        raise AgentFailed("invalid_config", _named(process, category, value, message))
     process.settings[category] = setting
     if value is None or (category == "model" and value == setting.value):
         return setting.value
@@ -154,15 +154,21 @@ async def _set(
         )
     except RpcError as refused:
         message = f"{process.spec.name} has no {category} {value!r}: {message_of(refused)}"
-        raise AgentFailed("invalid_config", message) from refused
+        raise AgentFailed("invalid_config", _named(process, category, value, message)) from refused
     found = setting_of(changed, category) if isinstance(changed, Mapping) else None
     if found is not None and found.value != value:
         message = (
             f"{process.spec.name} stayed in the {category} {found.value!r} instead of {value!r}"
         )
-        raise AgentFailed("provider_error", message)
+        raise AgentFailed("provider_error", _named(process, category, value, message))
     process.settings[category] = setting.having(value)
     return value
+
+
+def _named(process: AcpProcess, category: Category, value: str, message: str) -> str:
+    """Return the message, beginning with ``CANNOT_ASK`` if the value is the mode in which the agent asks."""
+    asks = category == "mode" and value == process.spec.agent.ask_mode
+    return f"{CANNOT_ASK}: {message}" if asks else message
 
 
 async def exchange(process: AcpProcess, mailbox: Mailbox, method: str, params: JsonObject) -> Any:

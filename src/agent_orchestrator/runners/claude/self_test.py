@@ -16,7 +16,7 @@ from attrs import define, evolve, field
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.hosts import current_host
-from agent_orchestrator.ports.runner import Availability
+from agent_orchestrator.ports.runner import CANNOT_ASK, Availability
 from agent_orchestrator.runners.claude import approvals
 from agent_orchestrator.runners.claude.driver import user_message
 from agent_orchestrator.runners.claude.launch import Spec, environment, permission_mode
@@ -70,7 +70,7 @@ class SelfTest:
                 if problem is None:
                     _PASSED.add(key)
                     return
-                refusal = f"Claude Code {version} failed the test that it asks before it uses a tool: {problem}"
+                refusal = f"{CANNOT_ASK}: the self-test of Claude Code {version} failed: {problem}"
                 if is_known:
                     self._refusals[version] = refusal
         raise AgentFailed("provider_unavailable", refusal)
