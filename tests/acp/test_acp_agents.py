@@ -49,7 +49,7 @@ async def replayed(name, case, cwd, decisions=()):
                 ended = (await runner.run(context)).text
             except AgentFailed as failure:
                 ended = failure
-            (process,) = [*runner._processes.serving] or [None]
+            (process,) = [*runner._pool.serving] or [None]
             stderr = process.stderr_tail if process is not None else ""
     answers = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
     return context, ended, [one["result"]["outcome"] for one in answers if "result" in one]

@@ -17,7 +17,7 @@ from agent_orchestrator.runners.claude.launch import (
     environment,
     permission_mode,
 )
-from agent_orchestrator.runners.claude.locate import NotInstalled, locate
+from agent_orchestrator.runners.claude.locate import locate
 from agent_orchestrator.runners.claude.messages import ENDED, STEPS, Message, Messages
 from agent_orchestrator.runners.claude.plan import Plan
 from agent_orchestrator.runners.claude.process import hook_answer
@@ -25,6 +25,7 @@ from agent_orchestrator.runners.claude.protocol import StreamJson
 from agent_orchestrator.runners.claude.turns import RunReader
 from agent_orchestrator.runners.claude.usage import plus, usage_of
 from agent_orchestrator.runners.live.messages import AgentRequest, Answer, Notification
+from agent_orchestrator.runners.program import NotInstalled
 
 SPEC = Spec(
     "claude",

@@ -203,17 +203,17 @@ async def test_an_idle_thread_can_be_gone_on_with_by_hand(codex, home, record, m
     async with make_runner(codex, home, thread_idle_s=0.05) as runner:
         first = record("say first")
         await run(runner, first)
-        [server] = runner._servers.serving
+        [server] = runner._pool.serving
         with anyio.fail_after(20):
             while server.threads:
                 await anyio.sleep(0.02)
         by_hand = record("say by hand", thread=first.thread)
         exec_runner = CodexExecRunner(command=codex, home=str(home), sandbox="danger-full-access")
         assert (await run(exec_runner, by_hand)).text == "by hand"
-        assert runner._servers.serving == [server]
+        assert runner._pool.serving == [server]
         again = record("say again", thread=first.thread)
         assert (await run(runner, again)).text == "again"
-        assert runner._servers.serving == [server]
+        assert runner._pool.serving == [server]
     assert models.requests[-1].user_texts == ["say first", "say by hand", "say again"]
 
 
@@ -224,7 +224,7 @@ async def test_turns_that_follow_at_once_never_meet_a_thread_that_goes(
     async with make_runner(codex, home, thread_idle_s=thread_idle_s) as runner:
         context = record("say 0")
         await run(runner, context)
-        [server] = runner._servers.serving
+        [server] = runner._pool.serving
         for number in range(1, 4):
             assert bool(server.threads) or thread_idle_s == 0
             context = record(f"say {number}", thread=context.thread)

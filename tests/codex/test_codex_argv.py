@@ -7,9 +7,10 @@ import pytest
 from agent_orchestrator.domain.model import FAILURE_CODES, Usage
 from agent_orchestrator.runners.codex.argv import exec_argv, is_thread_id, toml_value
 from agent_orchestrator.runners.codex.failures import error_text, startup_failure, turn_failure
-from agent_orchestrator.runners.codex.locate import NotExecutable, NotInstalled, locate
+from agent_orchestrator.runners.codex.locate import locate
 from agent_orchestrator.runners.codex.runner import usage_between
 from agent_orchestrator.runners.codex.tools import tools_config, tools_url
+from agent_orchestrator.runners.program import NotInstalled
 from agent_orchestrator.runners.proxies import without_proxy_for
 
 ID = "01a202ef-619b-7890-a3fa-a04dce33eadb"
@@ -120,7 +121,7 @@ def test_a_program_that_is_not_there(tmp_path):
 
 def test_a_program_that_may_not_be_run(tmp_path):
     (tmp_path / "codex").write_text("")
-    with pytest.raises(NotExecutable, match="not executable: run chmod"):
+    with pytest.raises(NotInstalled, match="not executable: run chmod"):
         locate(str(tmp_path / "codex"), {})
 
 

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,41 @@ _SHEBANG: Final = re.compile(rb"#![ \t]*([^ \t\n]+)[ \t]*([^\n]*)")
 
 class NotRunnable(Exception):
     """The program cannot be run; the message says why."""
+
+
+class NotInstalled(Exception):
+    """The program of an agent does not exist or cannot be run. The message says what to do."""
+
+
+def find_command(command: str, env: Mapping[str, str], agent: str, package: str) -> Path:
+    """Return the absolute path of an agent's command: a path, or a name on the PATH of ``env``.
+
+    :param agent: its name, for messages.
+    :param package: the npm package that has it.
+    :raises NotInstalled: if there is none.
+    """
+    if "/" in command or command.startswith("~"):
+        found = Path(os.path.expanduser(command)).absolute()  # noqa: PTH111 - there may be no home
+        if not found.is_file():
+            raise NotInstalled(f"{agent} is not installed: there is no file {found}")
+        return found
+    on_path = shutil.which(command, path=env.get("PATH", os.defpath))
+    if on_path is None:
+        raise NotInstalled(
+            f"{agent} is not installed: no {command!r} on the PATH; "
+            f"install it with: npm install -g {package}"
+        )
+    return Path(on_path).absolute()
+
+
+def require_executable(program: Path) -> Path:
+    """Return the program.
+
+    :raises NotInstalled: if it may not be executed.
+    """
+    if not os.access(program, os.X_OK):
+        raise NotInstalled(f"{program} is not executable: run chmod +x {program}")
+    return program
 
 
 def absolute_program(argv: Sequence[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.model import Invocation
 from agent_orchestrator.runners.events import AgentEvent
 from agent_orchestrator.runners.live import stopping, turn_log
 from agent_orchestrator.runners.live.mailbox import Mailbox
@@ -27,12 +28,13 @@ class Turn:
 
     def __init__(self, path):
         self.context = RecordingContext("x", cwd=path)
-        self.log = TurnLog(self.context, self.record_process, self.record_thread)
+        self.process = SimpleNamespace(
+            pid=7, failure=None, stderr_tail="", protocol=SimpleNamespace(agent="The agent")
+        )
+        invocation = Invocation("agent", ("agent",), str(path))
+        self.log = TurnLog(self.context, self.process, invocation, self.record_thread)
         self.log.apply(Event.START)
         self.log.apply(Event.ACCEPTED)
-
-    async def record_process(self):
-        self.context.calls.append("process")
 
     async def record_thread(self):
         self.context.calls.append("thread")
@@ -49,7 +51,7 @@ async def test_events_wait_until_the_agent_has_the_prompt_and_keep_their_order(t
     await turn.log.act(turn.log.apply(Event.CONFIRMED))
     await turn.log.emit([said("two")])
     assert turn.context.texts() == ["one", "two"]
-    assert sorted(turn.context.calls[:2]) == ["delivered", "process"]
+    assert sorted(turn.context.calls[:2]) == ["delivered", "report_process"]
     assert turn.context.calls[2] == "thread"
     assert turn.log.state.prompt is Prompt.RECORDED
 
@@ -58,9 +60,9 @@ async def test_a_process_is_recorded_without_the_prompt_where_that_is_late(turn,
     monkeypatch.setattr(turn_log, "TURN_START_TIMEOUT_S", 0.01)
     with anyio.fail_after(5):
         await turn.log.report_late()
-    assert turn.context.calls == ["process"]
+    assert turn.context.calls == ["report_process"]
     await turn.log.act(turn.log.apply(Event.CONFIRMED))
-    assert turn.context.calls == ["process", "delivered", "thread"]
+    assert turn.context.calls == ["report_process", "delivered", "thread"]
 
 
 async def test_a_turn_without_a_prompt_releases_its_events(turn):

@@ -5,19 +5,16 @@ import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Final, Literal, Self
+from functools import partial
+from typing import Any
 
-import anyio
 import anyio.to_thread
 from attrs import evolve, field, frozen
 
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
-from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Thread
-from agent_orchestrator.fields import runner_option
 from agent_orchestrator.hosts import current_host
-from agent_orchestrator.operations.options import MAX_OPEN_S, MIN_OPEN_S
 from agent_orchestrator.ports.runner import (
     CWD_MISSING,
     RUN_VARIABLES,
@@ -30,28 +27,18 @@ from agent_orchestrator.runners.acp.agents import AGENTS
 from agent_orchestrator.runners.acp.permissions import Approvals
 from agent_orchestrator.runners.acp.probe import Probe
 from agent_orchestrator.runners.acp.process import AcpProcess, Spec
-from agent_orchestrator.runners.acp.sessions import Requested, ThreadMissing, open_session
+from agent_orchestrator.runners.acp.sessions import Requested, open_session
 from agent_orchestrator.runners.acp.turn_driver import TurnDriver
+from agent_orchestrator.runners.conversations import PromptNotTaken, report_undelivered
 from agent_orchestrator.runners.live.pool import NotStarted, ProcessPool
+from agent_orchestrator.runners.live.runner import LiveRunner
 from agent_orchestrator.runners.program import absolute_program
 from agent_orchestrator.runners.proxies import without_proxy_for
-from agent_orchestrator.runners.supervisor import UsesForkServer
-
-_MAX_TRIES: Final = 2
-"""Maximum number of tries to deliver a prompt whose process ended before it had it."""
-
-
-class _PromptNotTaken(Exception):
-    def __init__(self, failure: AgentFailed) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
 
 
 @frozen(kw_only=True, eq=False)
-class AcpRunner(UsesForkServer):
+class AcpRunner(LiveRunner):
     """Runs each message as a turn of the session's conversation, in a process that stays alive for it.
-
-    An async context manager, for one engine at a time. Its processes end with it.
 
     :param name: the provider's name.
     :param agent: a known agent. Default: the one with the provider's name. Without one, ``argv`` is required.
@@ -66,31 +53,12 @@ class AcpRunner(UsesForkServer):
     argv: Sequence[str] = field(default=(), converter=tuple)
     model: str | None = None
     mode: str | None = None
-    on_missing_thread: Literal["fail", "fresh"] = runner_option(
-        "What to do if the agent has lost the session's conversation: replace it with a new one, or fail "
-        "with `thread_missing`.",
-        default="fresh",
-    )
     tools: bool = True
-    approval_timeout_s: float = runner_option(
-        "Seconds after which an unanswered request is declined; at most 30 days.",
-        default=3600.0,
-        minimum=MIN_OPEN_S,
-        maximum=MAX_OPEN_S,
-    )
-    idle_s: float = runner_option(
-        "Seconds after which a process without a run is stopped.", default=300.0, minimum=0
-    )
-    max_idle: int = runner_option(
-        "Maximum number of processes without a run. Those longest without one are stopped.",
-        default=8,
-        minimum=0,
-    )
     _agent: AcpAgent = field(init=False, repr=False)
     _probe: Probe = field(factory=Probe, init=False, repr=False)
     _logins: "deque[bool]" = field(factory=lambda: deque(maxlen=1), init=False, repr=False)
     """Whether the agent was logged in at the last run; empty before."""
-    _processes: "ProcessPool[AcpProcess]" = field(init=False, repr=False)
+    _pool: "ProcessPool[AcpProcess]" = field(init=False, repr=False)
 
     @_agent.default
     def _known(self) -> AcpAgent:
@@ -102,24 +70,9 @@ class AcpRunner(UsesForkServer):
             )
         return known or AcpAgent(argv=())
 
-    @_processes.default
+    @_pool.default
     def _new_pool(self) -> "ProcessPool[AcpProcess]":
         return ProcessPool(self.max_idle)
-
-    async def __aenter__(self) -> Self:
-        await super().__aenter__()
-        try:
-            await self._processes.__aenter__()
-        except BaseException:
-            await super().__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        try:
-            await self._processes.__aexit__(*exc)
-        finally:
-            await super().__aexit__()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -176,7 +129,7 @@ class AcpRunner(UsesForkServer):
         )
         pending: list[str] = []
         try:
-            outcome = await self._run_once(context, spec, pending)
+            outcome = await self.deliver(context, partial(self._turn, context, spec, pending))
             self._logins.append(True)
             return outcome
         except AgentFailed as failure:
@@ -184,33 +137,10 @@ class AcpRunner(UsesForkServer):
                 self._logins.append(False)
             raise
         finally:
-            if pending:
-                with anyio.CancelScope(shield=True):
-                    for message in pending:
-                        note = f"the turn ended before the agent received this message: {message}"
-                        await context.emit(EventType.RUN_ERROR, {"message": note})
-
-    async def _run_once(self, context: RunContext, spec: Spec, pending: list[str]) -> Outcome:
-        thread = context.thread
-        tries_left = _MAX_TRIES
-        while True:
-            tries_left -= 1
-            try:
-                return await self._turn(context, spec, thread, pending)
-            except ThreadMissing as missing:
-                if self.on_missing_thread == "fail":
-                    raise AgentFailed("thread_missing", str(missing)) from None
-                note = f"the conversation is gone, so a new one is started: {missing}"
-                data = {"message": note, "code": "thread_missing"}
-                await context.emit(EventType.RUN_ERROR, data)
-                thread = None
-                tries_left += 1
-            except _PromptNotTaken as problem:
-                if tries_left == 0:
-                    raise problem.failure from None
+            await report_undelivered(context, pending)
 
     async def _turn(
-        self, context: RunContext, spec: Spec, thread: Thread | None, pending: list[str]
+        self, context: RunContext, spec: Spec, pending: list[str], thread: Thread | None
     ) -> Outcome:
         requested = Requested(
             context.session.cwd,
@@ -236,14 +166,16 @@ class AcpRunner(UsesForkServer):
             return AcpProcess.of(spec, f"acp.{uuid.uuid4().hex}", idle_s)
 
         driver: TurnDriver | None = None
-        lease = self._processes.lease_of(context.session.id, is_usable, make)
+        lease = self._pool.lease_of(context.session.id, is_usable, make)
         async with AsyncExitStack() as stack:
             try:
                 process = await stack.enter_async_context(lease)
             except NotStarted as problem:
                 if is_new:
                     raise
-                raise _PromptNotTaken(problem) from problem  # it was there, and has just ended
+                raise PromptNotTaken(
+                    problem, thread
+                ) from problem  # it was there, and has just ended
             try:
                 with process.open_mailbox() as mailbox:
                     session = await open_session(process, mailbox, thread, requested)
@@ -266,7 +198,7 @@ class AcpRunner(UsesForkServer):
                 is_taken = driver is not None and driver.is_taken
                 if process.failure is None or is_taken:
                     raise
-                raise _PromptNotTaken(failure) from failure
+                raise PromptNotTaken(failure, thread) from failure
 
     def _tools_of(self, context: RunContext) -> tuple[str, str] | None:
         """Return the URL and the token of the orchestration tools; None without a daemon."""

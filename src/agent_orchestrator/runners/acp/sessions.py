@@ -13,16 +13,13 @@ from agent_orchestrator.runners.acp.agent import TOOL_SERVER
 from agent_orchestrator.runners.acp.failures import AUTHENTICATION_REQUIRED, failure_of, message_of
 from agent_orchestrator.runners.acp.process import AcpProcess
 from agent_orchestrator.runners.acp.settings import Category, setting_of
+from agent_orchestrator.runners.conversations import ConversationMissing
 from agent_orchestrator.runners.events import JsonObject, text
 from agent_orchestrator.runners.live.mailbox import Mailbox
 from agent_orchestrator.runners.live.messages import AgentRequest, Answer, RpcError
 
 OPEN_S: Final = 120.0
 """Seconds that an agent has to open a session. opencode 1.18 takes one second, and 12 on a busy machine."""
-
-
-class ThreadMissing(Exception):
-    """The agent does not have the session."""
 
 
 @frozen
@@ -65,7 +62,7 @@ async def open_session(
 ) -> OpenSession:
     """Return the session of a thread, or a new one.
 
-    :raises ThreadMissing: if the agent does not have it.
+    :raises ConversationMissing: if the agent does not have it.
     :raises AgentFailed: if the agent does not open it.
     """
     token = None if requested.tools is None else requested.tools[1]
@@ -115,7 +112,7 @@ async def _continue(process: AcpProcess, mailbox: Mailbox, params: JsonObject) -
     elif process.has("loadSession") and process.spec.agent.resumes:
         method = "session/load"
     else:
-        raise ThreadMissing(f"{name} cannot continue a conversation in another process")
+        raise ConversationMissing(f"{name} cannot continue a conversation in another process")
     try:
         answer = await exchange(process, mailbox, method, params)
     except RpcError as refused:
@@ -123,7 +120,7 @@ async def _continue(process: AcpProcess, mailbox: Mailbox, params: JsonObject) -
             raise failure_of(name, process.spec.agent, refused) from refused
         if "in use" in refused.message:
             raise AgentFailed("provider_error", message_of(refused)) from refused
-        raise ThreadMissing(message_of(refused)) from refused
+        raise ConversationMissing(message_of(refused)) from refused
     return answer if isinstance(answer, Mapping) else {}
 
 

@@ -90,7 +90,7 @@ class TurnDriver:
     def __attrs_post_init__(self) -> None:
         self._reader = UpdateReader(self.agent, UsageMeter(self.agent.usage, self.process.totals))
         self._questions = OpenQuestions(self.context, self.approval_timeout_s)
-        self._log = TurnLog(self.context, self._record_process, self._record_thread)
+        self._log = TurnLog(self.context, self.process, self.invocation, self._record_thread)
 
     @property
     def agent(self) -> AcpAgent:
@@ -104,9 +104,6 @@ class TurnDriver:
     def is_taken(self) -> bool:
         """Whether the agent has the prompt."""
         return self._log.state.is_taken
-
-    async def _record_process(self) -> None:
-        await self.context.report_process(self.process.pid, self.invocation)
 
     async def _record_thread(self) -> None:
         state = {**self.session.state, **self.approvals.state()}
@@ -156,7 +153,7 @@ class TurnDriver:
                 while answer is None:
                     answer = await self._receive(tasks, await self._log.next(self.mailbox))
             except anyio.EndOfStream:
-                failure = self._lost()
+                failure = self._log.lost()
             except AgentFailed as problem:
                 failure = problem
             await self._log.emit(self._reader.finish())
@@ -171,29 +168,13 @@ class TurnDriver:
         if failure is not None:
             raise failure
 
-    def _lost(self) -> AgentFailed:
-        """Return the failure of a process that ended during the turn."""
-        self._log.apply(Event.LOST)
-        failure = self.process.failure
-        assert failure is not None
-        self.context.note_stderr(self.process.stderr_tail)
-        return AgentFailed(failure.code, failure.message, exit_code=failure.exit_code)
-
     async def _receive(self, tasks: TaskGroup, incoming: Incoming) -> Answer | None:
         """Handle a message. Return the answer to the prompt."""
         match incoming:
             case Answer() if incoming.number == self._prompt:
                 return incoming
-            case MessagesDropped(size):
-                note = f"{size:,} bytes of the output of {self.name} could not be recorded in time"
-                raise AgentFailed("provider_error", note)
-            case Malformed(line) if line.truncation is not None:
-                note = (
-                    f"{self.name} wrote a line of {line.truncation.size:,} bytes, which is too long"
-                )
-                raise AgentFailed("provider_error", note)
-            case Malformed(line):
-                await self._record("stdout", {"text": line.text})
+            case MessagesDropped() | Malformed():
+                await self._log.record_unreadable(incoming)
             case AgentRequest(method=method) if method == PERMISSION and self._is_ours(incoming):
                 self._confirm(tasks)
                 call, events = self._reader.asked(incoming.params)

@@ -23,7 +23,8 @@ from agent_orchestrator.runners.claude.plan import Plan
 from agent_orchestrator.runners.claude.process import ASKING_MODES, ClaudeProcess
 from agent_orchestrator.runners.claude.protocol import LIFECYCLE
 from agent_orchestrator.runners.claude.turns import RunReader
-from agent_orchestrator.runners.events import AgentEvent, JsonObject, text
+from agent_orchestrator.runners.conversations import report_undelivered
+from agent_orchestrator.runners.events import JsonObject, text
 from agent_orchestrator.runners.live.mailbox import Incoming, Mailbox, MessagesDropped
 from agent_orchestrator.runners.live.messages import (
     AgentRequest,
@@ -85,10 +86,7 @@ class RunDriver:
     def __attrs_post_init__(self) -> None:
         self._reader = RunReader(Plan.kept(self.state.get("plan")))
         self._questions = OpenQuestions(self.context, self.approval_timeout_s)
-        self._log = TurnLog(self.context, self._record_process, self._record_thread)
-
-    async def _record_process(self) -> None:
-        await self.context.report_process(self.process.pid, self.invocation)
+        self._log = TurnLog(self.context, self.process, self.invocation, self._record_thread)
 
     async def _record_thread(self) -> None:
         self.state |= {"has_begun": True, "plan": self._reader.plan.keep()}
@@ -178,7 +176,7 @@ class RunDriver:
                     await self._receive(tasks, await self._log.next(self.mailbox))
                 await self._log.act(self._end())
             except anyio.EndOfStream:
-                failure = self._lost()
+                failure = self._log.lost()
             except AgentFailed as problem:
                 failure = problem
             if self.is_taken:
@@ -208,34 +206,17 @@ class RunDriver:
         actions = log.apply(Event.INTERRUPTED if is_canceling else Event.FAILED)
         return actions if self.is_taken else log.apply(Event.UNCONFIRMED)
 
-    def _lost(self) -> AgentFailed:
-        """Return the failure of a process that ended during the turn."""
-        self._log.apply(Event.LOST)
-        self.context.note_stderr(self.process.stderr_tail)
-        failure = self.process.failure
-        assert failure is not None
-        return AgentFailed(failure.code, failure.message)
-
     async def _receive(self, tasks: TaskGroup, incoming: Incoming) -> None:
         self.context.touch()
         match incoming:
-            case MessagesDropped(size):
-                note = f"{size:,} bytes of Claude Code's output could not be recorded in time"
-                raise AgentFailed("provider_error", note)
             case AgentRequest(method=method) if method == _ASK:
                 tasks.start_soon(self._ask, incoming)
             case AgentRequest(method=sdk_tools.METHOD):
                 self._receive_mcp(tasks, incoming)
             case AgentRequest(method=method):
                 self.process.refuse(incoming, f"this client does not answer {method}")
-            case Malformed(line) if line.truncation is not None:
-                note = (
-                    f"Claude Code wrote a line of {line.truncation.size} bytes, which is too long"
-                )
-                raise AgentFailed("provider_error", note)
-            case Malformed(line):
-                data = {"kind": "stdout", "payload": {"text": line.text}}
-                await self._log.emit([AgentEvent(EventType.BACKEND_EVENT, data)])
+            case MessagesDropped() | Malformed():
+                await self._log.record_unreadable(incoming)
             case Notification(method, params) if method == _CANCEL:
                 self._questions.withdraw(params.get("request_id"))
             case Notification(method, params) if method == LIFECYCLE:
@@ -359,9 +340,7 @@ class RunDriver:
             ended = await current_host().kill_by_variable(COMMANDS_VARIABLE, [str(process.pid)])
             if ended:
                 _log.info("Claude Code %d left %d processes", process.pid, len(ended))
-        for message in self._texts.values():
-            note = f"the turn ended before the agent received this message: {message}"
-            await self.context.emit(EventType.RUN_ERROR, {"message": note})
+        await report_undelivered(self.context, self._texts.values())
 
     async def _interrupt(self) -> None:
         try:

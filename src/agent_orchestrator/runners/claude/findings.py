@@ -10,8 +10,9 @@ from agent_orchestrator.operations.daemon import Finding
 from agent_orchestrator.operations.runs import Issue, IssueCode
 from agent_orchestrator.runners.claude.failures import REFUSED_ARGUMENTS
 from agent_orchestrator.runners.claude.launch import decides_alone
-from agent_orchestrator.runners.claude.locate import NotInstalled, locate
+from agent_orchestrator.runners.claude.locate import locate
 from agent_orchestrator.runners.claude.trust import config_directory
+from agent_orchestrator.runners.program import NotInstalled
 
 
 def claude_findings(

@@ -7,10 +7,11 @@ needs no Node.
 
 import os
 import platform
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
+
+from agent_orchestrator.runners.program import NotInstalled, find_command, require_executable
 
 _MACHINES: Final = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 
@@ -18,27 +19,12 @@ _STUB_SIZE: Final = 2**20
 """Bytes that a stub is smaller than. The binary has 400 MB."""
 
 
-class NotInstalled(Exception):
-    """The program does not exist or cannot be run. The message says what to do."""
-
-
 def locate(command: str, env: Mapping[str, str]) -> Path:
     """Return the program to start for a command: a path, or a name on the PATH of ``env``.
 
     :raises NotInstalled: if there is none.
     """
-    if "/" in command or command.startswith("~"):
-        found = Path(os.path.expanduser(command)).absolute()  # noqa: PTH111 - there may be no home
-        if not found.is_file():
-            raise NotInstalled(f"Claude Code is not installed: there is no file {found}")
-    else:
-        on_path = shutil.which(command, path=env.get("PATH", os.defpath))
-        if on_path is None:
-            raise NotInstalled(
-                f"Claude Code is not installed: no {command!r} on the PATH; "
-                "install it with: npm install -g @anthropic-ai/claude-code"
-            )
-        found = Path(on_path).absolute()
+    found = find_command(command, env, "Claude Code", "@anthropic-ai/claude-code")
     script = found.resolve()
     if script.name != "claude.exe" or script.stat().st_size >= _STUB_SIZE:
         program = found
@@ -49,9 +35,7 @@ def locate(command: str, env: Mapping[str, str]) -> Path:
                 f"{found} has no native binary: run `node install.cjs` in {script.parent.parent}"
             )
         program = native
-    if not os.access(program, os.X_OK):
-        raise NotInstalled(f"{program} is not executable: run chmod +x {program}")
-    return program
+    return require_executable(program)
 
 
 def _natives(stub: Path) -> Iterator[Path]:

@@ -10,8 +10,10 @@ from attrs import define, evolve, field
 
 from agent_orchestrator.hosts import current_host
 from agent_orchestrator.ports.runner import Availability
-from agent_orchestrator.runners.claude.locate import NotInstalled, locate
+from agent_orchestrator.runners.claude.locate import locate
 from agent_orchestrator.runners.claude.trust import config_directory
+from agent_orchestrator.runners.program import NotInstalled
+from agent_orchestrator.runners.versions import numbers
 
 OLDEST: Final = (2, 1, 332)
 """The oldest supported version. No older one was tried with this runner."""
@@ -116,7 +118,7 @@ def _output(program: Path, arguments: tuple[str, ...], env: Mapping[str, str]) -
 
 def with_version_note(found: Availability) -> Availability:
     """Return an availability, with its version held against those that were tried."""
-    version = _numbers(found.version)
+    version = numbers(found.version, len(OLDEST))
     if version is None:
         return found
     if version < OLDEST:
@@ -128,10 +130,3 @@ def with_version_note(found: Availability) -> Availability:
         reason = f"Claude Code {found.version} is newer than the tested versions (up to {newest})"
         return evolve(found, reason=reason)
     return found
-
-
-def _numbers(version: str | None) -> tuple[int, ...] | None:
-    parts = (version or "").split(".")
-    if len(parts) < 3 or not all(part.isdecimal() for part in parts[:3]):
-        return None
-    return tuple(map(int, parts[:3]))

@@ -10,10 +10,11 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports.runner import ToolSpec
 from agent_orchestrator.runners.claude import failures, sdk_tools
 from agent_orchestrator.runners.claude.launch import SERVER, STOP, Spec
-from agent_orchestrator.runners.claude.locate import NotInstalled, locate
+from agent_orchestrator.runners.claude.locate import locate
 from agent_orchestrator.runners.claude.protocol import INIT, RESULT
 from agent_orchestrator.runners.live.messages import AgentRequest, Message, Notification
 from agent_orchestrator.runners.live.process import Launch, LiveProcess
+from agent_orchestrator.runners.program import NotInstalled
 
 START_S: Final = 60.0
 """Seconds that Claude Code has to become ready. It usually takes half a second, and as long as the user's MCP servers

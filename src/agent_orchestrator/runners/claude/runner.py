@@ -3,18 +3,17 @@
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, Self
+from functools import partial
+from typing import Any
 
 import anyio.to_thread
 from attrs import evolve, field, frozen
 
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
-from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, RunError, Sandbox, Thread
 from agent_orchestrator.fields import runner_option
 from agent_orchestrator.operations.daemon import Finding
-from agent_orchestrator.operations.options import MAX_OPEN_S, MIN_OPEN_S
 from agent_orchestrator.operations.runs import Issue
 from agent_orchestrator.ports.runner import Availability, Outcome, RunContext
 from agent_orchestrator.runners.claude.driver import RunDriver
@@ -32,18 +31,14 @@ from agent_orchestrator.runners.claude.process import ClaudeProcess
 from agent_orchestrator.runners.claude.protocol import PROTOCOL
 from agent_orchestrator.runners.claude.self_test import SelfTest
 from agent_orchestrator.runners.claude.trust import setting_sources
+from agent_orchestrator.runners.conversations import ConversationMissing, PromptNotTaken
 from agent_orchestrator.runners.live.pool import NotStarted, ProcessPool
-from agent_orchestrator.runners.supervisor import UsesForkServer
-
-_MAX_TRIES: Final = 2
-"""Maximum number of tries to deliver a prompt that the model did not get."""
+from agent_orchestrator.runners.live.runner import LiveRunner
 
 
 @frozen(kw_only=True, eq=False)
-class ClaudeRunner(UsesForkServer):
+class ClaudeRunner(LiveRunner):
     """Runs each message as a turn of the session's conversation.
-
-    An async context manager, for one engine at a time. Its processes end with it.
 
     :param name: the provider's name.
     :param command: Claude Code: a path, or a name on the PATH.
@@ -71,34 +66,12 @@ class ClaudeRunner(UsesForkServer):
         "`on-request`: before what the sandbox does not allow. `never`: not at all, so that the rest is denied.",
         default="on-request",
     )
-    approval_timeout_s: float = runner_option(
-        "Seconds after which an unanswered request is declined; at most 30 days.",
-        default=3600.0,
-        minimum=MIN_OPEN_S,
-        maximum=MAX_OPEN_S,
-    )
-    on_missing_thread: Literal["fail", "fresh"] = runner_option(
-        "What to do if Claude Code has lost the session's conversation: replace it with a new one, or fail with "
-        "`thread_missing`.",
-        default="fresh",
-    )
-    idle_s: float = runner_option(
-        "Seconds after which a process without a run is stopped. The next run starts another, which takes about "
-        "half a second.",
-        default=300.0,
-        minimum=0,
-    )
-    max_idle: int = runner_option(
-        "Maximum number of processes without a run. Each has about 100 MB of memory.",
-        default=8,
-        minimum=0,
-    )
     tools: bool = True
     _probe: Probe = field(factory=Probe, init=False, repr=False)
     _self_test: SelfTest = field(factory=SelfTest, init=False, repr=False)
-    _processes: ProcessPool[ClaudeProcess] = field(init=False, repr=False)
+    _pool: ProcessPool[ClaudeProcess] = field(init=False, repr=False)
 
-    @_processes.default
+    @_pool.default
     def _new_pool(self) -> ProcessPool[ClaudeProcess]:
         return ProcessPool(self.max_idle)
 
@@ -110,21 +83,6 @@ class ClaudeRunner(UsesForkServer):
         for index, argument in enumerate(self.extra_args):
             if (option := argument.partition("=")[0]) in OWN_OPTIONS:
                 raise ConfigError(f"extra_args[{index}]: {option} is set by this runner")
-
-    async def __aenter__(self) -> Self:
-        await super().__aenter__()
-        try:
-            await self._processes.__aenter__()
-        except BaseException:
-            await super().__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        try:
-            await self._processes.__aexit__(*exc)
-        finally:
-            await super().__aexit__()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -170,22 +128,7 @@ class ClaudeRunner(UsesForkServer):
         """
         spec = await self._spec(context)
         await self._self_test.require(spec, self._probe)
-        thread, tries_left = context.thread, _MAX_TRIES
-        while True:
-            tries_left -= 1
-            try:
-                return await self._turn(context, spec, thread)
-            except _ConversationMissing as missing:
-                if self.on_missing_thread == "fail":
-                    raise AgentFailed("thread_missing", str(missing)) from None
-                note = f"the conversation is gone, so a new one is started: {missing}"
-                data = {"message": note, "code": "thread_missing"}
-                await context.emit(EventType.RUN_ERROR, data)
-                thread, tries_left = None, tries_left + 1
-            except _PromptNotTaken as problem:
-                if tries_left == 0:
-                    raise problem.failure from None
-                thread = context.thread
+        return await self.deliver(context, partial(self._turn, context, spec))
 
     async def _spec(self, context: RunContext) -> Spec:
         env = environment(context.env, self.home)
@@ -208,7 +151,7 @@ class ClaudeRunner(UsesForkServer):
     async def _turn(self, context: RunContext, spec: Spec, thread: Thread | None) -> Outcome:
         if thread is None or not _is_uuid(thread.id):
             if thread is not None:
-                raise _ConversationMissing(f"{thread.id!r} is not the id of a conversation")
+                raise ConversationMissing(f"{thread.id!r} is not the id of a conversation")
             thread = Thread(str(uuid.uuid4()), {})
         state = dict(thread.state)
         begun = bool(state.get("has_begun"))
@@ -216,7 +159,7 @@ class ClaudeRunner(UsesForkServer):
             return await self._in_process(context, spec, thread.id, state, resumes=begun)
         except NotStarted as problem:
             if problem.code == "thread_missing":
-                raise _ConversationMissing(problem.message) from problem
+                raise ConversationMissing(problem.message) from problem
             if begun or not is_conversation_in_use(problem.message):
                 raise
         # It had begun before that could be recorded.
@@ -238,7 +181,7 @@ class ClaudeRunner(UsesForkServer):
             tools = context.tools.list() if self.tools else ()
             return ClaudeProcess(PROTOCOL, tag, self.idle_s, spec, thread_id, resumes, tools, rules)
 
-        leasing = self._processes.lease_of(thread_id, lambda one: one.spec == spec, make)
+        leasing = self._pool.lease_of(thread_id, lambda one: one.spec == spec, make)
         async with leasing as process:
             with process.open_mailbox() as mailbox:
                 invocation = Invocation(
@@ -266,19 +209,7 @@ class ClaudeRunner(UsesForkServer):
                         process.retire("Claude Code's login may have changed")
                     if process.failure is None or driver.is_taken:
                         raise
-                    raise _PromptNotTaken(failure) from failure
-
-
-class _ConversationMissing(Exception):
-    """The conversation to resume is not there, and the prompt has not reached a model."""
-
-
-class _PromptNotTaken(Exception):
-    """The process ended before the model had the prompt. It can be sent again."""
-
-    def __init__(self, failure: AgentFailed) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
+                    raise PromptNotTaken(failure, context.thread) from failure
 
 
 def _is_uuid(text: str) -> bool:

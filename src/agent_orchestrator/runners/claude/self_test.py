@@ -20,12 +20,13 @@ from agent_orchestrator.ports.runner import CANNOT_ASK, Availability
 from agent_orchestrator.runners.claude import approvals
 from agent_orchestrator.runners.claude.driver import user_message
 from agent_orchestrator.runners.claude.launch import Spec, environment, permission_mode
-from agent_orchestrator.runners.claude.locate import NotInstalled, locate
+from agent_orchestrator.runners.claude.locate import locate
 from agent_orchestrator.runners.claude.probe import Probe, with_version_note
 from agent_orchestrator.runners.claude.process import ClaudeProcess
 from agent_orchestrator.runners.claude.protocol import LIFECYCLE, PROTOCOL
 from agent_orchestrator.runners.claude.stub_model import StubModel, stub_model
 from agent_orchestrator.runners.live.messages import AgentRequest, Notification
+from agent_orchestrator.runners.program import NotInstalled
 
 _TEST_S: Final = 60.0
 """Seconds for the test. It usually takes 1.5 s."""

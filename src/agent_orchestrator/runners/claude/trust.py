@@ -10,9 +10,11 @@ loaded from a directory below that, trusted or not.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from agent_orchestrator.runners.paths import upwards
 
 ALL_SOURCES: Final = "user,project,local"
 USER_SOURCES: Final = "user"
@@ -24,7 +26,7 @@ def setting_sources(env: Mapping[str, str], cwd: str, shared: str) -> str:
     :param shared: see :attr:`~agent_orchestrator.ports.runner.RunContext.shared_cwd`.
     """
     directory = os.path.realpath(cwd)
-    is_shared = directory in _upwards(os.path.realpath(shared))
+    is_shared = directory in upwards(os.path.realpath(shared))
     return ALL_SOURCES if is_shared and is_trusted(env, directory) else USER_SOURCES
 
 
@@ -36,7 +38,7 @@ def is_trusted(env: Mapping[str, str], directory: str) -> bool:
     return any(
         isinstance(project := projects.get(path), dict)
         and project.get("hasTrustDialogAccepted") is True
-        for path in _upwards(directory)
+        for path in upwards(directory)
     )
 
 
@@ -55,13 +57,3 @@ def _state(env: Mapping[str, str]) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _upwards(path: str) -> Iterator[str]:
-    """Yield a path and all above it."""
-    while True:
-        yield path
-        above = os.path.dirname(path)  # noqa: PTH120 - as text, which is what is compared
-        if above in (path, ""):
-            return
-        path = above

@@ -1,7 +1,7 @@
 """The common options and methods of the codex runners."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from attrs import field, frozen
 
@@ -12,11 +12,12 @@ from agent_orchestrator.operations.runs import Issue
 from agent_orchestrator.runners.codex.diagnosis import likely_issue
 from agent_orchestrator.runners.codex.findings import codex_findings
 from agent_orchestrator.runners.codex.probe import Probe, environment
+from agent_orchestrator.runners.conversations import ConversationRunner
 from agent_orchestrator.runners.supervisor import UsesForkServer
 
 
 @frozen(kw_only=True, eq=False)
-class CodexRunnerBase(UsesForkServer):
+class CodexRunnerBase(ConversationRunner, UsesForkServer):
     """The base class of the codex runners.
 
     :param name: the provider's name.
@@ -40,11 +41,6 @@ class CodexRunnerBase(UsesForkServer):
         "What commands may do. Default: as codex's configuration says.", default=None
     )
     model: str | None = None
-    on_missing_thread: Literal["fail", "fresh"] = runner_option(
-        "What to do if codex has lost the session's thread: replace it with a new one, or fail with "
-        "`thread_missing`.",
-        default="fresh",
-    )
     config: Mapping[str, Any] = field(factory=dict)
     tools: bool = True
     _probe: Probe = field(factory=Probe, init=False, repr=False)

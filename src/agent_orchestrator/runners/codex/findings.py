@@ -10,8 +10,9 @@ from typing import Any, Final
 from agent_orchestrator.domain.exposure import possible_with_network, possible_without_sandbox
 from agent_orchestrator.operations.daemon import Finding
 from agent_orchestrator.runners.codex.confinement import CHOOSING_KEYS, Workspace
-from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+from agent_orchestrator.runners.codex.locate import locate
 from agent_orchestrator.runners.codex.probe import home_of
+from agent_orchestrator.runners.program import NotInstalled
 
 _UNCONFINED: Final = ("--dangerously-bypass-approvals-and-sandbox", "--yolo", "danger-full-access")
 """Arguments of codex 0.169 that disable its sandbox."""

@@ -7,9 +7,10 @@ reaches codex, not only its wrapper.
 
 import os
 import platform
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
+
+from agent_orchestrator.runners.program import find_command, require_executable
 
 _PLATFORMS = {
     "x86_64": ("codex-linux-x64", "x86_64-unknown-linux-musl"),
@@ -17,35 +18,13 @@ _PLATFORMS = {
 }
 
 
-class NotInstalled(Exception):
-    """The program does not exist. The message says what to do."""
-
-
-class NotExecutable(NotInstalled):
-    """The file exists, but may not be executed."""
-
-
 def locate(command: str, env: Mapping[str, str], *, machine: str | None = None) -> Path:
     """Return the program to start for a command: an absolute path, or a name on the PATH of ``env``.
 
     :param machine: the processor's name as :func:`platform.machine` gives it.
-    :raises NotInstalled: if there is none.
-    :raises NotExecutable: if the file may not be run.
+    :raises NotInstalled: if there is none, or it may not be executed.
     """
-    if "/" in command or command.startswith("~"):
-        path = Path(os.path.expanduser(command)).absolute()  # noqa: PTH111 - there may be no home
-        if not path.is_file():
-            raise NotInstalled(f"codex is not installed: there is no file {path}")
-        if not os.access(path, os.X_OK):
-            raise NotExecutable(f"{path} is not executable: run chmod +x {path}")
-    else:
-        on_path = shutil.which(command, path=env.get("PATH", os.defpath))
-        if on_path is None:
-            raise NotInstalled(
-                f"codex is not installed: no {command!r} on the PATH; "
-                "install it with: npm install -g @openai/codex"
-            )
-        path = Path(on_path).absolute()
+    path = require_executable(find_command(command, env, "codex", "@openai/codex"))
     return _native(path.resolve(), machine or platform.machine()) or path
 
 

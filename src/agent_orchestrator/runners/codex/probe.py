@@ -13,8 +13,9 @@ from attrs import define, field
 
 from agent_orchestrator.hosts import current_host
 from agent_orchestrator.ports.runner import Availability
-from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+from agent_orchestrator.runners.codex.locate import locate
 from agent_orchestrator.runners.codex.login import SYSTEM_FILES, dotenv_names, has_credentials
+from agent_orchestrator.runners.program import NotInstalled
 
 _VERSION_TIMEOUT = 10.0
 """Maximum seconds for ``--version``. The native binary takes 0.01, the wrapper 0.1."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from attrs import evolve, frozen
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import Invocation
+from agent_orchestrator.domain.model import Invocation, Thread
 from agent_orchestrator.hosts import current_host
 from agent_orchestrator.ports.runner import Availability, Outcome, ProtectedPaths, RunContext
 from agent_orchestrator.runners.bulk import read
@@ -25,7 +26,7 @@ from agent_orchestrator.runners.codex.base import CodexRunnerBase
 from agent_orchestrator.runners.codex.capabilities import codex_capabilities
 from agent_orchestrator.runners.codex.confinement import ExecConfinement, exec_confinement
 from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, turn_failure
-from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+from agent_orchestrator.runners.codex.locate import locate
 from agent_orchestrator.runners.codex.parser import ExecParser
 from agent_orchestrator.runners.codex.probe import environment, home_of, profile_warning
 from agent_orchestrator.runners.codex.tools import tools_config, tools_url
@@ -37,8 +38,10 @@ from agent_orchestrator.runners.codex.trust import (
 )
 from agent_orchestrator.runners.codex.usage import usage_between
 from agent_orchestrator.runners.codex.versions import has_profiles
+from agent_orchestrator.runners.conversations import ConversationMissing
 from agent_orchestrator.runners.events import AgentEvent, text
 from agent_orchestrator.runners.process import AgentProcess, agent_process
+from agent_orchestrator.runners.program import NotInstalled
 from agent_orchestrator.runners.proxies import without_proxy_for
 
 _BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
@@ -47,10 +50,6 @@ is free within moments (codex 0.169)."""
 
 _EXIT_GRACE: Final = 30.0
 """Maximum seconds from the end of the turn to codex's exit, which normally takes milliseconds."""
-
-
-class _ThreadMissing(Exception):
-    """The thread to resume does not exist. The prompt has not reached a model."""
 
 
 @frozen
@@ -110,16 +109,7 @@ class CodexExecRunner(CodexRunnerBase):
         program, warning = self._prepare(env)
         if warning is not None:
             await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
-        if context.thread is None:
-            return await self._turn(context, program, env, config, None)
-        try:
-            return await self._turn(context, program, env, config, context.thread.id)
-        except _ThreadMissing as missing:
-            if self.on_missing_thread == "fail":
-                raise AgentFailed("thread_missing", str(missing)) from None
-            note = f"the thread is gone, so a new one is started: {missing}"
-        await context.emit(EventType.RUN_ERROR, {"message": note, "code": "thread_missing"})
-        return await self._turn(context, program, env, config, None)
+        return await self.deliver(context, partial(self._turn, context, program, env, config))
 
     def _prepare(self, env: Mapping[str, str]) -> tuple[Path, str | None]:
         try:
@@ -133,15 +123,16 @@ class CodexExecRunner(CodexRunnerBase):
         program: Path,
         env: Mapping[str, str],
         config: Mapping[str, Any],
-        resume: str | None,
+        thread: Thread | None,
     ) -> Outcome:
         """Run codex, again while another process has the thread open, and return the turn's outcome.
 
-        :param resume: the id of the thread to resume; None means a new thread.
-        :raises _ThreadMissing: if the thread to resume does not exist.
+        :param thread: the thread to resume; None means a new thread.
+        :raises ConversationMissing: if the thread to resume does not exist.
         """
+        resume = None if thread is None else thread.id
         if resume is not None and not is_thread_id(resume):
-            raise _ThreadMissing(f"{resume!r} is not a thread id")
+            raise ConversationMissing(f"{resume!r} is not a thread id")
         ended = await self._process(context, program, env, config, resume)
         for delay in _BUSY_DELAYS:
             if ended.parser.thread_id is not None or not is_busy(ended.stderr):
@@ -281,7 +272,7 @@ class CodexExecRunner(CodexRunnerBase):
             return Outcome(parser.last_message or "", ended.exit_code)
         code, message = startup_failure(ended.exit_code, ended.stderr)
         if code == "thread_missing" and resume is not None and parser.thread_id is None:
-            raise _ThreadMissing(message)
+            raise ConversationMissing(message)
         raise AgentFailed(code, message, exit_code=ended.exit_code)
 
 

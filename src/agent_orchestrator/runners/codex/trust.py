@@ -10,10 +10,11 @@ subdirectory. So nothing is executed from below the directory that a session sha
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.runners.paths import upwards
 
 _TRUST: Final = "projects"
 """The setting of codex for trusted directories. The value for a thread replaces the value for the
@@ -35,10 +36,10 @@ def untrusted_directories(cwd: str, shared: str) -> tuple[str, ...]:
     if cwd == shared:
         return ()
     real = os.path.realpath(cwd)
-    shared_paths = set(_upwards(os.path.realpath(shared)))
+    shared_paths = set(upwards(os.path.realpath(shared)))
     if real in shared_paths:
         return ()
-    return tuple(sorted({*_upwards(cwd), *_upwards(real)} - shared_paths))
+    return tuple(sorted({*upwards(cwd), *upwards(real)} - shared_paths))
 
 
 def check_home(home: str, cwd: str, sandbox: str | None) -> None:
@@ -50,7 +51,7 @@ def check_home(home: str, cwd: str, sandbox: str | None) -> None:
     if sandbox != "workspace-write":
         return
     directory, real_home = os.path.realpath(cwd), os.path.realpath(home)
-    if directory in _upwards(real_home) and real_home != f"{directory.rstrip('/')}/.codex":
+    if directory in upwards(real_home) and real_home != f"{directory.rstrip('/')}/.codex":
         problem = (
             f"codex's home {real_home} is in the directory {directory}, which the agent may write"
         )
@@ -84,16 +85,6 @@ def untrusted_config(
     dotted = [key for key in config if key.startswith(f"{_TRUST}.")]
     if dotted or any(_TRUST in argument for argument in extra_args):
         longest = max(distrusted, key=len), os.path.realpath(max(distrusted, key=len))
-        denied += [path for directory in longest for path in _upwards(directory)]
+        denied += [path for directory in longest for path in upwards(directory)]
     trust |= {path: {"trust_level": "untrusted"} for path in denied}
     return {_TRUST: trust, f"{_COMMANDS}.{_GIT}": "0"}
-
-
-def _upwards(path: str) -> Iterator[str]:
-    """Yield a path and all its parents."""
-    while True:
-        yield path
-        above = os.path.dirname(path)  # noqa: PTH120 - as text, which is what codex compares
-        if above in (path, ""):
-            return
-        path = above

@@ -5,6 +5,7 @@ from typing import Final
 from attrs import evolve
 
 from agent_orchestrator.ports.runner import Availability
+from agent_orchestrator.runners.versions import numbers
 
 _OLDEST: Final = (0, 169)
 """The oldest codex with a supported app-server."""
@@ -15,7 +16,7 @@ _NEWEST: Final = (0, 169)
 
 def with_version_note(availability: Availability) -> Availability:
     """Return the availability, with a note if codex's version is too old or was not tested."""
-    version = _numbers(availability.version)
+    version = numbers(availability.version, len(_OLDEST))
     if version is None:
         return availability
     if version < _OLDEST:
@@ -34,17 +35,10 @@ def with_version_note(availability: Availability) -> Availability:
 
 def has_app_server(version: str | None) -> bool:
     """Return whether a codex of this version has a supported app-server."""
-    numbers = _numbers(version)
-    return numbers is not None and numbers >= _OLDEST
+    found = numbers(version, len(_OLDEST))
+    return found is not None and found >= _OLDEST
 
 
 def has_profiles(version: str | None) -> bool:
     """Return whether a codex of this version has permission profiles."""
     return has_app_server(version)
-
-
-def _numbers(version: str | None) -> tuple[int, int] | None:
-    parts = (version or "").split(".")
-    if len(parts) < 2 or not (parts[0].isdecimal() and parts[1].isdecimal()):
-        return None
-    return int(parts[0]), int(parts[1])

@@ -6,10 +6,15 @@ from typing import Any, Final
 import anyio
 from attrs import define, field
 
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Invocation
 from agent_orchestrator.ports.runner import RunContext
 from agent_orchestrator.runners.events import AgentEvent
 from agent_orchestrator.runners.live.coalescing import Coalescer
-from agent_orchestrator.runners.live.mailbox import Incoming, Mailbox
+from agent_orchestrator.runners.live.mailbox import Incoming, Mailbox, MessagesDropped
+from agent_orchestrator.runners.live.messages import Malformed
+from agent_orchestrator.runners.live.process import LiveProcess
 from agent_orchestrator.runners.live.turn_state import Action, Event, State, step
 
 TURN_START_TIMEOUT_S: Final = 1.0
@@ -20,12 +25,14 @@ TURN_START_TIMEOUT_S: Final = 1.0
 class TurnLog:
     """The state of a run, and its events. They are held back until the agent has the prompt.
 
-    :param record_process: records the process of the agent.
+    :param process: the process of the agent.
+    :param invocation: how it was started.
     :param record_thread: records the conversation, when the agent has the prompt.
     """
 
     _context: RunContext
-    _record_process: Callable[[], Coroutine[Any, Any, None]]
+    _process: LiveProcess
+    _invocation: Invocation
     _record_thread: Callable[[], Coroutine[Any, Any, None]]
     state: State = field(factory=State, init=False)
     _coalescer: Coalescer = field(factory=Coalescer, init=False)
@@ -56,6 +63,9 @@ class TurnLog:
         if not self.state.is_taken:
             await self.act(self.apply(Event.DELAYED))
 
+    async def _record_process(self) -> None:
+        await self._context.report_process(self._process.pid, self._invocation)
+
     async def act(self, actions: Sequence[Action]) -> None:
         """Execute the actions of a change of the state."""
         async with anyio.create_task_group() as tasks:
@@ -76,6 +86,31 @@ class TurnLog:
             events, self._held = self._held, []
             for event in events:
                 await self._context.emit(event.event_type, event.data)
+
+    def lost(self) -> AgentFailed:
+        """Change the state for a process that ended during the turn. Return its failure."""
+        self.apply(Event.LOST)
+        self._context.note_stderr(self._process.stderr_tail)
+        failure = self._process.failure
+        assert failure is not None
+        return AgentFailed(failure.code, failure.message, exit_code=failure.exit_code)
+
+    async def record_unreadable(self, incoming: MessagesDropped | Malformed) -> None:
+        """Record a line that is not a message.
+
+        :raises AgentFailed: if a part of the output is lost.
+        """
+        agent = self._process.protocol.agent
+        match incoming:
+            case MessagesDropped(size):
+                note = f"{size:,} bytes of the output of {agent} could not be recorded in time"
+                raise AgentFailed("provider_error", note)
+            case Malformed(line) if line.truncation is not None:
+                note = f"{agent} wrote a line of {line.truncation.size:,} bytes, which is too long"
+                raise AgentFailed("provider_error", note)
+            case Malformed(line):
+                data = {"kind": "stdout", "payload": {"text": line.text}}
+                await self.emit([AgentEvent(EventType.BACKEND_EVENT, data)])
 
     async def emit(self, events: Sequence[AgentEvent]) -> None:
         """Record events. Pieces of texts may wait for more of them."""

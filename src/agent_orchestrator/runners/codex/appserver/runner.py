@@ -1,7 +1,7 @@
 """Runs turns with ``codex app-server``: warm processes that serve many sessions."""
 
 from collections.abc import Mapping
-from typing import Final, Self
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -10,23 +10,17 @@ from attrs import evolve, field, frozen
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
+from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox, Thread
 from agent_orchestrator.fields import runner_option
-from agent_orchestrator.operations.options import MAX_OPEN_S, MIN_OPEN_S
 from agent_orchestrator.ports.runner import RUN_VARIABLES, Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.server import ANOTHER_LOGIN, Spec
 from agent_orchestrator.runners.codex.appserver.server_pool import ServerPool
-from agent_orchestrator.runners.codex.appserver.thread_loading import (
-    HAS_TOOLS,
-    ThreadMissing,
-    load_thread,
-)
+from agent_orchestrator.runners.codex.appserver.thread_loading import HAS_TOOLS, load_thread
 from agent_orchestrator.runners.codex.appserver.threads import LoadedThread
 from agent_orchestrator.runners.codex.appserver.turn_driver import ThreadNotLoaded, TurnDriver
 from agent_orchestrator.runners.codex.argv import app_server_arguments, is_thread_id
 from agent_orchestrator.runners.codex.base import CodexRunnerBase
 from agent_orchestrator.runners.codex.capabilities import codex_capabilities
-from agent_orchestrator.runners.codex.locate import NotInstalled
 from agent_orchestrator.runners.codex.login import identity
 from agent_orchestrator.runners.codex.probe import environment, home_of, profile_warning
 from agent_orchestrator.runners.codex.trust import (
@@ -35,26 +29,20 @@ from agent_orchestrator.runners.codex.trust import (
     untrusted_environment,
 )
 from agent_orchestrator.runners.codex.versions import with_version_note
+from agent_orchestrator.runners.conversations import (
+    ConversationMissing,
+    PromptNotTaken,
+    report_undelivered,
+)
 from agent_orchestrator.runners.live.pool import NotStarted
+from agent_orchestrator.runners.live.runner import LiveRunner
+from agent_orchestrator.runners.program import NotInstalled
 from agent_orchestrator.runners.proxies import without_proxy_for
-
-_MAX_TRIES: Final = 2
-"""Maximum number of tries to deliver a prompt that codex did not take."""
-
-
-class _PromptNotTaken(Exception):
-    """The process ended, or unloaded the thread, before it had the prompt. It can be sent again."""
-
-    def __init__(self, failure: AgentFailed) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
 
 
 @frozen(kw_only=True, eq=False)
-class CodexAppServerRunner(CodexRunnerBase):
+class CodexAppServerRunner(LiveRunner, CodexRunnerBase):
     """Runs each message as a turn of the session's thread, in a process that stays warm.
-
-    An async context manager, for one engine at a time. Its processes end with it.
 
     :param remember_approvals: whether to offer approvals that codex keeps for good in its home
         (``rules``), for every directory. Otherwise they are not offered, and approve nothing.
@@ -69,19 +57,9 @@ class CodexAppServerRunner(CodexRunnerBase):
         "harmless. `on-request`: when it wants more than the sandbox allows. `never`: not at all.",
         default="on-request",
     )
-    approval_timeout_s: float = runner_option(
-        # A question that may not be open for so long would be refused, and so declined.
-        "Seconds after which an unanswered request is declined; at most 30 days.",
-        default=3600.0,
-        minimum=MIN_OPEN_S,
-        maximum=MAX_OPEN_S,
-    )
     remember_approvals: bool = False
     max_threads_per_process: int = runner_option(
         "Maximum number of threads of one process.", default=100, minimum=1
-    )
-    idle_s: float = runner_option(
-        "Seconds after which a process without a run is stopped.", default=300.0, minimum=0
     )
     thread_idle_s: float = runner_option(
         "Seconds after which a thread without a run is unloaded, so that you can use `codex resume` on it. "
@@ -95,30 +73,16 @@ class CodexAppServerRunner(CodexRunnerBase):
     """The last result of the probe, by environment."""
     _refusals: dict[str | None, str] = field(factory=dict, init=False, repr=False)
     """The versions whose app-server did not start, with their messages."""
-    _servers: ServerPool = field(init=False, repr=False)
+    _pool: ServerPool = field(init=False, repr=False)
 
-    @_servers.default
+    @_pool.default
     def _new_pool(self) -> ServerPool:
         return ServerPool(
+            self.max_idle,
             max_threads=self.max_threads_per_process,
             idle_s=self.idle_s,
             thread_idle_s=self.thread_idle_s,
         )
-
-    async def __aenter__(self) -> Self:
-        await super().__aenter__()
-        try:
-            await self._servers.__aenter__()
-        except BaseException:
-            await super().__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        try:
-            await self._servers.__aexit__(*exc)
-        finally:
-            await super().__aexit__()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -131,7 +95,7 @@ class CodexAppServerRunner(CodexRunnerBase):
         """
         own = self._own_env(env)
         key = frozenset(own.items())
-        if key in self._last_availability and self._servers.serves(key):
+        if key in self._last_availability and self._pool.serves(key):
             return self._last_availability[key]
         found = await anyio.to_thread.run_sync(self._probe_now, own)
         self._last_availability.clear()
@@ -180,47 +144,20 @@ class CodexAppServerRunner(CodexRunnerBase):
             raise AgentFailed("provider_unavailable", str(problem)) from problem
         spec = Spec(self.command, arguments, frozenset(env.items()), login)
         thread_id = None if context.thread is None else context.thread.id
-        if not self._servers.has(spec, thread_id):
+        if not self._pool.has(spec, thread_id):
             await self._warn_of_profile(context, env)
         steered: list[str] = []
         try:
-            return await self._run_once(context, spec, thread_id, requested, steered)
+            return await self.deliver(
+                context, partial(self._turn, context, spec, requested, steered)
+            )
+        except NotStarted as problem:
+            availability = self._last_availability.get(spec.env)
+            if problem.is_unknown and availability is not None:
+                self._refusals[availability.version] = problem.message
+            raise
         finally:
-            if steered:
-                with anyio.CancelScope(shield=True):
-                    for message in steered:
-                        note = f"the turn ended before the agent received this message: {message}"
-                        await context.emit(EventType.RUN_ERROR, {"message": note})
-
-    async def _run_once(
-        self,
-        context: RunContext,
-        spec: Spec,
-        thread_id: str | None,
-        requested: LoadedThread,
-        steered: list[str],
-    ) -> Outcome:
-        tries_left = _MAX_TRIES
-        while True:
-            tries_left -= 1
-            try:
-                return await self._turn(context, spec, thread_id, requested, steered)
-            except ThreadMissing as missing:
-                if self.on_missing_thread == "fail":
-                    raise AgentFailed("thread_missing", str(missing)) from None
-                note = f"the thread is gone, so a new one is started: {missing}"
-                data = {"message": note, "code": "thread_missing"}
-                await context.emit(EventType.RUN_ERROR, data)
-                thread_id = None
-                tries_left += 1
-            except NotStarted as problem:
-                availability = self._last_availability.get(spec.env)
-                if problem.is_unknown and availability is not None:
-                    self._refusals[availability.version] = problem.message
-                raise
-            except _PromptNotTaken as problem:
-                if tries_left == 0:
-                    raise problem.failure from None
+            await report_undelivered(context, steered)
 
     async def _warn_of_profile(self, context: RunContext, env: Mapping[str, str]) -> None:
         """Record a warning if codex has no such profile."""
@@ -232,15 +169,15 @@ class CodexAppServerRunner(CodexRunnerBase):
         self,
         context: RunContext,
         spec: Spec,
-        thread_id: str | None,
         requested: LoadedThread,
         steered: list[str],
+        thread: Thread | None,
     ) -> Outcome:
+        thread_id = None if thread is None else thread.id
         if thread_id is not None and not is_thread_id(thread_id):
-            raise ThreadMissing(f"{thread_id!r} is not a thread id")
-        before = context.thread if thread_id is not None else None
+            raise ConversationMissing(f"{thread_id!r} is not a thread id")
         tools = context.tools if self.tools else None
-        async with self._servers.lease_for(spec, thread_id) as lease:
+        async with self._pool.lease_for(spec, thread_id) as lease:
             server = lease.server
             invocation = Invocation(
                 self.command,
@@ -266,7 +203,7 @@ class CodexAppServerRunner(CodexRunnerBase):
                         server,
                         thread_id,
                         mailbox,
-                        before,
+                        thread,
                         overrides,
                         {HAS_TOOLS: True} if has_tools else {},
                         invocation,
@@ -277,7 +214,8 @@ class CodexAppServerRunner(CodexRunnerBase):
                     )
                     return await conversation.run()
             except ThreadNotLoaded as problem:
-                raise _PromptNotTaken(AgentFailed("thread_missing", str(problem))) from problem
+                failure = AgentFailed("thread_missing", str(problem))
+                raise PromptNotTaken(failure, thread) from problem
             except AgentFailed as failure:
                 if failure.code == "auth_failed":
                     server.retire(
@@ -286,7 +224,7 @@ class CodexAppServerRunner(CodexRunnerBase):
                 is_taken = conversation is not None and conversation.is_taken
                 if server.failure is None or is_taken:
                     raise
-                raise _PromptNotTaken(failure) from failure
+                raise PromptNotTaken(failure, thread) from failure
             finally:
                 if thread_id in server.threads and server.threads[thread_id].is_single_run:
                     with anyio.CancelScope(shield=True):

@@ -20,7 +20,7 @@ from agent_orchestrator.runners.codex.appserver.turns import (
     TURNS,
 )
 from agent_orchestrator.runners.codex.failures import startup_failure
-from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+from agent_orchestrator.runners.codex.locate import locate
 from agent_orchestrator.runners.events import text
 from agent_orchestrator.runners.live.jsonrpc import JsonRpc
 from agent_orchestrator.runners.live.mailbox import Mailbox
@@ -32,6 +32,7 @@ from agent_orchestrator.runners.live.messages import (
     RpcError,
 )
 from agent_orchestrator.runners.live.process import AgentProtocol, Launch, LiveProcess
+from agent_orchestrator.runners.program import NotInstalled
 
 _log = logging.getLogger(__name__)
 

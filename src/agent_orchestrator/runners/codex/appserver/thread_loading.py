@@ -20,6 +20,7 @@ from agent_orchestrator.runners.codex.failures import is_busy, refusal_code
 from agent_orchestrator.runners.codex.probe import home_of
 from agent_orchestrator.runners.codex.tools import tools_config, tools_url
 from agent_orchestrator.runners.codex.trust import check_home
+from agent_orchestrator.runners.conversations import ConversationMissing
 from agent_orchestrator.runners.events import text
 from agent_orchestrator.runners.live.messages import RpcError
 
@@ -49,10 +50,6 @@ HAS_TOOLS: Final = "has_tools"
 """The key in a thread's stored state for a thread that began with the orchestration tools."""
 
 
-class ThreadMissing(Exception):
-    """Codex has lost the thread to resume."""
-
-
 async def load_thread(
     context: RunContext,
     lease: Lease,
@@ -66,7 +63,7 @@ async def load_thread(
     :param requested: the confinement of its turns.
     :param config: overrides of codex's configuration for this thread.
     :param tools: the orchestration tools, if its agent gets them.
-    :raises ThreadMissing: if codex has lost it.
+    :raises ConversationMissing: if codex has lost it.
     :raises AgentFailed: if codex does not load it, or its agent may not work there.
     """
     requested = await _applied_requirements(context, lease.server, requested)
@@ -222,7 +219,7 @@ async def _request_thread(server: Server, method: str, params: Mapping[str, Any]
                 continue
             code = refusal_code(refused.message)
             if code == "thread_missing":
-                raise ThreadMissing(refused.message) from refused
+                raise ConversationMissing(refused.message) from refused
             raise AgentFailed(code, f"codex refused {method}: {refused.message}") from refused
 
 

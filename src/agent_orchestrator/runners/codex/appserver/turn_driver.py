@@ -86,10 +86,7 @@ class TurnDriver:
     def __attrs_post_init__(self) -> None:
         self._reader = TurnReader(self.thread_id)
         self._questions = OpenQuestions(self.context, self.approval_timeout_s)
-        self._log = TurnLog(self.context, self._record_process, self._record_thread)
-
-    async def _record_process(self) -> None:
-        await self.context.report_process(self.server.pid, self.invocation)
+        self._log = TurnLog(self.context, self.server, self.invocation, self._record_thread)
 
     async def _record_thread(self) -> None:
         settings = None if self.previous_thread else self.thread_settings
@@ -143,7 +140,7 @@ class TurnDriver:
                 while reader.end is None:
                     await self._receive(tasks, await self._log.next(self.mailbox))
             except anyio.EndOfStream:
-                failure = self._failure()
+                failure = self._log.lost()
             except (AgentFailed, ThreadNotLoaded) as problem:
                 failure = problem
             if self.is_taken:
@@ -179,27 +176,12 @@ class TurnDriver:
             self.server.route_turn(self._reader.turn_id, self.mailbox)
         self._log.apply(Event.ACCEPTED)
 
-    def _failure(self) -> AgentFailed:
-        """Return the failure of a process that ended during the turn."""
-        self._log.apply(Event.LOST)
-        failure = self.server.failure
-        assert failure is not None
-        self.context.note_stderr(self.server.stderr_tail)
-        return AgentFailed(failure.code, failure.message)
-
     async def _receive(self, tasks: TaskGroup, incoming: Incoming) -> None:
         match incoming:
-            case MessagesDropped(size):
-                note = f"{size:,} bytes of codex's output could not be recorded in time"
-                raise AgentFailed("provider_error", note)
             case AgentRequest():
                 tasks.start_soon(self._answer_request, incoming)
-            case Malformed(line) if line.truncation is not None:
-                note = f"codex wrote a line of {line.truncation.size} bytes, which is too long"
-                raise AgentFailed("provider_error", note)
-            case Malformed(line):
-                data = {"kind": "stdout", "payload": {"text": line.text}}
-                await self._log.emit([AgentEvent(EventType.BACKEND_EVENT, data)])
+            case MessagesDropped() | Malformed():
+                await self._log.record_unreadable(incoming)
             case Notification("serverRequest/resolved", params):
                 self._questions.withdraw(params.get("requestId"))
             case Notification() if not self._reader.is_stale(incoming):
