@@ -109,7 +109,7 @@ def activity_of(event: Event) -> str | None:
             return tool_text(event.data)
         case EventType.FILE_CHANGED:
             return file_changes(event.data)[0]
-        case EventType.AGENT_MESSAGE | EventType.AGENT_REASONING:
+        case EventType.AGENT_MESSAGE | EventType.SUBAGENT_MESSAGE | EventType.AGENT_REASONING:
             return str(event.data.get("text", ""))[:500] or None
     return None
 

@@ -104,6 +104,7 @@ class Transcript:
             EventType.MESSAGE_CREATED: self._message,
             EventType.AGENT_MESSAGE: self._agent_message,
             EventType.AGENT_REASONING: self._reasoning,
+            EventType.SUBAGENT_MESSAGE: self._subagent_message,
             EventType.TOOL_STARTED: self._tool_started,
             EventType.TOOL_COMPLETED: self._tool_completed,
             EventType.FILE_CHANGED: self._files,
@@ -313,6 +314,10 @@ class Transcript:
 
     def _reasoning(self, event: Event, run: RunState) -> Iterable[str]:
         text, symbol = text_of(event.data), self._style.symbol("…", "~")
+        return self._lines(event, run.provider, text, symbol=symbol, styles=("dim",))
+
+    def _subagent_message(self, event: Event, run: RunState) -> Iterable[str]:
+        text, symbol = text_of(event.data), self._style.symbol("»", ">")
         return self._lines(event, run.provider, text, symbol=symbol, styles=("dim",))
 
     def _tool_started(self, event: Event, run: RunState) -> Iterable[str]:

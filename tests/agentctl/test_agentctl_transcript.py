@@ -258,6 +258,17 @@ def test_a_long_task_does_not_fill_the_screen() -> None:
     assert len(tell(("child.spawned", {**SPAWNED, "task": "x" * 5000}, None))) < 700
 
 
+def test_what_a_sub_agent_says_is_told_apart() -> None:
+    told = tell(
+        ("run.started", {"provider": "claude", "worker_id": "d/worker-1", "attempt": 1}),
+        ("subagent.message", {"text": "Found it", "parent_tool_id": "t1", "item_id": "m1"}),
+        ("agent.message", {"text": "Done", "item_id": "m2"}),
+        ("run.completed", {"result": {"text": "Done"}}),
+    )
+    assert "claude     » Found it\n" in told
+    assert told.count("Done") == 1
+
+
 def test_a_run() -> None:
     assert tell(*RUN) == TOLD
 

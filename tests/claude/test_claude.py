@@ -226,13 +226,17 @@ async def test_a_text_comes_in_pieces_and_whole(make_runner, record):
 @ON_ONE_LOOP
 async def test_sub_agents_are_told_apart(make_runner, record):
     async with make_runner() as runner:
-        context = record("delegate shell echo below ; say part done\nsay all done")
+        context = record("say part begun\n& delegate shell echo below ; say part done\nsay all done")
         assert (await run(runner, context)).text == "all done"
     call, below = of(context, "tool.started")
     assert (call["kind"], below["kind"]) == ("agent", "command")
     assert "parent_tool_id" not in call
     assert below["parent_tool_id"] == call["tool_id"]
-    assert context.texts() == ["all done"]
+    assert context.texts() == ["part begun", "all done"]
+    [words] = of(context, "subagent.message")
+    assert (words["text"], words["parent_tool_id"]) == ("part done", call["tool_id"])
+    pieces = of(context, "agent.message.delta")
+    assert not any("parent_tool_id" in piece or piece["text"] == "part done" for piece in pieces)
     assert context.usage.output_tokens == 40  # four answers, two of them the sub-agent's
 
 

@@ -303,6 +303,8 @@ def test_what_has_an_unknown_shape_is_kept():
     start = {"parent_tool_use_id": [1], "event": {"message": {"id": "m"}}}
     assert reader.feed(Notification("stream_event/message_start", start)) == []
     piece = {"parent_tool_use_id": [1], "text": "x"}
+    assert reader.feed(Notification("stream_event/text_delta", piece)) == []
+    piece = {"parent_tool_use_id": None, "text": "x"}
     (event,) = reader.feed(Notification("stream_event/text_delta", piece))
     assert event.data["item_id"] == "m.0"
 

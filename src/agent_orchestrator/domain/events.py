@@ -41,6 +41,7 @@ type                   data
 agent.message          text, [item_id]
 agent.message.delta    text, item_id: a part of the message that ``agent.message`` later has whole
 agent.reasoning        text, [item_id]
+subagent.message       text, parent_tool_id, [item_id]: a message of a sub-agent, complete
 tool.started           tool_id, kind, name, input {…}
 tool.output            tool_id, text: a part of the tool's output; ``tool.completed`` has all of it
 tool.completed         tool_id, kind, name, input {…}, status, output, [exit_code], [error], [result]
@@ -87,6 +88,7 @@ class EventType(StrEnum):
     AGENT_MESSAGE = "agent.message"
     AGENT_MESSAGE_DELTA = "agent.message.delta"
     AGENT_REASONING = "agent.reasoning"
+    SUBAGENT_MESSAGE = "subagent.message"
     TOOL_STARTED = "tool.started"
     TOOL_OUTPUT = "tool.output"
     TOOL_COMPLETED = "tool.completed"
@@ -111,6 +113,7 @@ AGENT_EVENTS = frozenset(
         EventType.AGENT_MESSAGE,
         EventType.AGENT_MESSAGE_DELTA,
         EventType.AGENT_REASONING,
+        EventType.SUBAGENT_MESSAGE,
         EventType.TOOL_STARTED,
         EventType.TOOL_OUTPUT,
         EventType.TOOL_COMPLETED,

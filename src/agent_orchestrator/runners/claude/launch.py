@@ -98,7 +98,7 @@ class Spec:
         return (
             "-p",
             *("--input-format", "stream-json", "--output-format", "stream-json", "--verbose"),
-            "--include-partial-messages",
+            *("--include-partial-messages", "--forward-subagent-text"),
             *("--permission-prompt-tool", "stdio"),
             *("--resume" if resumes else "--session-id", thread_id),
             *("--setting-sources", self.sources),

@@ -3,7 +3,7 @@
 ================================== =========================================================
 message                            becomes
 ================================== =========================================================
-assistant, a block of text         ``agent.message``
+assistant, a block of text         ``agent.message``; of a sub-agent ``subagent.message``
 assistant, a block of thinking     ``agent.reasoning``
 assistant, a call of a tool        ``tool.started``
 user, the result of a tool         ``tool.completed``, ``file.changed``, ``plan.updated``
@@ -97,8 +97,8 @@ class RunReader:
     _calls: dict[str, tuple[str, JsonObject]] = field(factory=dict, init=False)
     _answer: list[str] = field(factory=list, init=False)
     _is_continued: bool = field(default=False, init=False)
-    _message_ids: dict[str, str] = field(factory=dict, init=False)
-    """The answer that is streamed, by the sub-agent it is of."""
+    _message_id: str = field(default="", init=False)
+    """The answer that is streamed."""
     _blocks: dict[str, int] = field(factory=dict, init=False)
     """How many texts each answer had."""
     _error: str | None = field(default=None, init=False)
@@ -141,8 +141,8 @@ class RunReader:
             case "stream_event/message_start":
                 event = require_object(params.get("event"))
                 message = require_object(event.get("message"))
-                parent = text(params.get("parent_tool_use_id"))
-                self._message_ids[parent] = text(message.get("id"))
+                if not params.get("parent_tool_use_id"):
+                    self._message_id = text(message.get("id"))
                 self.is_answering = True
                 return []
             case _ if name == TEXT_DELTA:
@@ -185,13 +185,14 @@ class RunReader:
                 return []
             case "text":
                 said = text(block.get("text"))
+                item_id = self._item_id(text(message.get("id")))
+                kind = EventType.SUBAGENT_MESSAGE if of else EventType.AGENT_MESSAGE
                 if not of:
                     self._add_to_answer(said)
-                item_id = self._item_id(text(message.get("id")))
                 self._blocks[text(message.get("id"))] = (
                     self._blocks.get(text(message.get("id")), 0) + 1
                 )
-                return [agent_event(EventType.AGENT_MESSAGE, text=said, item_id=item_id, **of)]
+                return [agent_event(kind, text=said, item_id=item_id, **of)]
             case "thinking":
                 thought = text(block.get("thinking"))
                 item_id = f"{text(message.get('id'))}.thinking"
@@ -218,11 +219,11 @@ class RunReader:
         return f"{message_id}.{self._blocks.get(message_id, 0)}"
 
     def _delta(self, params: JsonObject) -> list[AgentEvent]:
-        parent = text(params.get("parent_tool_use_id"))
-        item_id = self._item_id(self._message_ids.get(parent, ""))
-        of = {"parent_tool_id": parent} if parent else {}
+        if params.get("parent_tool_use_id"):
+            return []  # the message follows complete
+        item_id = self._item_id(self._message_id)
         piece = text(params.get("text"))
-        return [agent_event(EventType.AGENT_MESSAGE_DELTA, text=piece, item_id=item_id, **of)]
+        return [agent_event(EventType.AGENT_MESSAGE_DELTA, text=piece, item_id=item_id)]
 
     # --- tools
 
