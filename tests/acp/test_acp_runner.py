@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
+import psutil
 import pytest
 from attrs import evolve
 
@@ -407,6 +408,21 @@ async def test_a_canceled_run_leaves_a_session_that_goes_on(record, script):
         assert (await run(one, after)).text == "hello"
         # A call of a tool may have left something running.
         assert (after.pid == context.pid) is (script[0][0] == "sleep")
+
+
+async def test_a_parked_run_ends_its_process_at_once(record):
+    async with make_runner() as one:
+        context = record([["say", "begun"], ["sleep", 300]])
+        with anyio.fail_after(30), anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one.run, context)
+                await context.until(lambda c: "emit agent.message.delta" in c.calls)
+                context.is_parking = True
+                scope.cancel()
+        assert not psutil.pid_exists(context.pid)
+        after = following(context, "hello")
+        assert (await run(one, after)).text == "hello"
+        assert after.thread.id == context.thread.id
 
 
 async def test_a_run_that_used_tools_is_canceled_with_all_it_started(record):

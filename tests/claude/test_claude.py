@@ -226,7 +226,9 @@ async def test_a_text_comes_in_pieces_and_whole(make_runner, record):
 @ON_ONE_LOOP
 async def test_sub_agents_are_told_apart(make_runner, record):
     async with make_runner() as runner:
-        context = record("say part begun\n& delegate shell echo below ; say part done\nsay all done")
+        context = record(
+            "say part begun\n& delegate shell echo below ; say part done\nsay all done"
+        )
         assert (await run(runner, context)).text == "all done"
     call, below = of(context, "tool.started")
     assert (call["kind"], below["kind"]) == ("agent", "command")

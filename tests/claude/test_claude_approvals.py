@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import anyio
+import psutil
 import pytest
 from claude_runs import end_of_descendants, of, problems, run
 from deciding import EXPIRED, Deciding
@@ -252,6 +253,25 @@ async def test_a_cancel_withdraws_the_question(make_runner, record, workspace):
         after.decide = {"decision": "approve"}
         await run(runner, after)
     assert (workspace / "ran").exists()
+
+
+async def test_a_parked_run_ends_its_process_at_once_and_goes_on_in_its_conversation(
+    make_runner, record, workspace, models
+):
+    async with make_runner(sandbox="workspace-write") as runner:
+        context = record("say once\n& shell sh -c 'echo ran > ran'", kind=Deciding)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, runner, context)
+            await context.until(lambda one: one.questions)
+            context.is_parking = True
+            tasks.cancel_scope.cancel()
+        assert not psutil.pid_exists(context.pid)
+        after = record("say approved", kind=Deciding, thread=context.thread)
+        assert (await run(runner, after)).text == "approved"
+    assert after.thread.id == context.thread.id
+    assert after.pid != context.pid
+    assert not problems(after)
+    assert any("say once" in text for text in models.requests[-1].texts)
 
 
 async def test_a_question_that_nobody_can_be_asked_is_declined(make_runner, record, workspace):

@@ -119,6 +119,7 @@ async def test_an_approval_that_comes_after_its_agent_was_stopped_is_told_to_the
                 async for event in events:
                     if event.event_type == "run.waiting" and event.data.get("parked"):
                         break
+        assert agents(gateway.daemon.pid) == []
         (asked,) = (await client.requests()).requests
     gateway.stop()
     gateway.start()

@@ -300,7 +300,7 @@ def test_what_has_an_unknown_shape_is_kept():
         assert event.event_type == "backend.event"
         assert event.data["kind"] == name
     assert reader.feed(Notification("tool_progress", {})) == []
-    start = {"parent_tool_use_id": [1], "event": {"message": {"id": "m"}}}
+    start = {"parent_tool_use_id": None, "event": {"message": {"id": "m"}}}
     assert reader.feed(Notification("stream_event/message_start", start)) == []
     piece = {"parent_tool_use_id": [1], "text": "x"}
     assert reader.feed(Notification("stream_event/text_delta", piece)) == []

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import anyio
+import psutil
 import pytest
 from attrs import evolve
 from deciding import EXPIRED, Deciding
@@ -183,6 +184,33 @@ async def test_an_idle_process_is_ended_and_its_threads_go_on_in_the_next(codex,
     assert second.pid != first.pid
     assert second.thread.id == first.thread.id
     assert second.usage == Usage(100, 0, 10)
+
+
+@ON_ONE_LOOP
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_a_parked_run_ends_its_process_at_once_if_no_other_session_uses_it(
+    codex, home, record, is_shared
+):
+    async with make_runner(codex, home, sandbox="workspace-write") as runner:
+        other = record("say other")
+        if is_shared:
+            await run(runner, other)
+        context = record("say first\n& escalate touch /nowhere/x", kind=Deciding)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, runner, context)
+            await context.until(lambda one: one.questions)
+            context.is_parking = True
+            tasks.cancel_scope.cancel()
+        assert psutil.pid_exists(context.pid) is is_shared
+        assert [context.thread.id in one.threads for one in runner._pool.serving] == [
+            False
+        ] * is_shared
+        after = record("say approved", thread=context.thread)
+        assert (await run(runner, after)).text == "approved"
+        assert after.thread.id == context.thread.id
+        assert (after.pid == context.pid) is is_shared
+        if is_shared:
+            assert other.pid == after.pid
 
 
 @ON_ONE_LOOP

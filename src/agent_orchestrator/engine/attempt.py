@@ -104,6 +104,10 @@ class AttemptContext:
     def has_used_token(self) -> bool:
         return self._core.workers.has_used_token(self.run.id)
 
+    @property
+    def is_parking(self) -> bool:
+        return self._core.workers.is_parking(self.run.id)
+
     async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:
         if event_type not in AGENT_EVENTS:
             raise InvalidEvent(f"{event_type!r} is not an event a runner may emit")

@@ -61,6 +61,10 @@ class Workers(Protocol):
         """Return whether something has authenticated with the token of a run's attempt."""
         ...
 
+    def is_parking(self, run_id: str) -> bool:
+        """Return whether a run's agent is being stopped because the run waits for an answer."""
+        ...
+
     def released(self, run_id: str) -> AbstractContextManager[None]:
         """Release a run's slot while it is blocked within this scope."""
         ...
@@ -134,6 +138,9 @@ class _NoWorkers:
     running: ClassVar[Mapping[str, object]] = {}
 
     def has_used_token(self, run_id: str) -> bool:  # noqa: ARG002
+        return False
+
+    def is_parking(self, run_id: str) -> bool:  # noqa: ARG002
         return False
 
     def released(self, run_id: str) -> AbstractContextManager[None]:  # noqa: ARG002

@@ -17,6 +17,7 @@ from agent_orchestrator.domain.lifecycle import ACTIVE, is_terminal
 from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX, new_token, token_hash
 from agent_orchestrator.engine import run_changes, steering, transitions
 from agent_orchestrator.engine.attempt_end import give_up
+from agent_orchestrator.engine.attempt_state import Course
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.persistence import read_with_retry
 from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
@@ -137,6 +138,11 @@ class WorkerPool:
         """Return whether something has authenticated with the token of a run's attempt."""
         running = self.running.get(run_id)
         return running is not None and running.has_used_token
+
+    def is_parking(self, run_id: str) -> bool:
+        """Return whether a run's agent is being stopped because the run waits for an answer."""
+        running = self.running.get(run_id)
+        return running is not None and running.course is Course.PARKING
 
     @property
     def busy_workers(self) -> int:

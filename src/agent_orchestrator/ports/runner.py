@@ -201,6 +201,13 @@ class RunContext(Protocol):
         ...
 
     @property
+    def is_parking(self) -> bool:
+        """Whether the run is being stopped because it waits for an answer. The agent is not needed until then, so a
+        runner that keeps processes between runs should end this one, if no other run uses it.
+        """
+        ...
+
+    @property
     def tools(self) -> Toolbox:
         """The orchestration tools, acting as this run, for a runner that offers them to its agent.
 

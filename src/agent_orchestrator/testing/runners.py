@@ -95,6 +95,7 @@ class RecordingContext:
     :ivar replies: texts of messages to the parent.
     :ivar tools: the tools for agents, over the methods of this context.
     :ivar has_used_token: set it as if the agent had used its token.
+    :ivar is_parking: set it before a cancel as if the run were being parked.
     :ivar force_stop: set it to make a stopping runner kill its agent at once.
     """
 
@@ -134,7 +135,7 @@ class RecordingContext:
         self.invocation: Invocation | None = None
         self.confinement: dict[str, str | None] | None = None
         self.stderr = ""
-        self.has_used_token = False
+        self.has_used_token = self.is_parking = False
         self.force_stop = anyio.Event()
         self._changed = anyio.Event()
         self._steered: list[str] = []

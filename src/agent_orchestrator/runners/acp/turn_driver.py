@@ -35,7 +35,7 @@ from agent_orchestrator.runners.live.messages import (
     RpcError,
 )
 from agent_orchestrator.runners.live.questions import OpenQuestions
-from agent_orchestrator.runners.live.stopping import interrupt, run_shielded, until_deadline
+from agent_orchestrator.runners.live.stopping import PARKED, interrupt, run_shielded, until_deadline
 from agent_orchestrator.runners.live.turn_log import TurnLog
 from agent_orchestrator.runners.live.turn_state import Event, Prompt, Turn
 
@@ -298,7 +298,9 @@ class TurnDriver:
         if end:
             with anyio.move_on_after(1):
                 await self._report_usage(end[0])
-        if self._reader.has_called_tools:
+        if self.context.is_parking:
+            self.process.retire(PARKED)
+        elif self._reader.has_called_tools:
             self.process.fail(AgentFailed("provider_error", f"{self.name} was stopped"))
 
     async def _ask_to_stop(self) -> None:

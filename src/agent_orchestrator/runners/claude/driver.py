@@ -33,7 +33,12 @@ from agent_orchestrator.runners.live.messages import (
     RpcError,
 )
 from agent_orchestrator.runners.live.questions import OpenQuestions, Question
-from agent_orchestrator.runners.live.stopping import INTERRUPT_S, interrupt, until_deadline
+from agent_orchestrator.runners.live.stopping import (
+    INTERRUPT_S,
+    PARKED,
+    interrupt,
+    until_deadline,
+)
 from agent_orchestrator.runners.live.turn_log import TurnLog
 from agent_orchestrator.runners.live.turn_state import Action, Event, Prompt, Turn
 
@@ -340,6 +345,8 @@ class RunDriver:
             ended = await current_host().kill_by_variable(COMMANDS_VARIABLE, [str(process.pid)])
             if ended:
                 _log.info("Claude Code %d left %d processes", process.pid, len(ended))
+        if self.context.is_parking:
+            process.retire(PARKED)
         await report_undelivered(self.context, self._texts.values())
 
     async def _interrupt(self) -> None:

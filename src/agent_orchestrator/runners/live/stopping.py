@@ -12,6 +12,9 @@ from agent_orchestrator.runners.live.process import LiveProcess
 INTERRUPT_S: Final = 10.0
 """Seconds that an agent has to end a turn. Agents usually take less than 0.2 s."""
 
+PARKED: Final = "its run waits for an answer"
+"""Why a process ends that is not needed before then."""
+
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 

@@ -36,6 +36,7 @@ from agent_orchestrator.runners.conversations import (
 )
 from agent_orchestrator.runners.live.pool import NotStarted
 from agent_orchestrator.runners.live.runner import LiveRunner
+from agent_orchestrator.runners.live.stopping import PARKED
 from agent_orchestrator.runners.program import NotInstalled
 from agent_orchestrator.runners.proxies import without_proxy_for
 
@@ -226,9 +227,13 @@ class CodexAppServerRunner(LiveRunner, CodexRunnerBase):
                     raise
                 raise PromptNotTaken(failure, thread) from failure
             finally:
-                if thread_id in server.threads and server.threads[thread_id].is_single_run:
+                if thread_id in server.threads and (
+                    context.is_parking or server.threads[thread_id].is_single_run
+                ):
                     with anyio.CancelScope(shield=True):
                         await server.unload(thread_id)
+                    if context.is_parking and server.serves_only(thread_id):
+                        server.retire(PARKED)
                 elif thread_id is not None:
                     server.unload_when_idle(thread_id)
 

@@ -127,6 +127,10 @@ class Server(LiveProcess):
         """The number of threads that it has or is loading."""
         return len(self.threads) + self.opening
 
+    def serves_only(self, thread_id: str) -> bool:
+        """Return whether it has no other thread and no other run than one of this thread."""
+        return self.leases == 1 and not self.opening and self.threads.keys() <= {thread_id}
+
     @property
     def argv(self) -> tuple[str, ...]:
         return (self.spec.command, *self.spec.arguments)
