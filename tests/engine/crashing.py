@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 class Crashed(Exception):
-    """The engine that asks for this is dead."""
+    """Raised in an engine that has crashed."""
 
 
 class Handle:
-    """A store as one engine has it; once that has crashed, none of its writes is made.
+    """The store of one engine. After that engine crashed, its writes fail.
 
-    Its engine can be stopped, too: what it asks for then waits until :meth:`go_on`.
+    The engine can be paused, too: its calls then wait until :meth:`go_on`.
 
     :param closes: whether leaving it closes the store; others may have it.
     :param doubts: asked after each commit; where it returns True the engine is told that the store failed.
@@ -45,7 +45,7 @@ class Handle:
         self._going.set()
 
     def __getattr__(self, name: str) -> Any:
-        """Return what a store tells of itself."""
+        """Return an attribute of the store."""
         return getattr(self._store, name)
 
     async def __aenter__(self) -> Self:
@@ -64,7 +64,7 @@ class Handle:
 
         await self._going.wait()
         value = await self._store.transact(unless_crashed, **options)
-        # What was committed may never be answered.
+        # A crash can come between a commit and its answer.
         with anyio.CancelScope(shield=True):
             await anyio.lowlevel.checkpoint()
         await self._going.wait()
@@ -80,7 +80,7 @@ class Handle:
 
 
 async def lose(store: Store, body: Callable[[Client], Awaitable[None]], **settings: Any) -> None:
-    """Let an engine work on a store until the body has returned, and die then."""
+    """Run an engine on a store until the body returns, then crash it."""
     handle = Handle(store)
     with anyio.CancelScope() as scope:
         try:

@@ -1,7 +1,7 @@
-"""Trees of agents in one process and no time: they spawn, wait, ask, answer, fail, are canceled.
+"""Random trees of agents on a virtual clock: they spawn, wait, ask, answer, fail, are canceled.
 
 Everything random follows from the seed, as in :mod:`simulation`, which loses engines; here they only
-stop in good order. ``python tests/engine/families.py --seeds 10000`` looks at many trees.
+stop in good order. ``python tests/engine/families.py --seeds 10000`` simulates many trees.
 """
 
 import argparse
@@ -38,16 +38,16 @@ from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.invariants import History, history, violations
 
 SPAWNS: Final = 8
-"""Children in one world: those that wake their parents would go on for ever."""
+"""Maximum of children in one simulation; without it, woken parents would spawn for ever."""
 
 QUIET_S: Final = 100_000.0
-"""Virtual seconds after which everything must have come to its end by itself."""
+"""Virtual seconds after which every run must have ended by itself."""
 
 ENOUGH: Final = 10
-"""Trees with faults after which no more are looked at."""
+"""Number of trees with faults after which the search ends."""
 
-PATIENCES_S: Final = (0.5, 20.0)
-"""After which agents give a question up."""
+ASK_TIMEOUTS_S: Final = (0.5, 20.0)
+"""Seconds after which agents abandon a question."""
 
 LIMITS: Final = ("max_depth", "max_children", "max_descendants")
 
@@ -56,22 +56,22 @@ GRANTS: Final = {"approve": "approved", "deny": "denied", "answer": "answered"}
 
 @define
 class Agents:
-    """The runner of all agents in a world, and what they came to know."""
+    """The runner of all agents in a simulation, and what they learned."""
 
     seed: int
     name: str = "agent"
     resumes: bool = True
     max_input: InputLimit = InputLimit(characters=450)
-    """So little that outcomes are often handed over in several turns."""
+    """So small that results of children often need several turns."""
     spawned: int = 0
     asked: int = 0
     told: dict[tuple[str, str], list[tuple[str, int] | None]] = field(factory=dict)
-    """By question and outcome: each time an agent was told, by the attempt whose prompt told it."""
+    """By question and outcome: each time an agent got it, by the attempt whose prompt had it."""
     known: dict[str, list[str]] = field(factory=dict)
-    """By session: the children its runs have made."""
+    """By session: the children its runs have spawned."""
     excesses: list[str] = field(factory=list)
     heard: Counter[str] = field(factory=Counter)
-    """By child's result: how many runs had it in what they were told to do."""
+    """By child's result: how many runs had it in their prompt."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -89,10 +89,10 @@ class Agents:
             elif line.startswith("result of ") and run.attempt == 1:
                 self.heard[line] += 1
         await context.delivered()
-        # A later attempt is given only what one with a conversation has not shown to have.
+        # A later attempt gets only the messages that the thread may not have yet.
         await context.set_thread(f"thread-{run.session_id}")
         await context.emit("agent.message", {"text": "at work"})
-        # What it does does not depend on the attempt, so that the next one finds its children.
+        # Its steps do not depend on the attempt, so that the next one finds its children.
         life = random.Random(f"{self.seed} {run.id}")
         children: list[SpawnReply] = []
         for number in range(life.randrange(1, 5)):
@@ -142,7 +142,7 @@ class Agents:
                 await context.emit("agent.message", {"text": "hm"})
 
     def _limits(self, context: RunContext, number: int) -> dict[str, int]:
-        """Return limits for a child, the same for each attempt; in every other world none."""
+        """Return limits for a child, the same for each attempt; none in every other simulation."""
         rng = random.Random(f"limits {self.seed} {context.run.id} {number}")
         if self.seed % 2 == 0 or rng.random() < 0.5:
             return {}
@@ -151,7 +151,7 @@ class Agents:
     async def _ask(self, context: RunContext, rng: random.Random) -> None:
         self.asked += 1
         question = f"question {self.asked}"
-        with anyio.move_on_after(rng.choice((float("inf"), float("inf"), *PATIENCES_S))):
+        with anyio.move_on_after(rng.choice((float("inf"), float("inf"), *ASK_TIMEOUTS_S))):
             request = await context.ask_parent(
                 question,
                 kind=rng.choice(("approval_request", "permission_request", "input_request")),
@@ -162,7 +162,7 @@ class Agents:
 
 @define
 class Family:
-    """A world with one tree, or a few."""
+    """A simulation of one tree, or a few."""
 
     seed: int
     rng: random.Random
@@ -172,9 +172,9 @@ class Family:
     ids: Ids = field(factory=Ids)
     roots: list[str] = field(factory=list)
     refused: set[str] = field(factory=set)
-    """The requests an answer came too late for."""
+    """The requests whose answer came too late."""
     decided: dict[str, str] = field(factory=dict)
-    """By request: what its first answer made of it."""
+    """By request: the status after its first answer."""
     faults: list[str] = field(factory=list)
     told: History | None = None
 
@@ -202,7 +202,7 @@ class Family:
             client = Client(engine)
             with anyio.fail_after(QUIET_S):
                 await self._people(client)
-                # From here on nobody does anything: what is open must end by itself.
+                # From here on no person acts: all runs must end by themselves.
                 while await self._is_busy(client):
                     await anyio.sleep(50)
             self.told = await history(client)
@@ -214,7 +214,7 @@ class Family:
         return bool(counts.queued_count or counts.running_count or counts.waiting_count)
 
     async def _people(self, client: Client) -> None:
-        """Do what people do for a while, at any moment."""
+        """Act as two people for a while, at random times."""
         async with anyio.create_task_group() as tasks:
             for _ in range(2):
                 tasks.start_soon(self._person, client, random.Random(self.rng.random()))
@@ -321,7 +321,7 @@ class Family:
         ]
 
     def _judge_requests(self, told: History, runs: dict[str, Run]) -> None:
-        # One that showed nothing of having its prompt is rightly told again in the next.
+        # An attempt that emitted nothing may not have read its prompt: the next one gets it again.
         at_work = {
             (event.run_id, event.attempt)
             for log in told.logs.values()
@@ -372,7 +372,7 @@ class Family:
 
 
 def _canceled_last(runs: Sequence[Run]) -> set[str]:
-    """Return the sessions that a cancel has put to rest, with the outcomes that wait in them."""
+    """Return the sessions whose last run was canceled; results of children may wait in them."""
     last: dict[str, tuple[Any, bool]] = {}
     for run in runs:
         end = run.finished_at, run.status is RunStatus.CANCELED
@@ -381,9 +381,9 @@ def _canceled_last(runs: Sequence[Run]) -> set[str]:
 
 
 def _gave_up_then(request: Request) -> bool:
-    """Tell whether its agent may have given up at the very moment it was decided."""
+    """Return whether its agent may have stopped waiting when the request was resolved."""
     assert request.resolved_at is not None
-    return (request.resolved_at - request.created_at).total_seconds() in PATIENCES_S
+    return (request.resolved_at - request.created_at).total_seconds() in ASK_TIMEOUTS_S
 
 
 LOOSE: Final[Sequence[Approvals | None]] = (None, None, "allow", "ask-human")
@@ -394,7 +394,7 @@ def _of(log: Sequence[Event], event_type: str) -> list[Event]:
 
 
 def unsound(view: View) -> list[str]:
-    """Return what does not hold between two commits."""
+    """Return violations of what must hold after every commit."""
     found = []
     for run in view.runs(limit=1000):
         request = view.request(run.waiting_on) if run.waiting_on else None
@@ -415,7 +415,7 @@ def unsound(view: View) -> list[str]:
 
 
 def grow(seed: int, **settings: Any) -> Family:
-    """Let a family live; what did not hold in it is in ``faults``."""
+    """Run one simulation; violations are in its ``faults``."""
     rng = random.Random(f"family {seed}")
     settings = {
         "max_concurrency": rng.choice((1, 1, 2, 8)),
@@ -428,8 +428,8 @@ def grow(seed: int, **settings: Any) -> Family:
 
 
 def many(start: int, count: int) -> tuple[Counter[str], dict[int, list[str]]]:
-    """Let families live; return what there was in them, and the faults by seed."""
-    logging.disable(logging.CRITICAL)  # runs that are stopped have much to say
+    """Run simulations; return what happened in them, and the faults by seed."""
+    logging.disable(logging.CRITICAL)  # stopped runs log a lot
     faults: dict[int, list[str]] = {}
     seen: Counter[str] = Counter()
     try:
@@ -437,7 +437,7 @@ def many(start: int, count: int) -> tuple[Counter[str], dict[int, list[str]]]:
             try:
                 family = grow(seed)
                 found = family.faults
-            except Exception as error:  # noqa: BLE001 - a world that broke is a finding
+            except Exception as error:  # noqa: BLE001 - a crash is a fault
                 found = [f"it broke: {error!r}"]
             else:
                 seen += census(family)
@@ -451,7 +451,7 @@ def many(start: int, count: int) -> tuple[Counter[str], dict[int, list[str]]]:
 
 
 def census(family: Family) -> Counter[str]:
-    """Return what happened in a world, so that a test can tell whether all of it does."""
+    """Count what happened in a simulation, so that a test can check that all of it does."""
     told = family.told
     assert told is not None
     kinds = Counter(event.event_type for log in told.logs.values() for event in log)

@@ -1,8 +1,8 @@
-"""A world in one process and no time: engines that crash at any await, clients that retry, agents.
+"""A simulation on a virtual clock: engines that crash at any await, clients that retry, agents.
 
 Everything random follows from the seed: the scheduler's order, the steps at which engines are lost,
-what clients do and agents take. ``python tests/engine/simulation.py --seeds 10000`` runs many worlds
-and prints the seeds of those in which something did not hold.
+what clients do and agents take. ``python tests/engine/simulation.py --seeds 10000`` runs many
+simulations and prints the seeds of those with violations.
 """
 
 import argparse
@@ -44,16 +44,16 @@ from agent_orchestrator.testing.invariants import (
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS: Final = 600
-"""Steps of tasks an engine makes at most before it is lost."""
+"""Maximum of task steps before an engine is lost."""
 
 DOUBTFUL: Final = 5
-"""In one world of so many the store commits at times and says that it failed."""
+"""In one of so many simulations the store sometimes reports a failure after it committed."""
 
 ENOUGH: Final = 10
-"""Worlds with faults after which no more are tried."""
+"""Number of simulations with faults after which the search ends."""
 
 QUIET_S: Final = 100_000.0
-"""Virtual seconds after which the last engine must have come to rest."""
+"""Virtual seconds after which the last engine must be idle."""
 
 
 class Ids:
@@ -67,21 +67,21 @@ class Ids:
 
 @define
 class Agents:
-    """The runner of all agents in the world, and what they were told."""
+    """The runner of all agents in the simulation, and what they got."""
 
     seed: int
     name: str = "agent"
     resumes: bool = True
     effects: Counter[str] = field(factory=Counter)
-    """By message: how often an agent set to work on it, which was then known to be durable."""
+    """By message: how often an agent began to work on it, after the message was durable."""
     answers: Counter[str] = field(factory=Counter)
-    """By question: how often an agent was told how it was resolved."""
+    """By question: how often an agent got its answer."""
     words: int = 0
-    """How often one of them said something."""
+    """Number of messages that they emitted."""
     between: set[str] = field(factory=set)
-    """The runs whose agent is being given its prompt, and has set to nothing yet."""
+    """The runs whose agent is getting its prompt and has not begun."""
     dead: set[tuple[str, int]] = field(factory=set)
-    """The attempts whose processes an engine has ended; what their runner still does has no effect."""
+    """The attempts whose processes an engine has ended. Their runner has no further effect."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -94,7 +94,7 @@ class Agents:
         return dict.fromkeys(ended, ReapResult())
 
     async def _live(self, context: RunContext) -> None:
-        """Return while the agent's process lives; never once it was ended."""
+        """Return if the agent's process is alive; wait for ever if it was ended."""
         if (context.run.id, context.run.attempt) in self.dead:
             await anyio.sleep_forever()
 
@@ -104,10 +104,10 @@ class Agents:
         try:
             return await self._work(context, rng)
         finally:
-            # An agent takes its time to end, and may try to say something still.
+            # An agent needs time to end, and may still try to emit something.
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(rng.choice((0, 0, 0.1, 3)))
-                # One that speaks has what it was given.
+                # An agent that emits has got its prompt.
                 if run.id not in self.between:
                     await self._say(context, "late")
                 self.between.discard(run.id)
@@ -134,7 +134,7 @@ class Agents:
         return Outcome(said)
 
     async def _say(self, context: RunContext, text: str) -> None:
-        """Say something that nobody says twice."""
+        """Emit a text that is never emitted twice."""
         self.words += 1
         await context.emit("agent.message", {"text": f"{text} ({self.words})"})
 
@@ -177,7 +177,7 @@ class SimulatedHost(LinuxHost):
 
 @frozen
 class Plan:
-    """One thing a client wants done, however often it has to try."""
+    """One call of a client, retried until it is answered."""
 
     verb: str
     key: str
@@ -187,7 +187,7 @@ class Plan:
 
 @define
 class Actor:
-    """A client: what it wants, how far it has come, and what it knows."""
+    """A client: its calls, how many are done, and what it has seen."""
 
     number: int
     plans: list[Plan]
@@ -196,7 +196,7 @@ class Actor:
     acknowledged: list[Acknowledged] = field(factory=list)
     done: int = 0
     unanswered: list[str] = field(factory=list)
-    """The keys it used again and did not get the first answer for."""
+    """The repeated keys that did not get the first answer."""
     seen: dict[str, list[Event]] = field(factory=lambda: defaultdict(list))
 
     async def work(self, client: Client, rng: random.Random) -> None:
@@ -237,7 +237,7 @@ class Actor:
                 await client.cancel_run(target, idempotency_key=key)
 
     async def follow(self, client: Client) -> None:
-        """Read the log of the first session on from where it was left."""
+        """Go on reading the log of the first session."""
         while not self.sessions:
             await anyio.sleep(1)
         session = self.sessions[0]
@@ -325,7 +325,7 @@ class World:
         )
 
     async def live(self) -> None:
-        """Let engine after engine work on the store, the last one until all is done."""
+        """Run one engine after another on the store, the last one until all is done."""
         async with anyio.create_task_group() as stopped:
             for _ in range(self.rng.randrange(1, 6)):
                 steps = self.rng.randrange(1, STEPS)
@@ -355,13 +355,13 @@ class World:
                 await anyio.sleep_forever()
 
     async def _drained(self) -> None:
-        """Stop an engine in good order."""
+        """Drain an engine."""
         async with self._engine(self._handle()) as client, self._actors(client):
             await anyio.sleep(self.rng.random() * 50)
             await client.transport.drain(self.rng.choice((0, 5)))  # type: ignore[attr-defined]
 
     async def _stopped(self, steps: int, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Stop an engine at some await, let it go on while others are at work, then lose it."""
+        """Pause an engine at some await, resume it while others are at work, then lose it."""
         handle = self._handle()
         clients = anyio.CancelScope()
 
@@ -383,7 +383,7 @@ class World:
                 await anyio.sleep_forever()
 
     def _handle(self) -> Handle:
-        """Return the store as the next engine has it: in some worlds one that tells of failures after commits."""
+        """Return the store for the next engine; in some simulations it reports failures after commits."""
         rng = random.Random(f"doubts {self.seed} {self.agents.dead}")
         rate = rng.choice((0.02, 0.1, 0.4)) if self.seed % DOUBTFUL == DOUBTFUL - 1 else 0.0
         return Handle(self.store, doubts=lambda: rng.random() < rate)
@@ -404,7 +404,7 @@ class World:
             tasks.cancel_scope.cancel()
 
     async def _resolve(self, client: Client) -> None:
-        """Approve what is asked, sooner or later; some of it never."""
+        """Approve requests at random times; some never."""
         while True:
             await anyio.sleep(self.rng.choice((0.1, 1, 10)))
             for request in (await client.requests(status="pending")).requests:
@@ -431,7 +431,7 @@ class World:
             for session, seen in actor.seen.items():
                 found += stream_violations(seen, told.logs[session])
         self.faults += [f"{one.kind}: {one.detail}" for one in found]
-        # Worked on at most once; and once at least where its run completed.
+        # An agent works on a message at most once, and exactly once if its run completed.
         self.faults += [
             f"doubled: {count} agents worked on {text!r}"
             for text, count in self.agents.effects.items()
@@ -475,8 +475,8 @@ async def _at_once(func: Any, args: Any, *_: Any, **__: Any) -> Any:
 
 @contextmanager
 def predictable(seed: int) -> Iterator[None]:
-    """Have trio schedule by the seed, and do at once what is done in threads: they have a time of
-    their own.
+    """Have trio schedule by the seed, and run the work of threads at once: their timing is not
+    predictable.
     """
     state = trio_run._r.getstate()
     threads = TrioBackend.__dict__["run_sync_in_worker_thread"]
@@ -492,7 +492,7 @@ def predictable(seed: int) -> Iterator[None]:
 
 
 def simulate(seed: int, **settings: Any) -> World:
-    """Let a world live; what did not hold in it is in ``faults``."""
+    """Run one simulation; violations are in its ``faults``."""
     rng = random.Random(seed)
     actors = [Actor(n, _plans(rng, n)) for n in range(rng.randrange(1, 4))]
     settings = {
@@ -506,8 +506,8 @@ def simulate(seed: int, **settings: Any) -> World:
 
 
 def many(start: int, count: int, seconds: float) -> tuple[int, dict[int, list[str]]]:
-    """Run worlds until one limit is reached; return how many, and the faults by seed."""
-    logging.disable(logging.CRITICAL)  # engines that die have much to say
+    """Run simulations until a limit is reached; return how many, and the faults by seed."""
+    logging.disable(logging.CRITICAL)  # crashed engines log a lot
     faults: dict[int, list[str]] = {}
     end = time.monotonic() + seconds
     done = 0
@@ -517,7 +517,7 @@ def many(start: int, count: int, seconds: float) -> tuple[int, dict[int, list[st
                 break
             try:
                 found = simulate(seed).faults
-            except Exception as error:  # noqa: BLE001 - a world that broke is a finding
+            except Exception as error:  # noqa: BLE001 - a crash is a fault
                 found = [f"it broke: {error!r}"]
             if found:
                 faults[seed] = found

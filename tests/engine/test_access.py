@@ -1,4 +1,4 @@
-"""The caller that is a run, decided in the store's own look: over each store, on each loop."""
+"""Access of a caller that is a run: with each store, on each event loop."""
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -47,7 +47,7 @@ async def a_run(engine: Orchestrator) -> Run:
     return await client.create_run((await client.create_session()).id)
 
 
-async def test_a_run_is_itself_above_what_descends_and_nobody_elsewhere(
+async def test_run_may_act_on_its_descendants_but_not_on_other_sessions(
     engine: Orchestrator,
 ) -> None:
     run, other = await a_run(engine), await a_run(engine)
@@ -79,7 +79,9 @@ async def test_a_run_is_itself_above_what_descends_and_nobody_elsewhere(
             await refused
 
 
-async def test_a_caller_is_nobody_once_its_attempt_is_over(engine: Orchestrator) -> None:
+async def test_calls_of_a_run_are_forbidden_before_and_after_its_attempt(
+    engine: Orchestrator,
+) -> None:
     run = await a_run(engine)
     early = acting_as(engine, run)
     with pytest.raises(Forbidden):
@@ -100,7 +102,7 @@ async def test_a_caller_is_nobody_once_its_attempt_is_over(engine: Orchestrator)
     ):
         with pytest.raises(Forbidden):
             await call
-    # Its next attempt is the same caller to those it made promises to.
+    # A key of the run still holds in its next attempt.
     again = await acting_as(engine, run, 2).spawn("help", run_id=run.id, idempotency_key="k")
     assert again == spawned
     children = await Client(engine).list_sessions(parent_session_id=run.session_id)
@@ -108,7 +110,9 @@ async def test_a_caller_is_nobody_once_its_attempt_is_over(engine: Orchestrator)
 
 
 @pytest.mark.parametrize("sessions", ["own", "child", "all"])
-async def test_what_waits_ends_with_the_attempt(engine: Orchestrator, sessions: str) -> None:
+async def test_open_streams_and_waits_of_a_run_end_with_its_attempt(
+    engine: Orchestrator, sessions: str
+) -> None:
     run = await a_run(engine)
     agent = await started(engine, run)
     child = await agent.spawn("help", run_id=run.id)
@@ -152,7 +156,7 @@ async def test_what_waits_ends_with_the_attempt(engine: Orchestrator, sessions: 
         ({"decision": "deny"}, ("deny", None, None, None)),
     ],
 )
-async def test_the_audit_trail_says_what_was_allowed_beyond_this_once(
+async def test_audit_entry_records_the_chosen_option_and_what_it_reaches(
     engine: Orchestrator, given: dict[str, Any], recorded: tuple[str | None, ...]
 ) -> None:
     agent = await started(engine, run := await a_run(engine))

@@ -1,4 +1,4 @@
-"""Who decides what agents ask for: providers' policies, parents that stay silent, agents that may not."""
+"""Who resolves agents' requests: policies, parents that do not answer, agents without permission."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from agent_orchestrator.testing import ScriptedRunner
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 def providers(**policies: Approvals | None) -> dict[str, ProviderConfig]:
@@ -47,14 +47,14 @@ async def family(client: Client) -> tuple[Run, Run]:
 
 
 async def asked(client: Client, run: Run) -> Request:
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S, until="attention")
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S, until="attention")
     assert reply.request is not None, reply
     return reply.request
 
 
-async def people_asked(client: Client, request: Request) -> Request:
-    """Wait until a request is put to people."""
-    with anyio.fail_after(PATIENCE_S):
+async def wait_until_escalated(client: Client, request: Request) -> Request:
+    """Wait until a request is escalated to a human."""
+    with anyio.fail_after(TIMEOUT_S):
         async with client.events(request.session_id, follow=True) as events:
             async for event in events:
                 if event.event_type == "request.updated" and event.data["id"] == request.id:
@@ -62,14 +62,14 @@ async def people_asked(client: Client, request: Request) -> Request:
     return await client.get_request(request.id)
 
 
-async def test_a_providers_policy_holds_for_its_runs() -> None:
+async def test_approval_policy_of_a_provider_applies_to_its_runs() -> None:
     policies = providers(free="allow", plain=None, closed="deny")
     async with open_embedded(":memory:", providers=policies) as client:
         session = await client.create_session()
         for provider, said in (("free", "approved"), ("closed", "denied")):
             sent = await client.send_message(session.id, "ask May I?", provider=provider)
             assert sent.run is not None
-            run = (await client.wait_run(sent.run.id, timeout_s=PATIENCE_S)).run
+            run = (await client.wait_run(sent.run.id, timeout_s=TIMEOUT_S)).run
             assert run.result is not None
             assert run.result.text == said
         sent = await client.send_message(session.id, "ask May I?", provider="plain")
@@ -77,7 +77,7 @@ async def test_a_providers_policy_holds_for_its_runs() -> None:
         assert (await asked(client, sent.run)).audience == "human"
 
 
-async def test_the_stricter_of_session_and_provider_holds() -> None:
+async def test_stricter_approval_policy_of_session_and_provider_applies() -> None:
     policies = providers(free="allow", people="ask-human")
     async with open_embedded(":memory:", providers=policies) as client:
         loose = await client.create_session(approvals="allow")
@@ -96,7 +96,7 @@ async def test_the_stricter_of_session_and_provider_holds() -> None:
             await client.cancel_run(run.id)
 
 
-async def test_a_child_on_a_freer_provider_is_not_freer_than_its_parent() -> None:
+async def test_child_inherits_the_stricter_policy_of_its_parents_provider() -> None:
     policies = providers(people="ask-human", free="allow")
     async with open_embedded(":memory:", providers=policies) as client:
         parent = await client.create_session(provider="people")
@@ -108,24 +108,24 @@ async def test_a_child_on_a_freer_provider_is_not_freer_than_its_parent() -> Non
         assert loose.session.approvals == "allow"
 
 
-async def test_people_are_asked_when_the_parent_does_not_answer_in_time() -> None:
+async def test_request_goes_to_a_human_if_the_parent_does_not_answer_in_time() -> None:
     async with open_embedded(
         ":memory:", runners=[ScriptedRunner()], parent_answer_s=0.05
     ) as client:
         _, child = await family(client)
         request = await asked(client, child)
-        passed = await people_asked(client, request)
+        passed = await wait_until_escalated(client, request)
         assert (passed.status, passed.audience) == ("pending", "human")
         assert passed.human_at is not None
         assert passed.human_at - passed.created_at >= timedelta(seconds=0.05)
         assert (await client.get_run(child.id)).status is RunStatus.WAITING
         await client.resolve_request(request.id, "approve")
-        run = (await client.wait_run(child.id, timeout_s=PATIENCE_S)).run
+        run = (await client.wait_run(child.id, timeout_s=TIMEOUT_S)).run
         assert run.result is not None
         assert run.result.text == "approved"
 
 
-async def test_of_a_short_question_the_parent_has_half_of_the_time() -> None:
+async def test_parent_has_half_the_lifetime_of_a_short_request_to_answer() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         _, child = await family(client)
         reply = await client.reply_parent(
@@ -134,35 +134,35 @@ async def test_of_a_short_question_the_parent_has_half_of_the_time() -> None:
         assert reply.request is not None
         assert reply.request.human_at is not None
         assert reply.request.human_at - reply.request.created_at == timedelta(seconds=0.1)
-        assert (await people_asked(client, reply.request)).audience == "human"
-        assert (await client.get_request(reply.request.id, wait_s=PATIENCE_S)).status == "expired"
+        assert (await wait_until_escalated(client, reply.request)).audience == "human"
+        assert (await client.get_request(reply.request.id, wait_s=TIMEOUT_S)).status == "expired"
 
 
-async def test_an_answer_in_time_leaves_people_alone() -> None:
+async def test_request_answered_in_time_is_not_escalated_to_a_human() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()], parent_answer_s=0.3) as client:
         _, child = await family(client)
         request = await asked(client, child)
         other = await client.reply_parent(child.id, "?", request_kind="input_request")
         await client.resolve_request(request.id, "approve")
         assert other.request is not None
-        await client.wait_run(child.id, timeout_s=PATIENCE_S)
+        await client.wait_run(child.id, timeout_s=TIMEOUT_S)
         assert (await client.get_request(request.id)).audience == "parent"
         log = [event async for event in client.events(child.session_id)]
         assert "request.updated" not in [event.event_type for event in log]
 
 
-async def test_the_parents_time_goes_on_over_a_restart(tmp_path: Path) -> None:
+async def test_time_until_escalation_survives_a_restart(tmp_path: Path) -> None:
     async with open_embedded(
         tmp_path / "d.db", runners=[ScriptedRunner()], parent_answer_s=0.2
     ) as client:
         _, child = await family(client)
         request = await asked(client, child)
     async with open_embedded(tmp_path / "d.db", runners=[ScriptedRunner()]) as client:
-        passed = await people_asked(client, request)
+        passed = await wait_until_escalated(client, request)
         assert (passed.audience, passed.status) == ("human", "pending")
 
 
-async def test_people_are_asked_when_the_parent_is_canceled_alone() -> None:
+async def test_request_goes_to_a_human_if_the_parent_is_canceled() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         parent, child = await family(client)
         request = await asked(client, child)
@@ -171,7 +171,7 @@ async def test_people_are_asked_when_the_parent_is_canceled_alone() -> None:
         assert (await client.get_request(request.id)).audience == "human"
 
 
-async def test_a_parent_that_is_woken_by_the_question_is_asked() -> None:
+async def test_request_goes_to_an_idle_parent_that_it_can_wake() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         parent = await client.create_session(provider=MANUAL)
         audiences = []
@@ -185,11 +185,11 @@ async def test_a_parent_that_is_woken_by_the_question_is_asked() -> None:
             )
             audiences.append((await asked(client, child.run)).audience)
         assert audiences == ["parent", "human"]
-        # What people decide wakes no agent.
+        # A request for a human wakes no agent.
         assert len((await client.list_runs(session_id=parent.id)).runs) == 1
 
 
-async def test_what_is_for_people_no_agent_decides_or_waits_for() -> None:
+async def test_agent_cannot_resolve_or_wait_for_a_request_for_a_human() -> None:
     config = EngineConfig(providers(scripted=None), Routing("scripted"), host=this_host())
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine)
@@ -209,7 +209,7 @@ async def test_what_is_for_people_no_agent_decides_or_waits_for() -> None:
         assert child.status is RunStatus.QUEUED
 
 
-async def test_an_agent_is_not_told_of_what_its_child_asks_people() -> None:
+async def test_wait_of_an_agent_ignores_its_childs_request_for_a_human() -> None:
     config = EngineConfig(providers(scripted=None), Routing("scripted"), host=this_host())
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine)
@@ -223,7 +223,7 @@ async def test_an_agent_is_not_told_of_what_its_child_asks_people() -> None:
         assert (await asked(client, strict.run)) == asked_people.request
 
 
-async def test_a_run_has_so_many_questions_open_and_its_end_closes_all() -> None:
+async def test_open_requests_of_a_run_are_limited_and_closed_when_it_ends() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         run, _ = await family(client)
         for _ in range(MAX_PENDING):
@@ -240,7 +240,7 @@ async def test_a_run_has_so_many_questions_open_and_its_end_closes_all() -> None
         assert left.requests == ()
 
 
-async def test_many_questions_elsewhere_in_the_tree_hide_none() -> None:
+async def test_request_of_a_descendant_is_found_among_many_others_in_the_tree() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         root = await client.create_session(provider=MANUAL)
         for _ in range(MAX_READ_ROWS // MAX_PENDING + 1):
@@ -255,7 +255,7 @@ async def test_many_questions_elsewhere_in_the_tree_hide_none() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
-def test_a_parents_time_is_a_length_of_time(seconds: float) -> None:
+def test_parent_answer_s_must_be_finite_and_not_negative(seconds: float) -> None:
     with pytest.raises(ConfigError, match="parent_answer_s"):
         EngineConfig(
             providers(scripted=None), Routing("scripted"), parent_answer_s=seconds, host=this_host()

@@ -41,17 +41,17 @@ def test_the_strongest_order_decides_the_course(course: Course, order: Order) ->
     assert after is max(course, LEADS_TO[order], key=RANK.__getitem__)
 
 
-def test_the_table_holds_nothing_else() -> None:
+def test_transition_table_has_no_other_entries() -> None:
     assert set(COURSES) == set(product(Course, Order)) - {(Course.ENDED, Order.END)}
 
 
 def attempt() -> RunningAttempt:
-    # Only the state is looked at: no test here reads what the attempt was given.
+    # Only the state matters: no test here reads the assignment.
     return RunningAttempt(Assignment(None, None, (), None))  # type: ignore[arg-type]
 
 
 @pytest.mark.anyio
-async def test_the_first_reason_of_the_strongest_course_is_kept() -> None:
+async def test_attempt_end_has_the_first_reason_of_the_strongest_course() -> None:
     one = attempt()
     one.park(NOW)
     one.release("first", NOW)
@@ -70,7 +70,7 @@ async def test_the_first_reason_of_the_strongest_course_is_kept() -> None:
 
 
 @pytest.mark.anyio
-async def test_an_attempt_is_blocked_until_all_it_waits_for_is_there() -> None:
+async def test_attempt_is_blocked_until_its_request_and_all_calls_end() -> None:
     one = attempt()
     assert one.set_request("req_1")
     assert not one.set_request("req_1")

@@ -1,4 +1,4 @@
-"""What an agent function does with others through its context, and where that ends."""
+"""What an agent function can do with other sessions through its context, and the limits."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -37,21 +37,21 @@ from agent_orchestrator.testing import ScriptedRunner
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 Agent = Callable[[RunContext], Awaitable[str | Outcome | None]]
 
 
 async def end_of(client: Client, run: Run | None) -> Run:
     assert run is not None
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S)
     assert not reply.timed_out, reply.run
     return reply.run
 
 
 async def asked(client: Client, run: Run | None) -> Request:
     assert run is not None
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S, until="attention")
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S, until="attention")
     assert reply.request is not None, reply
     return reply.request
 
@@ -71,19 +71,19 @@ def text_of(run: Run) -> str:
 
 
 @pytest.mark.parametrize("depth", [1, 4])
-async def test_a_line_of_agents_that_wait_needs_one_worker(depth: int) -> None:
+async def test_chain_of_agents_waiting_for_children_needs_one_worker(depth: int) -> None:
     async def agent(context: RunContext) -> str:
         if context.session.depth == depth:
             return "deep"
         child = await context.spawn("go", provider="lead")
         return f"{context.session.depth} {text_of((await context.wait(child.run.id)).run)}"
 
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         run = await led(agent, max_concurrency=1)
     assert text_of(run) == " ".join([*map(str, range(depth)), "deep"])
 
 
-async def test_a_wait_for_its_own_run_lends_no_worker() -> None:
+async def test_waiting_for_the_own_run_does_not_release_the_worker() -> None:
     async def agent(context: RunContext) -> str:
         child = await context.spawn("say x", provider="scripted")
         with pytest.raises(InvalidRequest, match="your own run"):
@@ -95,8 +95,8 @@ async def test_a_wait_for_its_own_run_lends_no_worker() -> None:
     assert text_of(await led(agent, max_concurrency=1)) == RunStatus.QUEUED
 
 
-async def test_a_wait_for_its_own_question_lends_its_worker() -> None:
-    """Also where the question was asked without waiting, and the run is `running` all along."""
+async def test_waiting_for_the_own_request_releases_the_worker() -> None:
+    """Also if the question was asked without `wait`, so that the run stays `running`."""
 
     async def agent(context: RunContext) -> str:
         child = await context.spawn("say x", provider="scripted")
@@ -105,11 +105,11 @@ async def test_a_wait_for_its_own_question_lends_its_worker() -> None:
         assert asked.request is not None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(answer, child.run.id, asked.request.id)
-            request = await me.get_request(asked.request.id, wait_s=PATIENCE_S)
+            request = await me.get_request(asked.request.id, wait_s=TIMEOUT_S)
         return f"{request.answer}"
 
     async def answer(run_id: str, request_id: str) -> None:
-        ended = (await outside.wait_run(run_id, timeout_s=PATIENCE_S)).run
+        ended = (await outside.wait_run(run_id, timeout_s=TIMEOUT_S)).run
         assert text_of(ended) == "x"
         await outside.resolve_request(request_id, "answer", text="with one worker")
 
@@ -123,7 +123,7 @@ async def test_a_wait_for_its_own_question_lends_its_worker() -> None:
         assert text_of(await end_of(outside, sent.run)) == "with one worker"
 
 
-async def test_a_wait_ends_when_its_time_is_up() -> None:
+async def test_wait_returns_timed_out_after_its_timeout() -> None:
     async def agent(context: RunContext) -> str:
         child = await context.spawn("hold", provider="scripted")
         reply = await context.wait(child.run.id, timeout_s=0.05)
@@ -133,7 +133,7 @@ async def test_a_wait_ends_when_its_time_is_up() -> None:
     assert text_of(await led(agent)) == "True"
 
 
-async def test_a_parent_answers_what_it_waits_for() -> None:
+async def test_parent_waiting_for_attention_can_answer_its_childs_request() -> None:
     async def agent(context: RunContext) -> str:
         child = await context.spawn("ask May I?", provider="scripted")
         reply = await context.wait(child.run.id, until="attention")
@@ -144,7 +144,7 @@ async def test_a_parent_answers_what_it_waits_for() -> None:
     assert text_of(await led(agent)) == "May I?"
 
 
-async def test_it_reaches_its_own_and_no_others() -> None:
+async def test_context_refuses_sessions_and_runs_outside_its_subtree() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()], max_concurrency=4) as outside:
         foreign = await outside.create_session()
         (sent, refused) = await outside.send_message(foreign.id, "hold"), []
@@ -164,7 +164,7 @@ async def test_it_reaches_its_own_and_no_others() -> None:
     assert refused == ["NotFound", "Forbidden", "NotFound"]
 
 
-async def test_a_canceled_one_makes_no_more_children() -> None:
+async def test_canceled_run_cannot_spawn_children() -> None:
     reached: list[str] = []
 
     async def agent(context: RunContext) -> str:
@@ -183,7 +183,7 @@ async def test_a_canceled_one_makes_no_more_children() -> None:
         sent = await client.send_message(session.id, "lead")
         assert sent.run is not None
         async with client.events(session.id, follow=True) as events:
-            with anyio.fail_after(PATIENCE_S):
+            with anyio.fail_after(TIMEOUT_S):
                 async for event in events:
                     if event.data.get("text") == "ready":
                         break
@@ -194,7 +194,7 @@ async def test_a_canceled_one_makes_no_more_children() -> None:
     assert reached == ["conflict"]
 
 
-async def test_the_next_attempt_finds_the_children_of_the_one_before(tmp_path: Path) -> None:
+async def test_next_attempt_gets_the_same_children_by_idempotency_key(tmp_path: Path) -> None:
     async def agent(context: RunContext) -> str:
         children = [await context.spawn(f"say {n}", provider="scripted", idempotency_key=f"{n}")
                     for n in range(2)]  # fmt: skip
@@ -210,7 +210,7 @@ async def test_the_next_attempt_finds_the_children_of_the_one_before(tmp_path: P
         session = await client.create_session()
         sent = await client.send_message(session.id, "lead")
         async with client.events(session.id, follow=True) as events:
-            with anyio.fail_after(PATIENCE_S):
+            with anyio.fail_after(TIMEOUT_S):
                 async for event in events:
                     if event.data.get("text") == "spawned":
                         break
@@ -220,7 +220,7 @@ async def test_the_next_attempt_finds_the_children_of_the_one_before(tmp_path: P
         assert len((await client.get_tree(session.id)).children) == 2
 
 
-async def test_a_drain_is_no_fault_of_who_spawns_then(tmp_path: Path) -> None:
+async def test_run_that_spawns_during_a_drain_is_queued_again(tmp_path: Path) -> None:
     go_on, spawning = anyio.Event(), anyio.Event()
 
     async def agent(context: RunContext) -> str:
@@ -243,7 +243,7 @@ async def test_a_drain_is_no_fault_of_who_spawns_then(tmp_path: Path) -> None:
             async for event in events:
                 if event.data.get("text") == "ready":
                     break
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(engine.drain, 0.2)
                 while not engine.core.draining:
@@ -256,10 +256,10 @@ async def test_a_drain_is_no_fault_of_who_spawns_then(tmp_path: Path) -> None:
         assert text_of(await end_of(client, sent.run)) == "built"
 
 
-# --- questions that are given up ----------------------------------------------------------------
+# --- requests that an agent abandons -------------------------------------------------------------
 
 
-async def test_a_question_that_is_given_up_is_withdrawn() -> None:
+async def test_request_is_canceled_if_its_agent_stops_waiting() -> None:
     resumed = anyio.Event()
 
     async def agent(context: RunContext) -> str:
@@ -274,7 +274,7 @@ async def test_a_question_that_is_given_up_is_withdrawn() -> None:
         sent = await client.send_message(session.id, "lead")
         first = await asked(client, sent.run)
         assert sent.run is not None
-        closed = await client.get_request(first.id, wait_s=PATIENCE_S)
+        closed = await client.get_request(first.id, wait_s=TIMEOUT_S)
         assert (closed.status, closed.decided_by) == ("canceled", None)
         assert (await client.get_run(sent.run.id)).status is RunStatus.RUNNING
         resumed.set()
@@ -286,7 +286,7 @@ async def test_a_question_that_is_given_up_is_withdrawn() -> None:
     assert log.count("run.waiting") == log.count("run.resumed") == 2
 
 
-async def test_one_may_be_given_up_for_another_at_once() -> None:
+async def test_agent_may_stop_waiting_and_ask_again_immediately() -> None:
     async def agent(context: RunContext) -> str:
         for number in range(20):
             with anyio.CancelScope() as scope:
@@ -303,16 +303,16 @@ async def test_one_may_be_given_up_for_another_at_once() -> None:
     async with open_embedded(":memory:", runners=[FunctionRunner("lead", agent)]) as client:
         session = await client.create_session()
         sent = await client.send_message(session.id, "lead")
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while (request := await asked(client, sent.run)).text != "Last?":
-                await client.get_request(request.id, wait_s=PATIENCE_S)
+                await client.get_request(request.id, wait_s=TIMEOUT_S)
         await client.resolve_request(request.id, "approve")
         assert text_of(await end_of(client, sent.run)) == "approved"
         closed = (await client.requests()).requests
     assert [one.status for one in closed] == ["canceled"] * 20 + ["approved"]
 
 
-async def test_what_is_stopped_with_its_agent_stays_open(tmp_path: Path) -> None:
+async def test_request_stays_open_if_its_agent_is_stopped(tmp_path: Path) -> None:
     async def agent(context: RunContext) -> str:
         if "approved" in context.prompt:
             return context.prompt
@@ -336,10 +336,10 @@ async def test_what_is_stopped_with_its_agent_stays_open(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("answered_in_time", [False, True])
-async def test_an_answer_to_who_waits_by_calls_reaches_the_next_attempt(
+async def test_answer_not_read_before_a_drain_is_given_to_the_next_attempt(
     tmp_path: Path, *, answered_in_time: bool
 ) -> None:
-    """The agent asks and waits as one behind HTTP does: the engine cannot know what it has read."""
+    """The agent asks and waits by API calls, so the engine cannot know what it has read."""
     prompts: list[str] = []
     waiting, stopping, decided = anyio.Event(), anyio.Event(), anyio.Event()
 
@@ -356,7 +356,7 @@ async def test_an_answer_to_who_waits_by_calls_reaches_the_next_attempt(
         try:
             if answered_in_time:
                 assert reply.request is not None
-                await client.get_request(reply.request.id, wait_s=PATIENCE_S)
+                await client.get_request(reply.request.id, wait_s=TIMEOUT_S)
                 await context.emit("agent.message", {"text": "thanks"})
                 decided.set()
             await anyio.sleep_forever()
@@ -378,7 +378,7 @@ async def test_an_answer_to_who_waits_by_calls_reaches_the_next_attempt(
         client = Client(engine)
         session = await client.create_session()
         sent = await client.send_message(session.id, "lead")
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             await waiting.wait()
             if answered_in_time:
                 await client.resolve_request(requests[0].id, "approve")
@@ -406,7 +406,7 @@ async def until_said(client: Client, session_id: str, text: str) -> None:
 # --- limits, models -------------------------------------------------------------------------------
 
 
-async def test_a_finished_child_set_to_work_again_counts() -> None:
+async def test_finished_child_counts_against_limits_when_it_gets_a_new_run() -> None:
     limits = TreeLimits(children=2, descendants=2)
     async with open_embedded(
         ":memory:", runners=[ScriptedRunner()], limits=limits, max_concurrency=8
@@ -419,14 +419,14 @@ async def test_a_finished_child_set_to_work_again_counts() -> None:
         with pytest.raises(Conflict) as caught:
             await client.send(first.session.id, "hold")
         assert caught.value.details["limit"] == "children"
-        # One that works already is no further one; and a person is not held up.
+        # A child at work is counted already. A person's message is not limited.
         busy = (await client.get_tree(session.id)).children[1].session
         await client.send(busy.id, "say later")
         assert (await client.send_message(first.session.id, "say mine")).run is not None
 
 
 @pytest.mark.parametrize("name", ["depth", "children", "descendants"])
-async def test_limits_may_be_none_at_all_but_not_below(name: str) -> None:
+async def test_tree_limits_may_be_zero_but_not_negative(name: str) -> None:
     async with open_embedded(
         ":memory:", runners=[ScriptedRunner()], limits=TreeLimits(**{name: 0})
     ) as client:
@@ -442,7 +442,7 @@ async def test_limits_may_be_none_at_all_but_not_below(name: str) -> None:
 
 
 @pytest.mark.parametrize("asked_for", [None, "lead", "other"])
-async def test_a_child_keeps_the_model_of_a_parent_on_the_default_route(
+async def test_child_inherits_the_model_of_a_parent_with_the_default_provider(
     asked_for: str | None,
 ) -> None:
     models: list[str | None] = []

@@ -46,7 +46,9 @@ async def talk(client: Client, session_id: str, key: str) -> str:
 
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("jump", JUMPS)
-async def test_order_and_keys_outlive_it(tmp_path: Path, jump: timedelta, *, restart: bool) -> None:
+async def test_order_and_idempotency_keys_survive_a_clock_jump(
+    tmp_path: Path, jump: timedelta, *, restart: bool
+) -> None:
     clock = Clock()
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
@@ -59,7 +61,7 @@ async def test_order_and_keys_outlive_it(tmp_path: Path, jump: timedelta, *, res
         clock.jump = jump
         async with opened(path, clock) as client:
             ran += [await talk(client, session.id, f"c{number}") for number in range(3)]
-            # What was asked before the jump is answered as it was.
+            # A repeated key from before the jump gets the first answer.
             again = await client.send_message(session.id, "hello", idempotency_key="a0")
             assert again.run is not None
             assert again.run.id == ran[0]
@@ -77,7 +79,7 @@ async def test_order_and_keys_outlive_it(tmp_path: Path, jump: timedelta, *, res
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-async def test_a_question_expires_by_the_clock_there_is(
+async def test_request_expires_by_the_changed_clock(
     tmp_path: Path, jump: timedelta, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "LONGEST_PAUSE_S", 0.05)

@@ -1,4 +1,4 @@
-"""What agents may do without asking: nobody but those who may say so changes it, and it is kept."""
+"""What agents may do without approval: who may change it, and what children inherit."""
 
 from collections.abc import Mapping
 
@@ -44,7 +44,7 @@ class Confining:
         return Outcome(f"{context.run.approval_policy} {context.run.sandbox}")
 
 
-async def test_the_runner_is_told() -> None:
+async def test_runner_gets_the_sandbox_and_approval_policy() -> None:
     providers = {"confining": ProviderConfig(Confining(), "confining")}
     async with open_embedded(":memory:", providers=providers) as client:
         session = await client.create_session(approval_policy="untrusted")
@@ -55,7 +55,7 @@ async def test_the_runner_is_told() -> None:
     assert ended.result.text == "untrusted read-only"
 
 
-async def test_nobody_takes_the_place_of_one_who_confines() -> None:
+async def test_fallback_without_sandbox_support_is_not_used_for_a_confined_run() -> None:
     providers = {
         "confining": ProviderConfig(Confining(available=False), "confining"),
         "scripted": ProviderConfig(ScriptedRunner(), "scripted"),
@@ -79,7 +79,7 @@ async def test_nobody_takes_the_place_of_one_who_confines() -> None:
     assert "sandbox" in ended.error.message
 
 
-async def test_an_agent_confines_nobody_otherwise() -> None:
+async def test_agent_cannot_change_the_sandbox_of_its_child() -> None:
     config = EngineConfig(
         {"scripted": ProviderConfig(ScriptedRunner(), "scripted")},
         Routing("scripted"),
@@ -131,13 +131,13 @@ BOXES: dict[str, Sandbox | None] = {
 @pytest.mark.parametrize(
     ("agent", "said", "child", "expected"),
     [
-        # As both providers say, where that is no more than the agent has.
+        # The child's provider decides, within the agent's sandbox.
         ("writer", None, "writer", "workspace-write"),
         ("writer", None, "reader", "read-only"),
         ("free", None, "writer", "workspace-write"),
         ("free", None, "bare", "hi"),
         ("free", None, "free", "danger-full-access"),
-        # No more than the agent.
+        # Limited to the agent's sandbox.
         ("reader", None, "writer", "read-only"),
         ("reader", None, "free", "read-only"),
         ("writer", None, "free", "workspace-write"),
@@ -146,15 +146,15 @@ BOXES: dict[str, Sandbox | None] = {
         ("writer", None, "unknown", "workspace-write"),
         ("unknown", None, "free", "read-only"),
         ("unknown", None, "bare", "refused"),
-        # What a message says counts more than the provider.
+        # A message overrides the provider.
         ("free", "read-only", "free", "read-only"),
         ("free", "read-only", "writer", "read-only"),
         ("reader", "danger-full-access", "writer", "danger-full-access"),
-        # Who runs the daemon may open a provider to agents.
+        # The configuration may open a provider to agents.
         ("reader", None, "open", "hi"),
     ],
 )
-async def test_a_child_with_another_provider_may_do_no_more(
+async def test_child_with_another_provider_gets_no_wider_sandbox(
     agent: str, said: Sandbox | None, child: str, expected: str
 ) -> None:
     providers = {name: ProviderConfig(Boxed(box), "boxed") for name, box in BOXES.items()}
@@ -173,7 +173,7 @@ async def _hi(_: RunContext) -> str:
     return "hi"
 
 
-async def test_people_may_spawn_a_child_that_may_do_more() -> None:
+async def test_person_may_spawn_a_child_with_a_wider_sandbox() -> None:
     providers = {name: ProviderConfig(Boxed(box), "boxed") for name, box in BOXES.items()}
     async with open_embedded(":memory:", providers=providers) as client:
         session = await client.create_session(provider="reader")

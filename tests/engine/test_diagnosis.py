@@ -1,4 +1,4 @@
-"""Why a run is as it is: what diagnosis says of each way an agent, or the store, may misbehave."""
+"""Diagnosis of a run, for each way in which an agent or the store can fail."""
 
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,7 +24,7 @@ from agent_orchestrator.testing import ScriptedRunner
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 AGENTS = Path(__file__).parents[1] / "runners" / "agents.py"
 
@@ -33,12 +33,12 @@ AGENTS = Path(__file__).parents[1] / "runners" / "agents.py"
 async def playing(
     tmp_path: Path, scene: Sequence[str], *, stop_grace_s: float = 0.2, **limits: Any
 ) -> AsyncIterator[tuple[Client, Run]]:
-    """Run a scene of the bad agents as a run of a provider."""
+    """Run one of the misbehaving agents as a provider."""
     argv = (sys.executable, "-S", str(AGENTS), *scene)
     runner = CommandRunner("agent", argv, stop_grace_s=stop_grace_s)
     providers = {"agent": ProviderConfig(runner, "command", **limits)}
     async with open_embedded(":memory:", providers=providers, cwd=str(tmp_path)) as client:
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             yield client, await sent(client)
 
 
@@ -54,15 +54,15 @@ async def diagnosed(client: Client, run: Run) -> Diagnostics:
 
 
 async def found(client: Client, run: Run, code: str) -> Issue:
-    """Wait until diagnosis says so."""
-    with anyio.fail_after(PATIENCE_S):
+    """Wait until diagnosis has this code."""
+    with anyio.fail_after(TIMEOUT_S):
         while (issue := (await diagnosed(client, run)).likely_issue).code != code:
             await anyio.sleep(0.005)
     return issue
 
 
 async def end_of(client: Client, run: Run) -> Run:
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S)
     assert not reply.timed_out, reply.run
     return reply.run
 
@@ -79,7 +79,7 @@ async def end_of(client: Client, run: Run) -> Run:
         (["close-stdout"], "exited with 4", 4),
     ],
 )
-async def test_a_crash_is_named_with_what_the_agent_said_last(
+async def test_diagnosis_of_a_crash_has_the_exit_status_and_stderr(
     tmp_path: Path, scene: list[str], words: str, exit_code: int
 ) -> None:
     async with playing(tmp_path, scene) as (client, made):
@@ -110,7 +110,9 @@ async def test_a_crash_is_named_with_what_the_agent_said_last(
     ],
     ids=lambda scene: str(scene[0]),
 )
-async def test_what_is_odd_and_no_failure_is_called_none(tmp_path: Path, scene: list[str]) -> None:
+async def test_diagnosis_of_a_healthy_run_has_the_code_none(
+    tmp_path: Path, scene: list[str]
+) -> None:
     async with playing(tmp_path, scene) as (client, made):
         run = await end_of(client, made)
         told = await diagnosed(client, run)
@@ -120,7 +122,9 @@ async def test_what_is_odd_and_no_failure_is_called_none(tmp_path: Path, scene: 
     assert (told.active_pid, told.process_tree) == (None, ())
 
 
-async def test_an_agent_that_is_gone_while_its_stdout_is_held_has_exited(tmp_path: Path) -> None:
+async def test_diagnosis_is_agent_exited_while_another_process_holds_its_stdout(
+    tmp_path: Path,
+) -> None:
     async with playing(tmp_path, ["holder"]) as (client, run):
         issue = await found(client, run, "agent_exited")
         pid = (await diagnosed(client, run)).attempts[-1].pid
@@ -131,7 +135,7 @@ async def test_an_agent_that_is_gone_while_its_stdout_is_held_has_exited(tmp_pat
 # --- agents that do not end -----------------------------------------------------------------------
 
 
-async def test_a_silent_agent_is_named_before_and_after_its_time_is_up(tmp_path: Path) -> None:
+async def test_diagnosis_is_agent_silent_before_and_after_the_timeout(tmp_path: Path) -> None:
     async with playing(tmp_path, ["mute"], silence_timeout_s=0.6) as (client, made):
         run = await end_of(client, made)
         told = await diagnosed(client, run)
@@ -144,14 +148,14 @@ async def test_a_silent_agent_is_named_before_and_after_its_time_is_up(tmp_path:
     assert set(warned) == {"agent_silent"}  # once for each time it fell silent
 
 
-async def test_a_run_that_took_too_long_names_the_limit(tmp_path: Path) -> None:
+async def test_diagnosis_of_a_run_timeout_names_the_setting(tmp_path: Path) -> None:
     async with playing(tmp_path, ["last"], run_timeout_s=0.5) as (client, made):
         run = await end_of(client, made)
         issue = (await diagnosed(client, run)).likely_issue
     assert (issue.code, "run_timeout_s" in issue.message) == ("unknown", True)
 
 
-async def test_an_agent_at_work_is_shown_with_its_processes(tmp_path: Path) -> None:
+async def test_diagnosis_of_a_running_agent_lists_its_processes(tmp_path: Path) -> None:
     async with playing(tmp_path, ["last"]) as (client, run):
         while len((told := await diagnosed(client, run)).process_tree) < 2:
             await anyio.sleep(0.01)
@@ -163,7 +167,7 @@ async def test_an_agent_at_work_is_shown_with_its_processes(tmp_path: Path) -> N
         assert (await diagnosed(client, run)).likely_issue.code == "canceled"
 
 
-async def test_a_cancel_that_an_agent_ignores_is_named_while_it_is_ended(tmp_path: Path) -> None:
+async def test_diagnosis_is_canceled_while_the_agent_ignores_the_cancel(tmp_path: Path) -> None:
     async with playing(tmp_path, ["stubborn"], stop_grace_s=1.0) as (client, run):
         while not (await diagnosed(client, run)).last_output_at:
             await anyio.sleep(0.01)
@@ -197,7 +201,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize("code", FAILURE_CODES)
-async def test_every_failure_is_named_with_its_words(code: str) -> None:
+async def test_diagnosis_of_a_failure_has_its_code_and_message(code: str) -> None:
     async def fail(context: RunContext) -> Outcome:
         raise AgentFailed(code, "these very words")
 
@@ -210,7 +214,7 @@ async def test_every_failure_is_named_with_its_words(code: str) -> None:
     assert issue.hint
 
 
-async def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
+async def test_diagnosis_names_a_program_that_is_not_installed(tmp_path: Path) -> None:
     runner = CommandRunner("agent", ("no-such-program",))
     providers = {"agent": ProviderConfig(runner, "command")}
     async with open_embedded(":memory:", providers=providers, cwd=str(tmp_path)) as client:
@@ -223,7 +227,7 @@ async def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
 # --- the queue ------------------------------------------------------------------------------------
 
 
-async def test_what_is_queued_is_told_what_it_waits_for() -> None:
+async def test_diagnosis_of_a_queued_run_says_what_it_waits_for() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()], max_concurrency=1) as client:
         first = await sent(client, "hold")
         await found(client, first, "none")
@@ -232,27 +236,27 @@ async def test_what_is_queued_is_told_what_it_waits_for() -> None:
         issue = (await diagnosed(client, behind.run)).likely_issue
         assert (issue.code, first.id in issue.message) == ("queued_behind_run", True)
         other = await sent(client, "say aside")
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while (await client.get_run(first.id)).status is RunStatus.QUEUED:
                 await anyio.sleep(0.001)
         issue = (await diagnosed(client, other)).likely_issue
         assert (issue.code, "number" in issue.message) == ("queued_no_capacity", True)
 
 
-async def test_runs_that_stand_still_are_no_busy_workers() -> None:
+async def test_blocked_runs_do_not_count_as_busy_workers() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()], max_concurrency=2) as client:
         for _ in range(3):
             await found(client, await sent(client, "ask May I?"), "waiting_on_request")
         busy = [await sent(client, "hold") for _ in range(2)]
         for run in busy:
-            with anyio.fail_after(PATIENCE_S):
+            with anyio.fail_after(TIMEOUT_S):
                 while (await client.get_run(run.id)).status is not RunStatus.RUNNING:
                     await anyio.sleep(0.001)
         issue = await found(client, await sent(client), "queued_no_capacity")
         assert issue.message.startswith("all 2 workers are busy")
 
 
-async def test_without_workers_that_is_said(tmp_path: Path) -> None:
+async def test_diagnosis_is_no_workers_during_a_drain(tmp_path: Path) -> None:
     release = anyio.Event()
 
     async def hold(context: RunContext) -> Outcome:
@@ -269,7 +273,7 @@ async def test_without_workers_that_is_said(tmp_path: Path) -> None:
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine)
         first = await sent(client)
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while (await client.get_run(first.id)).status is not RunStatus.RUNNING:
                 await anyio.sleep(0.001)
             queued = await sent(client)
@@ -280,7 +284,7 @@ async def test_without_workers_that_is_said(tmp_path: Path) -> None:
     assert "start the daemon" in issue.hint
 
 
-async def test_a_question_is_named() -> None:
+async def test_diagnosis_names_the_open_request() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         run = await sent(client, "ask May I?")
         issue = await found(client, run, "waiting_on_request")
@@ -293,7 +297,7 @@ async def test_a_question_is_named() -> None:
 
 
 class Failing(MemoryStore):
-    """A store that takes nothing while it is told to."""
+    """A store that refuses writes while ``problem`` is set."""
 
     problem: Problem | None = None
 
@@ -317,7 +321,9 @@ FAULTS = (
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_store_that_takes_nothing_is_named(tmp_path: Path, fault: str) -> None:
+async def test_diagnosis_names_the_fault_of_a_store_that_refuses_writes(
+    tmp_path: Path, fault: str
+) -> None:
     store = Failing()
     release = tmp_path / "release"
     code = (
@@ -329,12 +335,12 @@ async def test_a_store_that_takes_nothing_is_named(tmp_path: Path, fault: str) -
     async with open_embedded(
         store, providers=providers, cwd=str(tmp_path), max_concurrency=1
     ) as client:
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             run, queued = await sent(client), await sent(client)
             while not (await diagnosed(client, run)).last_output_at:
                 await anyio.sleep(0.01)
             store.problem = Problem(fault, "the words of the store")
-            # An agent that works is not held up, nor is a run that waits for its worker.
+            # A running agent is not affected, nor is a run that waits for its worker.
             assert (await diagnosed(client, run)).likely_issue.code == "none"
             assert (await diagnosed(client, queued)).likely_issue.code == "queued_no_capacity"
             release.touch()

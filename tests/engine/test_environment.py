@@ -1,4 +1,4 @@
-"""What agents get of the environment their engine was started in."""
+"""Which of the engine's environment variables agents inherit."""
 
 import shutil
 import subprocess
@@ -25,33 +25,33 @@ KEPT = {
 }
 
 
-def test_what_ties_to_a_directory_or_process_is_not_handed_on() -> None:
+def test_variables_of_a_directory_or_process_are_not_inherited() -> None:
     more = {"GIT_CONFIG_KEY_0": "x", "npm_package_name": "x", "AGENTD_DB": "x"}
     assert EnvPolicy().apply(TIED | KEPT | more) == KEPT
 
 
-def test_what_was_named_is_handed_on() -> None:
+def test_variables_named_in_the_policy_are_inherited() -> None:
     assert EnvPolicy(inherit=("GIT_DIR", "NONE")).apply(TIED) == {"GIT_DIR": "x"}
     given = {"GIT_DIR": "/other", "PYTHONPATH": "lib"}
     assert EnvPolicy(set=given).apply(TIED) == given
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_all_that_git_calls_local_is_held_back() -> None:
+def test_local_variables_of_git_are_not_inherited() -> None:
     told = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, check=True)
     names = told.stdout.decode().split()
     assert names
     assert [name for name in names if not is_host_variable(name)] == []
 
 
-def test_what_every_shell_has_is_not_worth_a_word() -> None:
+def test_usual_shell_variables_are_not_reported() -> None:
     assert unusual_variables(["PWD", "TMUX", "PATH", "VIRTUAL_ENV", "GIT_DIR"]) == [
         "GIT_DIR",
         "VIRTUAL_ENV",
     ]
 
 
-def test_the_document_has_them_all() -> None:
+def test_document_lists_all_variables_that_are_not_inherited() -> None:
     text = DOCUMENT.read_text()
     for tie in HOST_VARIABLES:
         named = [f"`{name}`" for name in tie.names] + [f"`{name}…`" for name in tie.prefixes]

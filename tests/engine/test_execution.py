@@ -58,7 +58,7 @@ class Absent:
 
 @define
 class Late:
-    """A runner that finds out only when it starts, or after the agent has begun."""
+    """A runner that finds its agent unavailable at the start, or after it has begun."""
 
     name: str = "late"
     begins: bool = False
@@ -69,7 +69,7 @@ class Late:
         raise AgentFailed("provider_unavailable", "gone since")
 
 
-async def test_fallback_is_taken_before_anything_ran_and_is_recorded() -> None:
+async def test_fallback_is_used_before_an_agent_began_and_is_recorded() -> None:
     absent, scripted = Absent(), ScriptedRunner()
     routing = Routing("absent", {"absent": ("late", "scripted")})
     async with open_embedded(":memory:", runners=[absent, Late(), scripted], routing=routing) as c:
@@ -87,9 +87,7 @@ async def test_fallback_is_taken_before_anything_ran_and_is_recorded() -> None:
     ]
 
 
-async def test_the_first_preferred_provider_that_is_ready_is_the_default_and_sessions_keep_it() -> (
-    None
-):
+async def test_default_provider_is_the_first_preferred_one_that_is_ready() -> None:
     store = MemoryStore()
     absent = Absent()
     routing = Routing("absent", prefer=("absent", "scripted"))
@@ -104,7 +102,7 @@ async def test_the_first_preferred_provider_that_is_ready_is_the_default_and_ses
     assert defaults == {"absent": False, "scripted": True}
 
 
-async def test_without_a_ready_provider_the_first_preferred_one_says_why() -> None:
+async def test_run_fails_with_the_first_preferred_provider_if_none_is_ready() -> None:
     routing = Routing("absent", prefer=("absent", "other"))
     other = Absent("other")
     async with open_embedded(":memory:", runners=[other, Absent()], routing=routing) as client:
@@ -121,7 +119,9 @@ async def test_without_a_ready_provider_the_first_preferred_one_says_why() -> No
     ("runner", "code"),
     [(Absent(), "provider_unavailable"), (Late(begins=True), "provider_unavailable")],
 )
-async def test_no_fallback_after_an_agent_began_nor_without_a_route(runner: Any, code: str) -> None:
+async def test_no_fallback_is_used_after_an_agent_began_or_without_a_route(
+    runner: Any, code: str
+) -> None:
     routes = {"late": ("scripted",)}
     scripted = ScriptedRunner()
     routing = Routing(runner.name, routes if runner.name == "late" else {})
@@ -137,7 +137,7 @@ async def test_no_fallback_after_an_agent_began_nor_without_a_route(runner: Any,
 
 @define
 class Keeping:
-    """A runner that keeps a conversation of its own; its agent may have gone."""
+    """A runner with its own thread; its agent may be unavailable."""
 
     name: str
     gone: bool = False
@@ -152,7 +152,7 @@ class Keeping:
         return Outcome("done")
 
 
-async def test_each_provider_of_a_session_goes_on_with_its_own_conversation() -> None:
+async def test_each_provider_of_a_session_resumes_its_own_thread() -> None:
     usual, stand_in = Keeping("usual"), Keeping("stand-in")
     routing = Routing("usual", {"usual": ("stand-in",)})
     async with open_embedded(":memory:", runners=[usual, stand_in], routing=routing) as client:
@@ -217,7 +217,7 @@ async def test_an_agent_gets_the_environment_its_provider_allows() -> None:
 
 
 async def written(client: Client, session_id: str) -> list[int]:
-    """Return what there is of others than the agent, which may still be about to speak."""
+    """Return the events that the agent does not write, as it may still add some."""
     return [
         event.seq
         async for event in client.events(session_id)
@@ -225,7 +225,7 @@ async def written(client: Client, session_id: str) -> list[int]:
     ]
 
 
-async def test_a_full_queue_refuses_and_writes_nothing() -> None:
+async def test_message_is_refused_and_not_stored_if_the_queue_is_full() -> None:
     async with open_embedded(
         ":memory:", runners=[ScriptedRunner()], max_concurrency=1, max_queue=2
     ) as client:
@@ -257,7 +257,7 @@ class Flood:
         return Outcome("done")
 
 
-async def test_a_flood_of_events_is_kept_in_order(tmp_path: Path) -> None:
+async def test_many_events_are_stored_in_order(tmp_path: Path) -> None:
     async with open_embedded(tmp_path / "d.db", runners=[Flood()]) as client:
         session = await client.create_session()
         sent = await client.send_message(session.id, "go")
@@ -280,7 +280,7 @@ def nested(levels: int) -> Any:
 
 
 def unreadable() -> list[Any]:
-    """Return values that Python can write as JSON, and no client reads within a page of events."""
+    """Return values that Python can write as JSON and that clients refuse to read."""
     return [
         nested(400),  # the data itself is one more
         nested(499),
@@ -339,7 +339,7 @@ class Forger:
         (Outcome(None), "Outcome.text"),  # type: ignore[arg-type]
     ],
 )
-async def test_an_outcome_of_other_types_is_refused_by_its_field(
+async def test_outcome_with_wrong_types_fails_the_run_and_names_the_field(
     outcome: Outcome, field: str
 ) -> None:
     class Odd:
@@ -356,7 +356,7 @@ async def test_an_outcome_of_other_types_is_refused_by_its_field(
 
 
 class Chatty(MemoryStore):
-    """Takes its time with each commit until an agent has said something more."""
+    """Delays each commit until the agent has emitted another event."""
 
     said = 0
     is_talking = False
@@ -368,7 +368,7 @@ class Chatty(MemoryStore):
         return await super().transact(change, reserve=reserve)
 
 
-async def test_an_agent_that_talks_on_and_on_delays_nothing_else_of_its_run() -> None:
+async def test_stream_of_events_does_not_delay_other_writes_of_its_run() -> None:
     store = Chatty()
     done = anyio.Event()
     most = 500
@@ -400,7 +400,7 @@ async def test_an_agent_that_talks_on_and_on_delays_nothing_else_of_its_run() ->
     assert int(run.result.text) < most
 
 
-async def test_a_runner_cannot_write_what_is_not_its_own() -> None:
+async def test_runner_cannot_emit_invalid_or_reserved_events() -> None:
     async with open_embedded(":memory:", runners=[Forger()]) as client:
         session = await client.create_session()
         sent = await client.send_message(session.id, "go")
@@ -431,7 +431,7 @@ class Stubborn:
 
 
 @pytest.mark.parametrize("status", [RunStatus.QUEUED, RunStatus.RUNNING])
-async def test_what_a_moved_on_attempt_says_is_refused(status: RunStatus) -> None:
+async def test_writes_of_an_earlier_attempt_are_refused(status: RunStatus) -> None:
     """The fence: the run goes to another attempt while the first one's worker still writes.
 
     Also when another worker has that attempt already.
@@ -480,13 +480,15 @@ async def test_what_a_moved_on_attempt_says_is_refused(status: RunStatus) -> Non
         (Routing("scripted", {"scripted": ("scripted",)}), "routing.fallback.scripted"),
     ],
 )
-async def test_a_route_to_nowhere_is_a_configuration_error(routing: Routing, place: str) -> None:
+async def test_route_to_an_unusable_provider_is_a_configuration_error(
+    routing: Routing, place: str
+) -> None:
     with pytest.raises(ConfigError, match=place):
         async with open_embedded(":memory:", runners=[ScriptedRunner()], routing=routing):
             pass
 
 
-async def test_readers_that_left_cost_nothing() -> None:
+async def test_closed_event_readers_leave_no_subscription() -> None:
     store = MemoryStore()
     providers = {"scripted": ProviderConfig(ScriptedRunner(), "x")}
     config = EngineConfig(providers=providers, routing=Routing("scripted"), host=this_host())
@@ -498,7 +500,7 @@ async def test_readers_that_left_cost_nothing() -> None:
         with anyio.fail_after(20):
             while (
                 len(engine.core.notifier) > 3
-            ):  # the queue, the requests and the records are listened for
+            ):  # the engine subscribes to the queue, the requests and the records
                 await anyio.lowlevel.checkpoint()
         before = len(engine.core.notifier)
         for _ in range(50):
@@ -512,7 +514,7 @@ async def test_readers_that_left_cost_nothing() -> None:
 @pytest.mark.parametrize(
     "settings", [{"max_queue": 0}, {"max_queue": 10**30}, {"max_concurrency": -1}]
 )
-async def test_a_number_out_of_bounds_is_a_configuration_error(settings: dict[str, int]) -> None:
+async def test_setting_out_of_bounds_is_a_configuration_error(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):
         async with open_embedded(":memory:", runners=[ScriptedRunner()], **settings):
             pass
@@ -541,7 +543,7 @@ async def test_an_event_larger_than_clients_read_is_refused(
 
 
 @pytest.mark.parametrize("unit", ["x", "\x01", "中"])
-async def test_a_result_larger_than_clients_read_fails_the_run_by_the_name_of_its_field(
+async def test_result_larger_than_clients_read_fails_the_run(
     unit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strict_json, "MAX_STORED_SIZE", 600_000)

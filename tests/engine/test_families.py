@@ -12,7 +12,7 @@ START = int(os.environ.get("FAMILY_START", "0"))
 PARTS = 2
 
 KEPT = [138, 232]
-"""Seeds that once found something."""
+"""Seeds that found a fault once, which was fixed."""
 
 EXPECTED = [
     *("request approved", "request denied", "request answered", "request expired"),
@@ -26,12 +26,12 @@ EXPECTED = [
         "smaller limits",
     ),
 ]
-"""What happens often enough for the property to be worth something."""
+"""What must happen often enough for the test to cover it."""
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_whatever_the_seed_nothing_is_lost_doubled_or_stuck(part: int) -> None:
+def test_random_trees_lose_duplicate_and_block_nothing(part: int) -> None:
     count = -(-SEEDS // PARTS)
     seen, faults = many(START + part * count, count)
     assert not faults, f"python tests/engine/families.py --start SEED --seeds 1: {faults}"
@@ -39,12 +39,12 @@ def test_whatever_the_seed_nothing_is_lost_doubled_or_stuck(part: int) -> None:
     assert not rare, seen
 
 
-def test_what_was_found_once_stays_mended() -> None:
+def test_seeds_of_earlier_faults_have_none_now() -> None:
     faults = {seed: many(seed, 1)[1] for seed in KEPT}
     assert not any(faults.values())
 
 
-def test_a_seed_is_a_family() -> None:
+def test_same_seed_gives_the_same_tree() -> None:
     first, second = grow(7), grow(7)
     assert first.told is not None
     assert second.told is not None

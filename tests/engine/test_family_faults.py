@@ -1,4 +1,4 @@
-"""Children and questions where things go wrong or happen at once."""
+"""Children and requests when calls fail or come at the same time."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ from agent_orchestrator.testing import ScriptedRunner
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 @define
@@ -46,14 +46,14 @@ class Doing:
 
 async def end_of(client: Client, run: Run | None) -> Run:
     assert run is not None
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S)
     assert not reply.timed_out, reply.run
     return reply.run
 
 
 async def asked(client: Client, run: Run | None) -> Request:
     assert run is not None
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S, until="attention")
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S, until="attention")
     assert reply.request is not None, reply
     return reply.request
 
@@ -61,7 +61,7 @@ async def asked(client: Client, run: Run | None) -> Request:
 async def held(client: Client, session_id: str) -> Run:
     sent = await client.send_message(session_id, "hold")
     async with client.events(session_id, follow=True) as events:
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             async for event in events:
                 if event.data.get("text") == "holding":
                     break
@@ -87,13 +87,13 @@ async def test_a_request_expires_however_many_others_are_open() -> None:
             run.id, "now", request_kind="input_request", expires_in_s=0.05
         )
         assert short.request is not None
-        closed = await client.get_request(short.request.id, wait_s=PATIENCE_S)
+        closed = await client.get_request(short.request.id, wait_s=TIMEOUT_S)
         assert closed.status == "expired"
         assert (await client.wait_run(run.id, timeout_s=0, until="attention")).request is not None
 
 
 async def parked(path: Path) -> tuple[Run, Request]:
-    """Leave a run that waits, with no agent, in a database."""
+    """Leave a parked run in a database."""
     async with open_embedded(path, runners=[ScriptedRunner()]) as client:
         session = await client.create_session()
         sent = await client.send_message(session.id, "thread t-1\nask May I?")
@@ -102,7 +102,7 @@ async def parked(path: Path) -> tuple[Run, Request]:
     return sent.run, request
 
 
-async def test_a_parked_run_is_canceled_at_once(tmp_path: Path) -> None:
+async def test_cancel_of_a_parked_run_takes_effect_at_once(tmp_path: Path) -> None:
     run, request = await parked(tmp_path / "d.db")
     async with open_embedded(tmp_path / "d.db", runners=[ScriptedRunner()]) as client:
         reply = await client.cancel_run(run.id)
@@ -112,7 +112,7 @@ async def test_a_parked_run_is_canceled_at_once(tmp_path: Path) -> None:
         assert (await end_of(client, sent.run)).status is RunStatus.COMPLETED
 
 
-async def test_an_answered_run_that_is_canceled_leaves_no_run_behind(tmp_path: Path) -> None:
+async def test_cancel_of_an_answered_parked_run_leaves_no_other_run(tmp_path: Path) -> None:
     run, request = await parked(tmp_path / "d.db")
     runners = [ScriptedRunner()]
     async with open_embedded(tmp_path / "d.db", runners=runners, max_concurrency=1) as client:
@@ -127,7 +127,7 @@ async def test_an_answered_run_that_is_canceled_leaves_no_run_behind(tmp_path: P
     assert [one.status for one in runs] == [RunStatus.CANCELED]
 
 
-async def test_a_parent_whose_provider_is_gone_does_not_keep_its_child_from_ending(
+async def test_child_completes_though_its_parents_provider_was_removed(
     tmp_path: Path,
 ) -> None:
     old = ScriptedRunner(name="old")
@@ -145,7 +145,7 @@ async def test_a_parent_whose_provider_is_gone_does_not_keep_its_child_from_endi
     assert woken.error.code == "invalid_config"
 
 
-async def test_canceling_a_tree_does_not_set_its_root_to_work_again() -> None:
+async def test_result_of_a_canceled_child_does_not_wake_its_canceled_parent() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         parent = await client.create_session()
         run = await held(client, parent.id)
@@ -157,7 +157,7 @@ async def test_canceling_a_tree_does_not_set_its_root_to_work_again() -> None:
         assert "was canceled" in (await client.list_messages(parent.id)).messages[-1].text
 
 
-async def test_a_canceled_parent_is_not_woken_by_what_had_come_before() -> None:
+async def test_earlier_child_result_does_not_wake_a_canceled_parent() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()], max_concurrency=2) as client:
         parent = await client.create_session()
         run = await held(client, parent.id)
@@ -168,7 +168,7 @@ async def test_a_canceled_parent_is_not_woken_by_what_had_come_before() -> None:
         assert (await client.list_runs(session_id=parent.id)).runs == (
             await client.get_run(run.id),
         )
-        # It is not lost: who sets the parent to work again has it hear of its child.
+        # It is not lost: the next message of the parent takes the child's result along.
         sent = await client.send_message(parent.id, "say back")
         await end_of(client, sent.run)
         outcome = (await client.list_messages(parent.id)).messages[1]
@@ -178,7 +178,7 @@ async def test_a_canceled_parent_is_not_woken_by_what_had_come_before() -> None:
         assert woken.status is RunStatus.COMPLETED
 
 
-async def test_a_child_that_is_being_stopped_does_not_wake_its_canceled_parent() -> None:
+async def test_note_of_a_child_being_stopped_does_not_wake_its_canceled_parent() -> None:
     begun, stopping, told = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def what(context: RunContext) -> Outcome:
@@ -199,7 +199,7 @@ async def test_a_child_that_is_being_stopped_does_not_wake_its_canceled_parent()
         parent = await client.create_session()
         run = await held(client, parent.id)
         child = await client.spawn("work", run_id=run.id, notify_parent="wake")
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             await begun.wait()
             await client.cancel_run(run.id)
             assert (await end_of(client, run)).status is RunStatus.CANCELED
@@ -212,8 +212,8 @@ async def test_a_child_that_is_being_stopped_does_not_wake_its_canceled_parent()
         assert len((await client.list_runs(session_id=parent.id)).runs) == 1
 
 
-async def test_a_cancel_reaches_what_a_run_set_to_work_again() -> None:
-    """A child, and a grandchild, that an earlier run had made."""
+async def test_cancel_reaches_runs_that_the_run_started_in_existing_children() -> None:
+    """Of a child, and a grandchild, that an earlier run had spawned."""
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         parent = await client.create_session(provider=MANUAL)
         first = await client.create_run(parent.id)
@@ -243,7 +243,7 @@ async def test_a_cancel_reaches_what_a_run_set_to_work_again() -> None:
             assert ended.status is RunStatus.CANCELED
 
 
-async def test_an_interrupt_leaves_the_outcomes_of_children() -> None:
+async def test_interrupt_does_not_discard_child_results() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()], max_concurrency=2) as client:
         parent = await client.create_session()
         busy = await held(client, parent.id)
@@ -261,7 +261,7 @@ async def test_an_interrupt_leaves_the_outcomes_of_children() -> None:
         assert (await end_of(client, await client.get_run(outcome.run_id))).result is not None
 
 
-async def test_who_takes_a_manual_run_has_all_that_it_hands_over() -> None:
+async def test_manual_run_takes_all_child_results_queued_for_it() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         parent = await client.create_session(provider="manual")
         for _ in range(2):
@@ -276,7 +276,7 @@ async def test_who_takes_a_manual_run_has_all_that_it_hands_over() -> None:
     assert [(one.run_id, one.delivery) for one in outcomes] == [(run.id, "delivered")] * 2
 
 
-async def test_a_childs_steering_message_that_was_not_taken_is_not_lost() -> None:
+async def test_steering_message_of_a_child_gets_a_run_if_it_was_not_taken() -> None:
     gate = anyio.Event()
 
     async def what(context: RunContext) -> Outcome:
@@ -311,7 +311,7 @@ async def test_a_childs_steering_message_that_was_not_taken_is_not_lost() -> Non
     assert runner.prompts[-1] == "news"
 
 
-async def test_an_answer_given_while_its_agent_is_stopped_reaches_the_next_attempt(
+async def test_answer_given_during_a_drain_reaches_the_next_attempt(
     tmp_path: Path,
 ) -> None:
     stopping, decided = anyio.Event(), anyio.Event()
@@ -348,12 +348,12 @@ async def test_an_answer_given_while_its_agent_is_stopped_reaches_the_next_attem
     second = Doing(what)
     async with open_embedded(path, runners=[second]) as client:
         run = await end_of(client, sent.run)
-    # Its runner does not say that it resumes conversations, so it is given the task again, too.
+    # Its runner cannot resume a thread, so it gets the task again, too.
     assert second.prompts == ["task\n\nYour request was approved: May I?"]
     assert run.attempt == 2
 
 
-async def test_asking_after_a_cancel_is_a_cancel() -> None:
+async def test_run_that_asks_after_a_cancel_is_canceled() -> None:
     gate = anyio.Event()
 
     async def what(context: RunContext) -> Outcome:
@@ -366,7 +366,7 @@ async def test_asking_after_a_cancel_is_a_cancel() -> None:
         session = await client.create_session()
         sent = await client.send_message(session.id, "go")
         assert sent.run is not None
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while (await client.get_run(sent.run.id)).status is not RunStatus.RUNNING:
                 await anyio.sleep(0.01)
         await client.cancel_run(sent.run.id)
@@ -376,7 +376,7 @@ async def test_asking_after_a_cancel_is_a_cancel() -> None:
         assert (await client.requests()).requests == ()
 
 
-async def test_questions_asked_at_once_are_asked_one_by_one() -> None:
+async def test_concurrent_questions_of_a_run_are_asked_one_by_one() -> None:
     async def what(context: RunContext) -> Outcome:
         answers: list[str | None] = []
 
@@ -411,7 +411,7 @@ async def test_a_drain_does_not_wait_for_answers() -> None:
         session = await client.create_session()
         sent = await client.send_message(session.id, "ask May I?")
         await asked(client, sent.run)
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             report = await engine.drain(600)
     assert sent.run is not None
     assert (report.finished, report.released, report.parked) == (0, (), (sent.run.id,))

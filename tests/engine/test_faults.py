@@ -1,4 +1,4 @@
-"""What an engine makes of runners, stores and callers that do what they should not."""
+"""The engine with runners, stores and callers that misbehave."""
 
 import asyncio
 import sys
@@ -30,7 +30,7 @@ from agent_orchestrator.testing.invariants import history, violations
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 @define
@@ -54,7 +54,7 @@ async def run_of(client: Client, text: str = "go", **more: Any) -> Run:
 
 
 async def end_of(client: Client, run: Run) -> Run:
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S)
     assert not reply.timed_out, reply.run
     return reply.run
 
@@ -65,26 +65,30 @@ async def forever(context: RunContext) -> Outcome:
 
 
 async def kept(path: Path, run: Run) -> RunStatus | None:
-    """Return the run's state on disk, where no engine is at work."""
+    """Return the run's status on disk, while no engine is open."""
     async with SqliteStore(path) as store:
         found = await store.read(lambda view: view.run(run.id))
     return found.status if found else None
 
 
-# --- leaving ----------------------------------------------------------------------------------
+# --- shutdown ---------------------------------------------------------------------------------
 
 
-async def test_leaving_right_after_a_message_ends_and_keeps_the_run(tmp_path: Path) -> None:
+async def test_run_is_queued_again_if_the_engine_closes_right_after_a_message(
+    tmp_path: Path,
+) -> None:
     for number in range(10):
         path = tmp_path / f"{number}.db"
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             async with open_embedded(path, runners=[Doing(forever)]) as client:
                 run = await run_of(client)
         assert await kept(path, run) is RunStatus.QUEUED
 
 
 @pytest.mark.parametrize("how", ["raise", "cancel"])
-async def test_a_body_that_ends_badly_loses_no_run_it_had_queued(tmp_path: Path, how: str) -> None:
+async def test_queued_run_is_kept_if_the_embedding_code_raises_or_is_canceled(
+    tmp_path: Path, how: str
+) -> None:
     for number in range(10):
         path = tmp_path / f"{number}.db"
         with anyio.CancelScope() as scope:
@@ -99,13 +103,13 @@ async def test_a_body_that_ends_badly_loses_no_run_it_had_queued(tmp_path: Path,
         assert await kept(path, run) is RunStatus.QUEUED
 
 
-async def test_what_ends_the_body_comes_out_as_it_is() -> None:
+async def test_error_of_the_embedding_code_is_raised_unchanged() -> None:
     with pytest.raises(NotFound):
         async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
             await client.get_session("ses_none")
 
 
-async def test_a_runner_that_records_in_its_clean_up_does_not_hold_up_the_end() -> None:
+async def test_runner_that_writes_in_its_cleanup_does_not_block_the_shutdown() -> None:
     async def what(context: RunContext) -> Outcome:
         try:
             await anyio.sleep_forever()
@@ -115,7 +119,7 @@ async def test_a_runner_that_records_in_its_clean_up_does_not_hold_up_the_end() 
         return Outcome("never")
 
     runner = Doing(what)
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         with anyio.CancelScope() as scope:
             async with open_embedded(":memory:", runners=[runner]) as client:
                 await run_of(client)
@@ -173,7 +177,7 @@ async def raises_oddly(context: RunContext) -> Outcome:
         (half_a_character, RunStatus.COMPLETED, None),
     ],
 )
-async def test_no_runner_can_leave_its_run_without_an_end(
+async def test_run_ends_whatever_its_runner_returns_or_raises(
     tmp_path: Path, what: Any, status: RunStatus, code: str | None
 ) -> None:
     async with open_embedded(tmp_path / "d.db", runners=[Doing(what)]) as client:
@@ -182,7 +186,7 @@ async def test_no_runner_can_leave_its_run_without_an_end(
     assert (run.error.code if run.error else None) == code
 
 
-async def test_a_failure_beside_a_cancellation_is_still_a_cancel() -> None:
+async def test_run_is_canceled_though_its_runner_fails_while_it_stops() -> None:
     async def fails_when_stopped() -> None:
         try:
             await anyio.sleep_forever()
@@ -206,7 +210,7 @@ async def test_a_failure_beside_a_cancellation_is_still_a_cancel() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_stray_cancellation_fails_its_run_only() -> None:
+async def test_stray_cancellation_fails_only_its_own_run() -> None:
     async def what(context: RunContext) -> Outcome:
         if context.prompt == "hold":
             await anyio.sleep_forever()
@@ -225,7 +229,7 @@ async def test_a_stray_cancellation_fails_its_run_only() -> None:
         assert (await end_of(client, held)).status is RunStatus.CANCELED
 
 
-async def test_an_event_is_what_it_was_when_it_was_emitted(tmp_path: Path) -> None:
+async def test_event_data_is_copied_when_it_is_emitted(tmp_path: Path) -> None:
     async def what(context: RunContext) -> Outcome:
         data: dict[str, Any] = {}
         for number in range(20):
@@ -240,7 +244,7 @@ async def test_an_event_is_what_it_was_when_it_was_emitted(tmp_path: Path) -> No
     assert texts == [str(number) for number in range(20)]
 
 
-async def test_a_resumed_run_tells_its_thread() -> None:
+async def test_resumed_run_has_the_thread_id() -> None:
     async def what(context: RunContext) -> Outcome:
         await context.set_thread("t-1")
         return Outcome("")
@@ -253,7 +257,7 @@ async def test_a_resumed_run_tells_its_thread() -> None:
     assert [first.thread_id, second.thread_id] == ["t-1", "t-1"]
 
 
-async def test_big_events_are_kept_within_bounds(tmp_path: Path) -> None:
+async def test_large_events_are_all_stored(tmp_path: Path) -> None:
     async def what(context: RunContext) -> Outcome:
         for number in range(30):
             await context.emit("agent.message", {"text": str(number) * 2_000_000})
@@ -269,7 +273,7 @@ async def test_big_events_are_kept_within_bounds(tmp_path: Path) -> None:
 # --- steering ---------------------------------------------------------------------------------
 
 
-async def test_a_message_taken_at_the_last_moment_is_not_lost() -> None:
+async def test_steering_message_taken_at_the_end_of_a_run_is_delivered_once() -> None:
     taken: list[str] = []
 
     async def what(context: RunContext) -> Outcome:
@@ -299,7 +303,7 @@ async def test_a_message_taken_at_the_last_moment_is_not_lost() -> None:
     assert len(runs) == 1
 
 
-async def test_a_message_the_agent_did_not_take_becomes_a_run_of_its_own() -> None:
+async def test_steering_message_gets_its_own_run_if_it_was_not_taken() -> None:
     gate = anyio.Event()
 
     async def what(context: RunContext) -> Outcome:
@@ -335,7 +339,7 @@ async def test_a_message_the_agent_did_not_take_becomes_a_run_of_its_own() -> No
 
 
 class Flaky(MemoryStore):
-    """A store that cannot be written for a moment, when it is told to."""
+    """A store that refuses the next ``refusals`` writes and ``unread`` reads."""
 
     refusals = 0
     unread = 0
@@ -353,7 +357,7 @@ class Flaky(MemoryStore):
         return await super().transact(change, reserve=reserve)
 
 
-async def test_a_store_that_fails_for_a_moment_costs_no_run() -> None:
+async def test_run_survives_writes_that_fail_for_a_moment() -> None:
     store = Flaky()
 
     async def what(context: RunContext) -> Outcome:
@@ -373,12 +377,12 @@ async def test_a_store_that_fails_for_a_moment_costs_no_run() -> None:
     assert first.thread_id == "t-1"
 
 
-async def test_a_store_that_cannot_be_read_for_a_moment_costs_no_run() -> None:
+async def test_run_survives_reads_that_fail_for_a_moment() -> None:
     store = Flaky()
     told = anyio.Event()
 
     async def what(context: RunContext) -> Outcome:
-        store.unread = 1  # of what heeds the run's cancel
+        store.unread = 1  # the read of the watch for cancels
         await context.set_thread("t-1")
         while store.unread:
             await anyio.lowlevel.checkpoint()
@@ -386,7 +390,7 @@ async def test_a_store_that_cannot_be_read_for_a_moment_costs_no_run() -> None:
         await anyio.sleep_forever()
         raise AssertionError
 
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         async with open_embedded(store, runners=[Doing(what)]) as client:
             run = await run_of(client)
             await told.wait()
@@ -407,7 +411,9 @@ class Broken(MemoryStore):
 
 
 @pytest.mark.parametrize("is_canceled", [False, True])
-async def test_a_fault_of_ours_leaves_no_run_without_an_end(is_canceled: bool) -> None:
+async def test_run_ends_and_frees_its_worker_after_an_unexpected_store_error(
+    is_canceled: bool,
+) -> None:
     store = Broken()
     go = anyio.Event()
 
@@ -415,10 +421,10 @@ async def test_a_fault_of_ours_leaves_no_run_without_an_end(is_canceled: bool) -
         try:
             await go.wait()
         finally:
-            store.faults = 2  # of the end with what it said last, and of the end alone
+            store.faults = 2  # the end with the last events, and the end alone
         return Outcome("done")
 
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         async with open_embedded(store, runners=[Doing(what)], max_concurrency=1) as client:
             run = await run_of(client)
             if is_canceled:
@@ -430,7 +436,7 @@ async def test_a_fault_of_ours_leaves_no_run_without_an_end(is_canceled: bool) -
             run = await end_of(client, run)
             assert store.faults == 0
             told = await history(client)
-            # Its worker is there for the next.
+            # Its worker is free for the next run.
             go.set()
             assert (await end_of(client, await run_of(client))).worker_id is not None
     assert violations(told) == []
@@ -440,7 +446,7 @@ async def test_a_fault_of_ours_leaves_no_run_without_an_end(is_canceled: bool) -
         assert run.error.code == "worker_lost"
 
 
-async def test_a_drain_does_not_wait_for_a_store_that_takes_nothing() -> None:
+async def test_shutdown_does_not_wait_for_a_store_that_refuses_writes() -> None:
     store = Flaky()
     begun = anyio.Event()
 
@@ -450,7 +456,7 @@ async def test_a_drain_does_not_wait_for_a_store_that_takes_nothing() -> None:
             await anyio.sleep_forever()
         return Outcome("done")
 
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         async with open_embedded(store, runners=[Doing(what)]) as client:
             run = await run_of(client)
             await begun.wait()
@@ -462,7 +468,7 @@ async def test_a_drain_does_not_wait_for_a_store_that_takes_nothing() -> None:
     assert (ended.status, ended.attempt) == (RunStatus.COMPLETED, 2)
 
 
-async def test_who_cannot_resume_is_given_the_whole_task_again() -> None:
+async def test_agent_that_cannot_resume_gets_the_task_again_with_the_answer() -> None:
     prompts: list[str] = []
 
     async def what(context: RunContext) -> Outcome:
@@ -490,7 +496,7 @@ async def test_who_cannot_resume_is_given_the_whole_task_again() -> None:
 # --- keys -------------------------------------------------------------------------------------
 
 
-async def test_what_was_done_is_answered_again_though_it_would_be_refused_now(
+async def test_repeated_key_gets_the_first_answer_though_the_call_is_invalid_now(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "here"
@@ -506,7 +512,7 @@ async def test_what_was_done_is_answered_again_though_it_would_be_refused_now(
 # --- values -----------------------------------------------------------------------------------
 
 
-async def test_metadata_is_the_sessions_own() -> None:
+async def test_session_metadata_is_a_copy() -> None:
     metadata: dict[str, Any] = {"list": (1, 2), "inner": {"a": 1}}
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         session = await client.create_session(metadata=metadata)
@@ -516,7 +522,7 @@ async def test_metadata_is_the_sessions_own() -> None:
         assert (await client.get_session(session.id)).metadata == expected
 
 
-async def test_the_queue_position_is_when_a_run_is_next() -> None:
+async def test_queue_position_skips_runs_that_wait_for_their_session() -> None:
     runners = [Doing(forever)]
     async with open_embedded(":memory:", runners=runners, max_concurrency=1) as client:
         busy = await run_of(client)
@@ -527,7 +533,7 @@ async def test_the_queue_position_is_when_a_run_is_next() -> None:
         assert (await client.diagnose_run(other.id)).diagnostics.queue_position == 1
 
 
-async def test_history_ends_though_more_keeps_coming() -> None:
+async def test_event_history_ends_while_new_events_keep_coming() -> None:
     async def what(context: RunContext) -> Outcome:
         while True:
             await context.emit("agent.message", {"text": "on and on"})
@@ -539,7 +545,7 @@ async def test_history_ends_though_more_keeps_coming() -> None:
         for session_id in (run.session_id, None):
             head = (await client.get_session(run.session_id)).last_seq
             seen = 0
-            with anyio.fail_after(PATIENCE_S):
+            with anyio.fail_after(TIMEOUT_S):
                 async for _ in client.events(session_id):
                     seen += 1
             assert seen >= head

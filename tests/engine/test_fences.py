@@ -1,4 +1,4 @@
-"""What an attempt that is over may still write: nothing."""
+"""An attempt that is over cannot write anything."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,7 +16,7 @@ from agent_orchestrator.testing.invariants import history, violations
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 async def says(context: RunContext) -> None:
@@ -81,7 +81,7 @@ class Late:
 
 
 @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
-async def test_a_stopped_and_continued_worker_writes_nothing(
+async def test_worker_resumed_after_its_attempt_was_replaced_writes_nothing(
     write: Callable[[RunContext], Awaitable[None]],
 ) -> None:
     store, late = MemoryStore(), Late(write)
@@ -103,7 +103,7 @@ async def test_a_stopped_and_continued_worker_writes_nothing(
                 handle.go_on()
                 late.go.set()
                 await late.over.wait()
-                with anyio.fail_after(PATIENCE_S):
+                with anyio.fail_after(TIMEOUT_S):
                     while client.transport.engine.pool.running:  # type: ignore[attr-defined]
                         await anyio.sleep(0.001)
                 done.set()
@@ -111,12 +111,12 @@ async def test_a_stopped_and_continued_worker_writes_nothing(
         except* Crashed:
             pass
 
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(first_engine)
             await stopped.wait()
             async with open_embedded(Handle(store), runners=[ScriptedRunner()]) as client:
-                reply = await client.wait_run(runs[0].id, timeout_s=PATIENCE_S)
+                reply = await client.wait_run(runs[0].id, timeout_s=TIMEOUT_S)
                 assert (reply.run.status, reply.run.attempt) == (RunStatus.COMPLETED, 2)
                 before = await kept(client, store, reply.run)
                 goes_on.set()

@@ -1,4 +1,4 @@
-"""What an agent can make grow stays bounded, and is found without passing all that was before."""
+"""Records that an agent can add are bounded, and are found without a scan of older ones."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -105,7 +105,7 @@ async def a_tree(engine: Orchestrator) -> Tree:
     return Tree(client, agent, run.id, child.run.id)
 
 
-async def test_refusals_that_repeat_are_counted_not_listed() -> None:
+async def test_repeated_refusals_are_counted_in_the_audit_trail() -> None:
     async with MemoryStore() as store, Orchestrator(store, config()) as engine:
         tree = await a_tree(engine)
         before = len((await tree.client.list_audit()).entries)
@@ -121,7 +121,7 @@ async def test_refusals_that_repeat_are_counted_not_listed() -> None:
         assert first_break(trail) is None
 
 
-async def test_what_an_agent_does_again_is_counted_not_listed(kept: Kept) -> None:
+async def test_repeated_calls_of_an_agent_are_counted_in_the_audit_trail(kept: Kept) -> None:
     async with kept.engine() as engine:
         tree = await a_tree(engine)
         before = len((await tree.client.list_audit()).entries)
@@ -146,13 +146,13 @@ async def test_what_an_agent_does_again_is_counted_not_listed(kept: Kept) -> Non
         assert first_break(trail) is None
 
 
-async def test_each_different_call_of_an_agent_is_on_record(kept: Kept) -> None:
+async def test_different_calls_of_an_agent_have_their_own_audit_entries(kept: Kept) -> None:
     async with kept.engine() as engine:
         tree = await a_tree(engine)
         before = len((await tree.client.list_audit()).entries)
         for cascade in (False, False, False, True, True, False):
             await tree.agent.cancel_run(tree.child_run_id, cascade=cascade)
-        for number in range(4):  # other words are no other call
+        for number in range(4):  # another reason is not another call
             await tree.agent.cancel_run(tree.child_run_id, cascade=True, reason=f"{number}")
         details = [one.detail for one in (await tree.client.list_audit()).entries[before:]]
         assert [(one["cascade"], one.get("times", 1)) for one in details] == [
@@ -165,7 +165,7 @@ async def test_each_different_call_of_an_agent_is_on_record(kept: Kept) -> None:
         ]
 
 
-async def test_an_answer_given_again_does_not_count(kept: Kept) -> None:
+async def test_repeats_of_an_idempotency_key_are_not_counted(kept: Kept) -> None:
     async with kept.engine() as engine:
         tree = await a_tree(engine)
         before = len((await tree.client.list_audit()).entries)
@@ -176,7 +176,7 @@ async def test_an_answer_given_again_does_not_count(kept: Kept) -> None:
         assert [one.detail.get("times", 1) for one in entries] == [1, 2]
 
 
-async def test_values_that_an_agent_makes_up_do_not_fill_the_trail() -> None:
+async def test_calls_with_ever_new_values_do_not_fill_the_audit_trail() -> None:
     async with MemoryStore() as store, Orchestrator(store, config()) as engine:
         tree = await a_tree(engine)
         child = (await tree.agent.spawn(run_id=tree.run_id, task="ask", provider=MANUAL)).run
@@ -196,7 +196,7 @@ async def test_values_that_an_agent_makes_up_do_not_fill_the_trail() -> None:
         assert (last.detail["expires_in_s"], last.detail["times"]) == (4000, 2)
 
 
-async def test_a_call_that_failed_is_not_one_that_was_made(kept: Kept) -> None:
+async def test_call_that_failed_on_the_store_is_not_counted(kept: Kept) -> None:
     async with kept.engine() as engine:
         tree = await a_tree(engine)
         before = len((await tree.client.list_audit()).entries)
@@ -216,7 +216,7 @@ async def test_a_call_that_failed_is_not_one_that_was_made(kept: Kept) -> None:
         assert len((await tree.client.list_audit()).entries) == before + 1
 
 
-async def test_the_keys_of_an_agent_are_bounded_and_end_with_its_run(
+async def test_idempotency_keys_of_a_run_are_bounded_and_deleted_when_it_ends(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "MAX_RUN_RECORDS", 10)
@@ -234,7 +234,7 @@ async def test_the_keys_of_an_agent_are_bounded_and_end_with_its_run(
         assert await kept.keys("local", tree.cancel, 30) == list(range(30))
 
 
-async def test_keys_with_long_answers_are_bounded_too(
+async def test_idempotency_keys_are_bounded_by_the_size_of_their_answers(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "MAX_RUN_RECORDS_SIZE", 2_000_000)
@@ -255,7 +255,7 @@ async def eventually(condition: Any) -> None:
             await anyio.sleep(0.001)
 
 
-async def test_old_keys_are_forgotten_without_new_ones(
+async def test_old_idempotency_keys_are_deleted_at_the_start_and_while_running(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -275,7 +275,7 @@ async def test_old_keys_are_forgotten_without_new_ones(
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-async def test_the_many_keys_of_a_run_are_deleted_in_small_changes(
+async def test_idempotency_keys_of_an_ended_run_are_deleted_in_batches(
     kept: Kept, monkeypatch: pytest.MonkeyPatch, restarts: bool
 ) -> None:
     count = 150
@@ -320,7 +320,7 @@ async def test_the_many_keys_of_a_run_are_deleted_in_small_changes(
     assert max(deleted) <= 64
 
 
-async def test_the_notes_of_a_run_to_its_parent_are_bounded(
+async def test_notes_and_questions_of_a_run_to_its_parent_are_limited(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "MAX_NOTES", 3)
@@ -365,7 +365,9 @@ async def _is(found: Any, expected: object) -> bool:
     return bool(await found == expected)
 
 
-async def test_a_pass_that_fails_ends_nothing(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deletion_pass_that_fails_is_retried_and_the_engine_goes_on(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(retention, "RETRY_S", 0.001)
     tries = []
 
@@ -381,7 +383,7 @@ async def test_a_pass_that_fails_ends_nothing(kept: Kept, monkeypatch: pytest.Mo
         await Client(engine).create_session(provider=MANUAL)
 
 
-def test_a_pass_comes_when_something_is_due() -> None:
+def test_next_deletion_pass_is_between_an_hour_and_a_day_away() -> None:
     hour, day = 3600, 86400
     assert retention.seconds_until(None, NOW) == day
     assert retention.seconds_until(NOW + timedelta(hours=5), NOW) == 5 * hour
@@ -390,7 +392,7 @@ def test_a_pass_comes_when_something_is_due() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 500])
-async def test_tokens_that_ended_long_ago_are_forgotten(
+async def test_tokens_that_ended_long_ago_are_deleted(
     kept: Kept, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     monkeypatch.setattr(retention, "BATCH", batch)
@@ -417,7 +419,7 @@ async def test_tokens_that_ended_long_ago_are_forgotten(
     async with kept.engine(clock) as engine:
         assert await retention.delete_due(engine.core) is None
         assert await names(Client(engine)) == {"lasts", "newest"}
-        # The newest stays, though it has ended: nobody is let in without a token.
+        # The newest stays, though it has ended: without any token, the API would need none.
         assert engine.has_tokens()
         assert await engine.holder(token_hash(revoked.secret)) is None
         holder = await engine.holder(token_hash(lasts.secret))
@@ -428,7 +430,7 @@ async def test_tokens_that_ended_long_ago_are_forgotten(
         assert (await Client(engine).list_audit()).entries == trail
 
 
-async def test_a_question_is_found_again_without_all_that_was_asked(tmp_path: Path) -> None:
+async def test_repeated_question_of_an_agent_finds_its_open_request(tmp_path: Path) -> None:
     async with open_embedded(tmp_path / "a.db", runners=[ScriptedRunner()]) as client:
         session = await client.create_session(provider=MANUAL)
         run = await client.create_run(session.id)
@@ -452,7 +454,7 @@ async def test_a_question_is_found_again_without_all_that_was_asked(tmp_path: Pa
             asked = await ask(f"question {number}")
             await client.resolve_request(asked["request"]["id"], "deny")
             await ask(f"question {number}")
-        # Another process of the agent finds what is open.
+        # Another process of the agent finds the open request.
         agent = Agent(calls_over(client.transport), run.id, session.id, hold_s=0)
         assert (await ask("the first"))["request"]["id"] == again["request"]["id"]
 
@@ -462,7 +464,7 @@ def plan(connection: apsw.Connection, sql: str, values: Any) -> str:
     return "; ".join(row[3] for row in rows)
 
 
-async def test_no_look_of_an_attempt_searches_a_log_or_closed_questions(tmp_path: Path) -> None:
+async def test_queries_of_an_attempt_use_indexes(tmp_path: Path) -> None:
     async with open_embedded(tmp_path / "a.db", runners=[ScriptedRunner()]) as client:
         session = await client.create_session(provider=MANUAL)
         run = await client.create_run(session.id)
@@ -496,5 +498,5 @@ async def test_no_look_of_an_attempt_searches_a_log_or_closed_questions(tmp_path
     assert not [one for one in plans if "SCAN" in one or "events" in one]
     found = [one for one in plans if "SEARCH requests" in one]
     assert found
-    # Those that are closed are passed over by the index; what it finds is read by its id.
+    # The index skips closed requests. The rows that it finds are read by their id.
     assert all("status=?" in one or "(id=?)" in one for one in found)

@@ -1,4 +1,4 @@
-"""Images of messages: their agent sees them, whatever happens meanwhile, and nobody keeps them after."""
+"""Images of messages: their agent gets them even after a restart, and they are deleted afterwards."""
 
 from collections.abc import Callable
 from hashlib import sha256
@@ -30,12 +30,12 @@ GIF = b"GIF89a" + b"\2" * 10
 WEBP = b"RIFF\x10\0\0\0WEBP" + b"\3" * 10
 LARGE = b"\x89PNG\r\n\x1a\n" + b"\5" * (5 * 2**20 - 8)
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 @define
 class Seeing:
-    """A runner whose agents see images, and stand still where a test says so."""
+    """A runner whose agents take images, and wait where a test says so."""
 
     name: str = "seeing"
     images: bool = True
@@ -72,14 +72,14 @@ Opened = Callable[[], Store]
 
 @pytest.fixture(params=["memory", "sqlite"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
-    """Return what gives the store, as it is, to one engine after another."""
+    """Return a function that opens the same store for one engine after another."""
     memory = MemoryStore()
     return lambda: memory if request.param == "memory" else SqliteStore(tmp_path / "d.db")
 
 
 async def end_of(client: Client, run: Run | None) -> Run:
     assert run is not None
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S)
     assert not reply.timed_out, reply.run
     return reply.run
 
@@ -88,7 +88,7 @@ async def kept(store: Store) -> int:
     return await store.read(lambda view: view.image_space())
 
 
-async def test_an_agent_sees_the_images_of_its_message(opened: Opened) -> None:
+async def test_agent_gets_the_images_of_its_message(opened: Opened) -> None:
     runner = Seeing()
     pictures = [PNG, JPEG, GIF, WEBP, PNG]
     described = tuple(
@@ -140,7 +140,9 @@ async def test_a_queued_message_has_its_images_after_a_restart(opened: Opened) -
     [("wait", [PNG]), ("wait, taken", [])],
     ids=["not delivered", "in the conversation that goes on"],
 )
-async def test_after_a_crash_images_go_with_their_message(text: str, again: list[bytes]) -> None:
+async def test_images_are_given_again_with_their_message_after_a_crash(
+    text: str, again: list[bytes]
+) -> None:
     store, first, second = MemoryStore(), Seeing(resumes=True), Seeing(resumes=True)
     runs: list[Run | None] = []
 
@@ -158,7 +160,7 @@ async def test_after_a_crash_images_go_with_their_message(text: str, again: list
 
 
 @pytest.mark.parametrize("end", ["canceled", "failed", "closed"])
-async def test_images_are_forgotten_however_a_run_ends(opened: Opened, end: str) -> None:
+async def test_images_are_deleted_however_a_run_ends(opened: Opened, end: str) -> None:
     runner = Seeing()
     store = opened()
     async with open_embedded(store, runners=[runner], max_concurrency=1) as client:
@@ -198,7 +200,7 @@ async def test_a_message_with_images_does_not_steer(opened: Opened) -> None:
     assert runner.seen == [("wait", []), ("x", [PNG])]
 
 
-async def test_the_largest_image_sent_to_many_sessions_is_kept_once(
+async def test_image_sent_to_many_sessions_is_stored_once(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "MAX_STORED", len(LARGE) + len(PNG))
@@ -223,7 +225,7 @@ async def test_the_largest_image_sent_to_many_sessions_is_kept_once(
     assert [data for _, data in runner.seen] == [[LARGE]] * 4 + [[PNG]]
 
 
-async def test_a_repeat_with_the_same_key_keeps_nothing_more(opened: Opened) -> None:
+async def test_repeated_key_stores_no_further_image(opened: Opened) -> None:
     runner = Seeing()
     runner.go.set()
     store = opened()
@@ -238,7 +240,7 @@ async def test_a_repeat_with_the_same_key_keeps_nothing_more(opened: Opened) -> 
             await client.send_message(session.id, "x", images=[JPEG], idempotency_key="k")
 
 
-async def test_nobody_takes_the_place_of_one_who_sees() -> None:
+async def test_fallback_without_image_support_gets_no_message_with_images() -> None:
     config = EngineConfig(
         {
             "seeing": ProviderConfig(Seeing(available=False), "seeing"),
@@ -262,5 +264,5 @@ async def test_nobody_takes_the_place_of_one_who_sees() -> None:
     assert list(caught.value.details["fields"]) == ["images"]
 
 
-def test_an_image_does_not_print_its_bytes() -> None:
+def test_repr_of_an_image_does_not_contain_its_bytes() -> None:
     assert "x05" not in repr(ImageContent.of(LARGE))

@@ -1,4 +1,4 @@
-"""Work on long values gives the event loop its turn often, and only while it lasts."""
+"""Work on long values shortens the thread switch interval, so that the event loop stays responsive."""
 
 import sys
 import threading
@@ -13,7 +13,7 @@ USUAL_S = 0.004
 
 
 @pytest.fixture(autouse=True)
-def usual_turns() -> Iterator[None]:
+def usual_switch_interval() -> Iterator[None]:
     before = sys.getswitchinterval()
     sys.setswitchinterval(USUAL_S)
     yield
@@ -21,13 +21,13 @@ def usual_turns() -> Iterator[None]:
 
 
 @pytest.mark.anyio
-async def test_turns_are_short_while_a_long_value_is_handled() -> None:
+async def test_switch_interval_is_short_while_a_long_value_is_handled() -> None:
     assert await run_long(sys.getswitchinterval) == pytest.approx(SHORT_TURN_S, abs=1e-5)
     assert sys.getswitchinterval() == pytest.approx(USUAL_S, abs=1e-5)
 
 
 @pytest.mark.anyio
-async def test_turns_stay_short_until_the_last_of_several_ends() -> None:
+async def test_switch_interval_stays_short_until_the_last_call_ends() -> None:
     ends = [threading.Event(), threading.Event()]
     begun = threading.Barrier(3)
 
@@ -53,7 +53,7 @@ async def test_turns_stay_short_until_the_last_of_several_ends() -> None:
 
 
 @pytest.mark.anyio
-async def test_turns_are_usual_again_after_an_error() -> None:
+async def test_switch_interval_is_restored_after_an_error() -> None:
     with pytest.raises(ValueError, match="bad"):
         await run_long(_fail)
     assert sys.getswitchinterval() == pytest.approx(USUAL_S, abs=1e-5)
@@ -63,7 +63,7 @@ def _fail() -> None:
     raise ValueError("bad")
 
 
-def test_turns_that_are_shorter_already_stay_so() -> None:
+def test_shorter_switch_interval_is_kept() -> None:
     sys.setswitchinterval(SHORT_TURN_S / 5)
     with short_turns():
         assert sys.getswitchinterval() == pytest.approx(SHORT_TURN_S / 5, abs=1e-5)

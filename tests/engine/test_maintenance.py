@@ -1,4 +1,4 @@
-"""The check of the log beside the rows: what is made wrong is found, whatever is under way is not."""
+"""The check of a store: it finds changed rows and does not report work in progress."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from agent_orchestrator.testing.scripted import PROVIDER, ScriptedRunner
 pytestmark = pytest.mark.anyio
 
 
-def test_a_store_need_not_be_able_to_maintain_itself(tmp_path: Path) -> None:
+def test_maintenance_is_optional_for_a_store(tmp_path: Path) -> None:
     assert isinstance(SqliteStore(tmp_path / "data.db"), Maintaining)
     assert not isinstance(MemoryStore(), Maintaining)
 
@@ -63,7 +63,9 @@ async def a_history(client: Client) -> None:
         ),
     ],
 )
-async def test_what_was_made_wrong_is_found(tmp_path: Path, tampering: str, finding: str) -> None:
+async def test_check_finds_rows_that_were_changed(
+    tmp_path: Path, tampering: str, finding: str
+) -> None:
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
         async with open_embedded(path, runners=[ScriptedRunner()]) as client:
@@ -79,7 +81,7 @@ async def test_what_was_made_wrong_is_found(tmp_path: Path, tampering: str, find
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-async def test_what_is_under_way_is_not_taken_for_wrong(
+async def test_check_reports_nothing_while_runs_are_in_progress(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.maintenance.ROWS_PAGE", 5)
@@ -108,7 +110,7 @@ async def test_what_is_under_way_is_not_taken_for_wrong(
             tasks.cancel_scope.cancel()
 
 
-async def test_only_an_administrator_may(tmp_path: Path) -> None:
+async def test_check_and_backup_are_for_administrators_only(tmp_path: Path) -> None:
     config = EngineConfig(
         providers={PROVIDER: ProviderConfig(ScriptedRunner(), PROVIDER)},
         routing=Routing(PROVIDER),

@@ -1,4 +1,4 @@
-"""Sessions, runs, requests and idempotency keys: as a small model has them, memory and SQLite do.
+"""Sessions, runs, requests and idempotency keys: both stores behave as a small model does.
 
 The same steps go to an engine over each store; the answers must be the same, and as the model says.
 """
@@ -65,7 +65,7 @@ class Ids:
 
 @define
 class Clock:
-    """Moves on by itself, a millisecond a look."""
+    """Advances by a millisecond with each call."""
 
     looks: int = 0
 
@@ -76,7 +76,7 @@ class Clock:
 
 @define
 class Model:
-    """What there must be, by what was answered."""
+    """The expected state, from the answers so far."""
 
     sessions: dict[str, str] = field(factory=dict)
     runs: dict[str, RunStatus] = field(factory=dict)
@@ -84,12 +84,12 @@ class Model:
     requests: dict[str, str] = field(factory=dict)
     asked_by: dict[str, str] = field(factory=dict)
     waits_on: dict[str, str] = field(factory=dict)
-    """By request that is waited for, the run that does."""
+    """By request: the run that waits for it."""
     first: dict[tuple[str, str, str], tuple[Any, Any]] = field(factory=dict)
     """By call, thing and key: the content and the answer."""
 
     def moved(self, run_id: str, to: RunStatus) -> None:
-        """Put a run into another state; what it asks is closed when it ends, or is waited for no more."""
+        """Put a run into another state, and close its requests if it ends or waits no longer."""
         if self.runs[run_id] is RunStatus.WAITING and to is RunStatus.QUEUED:
             for request_id in self.waited_for(run_id):
                 self._close(request_id)
@@ -306,5 +306,5 @@ def timeless(told: Any) -> str:
         ("resolve", 0, "approve", None),
     ]
 )
-def test_memory_and_sqlite_do_as_the_model(tmp_path_factory, played) -> None:
+def test_memory_and_sqlite_stores_behave_as_the_model(tmp_path_factory, played) -> None:
     anyio.run(compare, tmp_path_factory.mktemp("model"), played)

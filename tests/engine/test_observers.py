@@ -1,4 +1,4 @@
-"""Who watches the workers is told of every attempt's beginning and end, and of what its agent did."""
+"""An observer is called at each attempt's start and end, and for each of its events."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +48,7 @@ async def agent(context: RunContext) -> Outcome:
 
 
 async def spoken(client: Client, session_id: str, text: str, *, after: int) -> int:
-    """Wait until an agent has said something and return the event's place."""
+    """Wait until an agent has emitted a text and return the event's ``seq``."""
     with anyio.fail_after(20):
         async with client.events(session_id, cursor=after, follow=True) as events:
             async for event in events:
@@ -57,7 +57,7 @@ async def spoken(client: Client, session_id: str, text: str, *, after: int) -> i
     raise AssertionError
 
 
-async def test_it_is_told_in_order(tmp_path: Path) -> None:
+async def test_observer_is_called_in_order(tmp_path: Path) -> None:
     diary = Diary()
     runners = [FunctionRunner("agent", agent)]
     path = tmp_path / "data.db"
@@ -76,7 +76,7 @@ async def test_it_is_told_in_order(tmp_path: Path) -> None:
         sent = await client.send_message(session.id, "stay")
         assert sent.run is not None
         seq = await spoken(client, session.id, "stay", after=0)
-    # Leaving gives it back to the queue, which is told as well.
+    # Closing the engine queues the run again; the observer is called for that, too.
     expected += [
         ("started", sent.run.id, 1, "running"),
         ("emitted", sent.run.id, "agent.message", "stay"),

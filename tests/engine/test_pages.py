@@ -47,7 +47,7 @@ async def wordy_session(client: Client, runs: int) -> str:
     return session.id
 
 
-async def test_pages_of_runs_end_where_they_are_large_enough(store: str) -> None:
+async def test_page_of_runs_ends_at_the_size_limit(store: str) -> None:
     async with open_embedded(store, runners=[Wordy()]) as client:
         session = await wordy_session(client, 5)
         sizes: list[int] = []
@@ -62,7 +62,7 @@ async def test_pages_of_runs_end_where_they_are_large_enough(store: str) -> None
     assert len({run.id for run in found}) == 5
 
 
-async def test_pages_of_a_log_end_where_they_are_large_enough(store: str) -> None:
+async def test_page_of_events_ends_at_the_size_limit(store: str) -> None:
     async with open_embedded(store, runners=[Wordy()]) as client:
         session = await wordy_session(client, 3)
         last_seq = (await client.get_session(session)).last_seq
@@ -82,7 +82,7 @@ LONG = ("agent.message", "run.completed")
 
 
 @pytest.mark.parametrize("readers", ["one", "all"])
-async def test_streams_are_read_in_parts(tmp_path: Path, readers: str) -> None:
+async def test_stream_is_read_in_batches_of_limited_size(tmp_path: Path, readers: str) -> None:
     config = EngineConfig(
         providers={"wordy": ProviderConfig(Wordy(), "wordy")},
         routing=Routing("wordy"),
@@ -106,7 +106,7 @@ async def test_streams_are_read_in_parts(tmp_path: Path, readers: str) -> None:
     assert seen == list(range(1, last_seq + 1))
 
 
-async def test_pages_of_messages_end_where_they_are_large_enough(store: str) -> None:
+async def test_page_of_messages_ends_at_the_size_limit(store: str) -> None:
     texts = [f"{number}" + "x" * 999_990 for number in range(12)]
     async with open_embedded(store, runners=[ScriptedRunner()]) as client:
         session = await client.create_session(provider="manual")
@@ -120,7 +120,7 @@ async def test_pages_of_messages_end_where_they_are_large_enough(store: str) -> 
     assert [one.text for one in (*page.messages, *rest.messages)] == texts
 
 
-async def test_pages_of_sessions_end_where_they_are_large_enough(
+async def test_pages_of_sessions_and_audit_entries_end_at_the_size_limit(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.sessions.PAGE_SIZE", 100_000)

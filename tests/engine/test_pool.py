@@ -1,4 +1,4 @@
-"""How a queued run comes to a worker."""
+"""How a queued run gets a worker."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Watched(MemoryStore):
-    """Counts the changes made in it, and can be stopped from answering."""
+    """Counts its commits, and can be made to hang."""
 
     changes = 0
     is_open: anyio.Event | None = None
@@ -30,7 +30,7 @@ class Watched(MemoryStore):
 
 
 class Tally:
-    """Counts the agents that begin, which end when told to."""
+    """Counts the agents that begin. They end when ``may_end`` is set."""
 
     name = "tally"
 
@@ -65,7 +65,7 @@ async def test_a_message_to_an_idle_pool_is_queued_and_started_in_one_commit() -
     assert log.index("run.queued") < log.index("run.started")
 
 
-async def test_a_caller_may_leave_a_store_that_hangs_and_the_run_it_queued_is_executed() -> None:
+async def test_queued_run_is_executed_though_its_caller_gave_up_waiting() -> None:
     store = Watched()
     runner = ScriptedRunner()
     async with open_embedded(store, runners=[runner]) as client:

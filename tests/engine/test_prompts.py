@@ -1,4 +1,4 @@
-"""What is handed over together fits its runner, in the order it came, and nothing is lost."""
+"""Prompts fit the runner's input limit, keep the order of messages, and leave none out."""
 
 from collections.abc import Awaitable, Callable
 
@@ -31,7 +31,7 @@ from agent_orchestrator.stores.memory import MemoryStore
 
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 async def nothing(_: RunContext) -> None:
@@ -40,7 +40,7 @@ async def nothing(_: RunContext) -> None:
 
 @define
 class Small:
-    """A runner whose agent takes little at once, and fails at more."""
+    """A runner with a small input limit, which fails on a longer prompt."""
 
     max_input: InputLimit = InputLimit(characters=1_000)
     what: Callable[[RunContext], Awaitable[str | None]] = nothing
@@ -60,14 +60,14 @@ class Small:
 
 async def end_of(client: Client, run: Run | None) -> Run:
     assert run is not None
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S)
     assert not reply.timed_out, reply.run
     return reply.run
 
 
 async def settled(client: Client, session_id: str, messages: int) -> list[Message]:
-    """Return a session's messages once nothing of it is under way or waits."""
-    with anyio.fail_after(PATIENCE_S):
+    """Return a session's messages once all its runs have ended and no message is queued."""
+    with anyio.fail_after(TIMEOUT_S):
         while True:
             found = (await client.list_messages(session_id)).messages
             runs = (await client.list_runs(session_id=session_id)).runs
@@ -77,8 +77,8 @@ async def settled(client: Client, session_id: str, messages: int) -> list[Messag
             await anyio.sleep(0.001)
 
 
-async def told(client: Client, parent: str, results: list[str]) -> None:
-    """Have children tell a parent, which is held up meanwhile, how they ended."""
+async def deliver_results(client: Client, parent: str, results: list[str]) -> None:
+    """Complete children while their parent is busy, so that it gets their results together."""
     busy = await client.create_run(parent, provider=MANUAL)
     await client.transition_run(busy.id, "running")
     for result in results:
@@ -90,14 +90,14 @@ async def told(client: Client, parent: str, results: list[str]) -> None:
 
 @pytest.mark.parametrize("sizes", [(600, 600), (100,) * 16, (10, 800, 10, 800), (900, 1, 1)])
 @pytest.mark.parametrize("limit", [InputLimit(characters=1_000), InputLimit(size=2_000)])
-async def test_outcomes_are_handed_over_in_as_many_turns_as_it_takes(
+async def test_child_results_are_delivered_in_as_many_turns_as_needed(
     sizes: tuple[int, ...], limit: InputLimit
 ) -> None:
     runner = Small(limit)
     async with open_embedded(":memory:", runners=[runner]) as client:
         parent = (await client.create_session()).id
         results = [f"<{n}>" + "é" * size for n, size in enumerate(sizes)]
-        await told(client, parent, results)
+        await deliver_results(client, parent, results)
         found = await settled(client, parent, len(sizes))
         assert [message.delivery for message in found] == ["delivered"] * len(sizes)
         runs = [
@@ -106,7 +106,7 @@ async def test_outcomes_are_handed_over_in_as_many_turns_as_it_takes(
             if run.provider != MANUAL
         ]
         assert {run.status for run in runs} == {RunStatus.COMPLETED}
-    # Each once, in order; and no more turns than they need.
+    # Each once, in order, in as few turns as possible.
     given = "\n\n".join(runner.prompts)
     assert [given.count(result) for result in results] == [1] * len(results)
     assert given == "\n\n".join(message.text for message in found)
@@ -115,11 +115,11 @@ async def test_outcomes_are_handed_over_in_as_many_turns_as_it_takes(
         assert limit.excess(f"{prompt}\n\n{first}") is not None
 
 
-async def test_an_outcome_longer_than_the_agent_takes_is_cut_and_says_where_the_rest_is() -> None:
+async def test_child_result_longer_than_the_input_limit_is_cut_and_names_its_run() -> None:
     runner = Small()
     async with open_embedded(":memory:", runners=[runner]) as client:
         parent = (await client.create_session()).id
-        await told(client, parent, ["y" * 5_000])
+        await deliver_results(client, parent, ["y" * 5_000])
         (message,) = await settled(client, parent, 1)
         assert message.delivery == "delivered"
         assert len(message.text) == 1_000
@@ -128,7 +128,7 @@ async def test_an_outcome_longer_than_the_agent_takes_is_cut_and_says_where_the_
     assert runner.prompts == [message.text]
 
 
-async def test_a_message_longer_than_the_agent_takes_is_refused_by_its_field() -> None:
+async def test_message_longer_than_the_input_limit_is_refused_with_its_field() -> None:
     runner = Small()
     async with open_embedded(":memory:", runners=[runner]) as client:
         session = await client.create_session()
@@ -154,7 +154,7 @@ async def test_a_message_longer_than_the_agent_takes_is_refused_by_its_field() -
         assert (await end_of(client, sent.run)).status is RunStatus.COMPLETED
 
 
-async def test_a_provider_that_takes_too_little_stands_in_for_no_other() -> None:
+async def test_fallback_with_a_smaller_input_limit_is_not_used() -> None:
     broken = CommandRunner("broken", ("no-such-program-at-all",))
     small = Small()
     async with open_embedded(
@@ -175,7 +175,9 @@ async def test_a_provider_that_takes_too_little_stands_in_for_no_other() -> None
 
 
 @pytest.mark.parametrize("resumes", [True, False])
-async def test_what_a_second_attempt_cannot_be_given_at_once_follows(*, resumes: bool) -> None:
+async def test_messages_beyond_the_input_limit_follow_a_second_attempt_in_order(
+    *, resumes: bool
+) -> None:
     store = MemoryStore()
     ready = anyio.Event()
 
@@ -215,7 +217,7 @@ async def test_what_a_second_attempt_cannot_be_given_at_once_follows(*, resumes:
 
 
 @pytest.mark.parametrize("end", ["finishes", "canceled", "interrupted"])
-async def test_a_message_not_taken_in_time_goes_before_those_that_came_later(end: str) -> None:
+async def test_steering_message_not_taken_runs_before_later_messages(end: str) -> None:
     ready, go = anyio.Event(), anyio.Event()
 
     async def what(context: RunContext) -> None:
@@ -249,7 +251,7 @@ async def test_a_message_not_taken_in_time_goes_before_those_that_came_later(end
 
 
 @pytest.mark.parametrize("how", ["fails", "crashes", "took them", "canceled"])
-async def test_outcomes_that_an_agent_did_not_take_go_with_the_next_turn(how: str) -> None:
+async def test_undelivered_child_results_go_with_the_next_turn(how: str) -> None:
     broken, ready = True, anyio.Event()
 
     async def what(context: RunContext) -> None:
@@ -267,7 +269,7 @@ async def test_outcomes_that_an_agent_did_not_take_go_with_the_next_turn(how: st
     runner = Small(what=what)
     async with open_embedded(":memory:", runners=[runner]) as client:
         parent = (await client.create_session()).id
-        await told(client, parent, ["<first>", "<second>"])
+        await deliver_results(client, parent, ["<first>", "<second>"])
 
         async def state() -> list[tuple[str, bool]]:
             found = (await client.list_messages(parent)).messages
@@ -305,7 +307,7 @@ async def test_outcomes_that_an_agent_did_not_take_go_with_the_next_turn(how: st
         assert (await own_runs())[-1].id == last.run.id
 
 
-async def test_an_outcome_that_comes_during_a_turn_that_fails_still_wakes_its_parent() -> None:
+async def test_child_result_that_comes_during_a_failing_turn_wakes_the_parent() -> None:
     ready, go = anyio.Event(), anyio.Event()
 
     async def what(context: RunContext) -> None:
@@ -317,25 +319,25 @@ async def test_an_outcome_that_comes_during_a_turn_that_fails_still_wakes_its_pa
     runner = Small(what=what)
     async with open_embedded(":memory:", runners=[runner]) as client:
         parent = (await client.create_session()).id
-        await told(client, parent, ["<early>"])
+        await deliver_results(client, parent, ["<early>"])
         await ready.wait()
         child = await client.spawn("x", session_id=parent, provider=MANUAL, notify_parent="wake")
         await client.transition_run(child.run.id, "running")
         await client.transition_run(child.run.id, "completed", result={"text": "<late>"})
         go.set()
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while len(runner.prompts) < 2:
                 await anyio.sleep(0.001)
         for run in (await client.list_runs(session_id=parent)).runs:
             await end_of(client, run)
         found = (await client.list_messages(parent)).messages
         assert [one.delivery for one in found] == ["queued"] * 2
-    # Both go together, and by themselves no more.
+    # Both are given together, and no further turn starts by itself.
     assert len(runner.prompts) == 2
     assert runner.prompts[1].index("<early>") < runner.prompts[1].index("<late>")
 
 
-async def test_an_interrupt_stops_a_run_that_is_queued_to_go_on() -> None:
+async def test_interrupt_cancels_a_run_that_is_queued_for_its_next_attempt() -> None:
     store = MemoryStore()
     started: list[str] = []
 
@@ -345,7 +347,7 @@ async def test_an_interrupt_stops_a_run_that_is_queued_to_go_on() -> None:
         await anyio.sleep_forever()
 
     async def is_started(prompt: str) -> None:
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while prompt not in started:
                 await anyio.sleep(0.001)
 
@@ -367,7 +369,7 @@ async def test_an_interrupt_stops_a_run_that_is_queued_to_go_on() -> None:
         async with open_embedded(Handle(store), runners=[last], max_concurrency=1) as client:
             assert first.run is not None
             assert other.run is not None
-            with anyio.fail_after(PATIENCE_S):
+            with anyio.fail_after(TIMEOUT_S):
                 while not started:
                     await anyio.sleep(0.001)
             waiting = await client.get_run(first.run.id)
@@ -380,7 +382,7 @@ async def test_an_interrupt_stops_a_run_that_is_queued_to_go_on() -> None:
     assert last.prompts[1:] == ["urgent", "queued"]
 
 
-def test_runners_state_their_limits() -> None:
+def test_runners_declare_their_input_limits() -> None:
     argv = ("agent", "--prompt=é{prompt}")
     by_argument = CommandRunner("c", argv, prompt="argument")
     assert by_argument.capabilities.max_input == InputLimit(
@@ -400,7 +402,7 @@ def test_runners_state_their_limits() -> None:
         assert runner.capabilities.max_input.characters == 1_048_575
 
 
-def test_texts_are_cut_at_characters_and_together_they_fit() -> None:
+def test_text_is_cut_to_the_input_limit_at_a_character() -> None:
     for limit in (InputLimit(size=101), InputLimit(characters=60, size=100)):
         short = cut_to_limit("é" * 200, limit, "more elsewhere")
         assert limit.excess(short) is None

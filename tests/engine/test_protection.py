@@ -1,4 +1,4 @@
-"""What agents are kept from, by where they work and where the database is."""
+"""Paths that are protected from agents, by their workspace and the place of the database."""
 
 from pathlib import Path
 
@@ -25,7 +25,9 @@ def _files(directory: Path, *names: str) -> set[str]:
     return {str(directory / name) for name in names}
 
 
-def test_a_directory_made_for_the_database_is_kept_whole(tmp_path: Path, state: Path) -> None:
+def test_directory_made_for_the_database_is_protected_as_a_whole(
+    tmp_path: Path, state: Path
+) -> None:
     database = tmp_path / ".data" / "main.db"
     make_data_directory(database.parent)
     database.touch()
@@ -34,7 +36,9 @@ def test_a_directory_made_for_the_database_is_kept_whole(tmp_path: Path, state: 
     assert set(found.secret) == {str(database), str(state)}
 
 
-def test_in_another_directory_the_files_are_kept_one_by_one(tmp_path: Path, state: Path) -> None:
+def test_database_files_in_another_directory_are_protected_one_by_one(
+    tmp_path: Path, state: Path
+) -> None:
     database = tmp_path / "main.db"
     for name in ("main.db", "main.db-wal", "main.db.lock", "other"):
         (tmp_path / name).touch()
@@ -43,7 +47,7 @@ def test_in_another_directory_the_files_are_kept_one_by_one(tmp_path: Path, stat
     assert set(found.secret) == {*_files(tmp_path, "main.db", "main.db-wal"), str(state)}
 
 
-def test_an_optional_file_is_kept_while_it_is_there(tmp_path: Path) -> None:
+def test_optional_file_is_protected_while_it_exists(tmp_path: Path) -> None:
     named, optional, hidden = (tmp_path / name for name in ("named", "optional", "hidden"))
     kept = Protection(None, (named, optional), (hidden,), frozenset({optional, hidden}))
     assert set(kept("/").read_only) == {str(named)}
@@ -54,7 +58,7 @@ def test_an_optional_file_is_kept_while_it_is_there(tmp_path: Path) -> None:
     assert str(optional) in kept("/").secret  # what the link leads to
 
 
-def test_links_are_followed(tmp_path: Path) -> None:
+def test_symbolic_links_are_followed_to_the_protected_paths(tmp_path: Path) -> None:
     make_data_directory(tmp_path / "real")
     (tmp_path / "real" / "a.db").touch()
     (tmp_path / "link").symlink_to("real")
@@ -64,7 +68,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
     assert str(tmp_path / "real" / "a.db") in found.secret
 
 
-def test_another_daemon_of_the_directory_is_kept_as_well(tmp_path: Path) -> None:
+def test_database_of_another_daemon_in_the_workspace_is_protected(tmp_path: Path) -> None:
     other = tmp_path / "repository" / ".data" / "agent-orchestrator.db"
     make_data_directory(other.parent)
     other.touch()
@@ -76,7 +80,7 @@ def test_another_daemon_of_the_directory_is_kept_as_well(tmp_path: Path) -> None
 
 
 @pytest.mark.anyio
-async def test_an_embedded_engine_keeps_its_own_database(tmp_path: Path) -> None:
+async def test_embedded_engine_protects_its_database(tmp_path: Path) -> None:
     seen: list[ProtectedPaths] = []
 
     async def agent(context: RunContext) -> Outcome:

@@ -1,4 +1,4 @@
-"""What the next engine makes of runs the last one was lost with."""
+"""What the next engine does with the runs of an engine that was lost."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,18 +28,18 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def _no_daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin as a user that never had a daemon, whatever other tests left: it shows in the status."""
+    """Hide the daemons of other tests, which the status would show."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @define
 class Blocked:
-    """A runner that never gets as far as giving its agent the message."""
+    """A runner that never delivers the message to its agent."""
 
     name: str = "scripted"
     resumes: bool = True
@@ -56,7 +56,7 @@ class Blocked:
 
 
 async def said(client: Client, session_id: str, text: str, *, cursor: int = 0) -> None:
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         async with client.events(session_id, cursor=cursor, follow=True) as events:
             async for event in events:
                 if event.data.get("text") == text:
@@ -64,13 +64,13 @@ async def said(client: Client, session_id: str, text: str, *, cursor: int = 0) -
 
 
 async def end_of(client: Client, run_id: str) -> Run:
-    reply = await client.wait_run(run_id, timeout_s=PATIENCE_S)
+    reply = await client.wait_run(run_id, timeout_s=TIMEOUT_S)
     assert not reply.timed_out, reply.run
     return reply.run
 
 
 async def at_work(store: MemoryStore, text: str, **settings: Any) -> Run:
-    """Lose an engine while an agent is at work on a message; return its run."""
+    """Crash an engine while an agent works on a message; return its run."""
     runs: list[Run] = []
 
     async def body(client: Client) -> None:
@@ -95,7 +95,7 @@ async def outcomes(client: Client, run: Run) -> list[str | None]:
     return [attempt.outcome for attempt in attempts]
 
 
-async def test_what_no_agent_was_given_is_queued_again_with_the_same_message() -> None:
+async def test_run_is_queued_again_if_its_agent_had_not_got_the_message() -> None:
     store, blocked, second = MemoryStore(), Blocked(), ScriptedRunner()
     runs: list[Run] = []
 
@@ -118,7 +118,7 @@ async def test_what_no_agent_was_given_is_queued_again_with_the_same_message() -
     ]
 
 
-async def test_an_agent_that_was_at_work_goes_on_with_its_conversation() -> None:
+async def test_run_resumes_its_thread_if_its_agent_was_at_work() -> None:
     store, second = MemoryStore(), ScriptedRunner()
     run = await at_work(store, "thread t-1\nhold")
     async with open_embedded(store, runners=[second]) as client:
@@ -143,7 +143,7 @@ async def test_an_agent_that_was_at_work_goes_on_with_its_conversation() -> None
     ],
     ids=["no conversation", "a runner that cannot", "told not to"],
 )
-async def test_what_cannot_go_on_is_failed(text: str, provider: dict[str, Any]) -> None:
+async def test_run_fails_if_it_cannot_be_resumed(text: str, provider: dict[str, Any]) -> None:
     store = MemoryStore()
     run = await at_work(store, text)
     config = ProviderConfig(**({"runner": ScriptedRunner(), "kind": "scripted"} | provider))
@@ -159,7 +159,7 @@ async def test_what_cannot_go_on_is_failed(text: str, provider: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("most", [1, 3])
-async def test_a_run_that_engines_are_lost_with_is_not_tried_for_ever(most: int) -> None:
+async def test_run_fails_after_max_attempts_lost_engines(most: int) -> None:
     store = MemoryStore()
 
     def settings() -> dict[str, Any]:
@@ -178,7 +178,7 @@ async def test_a_run_that_engines_are_lost_with_is_not_tried_for_ever(most: int)
                 runs.append(sent.run)
             await given["providers"]["scripted"].runner.begun.wait()
 
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             await lose(store, body, **given)
     async with open_embedded(store, **settings()) as client:
         run = await end_of(client, runs[0].id)
@@ -191,14 +191,14 @@ async def test_a_run_that_engines_are_lost_with_is_not_tried_for_ever(most: int)
         assert queued.run is not None
 
 
-async def test_a_drain_is_no_crash() -> None:
-    """Released as often as one likes, a run is tried again."""
+async def test_attempts_ended_by_a_drain_do_not_count_as_crashes() -> None:
+    """A run that was released is always tried again."""
     store = MemoryStore()
     run = await at_work(store, "thread t-1\nhold")
     for _ in range(3):
         blocked = Blocked()
         async with open_embedded(store, runners=[blocked]):
-            with anyio.fail_after(PATIENCE_S):
+            with anyio.fail_after(TIMEOUT_S):
                 await blocked.begun.wait()
     async with open_embedded(store, runners=[ScriptedRunner()]) as client:
         assert (await end_of(client, run.id)).attempt == 5
@@ -206,10 +206,10 @@ async def test_a_drain_is_no_crash() -> None:
 
 @frozen(kw_only=True)
 class Reaping(LinuxHost):
-    """Finds processes of dead attempts, and ends them when it is told to."""
+    """Answers for the processes of lost attempts as ``remains`` says."""
 
     remains: list[ReapResult] = field(factory=lambda: [ReapResult("gone", (7,))])
-    """The last one says what becomes of every attempt."""
+    """The last one is the answer for every attempt."""
     asked: list[Attempt] = field(factory=list)
 
     async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], ReapResult]:
@@ -217,7 +217,7 @@ class Reaping(LinuxHost):
         return {(one.run_id, one.attempt): last for one in attempts for last in self.remains[-1:]}
 
 
-async def test_nothing_is_taken_up_before_its_processes_are_gone(
+async def test_run_is_not_recovered_before_its_processes_are_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
@@ -247,7 +247,7 @@ async def test_nothing_is_taken_up_before_its_processes_are_gone(
     [{}, {"state": "unknown", "reason": "the table cannot be read"}, {"state": "alive"}],
     ids=["no answer", "unknown", "alive"],
 )
-async def test_what_is_not_known_to_be_gone_is_not_taken_up(
+async def test_run_is_not_recovered_while_its_processes_may_be_alive(
     monkeypatch: pytest.MonkeyPatch, remains: dict[str, Any]
 ) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
@@ -255,7 +255,7 @@ async def test_what_is_not_known_to_be_gone_is_not_taken_up(
     reaper = Reaping(remains=[ReapResult(**remains)] if remains else [])
     run = await at_work(store, "thread t-1\nhold")
     async with open_embedded(store, runners=[second], host=reaper) as client:
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while len(reaper.asked) < 3:
                 await anyio.sleep(0.01)
         held = await client.get_run(run.id)
@@ -267,14 +267,14 @@ async def test_what_is_not_known_to_be_gone_is_not_taken_up(
         assert (await end_of(client, run.id)).status is RunStatus.COMPLETED
 
 
-async def test_the_processes_of_another_host_are_not_taken_for_gone(
+async def test_run_of_another_host_is_not_recovered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
     store, away, back = MemoryStore(), Reaping(id="south"), Reaping()
     run = await at_work(store, "thread t-1\nhold")
     async with open_embedded(store, runners=[ScriptedRunner()], host=away) as client:
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while not (problems := (await client.status()).problems):
                 await anyio.sleep(0.01)
         assert "local" in problems[0].message
@@ -294,7 +294,7 @@ async def test_the_processes_of_another_host_are_not_taken_for_gone(
     assert [one.host for one in back.asked] == ["local"]
 
 
-async def test_a_cancel_asked_for_before_the_crash_is_finished_once_all_is_gone() -> None:
+async def test_cancel_requested_before_a_crash_is_completed_by_recovery() -> None:
     store, reaper = MemoryStore(), Reaping()
     run = await at_work(store, "thread t-1\nhold")
 
@@ -312,7 +312,7 @@ async def test_a_cancel_asked_for_before_the_crash_is_finished_once_all_is_gone(
     assert reaper.asked
 
 
-async def test_a_cancel_asked_for_while_processes_are_looked_for_is_not_lost(
+async def test_cancel_requested_during_recovery_takes_effect(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
@@ -325,7 +325,7 @@ async def test_a_cancel_asked_for_while_processes_are_looked_for_is_not_lost(
         assert (await end_of(client, run.id)).status is RunStatus.CANCELED
 
 
-async def test_a_question_goes_on_waiting_without_an_agent() -> None:
+async def test_run_with_an_open_request_is_parked_by_recovery() -> None:
     store, second = MemoryStore(), ScriptedRunner()
     runs: list[Run] = []
 
@@ -338,7 +338,7 @@ async def test_a_question_goes_on_waiting_without_an_agent() -> None:
 
     await lose(store, body, runners=[ScriptedRunner()])
     async with open_embedded(store, runners=[second]) as client:
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while (run := await client.get_run(runs[0].id)).worker_id is not None:
                 await anyio.sleep(0.01)
         assert (run.status, run.worker_id, run.attempt) == (RunStatus.WAITING, None, 2)
@@ -350,7 +350,7 @@ async def test_a_question_goes_on_waiting_without_an_agent() -> None:
     assert second.prompts == ["Your request was approved: May I?"]
 
 
-async def test_many_lost_runs_are_taken_up_together() -> None:
+async def test_many_lost_runs_are_recovered_together() -> None:
     store, reaper = MemoryStore(), Reaping()
 
     async def body(client: Client) -> None:
@@ -371,7 +371,7 @@ async def test_many_lost_runs_are_taken_up_together() -> None:
 
 @define
 class Resumed:
-    """An agent that asks, and when it goes on says nothing until it is lost."""
+    """An agent that asks, and after it was resumed emits nothing until it is lost."""
 
     name: str = "scripted"
     resumes: bool = True
@@ -394,10 +394,10 @@ class Resumed:
 
 
 @pytest.mark.parametrize("settings", [{}, {"clock": lambda: NOW}], ids=["time", "one-instant"])
-async def test_what_a_conversation_has_is_not_given_again(settings: dict[str, Any]) -> None:
-    """The agent that goes on with an answer is lost before it said a word.
+async def test_messages_that_the_thread_has_are_not_given_again(settings: dict[str, Any]) -> None:
+    """The agent that is resumed with an answer is lost before it emits anything.
 
-    In one instant, what the agent before it said is no sign of it either.
+    With equal times, an event of the agent before it is no sign of it either.
     """
     store, agent = MemoryStore(), Resumed()
     runs: list[Run] = []
@@ -407,9 +407,9 @@ async def test_what_a_conversation_has_is_not_given_again(settings: dict[str, An
         sent = await client.send_message(session.id, "go")
         assert sent.run is not None
         runs.append(sent.run)
-        asked = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S, until="attention")
+        asked = await client.wait_run(sent.run.id, timeout_s=TIMEOUT_S, until="attention")
         assert asked.request is not None
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while (await client.get_run(sent.run.id)).worker_id is not None:
                 await anyio.sleep(0.001)
             await client.resolve_request(asked.request.id, "answer", text="yes")
@@ -425,14 +425,14 @@ async def test_what_a_conversation_has_is_not_given_again(settings: dict[str, An
     assert run.status is RunStatus.COMPLETED
     answer = "Your request was answered: May I?\n\nyes"
     assert agent.prompts[:2] == ["go", answer]
-    # The answer may not have reached the conversation; the task did, an attempt before.
+    # The answer may not have reached the thread; the task did, in the attempt before.
     assert agent.prompts[2].startswith(answer + "\n\n")
     assert "same conversation" in agent.prompts[2]
     assert len(agent.prompts) == 3
     assert [message.delivered_attempt for message in messages] == [1, 3, 3]
 
 
-async def test_a_recovery_that_fails_is_tried_again_and_stands_in_the_status(
+async def test_failed_recovery_is_retried_and_shown_in_the_status(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
@@ -464,13 +464,13 @@ async def test_a_recovery_that_fails_is_tried_again_and_stands_in_the_status(
 
     monkeypatch.setattr(recovery, "_recover_run", failing)
     async with open_embedded(store, runners=[ScriptedRunner()]) as client:
-        # The other is taken up all the same, and new work goes on.
+        # The other run is recovered all the same, and new work goes on.
         assert (await end_of(client, other.id)).status is RunStatus.COMPLETED
         status = await client.status()
         assert status.daemon_health == "degraded"
         assert [problem.code for problem in status.problems] == ["recovery_pending"]
         assert "injected" in status.problems[0].message
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while tries < 5:
                 await anyio.sleep(0.001)
         assert (await client.get_run(run.id)).status is RunStatus.RUNNING
@@ -480,7 +480,7 @@ async def test_a_recovery_that_fails_is_tried_again_and_stands_in_the_status(
         assert len(await recovered(client, run)) == 1
 
 
-async def test_a_search_for_lost_runs_that_fails_is_tried_again(
+async def test_failed_search_for_lost_runs_is_retried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)

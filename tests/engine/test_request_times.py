@@ -1,4 +1,4 @@
-"""How long a question stays open: it warns once before its end, and may be given more time."""
+"""Expiry of requests: one warning before the end, and extensions."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -40,7 +40,7 @@ async def ask(client: Client, *, expires_in_s: float) -> Request:
 
 
 async def events(client: Client, request: Request) -> list[str]:
-    """Return what the log above the asking session says of the request."""
+    """Return the request's events in the log of the root session."""
     log = (await client.list_events(request.root_session_id, limit=1000)).events
     mine = [event.event_type for event in log if event.data.get("id") == request.id]
     return [name for name in mine if name != "request.updated"]
@@ -52,7 +52,9 @@ async def until(look: Callable[[list[str]], bool], client: Client, request: Requ
     return found
 
 
-async def test_it_warns_once_before_its_end_and_again_when_it_was_extended(tmp_path: Path) -> None:
+async def test_request_warns_once_before_it_expires_and_again_after_an_extension(
+    tmp_path: Path,
+) -> None:
     clock = Clock()
     created, expiring, extended, expired = (
         f"request.{name}" for name in ("created", "expiring", "extended", "resolved")
@@ -75,7 +77,7 @@ async def test_it_warns_once_before_its_end_and_again_when_it_was_extended(tmp_p
             assert (await client.get_request(request.id)).status == "expired"
 
 
-async def test_extensions_that_add_next_to_nothing_are_not_made(tmp_path: Path) -> None:
+async def test_tiny_extensions_are_not_recorded(tmp_path: Path) -> None:
     async with opened(tmp_path / "data.db", Clock()) as client:
         request = await ask(client, expires_in_s=1000)
         for tenths in range(200):
@@ -88,14 +90,14 @@ async def test_extensions_that_add_next_to_nothing_are_not_made(tmp_path: Path) 
         assert again.expires_at == ends
 
 
-async def test_a_long_question_warns_an_hour_before(tmp_path: Path) -> None:
+async def test_long_request_warns_an_hour_before_it_expires(tmp_path: Path) -> None:
     async with opened(tmp_path / "data.db", Clock()) as client:
         request = await ask(client, expires_in_s=10 * 86_400)
         assert request.warn_at is not None
         assert request.expires_at - request.warn_at == timedelta(hours=1)
 
 
-async def test_what_is_late_for_its_warning_only_expires(tmp_path: Path) -> None:
+async def test_overdue_request_expires_without_a_warning(tmp_path: Path) -> None:
     clock = Clock()
     with anyio.fail_after(60):
         async with opened(tmp_path / "data.db", clock) as client:
@@ -105,7 +107,7 @@ async def test_what_is_late_for_its_warning_only_expires(tmp_path: Path) -> None
             assert await events(client, request) == ["request.created", "request.resolved"]
 
 
-async def test_an_agent_gives_time_where_it_may_decide() -> None:
+async def test_agent_may_extend_only_requests_that_it_may_resolve() -> None:
     providers = {"scripted": ProviderConfig(ScriptedRunner(), "scripted")}
     async with (
         MemoryStore() as store,

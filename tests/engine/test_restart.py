@@ -1,4 +1,4 @@
-"""What an engine's end and the next one's start make of runs."""
+"""Runs after an engine has closed or was lost, and the next one has started."""
 
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ async def said(client: Client, session_id: str, text: str, *, attempt: int = 1) 
                     return
 
 
-async def test_the_queue_survives_and_a_released_run_is_tried_again(tmp_path: Path) -> None:
+async def test_queue_survives_a_restart_and_a_released_run_is_tried_again(tmp_path: Path) -> None:
     first, second = ScriptedRunner(), ScriptedRunner()
     async with open_embedded(tmp_path / "d.db", runners=[first], max_concurrency=1) as client:
         session = await client.create_session()
@@ -54,8 +54,8 @@ async def test_the_queue_survives_and_a_released_run_is_tried_again(tmp_path: Pa
     assert len(ends) == 2
 
 
-async def test_what_ran_when_the_engine_was_lost_is_failed_and_the_queue_kept() -> None:
-    """The store outlives an engine that never got to say anything."""
+async def test_running_run_fails_and_the_queue_is_kept_after_a_lost_engine() -> None:
+    """The store survives an engine that could not record its end."""
 
     class Survivor(MemoryStore):
         async def __aexit__(self, *exc: object) -> None:
@@ -91,7 +91,7 @@ async def test_what_ran_when_the_engine_was_lost_is_failed_and_the_queue_kept() 
         assert issue.code == "worker_lost"
 
 
-async def test_a_canceled_host_leaves_nothing_running_in_the_record(tmp_path: Path) -> None:
+async def test_running_run_is_released_if_the_embedding_code_is_canceled(tmp_path: Path) -> None:
     with anyio.move_on_after(20) as scope:
         async with open_embedded(tmp_path / "d.db", runners=[ScriptedRunner()]) as client:
             session = await client.create_session()
@@ -112,7 +112,7 @@ async def test_a_canceled_host_leaves_nothing_running_in_the_record(tmp_path: Pa
 
 
 @pytest.mark.parametrize("thread", ["thread t-1\n", ""], ids=["resumes", "has-no-thread"])
-async def test_an_open_question_outlives_the_engine(tmp_path: Path, thread: str) -> None:
+async def test_open_request_survives_a_restart(tmp_path: Path, thread: str) -> None:
     first, second = ScriptedRunner(), ScriptedRunner()
     async with open_embedded(tmp_path / "d.db", runners=[first], max_concurrency=1) as client:
         session = await client.create_session()
@@ -127,7 +127,7 @@ async def test_an_open_question_outlives_the_engine(tmp_path: Path, thread: str)
         assert (await client.requests(status="pending")).requests == (reply.request,)
         await client.resolve_request(reply.request.id, "approve")
         if not thread:
-            # The whole conversation is told again, and so the question asked again.
+            # Without a thread the agent begins again, so it asks again.
             again = await client.wait_run(run_id, timeout_s=20, until="attention")
             assert again.request is not None
             await client.resolve_request(again.request.id, "approve")
@@ -144,7 +144,7 @@ async def test_an_open_question_outlives_the_engine(tmp_path: Path, thread: str)
     assert messages[1].source == Source("client", principal="local")
 
 
-async def test_an_answer_handed_over_says_who_decided() -> None:
+async def test_queued_answer_has_who_resolved_the_request_as_its_source() -> None:
     config = EngineConfig(
         {"s": ProviderConfig(ScriptedRunner("s"), "scripted")}, Routing("s"), host=this_host()
     )

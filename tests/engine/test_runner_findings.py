@@ -1,4 +1,4 @@
-"""What a runner knows of its agents: doctor and diagnosis have it from the runner itself."""
+"""Doctor and diagnosis show what a runner reports about its agents."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -56,14 +56,16 @@ async def findings(client: Client) -> list[tuple[str, str]]:
     return [(one.level, one.message) for one in report.findings if one.about == "provider knowing"]
 
 
-async def test_a_runner_says_what_its_failures_come_from() -> None:
+async def test_diagnosis_is_the_issue_that_the_runner_reports() -> None:
     async with open_embedded(":memory:", runners=[Knowing()]) as client:
         issue = (await diagnosed(client)).likely_issue
     assert issue == Issue("auth_failed", "who are you?", "log in by hand")
 
 
 @pytest.mark.parametrize("known", [{"is_broken": True}, {"is_unknown": True}])
-async def test_otherwise_the_code_of_the_failure_says_it(known: dict[str, Any]) -> None:
+async def test_diagnosis_follows_from_the_error_code_if_the_runner_has_none(
+    known: dict[str, Any],
+) -> None:
     async with open_embedded(":memory:", runners=[Knowing(**known)]) as client:
         found = await diagnosed(client)
     assert found.likely_issue.code == "auth_failed"
@@ -72,7 +74,7 @@ async def test_otherwise_the_code_of_the_failure_says_it(known: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("is_broken", [False, True])
-async def test_doctor_has_the_findings_of_a_runner(is_broken: bool) -> None:
+async def test_doctor_shows_the_findings_of_a_runner(is_broken: bool) -> None:
     env = {"PATH": "/bin"}
     runner = Knowing(is_broken=is_broken)
     async with open_embedded(":memory:", runners=[runner], environ=env) as client:

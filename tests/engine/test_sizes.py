@@ -1,4 +1,4 @@
-"""What an agent may put into a question, and how often it is kept."""
+"""Size limits of a request, and where it is stored in full."""
 
 import pytest
 
@@ -40,9 +40,7 @@ async def descent(client: Client) -> list[Run]:
         ("detail", {"detail": {"numbers": [10**4000] * 50}}),
     ],
 )
-async def test_a_question_that_is_too_large_is_refused(
-    field: str, given: dict[str, object]
-) -> None:
+async def test_request_that_is_too_large_is_refused(field: str, given: dict[str, object]) -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         session = await client.create_session(provider=MANUAL)
         run = await client.create_run(session.id)
@@ -56,7 +54,7 @@ async def test_a_question_that_is_too_large_is_refused(
         assert await client.get_session(session.id) == before
 
 
-async def test_telling_may_be_longer_than_asking() -> None:
+async def test_note_may_be_longer_than_a_question() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         run = (await descent(client))[-1]
         told = await client.reply_parent(run.id, LONG * 2)
@@ -64,7 +62,7 @@ async def test_telling_may_be_longer_than_asking() -> None:
         assert told.message.text == LONG * 2
 
 
-async def test_the_logs_above_name_a_question_and_do_not_repeat_it() -> None:
+async def test_logs_of_ancestors_have_a_summary_of_the_request() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         runs = await descent(client)
         asked = await client.reply_parent(
@@ -90,7 +88,7 @@ async def test_the_logs_above_name_a_question_and_do_not_repeat_it() -> None:
         assert "cut" not in whole
 
 
-async def test_a_childs_task_and_result_stand_once_in_its_parents_log() -> None:
+async def test_log_of_the_parent_has_a_summary_of_a_childs_task_and_result() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         parent = await client.create_session(provider=MANUAL)
         child = await client.spawn("t" * 100_000, session_id=parent.id)
@@ -104,5 +102,5 @@ async def test_a_childs_task_and_result_stand_once_in_its_parents_log() -> None:
         assert (len(spawned["task"]), spawned["cut"]) == (MAX_SUMMARY + 1, ["task"])
         assert len(finished["result"]["text"]) == MAX_SUMMARY + 1
         assert finished["result"]["cut"] == ["text"]
-        # The message tells it whole, and the run has it.
+        # The message has the whole result, and so has the run.
         assert done.result.text in events["message.created"]["text"]

@@ -1,4 +1,4 @@
-"""Messages for an agent at work: given once, and to nobody whose cancel was asked for."""
+"""Steering messages: given once, and never to a run that is being canceled."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from agent_orchestrator.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Doing:
 
 @define
 class Listener:
-    """An agent that can be told something while it works, and is not."""
+    """An agent that could be steered and takes no message."""
 
     ready: anyio.Event = field(factory=anyio.Event)
     go: anyio.Event = field(factory=anyio.Event)
@@ -67,7 +67,7 @@ class Listener:
 
 async def end_of(client: Client, run: Run | None) -> Run:
     assert run is not None
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S)
     assert not reply.timed_out, reply.run
     return reply.run
 
@@ -77,7 +77,7 @@ async def now(client: Client, message: Message) -> Message:
     return next(one for one in listed if one.id == message.id)
 
 
-async def test_nothing_steers_an_agent_whose_cancel_was_asked_for() -> None:
+async def test_run_that_is_being_canceled_is_not_steered() -> None:
     ready, go = anyio.Event(), anyio.Event()
     taken: list[str] = []
 
@@ -106,7 +106,7 @@ async def test_nothing_steers_an_agent_whose_cancel_was_asked_for() -> None:
     assert (taken, runner.prompts) == ([], ["work", "instead"])
 
 
-async def test_a_cancel_from_above_reaches_what_its_agent_has_not_taken() -> None:
+async def test_cancel_of_a_parent_cancels_untaken_steering_messages_of_its_child() -> None:
     listener = Listener()
 
     async def what(context: RunContext) -> None:
@@ -125,7 +125,7 @@ async def test_a_cancel_from_above_reaches_what_its_agent_has_not_taken() -> Non
         assert sent.run is not None
         await listener.ready.wait()
         child = (await client.list_sessions(parent_session_id=session.id)).sessions[0]
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while len(found := (await client.list_messages(child.id)).messages) < 2:
                 await anyio.sleep(0.001)
         await client.cancel_run(sent.run.id)
@@ -138,7 +138,7 @@ async def test_a_cancel_from_above_reaches_what_its_agent_has_not_taken() -> Non
     assert "more" not in runner.prompts
 
 
-async def test_a_closed_tree_leaves_nothing_of_what_its_agent_has_not_taken() -> None:
+async def test_closing_a_tree_cancels_untaken_steering_messages() -> None:
     listener = Listener()
     runner = Doing(listener)
     async with open_embedded(":memory:", runners=[runner]) as client:
@@ -160,7 +160,7 @@ async def test_a_closed_tree_leaves_nothing_of_what_its_agent_has_not_taken() ->
     assert runner.prompts == ["work"]
 
 
-async def test_a_cancel_of_the_run_alone_leaves_what_its_agent_has_not_taken() -> None:
+async def test_cancel_of_a_run_keeps_its_untaken_steering_messages() -> None:
     listener = Listener()
     runner = Doing(listener)
     async with open_embedded(":memory:", runners=[runner]) as client:
@@ -177,7 +177,7 @@ async def test_a_cancel_of_the_run_alone_leaves_what_its_agent_has_not_taken() -
     assert runner.prompts == ["work", "more"]
 
 
-async def test_what_was_not_taken_runs_as_confined_as_the_agent_it_was_for() -> None:
+async def test_untaken_steering_message_runs_with_the_sandbox_of_its_run() -> None:
     listener = Listener()
     async with open_embedded(":memory:", runners=[Doing(listener)]) as client:
         session = await client.create_session(sandbox="danger-full-access")
@@ -222,8 +222,8 @@ async def test_a_message_for_another_model_or_effort_does_not_steer(
     assert (run.model, run.effort) == ("m", "high")
 
 
-async def test_what_was_not_taken_before_a_drain_is_given_once(tmp_path: Path) -> None:
-    """To the next attempt, and in no run of its own: also where its runner tells of no delivery."""
+async def test_untaken_steering_message_is_given_once_after_a_drain(tmp_path: Path) -> None:
+    """In the next attempt, not in its own run. Also if its runner does not report the delivery."""
     listener = Listener()
     path = tmp_path / "d.db"
     async with open_embedded(path, runners=[Doing(listener)]) as client:
@@ -264,7 +264,7 @@ class Slow(MemoryStore):
         return value
 
 
-async def test_what_an_agent_was_stopped_at_taking_is_not_lost() -> None:
+async def test_steering_message_being_taken_during_a_cancel_is_not_lost() -> None:
     store, ready, stopped = Slow(), anyio.Event(), anyio.Event()
 
     async def watch() -> None:
@@ -289,7 +289,7 @@ async def test_what_an_agent_was_stopped_at_taking_is_not_lost() -> None:
         assert sent.run is not None
         await ready.wait()
         more = await client.send_message(session.id, "more", when_busy="steer")
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             await store.taken.wait()
             await client.cancel_run(sent.run.id)
             await stopped.wait()
@@ -302,8 +302,10 @@ async def test_what_an_agent_was_stopped_at_taking_is_not_lost() -> None:
 
 
 @pytest.mark.parametrize("is_heard", [False, True])
-async def test_what_an_agent_took_before_its_engine_was_lost(is_heard: bool) -> None:
-    """It is given again where the agent has said nothing since it came."""
+async def test_steering_message_is_given_again_unless_the_agent_reacted_to_it(
+    is_heard: bool,
+) -> None:
+    """After its engine was lost, if the agent has emitted nothing since the message."""
     store, ready, taken = MemoryStore(), anyio.Event(), anyio.Event()
     runs: list[Run] = []
 
@@ -319,7 +321,9 @@ async def test_what_an_agent_took_before_its_engine_was_lost(is_heard: bool) -> 
             if is_heard:
                 await context.emit("agent.message", {"text": f"I see: {text}"})
                 await context.set_thread("t-1", {"heard": text})
-                await context.spawn("other")  # that is recorded, and all before it
+                await context.spawn(
+                    "other"
+                )  # the write of this call also commits all events before it
             taken.set()
             await anyio.sleep_forever()
 
@@ -329,11 +333,11 @@ async def test_what_an_agent_took_before_its_engine_was_lost(is_heard: bool) -> 
         assert sent.run is not None
         runs.append(sent.run)
         await ready.wait()
-        await anyio.sleep(0.002)  # clocks tell milliseconds apart, if that
+        await anyio.sleep(0.002)  # times are stored in milliseconds
         await client.send_message(session.id, "more", when_busy="steer")
         await taken.wait()
 
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         await lose(store, body, runners=[Doing(what, resumes=True)])
     second = Doing(what, resumes=True)
     async with open_embedded(store, runners=[second]) as client:
@@ -344,7 +348,7 @@ async def test_what_an_agent_took_before_its_engine_was_lost(is_heard: bool) -> 
     assert "work\n\n" not in prompt
 
 
-async def test_an_agent_hands_no_more_to_one_at_work_than_it_may_queue() -> None:
+async def test_steering_messages_of_an_agent_count_against_its_queue_limit() -> None:
     listener = Listener()
     sent = 0
 

@@ -24,7 +24,7 @@ from agent_orchestrator.testing.invariants import history, violations
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 @define
@@ -59,13 +59,13 @@ async def sent(client: Client, text: str = "go") -> Run:
 
 
 async def end_of(client: Client, run: Run) -> Run:
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S)
     assert not reply.timed_out, reply.run
     return reply.run
 
 
 async def asked(client: Client, run: Run) -> Request:
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S, until="attention")
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S, until="attention")
     assert reply.request is not None, reply
     return reply.request
 
@@ -78,7 +78,7 @@ async def log_of(client: Client, run: Run) -> list[Event]:
 
 async def parked(client: Client, run: Run) -> Run:
     """Wait until a run waits without an agent."""
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         async with client.events(run.session_id, follow=True) as events:
             async for event in events:
                 if event.event_type == "run.waiting" and event.data.get("parked"):
@@ -98,7 +98,7 @@ async def asking(context: RunContext) -> str:
 
 
 @pytest.mark.parametrize("park_after_s", [0, 0.05])
-async def test_a_run_that_waits_long_gives_up_its_agent_and_gets_the_answer_once(
+async def test_run_that_waits_long_is_parked_and_gets_the_answer_once(
     park_after_s: float,
 ) -> None:
     runner = Doing(asking)
@@ -107,7 +107,7 @@ async def test_a_run_that_waits_long_gives_up_its_agent_and_gets_the_answer_once
         request = await asked(client, run)
         run = await parked(client, run)
         assert (run.status, run.worker_id, run.attempt) == (RunStatus.WAITING, None, 2)
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while runner.ended != [1]:
                 await anyio.sleep(0.001)
         await client.resolve_request(request.id, "answer", text="yes, twice")
@@ -119,7 +119,7 @@ async def test_a_run_that_waits_long_gives_up_its_agent_and_gets_the_answer_once
     assert runner.prompts == ["go", run.result.text]
 
 
-async def test_a_parked_run_is_told_the_option_that_was_chosen() -> None:
+async def test_parked_run_gets_the_option_that_was_chosen() -> None:
     options = [
         Option("y", "Yes", "allow_once"),
         Option("s", "Yes, this session", "allow_session", "all of it"),
@@ -153,7 +153,7 @@ async def test_a_parked_run_is_told_the_option_that_was_chosen() -> None:
             assert run.result.text == f"Your request was {message}"
 
 
-async def test_a_parked_run_goes_on_when_all_it_asked_is_answered() -> None:
+async def test_parked_run_resumes_when_all_its_requests_are_answered() -> None:
     async def hold(context: RunContext) -> str:
         await context.set_thread("t-1")
         if context.prompt == "go":
@@ -163,7 +163,7 @@ async def test_a_parked_run_goes_on_when_all_it_asked_is_answered() -> None:
     runner = Doing(hold)
     async with open_embedded(":memory:", runners=[runner], park_after_s=0) as client:
         run = await sent(client)
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             while not (await client.get_run(run.id)).thread_id:
                 await anyio.sleep(0.001)
         first = await client.reply_parent(run.id, "1?", request_kind="input_request", wait=True)
@@ -185,7 +185,7 @@ async def test_a_parked_run_goes_on_when_all_it_asked_is_answered() -> None:
         assert await log_of(client, run)
 
 
-async def test_a_question_asked_from_outside_is_parked_too() -> None:
+async def test_run_is_parked_for_a_request_made_by_an_api_call() -> None:
     async def what(context: RunContext) -> str:
         await context.set_thread("t-1")
         if context.prompt == "go":
@@ -196,7 +196,7 @@ async def test_a_question_asked_from_outside_is_parked_too() -> None:
     runner = Doing(what)
     async with open_embedded(":memory:", runners=[runner], park_after_s=0) as client:
         run = await sent(client)
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             async with client.events(run.session_id, follow=True) as events:
                 async for event in events:
                     if event.data.get("text") == "ready":
@@ -212,7 +212,7 @@ async def test_a_question_asked_from_outside_is_parked_too() -> None:
 
 
 @pytest.mark.parametrize("resumes", [True, False], ids=["no thread", "a runner that cannot"])
-async def test_an_agent_that_could_not_go_on_is_kept(resumes: bool) -> None:
+async def test_agent_that_cannot_resume_is_not_parked(resumes: bool) -> None:
     async def what(context: RunContext) -> str:
         if not resumes:
             await context.set_thread("t-1")
@@ -235,7 +235,7 @@ async def test_an_agent_that_could_not_go_on_is_kept(resumes: bool) -> None:
         assert (run.result.text, run.attempt) == ("approved", 1)
 
 
-async def test_an_answer_before_the_time_is_up_goes_to_the_agent_itself() -> None:
+async def test_answer_before_park_after_s_goes_to_the_waiting_agent() -> None:
     runner = Doing(asking)
     async with open_embedded(":memory:", runners=[runner], park_after_s=3600) as client:
         run = await sent(client)
@@ -246,7 +246,7 @@ async def test_an_answer_before_the_time_is_up_goes_to_the_agent_itself() -> Non
         assert run.result.text == "told at once: approved"
 
 
-async def test_a_parked_run_is_canceled_and_expires_like_another() -> None:
+async def test_parked_run_can_be_canceled() -> None:
     runner = Doing(asking)
     async with open_embedded(":memory:", runners=[runner], park_after_s=0) as client:
         run = await parked(client, await sent(client))
@@ -255,13 +255,13 @@ async def test_a_parked_run_is_canceled_and_expires_like_another() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), 1e9])
-def test_a_time_that_cannot_be_is_refused(seconds: float) -> None:
+def test_park_after_s_out_of_bounds_is_refused(seconds: float) -> None:
     provider = ProviderConfig(ScriptedRunner(), "scripted")
     with pytest.raises(ConfigError, match="park_after_s"):
         EngineConfig({"s": provider}, Routing("s"), park_after_s=seconds, host=this_host())
 
 
-# --- taking long, saying nothing ------------------------------------------------------------------
+# --- timeouts -------------------------------------------------------------------------------------
 
 
 def limited(what: Callable[[RunContext], Awaitable[Any]], **limits: float) -> dict[str, Any]:
@@ -272,7 +272,7 @@ async def forever(context: RunContext) -> None:
     await anyio.sleep_forever()
 
 
-async def test_a_silent_agent_is_warned_of_and_then_failed() -> None:
+async def test_silent_agent_causes_a_warning_and_then_a_failure() -> None:
     async with open_embedded(":memory:", **limited(forever, silence_timeout_s=0.2)) as client:
         run = await end_of(client, await sent(client))
         log = await log_of(client, run)
@@ -286,7 +286,7 @@ async def test_a_silent_agent_is_warned_of_and_then_failed() -> None:
     assert issue.code == "agent_silent"
 
 
-def test_an_agent_that_speaks_is_not_silent() -> None:
+def test_agent_that_emits_events_is_not_silent() -> None:
     async def what(context: RunContext) -> str:
         for number in range(10):
             await anyio.sleep(30)
@@ -319,7 +319,7 @@ for _ in range(15):
 
 
 @pytest.mark.parametrize("output", ["lines", "text", "jsonl"])
-async def test_an_agent_that_writes_no_whole_line_is_not_silent(
+async def test_agent_that_writes_incomplete_lines_is_not_silent(
     tmp_path: Path, output: Literal["lines", "text", "jsonl"]
 ) -> None:
     rules = (Rule(when={"type": "x"}, result="$.x"),) if output == "jsonl" else ()
@@ -330,7 +330,7 @@ async def test_an_agent_that_writes_no_whole_line_is_not_silent(
     assert run.status is RunStatus.COMPLETED, run.error
 
 
-async def test_a_run_that_takes_too_long_is_failed_however_much_it_says() -> None:
+async def test_run_fails_at_run_timeout_s_though_it_emits_events() -> None:
     async def what(context: RunContext) -> None:
         while True:
             await anyio.sleep(0.01)
@@ -348,7 +348,7 @@ async def test_a_run_that_takes_too_long_is_failed_however_much_it_says() -> Non
     assert (issue.code, "run_timeout_s" in issue.message) == ("unknown", True)
 
 
-async def test_the_time_a_run_waits_does_not_count() -> None:
+async def test_waiting_time_does_not_count_for_timeouts() -> None:
     async def what(context: RunContext) -> str:
         return (await context.ask_parent("May I?", kind="approval_request")).status
 
@@ -361,7 +361,7 @@ async def test_the_time_a_run_waits_does_not_count() -> None:
         assert (await end_of(client, run)).status is RunStatus.COMPLETED
 
 
-async def test_the_limits_of_the_provider_that_runs_it_count() -> None:
+async def test_timeouts_are_those_of_the_fallback_that_executes_the_run() -> None:
     class Absent(Doing):
         async def probe(self, env: Any) -> Any:
             from agent_orchestrator import Availability

@@ -1,4 +1,4 @@
-"""Trees in pages: every session once, in order, however many there are and however much they say."""
+"""Trees in pages: every session once, in order, whatever their number and size."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -47,7 +47,7 @@ async def pages(client: Client, root: str, limit: int) -> list[TreePage]:
     return found
 
 
-async def test_each_session_comes_once_and_in_order(store: str) -> None:
+async def test_pages_of_a_tree_have_each_session_once_in_order(store: str) -> None:
     async with open_embedded(store, runners=[ScriptedRunner()]) as client:
         root = (await client.create_session(provider=MANUAL)).id
         expected: list[str] = []
@@ -66,7 +66,7 @@ async def test_each_session_comes_once_and_in_order(store: str) -> None:
             for page in found:
                 assert (page.session.id, page.children_count, page.runs_count) == (root, 3, 0)
                 assert all(node.runs_count == 1 for node in shown(page))
-            # What a page repeats leads to something new.
+            # A page repeats a session only above one that is new.
             for page in found:
                 leaves = [n for n in _all(page) if not n.children]
                 assert not any(leaf.repeated for leaf in leaves if leaf is not page)
@@ -78,7 +78,7 @@ def _all(tree: SessionTree) -> Iterator[SessionTree]:
         yield from _all(child)
 
 
-async def test_more_children_than_a_page_has_are_counted_and_found(store: str) -> None:
+async def test_children_beyond_a_page_are_counted_and_on_later_pages(store: str) -> None:
     async with open_embedded(store, runners=[ScriptedRunner()]) as client:
         root = (await client.create_session(provider=MANUAL)).id
         expected = [await ended_child(client, root) for _ in range(230)]
@@ -88,7 +88,7 @@ async def test_more_children_than_a_page_has_are_counted_and_found(store: str) -
         assert [child.session.id for page in found for child in page.children] == expected
 
 
-async def test_results_are_cut_and_runs_counted(store: str) -> None:
+async def test_tree_cuts_long_results_and_counts_runs(store: str) -> None:
     async with open_embedded(store, runners=[ScriptedRunner()]) as client:
         session = (await client.create_session(provider=MANUAL)).id
         ids = []
@@ -130,7 +130,9 @@ async def test_results_are_cut_and_runs_counted(store: str) -> None:
         assert second == await client.get_run(short.id)
 
 
-async def test_a_page_ends_where_it_is_large(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_page_of_a_tree_ends_at_the_size_limit(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.trees.PAGE_SIZE", 20_000)
     monkeypatch.setattr("agent_orchestrator.engine.trees.MAX_READ", 100_000)
     async with open_embedded(store, runners=[ScriptedRunner()]) as client:
@@ -172,7 +174,7 @@ class Bounded:
         return await self.client.get_tree(given.pop("session_id"), **{"limit": 2, **given})
 
 
-async def test_the_command_line_puts_the_pages_together() -> None:
+async def test_agentctl_joins_the_pages_of_a_tree() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         root = (await client.create_session(provider=MANUAL)).id
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""What an agent may ask of the models of others: not more than was chosen for itself."""
+"""Model and effort that an agent may choose for others: at most what was chosen for its run."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 
 class Standing:
-    """A runner whose agents stand still, and which takes every option."""
+    """A runner that takes every option and whose agents work until they are stopped."""
 
     name = "standing"
     capabilities = Capabilities(models=True, effort=True, output_schema=True)
@@ -98,7 +98,7 @@ async def desk() -> AsyncIterator[Desk]:
         yield Desk(engine, Client(engine))
 
 
-async def test_an_agent_chooses_where_nobody_chose_for_it(desk: Desk) -> None:
+async def test_agent_may_choose_model_and_effort_if_none_was_chosen_for_it(desk: Desk) -> None:
     agent, run = await desk.agent()
     child = await agent.spawn("x", run_id=run.id, model="m", effort="xhigh")
     assert (child.run.model, child.run.effort) == ("m", "xhigh")
@@ -108,7 +108,7 @@ async def test_an_agent_chooses_where_nobody_chose_for_it(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("chosen", [{"session_model": "mine"}, {"model": "mine"}])
-async def test_a_model_that_was_chosen_holds_for_what_the_agent_sets_to_work(
+async def test_model_chosen_for_a_run_also_holds_for_runs_that_it_starts(
     desk: Desk, chosen: dict[str, str]
 ) -> None:
     agent, run = await desk.agent(**chosen)
@@ -130,7 +130,7 @@ async def test_a_model_that_was_chosen_holds_for_what_the_agent_sets_to_work(
     assert elsewhere.run.model == "m"
 
 
-async def test_an_effort_that_was_chosen_is_the_most_an_agent_asks_for(desk: Desk) -> None:
+async def test_effort_chosen_for_a_run_is_the_maximum_for_runs_that_it_starts(desk: Desk) -> None:
     agent, run = await desk.agent(effort="medium")
     child = await agent.spawn("x", run_id=run.id)
     less = await agent.spawn("x", run_id=run.id, effort="low")
@@ -151,7 +151,7 @@ async def test_an_effort_that_was_chosen_is_the_most_an_agent_asks_for(desk: Des
     assert len((await desk.person.list_sessions(parent_session_id=run.session_id)).sessions) == 3
 
 
-async def test_a_person_chooses_freely_for_a_child(desk: Desk) -> None:
+async def test_person_may_choose_any_model_and_effort_for_a_child(desk: Desk) -> None:
     _, run = await desk.agent(model="mine", effort="low")
     child = await desk.person.spawn("x", run_id=run.id, model="m", effort="high")
     assert (child.run.model, child.run.effort) == ("m", "high")
@@ -160,7 +160,7 @@ async def test_a_person_chooses_freely_for_a_child(desk: Desk) -> None:
     assert sent.run.effort == "high"
 
 
-async def test_a_runner_s_context_takes_the_options(desk: Desk) -> None:
+async def test_run_context_passes_model_effort_and_output_schema(desk: Desk) -> None:
     session = await desk.person.create_session()
     sent = await desk.person.send_message(session.id, "by its context")
     assert sent.run is not None
@@ -171,7 +171,7 @@ async def test_a_runner_s_context_takes_the_options(desk: Desk) -> None:
     assert (again.model, again.effort) == ("n", None)
 
 
-async def test_a_choice_holds_through_agents_that_take_no_such_option(desk: Desk) -> None:
+async def test_chosen_limits_pass_through_providers_without_these_options(desk: Desk) -> None:
     agent, run = await desk.agent(model="small", effort="low")
     for between in ("plain", "other"):
         child = await agent.spawn("x", run_id=run.id, provider=between)
@@ -183,7 +183,7 @@ async def test_a_choice_holds_through_agents_that_take_no_such_option(desk: Desk
                 await below.spawn("x", run_id=child.run.id, provider="standing", **asked)
 
 
-async def test_a_run_that_children_wake_has_what_was_chosen_for_the_one_before(desk: Desk) -> None:
+async def test_woken_run_has_the_model_and_effort_of_the_run_before(desk: Desk) -> None:
     session = await desk.person.create_session()
     sent = await desk.person.send_message(session.id, "be woken", model="small", effort="low")
     assert sent.run is not None
@@ -198,7 +198,7 @@ async def test_a_run_that_children_wake_has_what_was_chosen_for_the_one_before(d
         await (await desk.of(woken)).spawn("x", run_id=woken.id, model="big")
 
 
-async def test_who_has_less_steers_nobody_who_has_more(desk: Desk) -> None:
+async def test_agent_cannot_steer_a_run_with_a_higher_effort_than_its_own(desk: Desk) -> None:
     agent, run = await desk.agent()
     child = await agent.spawn("x", run_id=run.id, model="big", effort="xhigh")
     await desk.of(child.run)
@@ -215,7 +215,7 @@ async def test_who_has_less_steers_nobody_who_has_more(desk: Desk) -> None:
     assert (sent.run.model, sent.run.effort) == ("small", "low")
 
 
-async def test_a_message_s_model_counts_more_than_its_session_s(desk: Desk) -> None:
+async def test_model_of_a_message_overrides_its_sessions(desk: Desk) -> None:
     agent, run = await desk.agent(session_model="big", model="small")
     assert run.model == "small"
     child = await agent.spawn("x", run_id=run.id)
@@ -224,7 +224,7 @@ async def test_a_message_s_model_counts_more_than_its_session_s(desk: Desk) -> N
         await agent.spawn("x", run_id=run.id, model="big")
 
 
-async def test_the_provider_s_own_model_can_be_chosen_too(desk: Desk) -> None:
+async def test_choosing_the_providers_own_model_limits_the_agent_too(desk: Desk) -> None:
     agent, run = await desk.agent(model="usual")
     with pytest.raises(Forbidden):
         await agent.spawn("x", run_id=run.id, model="big")
@@ -232,7 +232,7 @@ async def test_the_provider_s_own_model_can_be_chosen_too(desk: Desk) -> None:
     assert (await free.spawn("x", run_id=other.id, model="big")).run.model == "big"
 
 
-async def test_a_fallback_changes_no_choice(desk: Desk) -> None:
+async def test_fallback_does_not_change_the_chosen_model(desk: Desk) -> None:
     agent, run = await desk.agent(provider="gone", model="small")
     assert (await desk.person.get_run(run.id)).provider == "other"
     with pytest.raises(Forbidden):
@@ -253,7 +253,7 @@ async def test_a_fallback_changes_no_choice(desk: Desk) -> None:
         ),
     ],
 )
-def test_of_two_choices_the_stricter_holds(
+def test_combined_choice_limits_are_the_stricter_ones(
     first: ChoiceLimits, second: ChoiceLimits, both: ChoiceLimits
 ) -> None:
     assert combined(first, second) == both

@@ -1,4 +1,4 @@
-"""A store that fails after it has committed: what is sent again is not recorded twice."""
+"""A store that reports a failure after it has committed: retried writes are not recorded twice."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 @define
 class Doubts:
-    """Once armed, those of a store of which every so many-th commit is told as a failure."""
+    """Once armed, says of every n-th commit that it failed."""
 
     first: int
     every: int
@@ -64,7 +64,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("first", "every"), [(2, 2), (1, 3), (2, 3), (3, 3)])
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-async def test_what_is_sent_again_stands_once(
+async def test_write_retried_after_an_unknown_outcome_is_recorded_once(
     tmp_path: Path, kind: str, first: int, every: int
 ) -> None:
     store: Store = MemoryStore() if kind == "memory" else SqliteStore(tmp_path / "x.db")
@@ -95,7 +95,7 @@ async def test_what_is_sent_again_stands_once(
     assert len(requests) == 1
 
 
-async def test_a_question_given_up_while_it_is_sent_again_is_withdrawn(
+async def test_request_abandoned_while_its_write_is_retried_is_canceled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store, doubts = MemoryStore(), Doubts(first=1, every=10**6)
@@ -122,7 +122,7 @@ async def test_a_question_given_up_while_it_is_sent_again_is_withdrawn(
     assert ended.result is not None, ended.error
 
 
-async def test_a_start_that_is_not_confirmed_takes_a_worker(
+async def test_run_whose_start_is_unconfirmed_takes_a_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     doubts, gate, go = Doubts(1, 1_000), anyio.Event(), anyio.Event()
@@ -169,7 +169,7 @@ async def test_a_start_that_is_not_confirmed_takes_a_worker(
     assert most == 1
 
 
-async def test_a_forked_child_is_refused_at_once() -> None:
+async def test_call_from_a_forked_process_is_refused() -> None:
     async with open_embedded(MemoryStore(), runners=[FunctionRunner("agent", agent)]) as client:
         child = os.fork()
         if child == 0:
@@ -184,8 +184,8 @@ async def test_a_forked_child_is_refused_at_once() -> None:
 
 
 async def _run(client: Any, session_id: str, text: str) -> Any:
-    """Have a message answered, whatever the store says of it."""
-    made = await _insistent(
+    """Send a message until it is accepted, approve its requests, and return its run."""
+    made = await _retried(
         lambda: client.send_message(session_id, text, idempotency_key=f"{text}-{id(text)}")
     )
     while True:
@@ -193,10 +193,10 @@ async def _run(client: Any, session_id: str, text: str) -> Any:
         if not waited.timed_out:
             return waited.run
         for request in (await client.requests()).requests:
-            await _insistent(partial(client.resolve_request, request.id, "approve"))
+            await _retried(partial(client.resolve_request, request.id, "approve"))
 
 
-async def _insistent(call: Callable[[], Awaitable[Any]]) -> Any:
+async def _retried(call: Callable[[], Awaitable[Any]]) -> Any:
     while True:
         try:
             return await call()

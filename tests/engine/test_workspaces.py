@@ -1,4 +1,4 @@
-"""Where agents may work."""
+"""The directories that sessions may work in."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root of workspaces by a symbolic link, with places in it and ways out of it."""
+    """A workspace root reached by a symbolic link, with directories in it and links out of it."""
     for name in ("root/a/below", "root/ab", "rooted", "outside"):
         (tmp_path / "real" / name).mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "real")
@@ -41,7 +41,7 @@ async def client(root: Path) -> AsyncIterator[Client]:
         yield client
 
 
-async def test_sessions_work_below_a_root(client: Client, root: Path) -> None:
+async def test_session_directory_must_be_below_a_workspace_root(client: Client, root: Path) -> None:
     real = root.parents[1] / "real/root"
     assert (await client.create_session()).cwd == str(real)
     for asked, found in (("a", "a"), ("in/below", "a/below"), ("a/../ab", "ab"), (".", "")):
@@ -60,7 +60,7 @@ async def test_sessions_work_below_a_root(client: Client, root: Path) -> None:
     assert "is not a directory" in refusal.value.details["fields"]["cwd"]
 
 
-async def test_a_place_that_cannot_even_be_looked_for_is_none(client: Client, root: Path) -> None:
+async def test_directory_name_that_is_too_long_is_refused(client: Client, root: Path) -> None:
     cwd = f"{root}/{'x' * 300}"  # longer than a name may be
     async with open_embedded(":memory:", runners=[ScriptedRunner()], cwd=str(root)) as unconfined:
         for one in (client, unconfined):
@@ -69,7 +69,7 @@ async def test_a_place_that_cannot_even_be_looked_for_is_none(client: Client, ro
             assert "cwd" in refusal.value.details["fields"]
 
 
-async def test_children_work_below_their_parent(client: Client, root: Path) -> None:
+async def test_directory_of_a_child_must_be_below_its_parents(client: Client, root: Path) -> None:
     parent = await client.create_session(cwd=f"{root}/a")
     run = (await client.send_message(parent.id, "say x")).run
     assert run is not None
@@ -84,8 +84,8 @@ async def test_children_work_below_their_parent(client: Client, root: Path) -> N
             await client.spawn("say x", cwd=f"{root}/out", **above)
 
 
-async def test_spawning_tells_nothing_of_what_is_where(tmp_path: Path) -> None:
-    """Neither a stranger nor an agent learns which directories there are, or which providers."""
+async def test_spawn_does_not_reveal_which_directories_or_providers_exist(tmp_path: Path) -> None:
+    """Neither a stranger nor an agent learns which directories or providers exist."""
     (tmp_path / "home").mkdir()
     provider = ProviderConfig(ScriptedRunner(), "scripted")
     config = EngineConfig({"scripted": provider}, Routing(MANUAL), host=this_host())
@@ -119,10 +119,10 @@ async def test_spawning_tells_nothing_of_what_is_where(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_replaced", [False, True])
 @pytest.mark.parametrize("is_confined", [False, True])
-async def test_a_directory_that_is_not_there_any_more(
+async def test_run_fails_with_cwd_missing_if_its_directory_is_gone(
     tmp_path: Path, is_replaced: bool, is_confined: bool
 ) -> None:
-    """The same for all runners: none is asked to work in a directory that is gone."""
+    """For every runner: none is started in a directory that is gone."""
     runner = ScriptedRunner()
     place = tmp_path / "place"
     place.mkdir()
@@ -153,7 +153,9 @@ async def test_a_directory_that_is_not_there_any_more(
             assert (await client.wait_run(third.run.id)).run.status == "completed"
 
 
-async def test_a_place_that_leads_elsewhere_by_now(client: Client, root: Path) -> None:
+async def test_run_fails_if_its_directory_now_leads_outside_the_roots(
+    client: Client, root: Path
+) -> None:
     session = await client.create_session(cwd=f"{root}/a/below")
     (root / "a").rename(root / "gone")
     (root / "a").symlink_to("../outside")
@@ -193,7 +195,7 @@ def swapping(one: Path, other: Path) -> Iterator[None]:
             swapper.kill()
 
 
-async def test_no_agent_follows_a_link_that_is_swapped_in_all_the_time(root: Path) -> None:
+async def test_run_never_follows_a_link_swapped_in_for_its_directory(root: Path) -> None:
     real = root.parents[1] / "real"
     place, link = real / "root/a", real / "root/out"
     settings = {"workspace_roots": [str(root)], "max_concurrency": 4}
@@ -222,7 +224,7 @@ async def test_no_agent_follows_a_link_that_is_swapped_in_all_the_time(root: Pat
         assert found.text.strip() == str(place)
 
 
-async def test_without_roots_a_place_may_be_a_link(root: Path) -> None:
+async def test_directory_may_be_a_symbolic_link_without_roots(root: Path) -> None:
     runner = CommandRunner("where", ["pwd", "-P"], output="text")
     async with open_embedded(":memory:", runners=[runner]) as client:
         session = await client.create_session(cwd=str(root / "in"))
@@ -234,7 +236,7 @@ async def test_without_roots_a_place_may_be_a_link(root: Path) -> None:
     assert ended.result.text.strip() == str(root.parents[1] / "real/root/a")
 
 
-def test_a_root_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_workspace_root_is_a_configuration_error(tmp_path: Path) -> None:
     provider = {"x": ProviderConfig(ScriptedRunner(), "scripted")}
     with pytest.raises(ConfigError, match="workspace_roots"):
         EngineConfig(
@@ -242,7 +244,7 @@ def test_a_root_that_is_not_there(tmp_path: Path) -> None:
         )
 
 
-async def test_a_moved_session_goes_on_in_its_new_directory(tmp_path: Path) -> None:
+async def test_moved_session_runs_in_its_new_directory(tmp_path: Path) -> None:
     runner = CommandRunner("where", ["pwd"])
     places = [tempfile.mkdtemp(dir=tmp_path) for _ in range(2)]
     found = []
@@ -257,7 +259,7 @@ async def test_a_moved_session_goes_on_in_its_new_directory(tmp_path: Path) -> N
     assert [result and result.text.strip() for result in found] == places
 
 
-async def test_a_session_is_moved_only_to_where_it_may_work(tmp_path: Path) -> None:
+async def test_session_can_be_moved_only_to_an_allowed_directory(tmp_path: Path) -> None:
     root = tmp_path / "root"
     for place in (root / "up" / "below", root / "beside", tmp_path / "outside"):
         place.mkdir(parents=True)
@@ -281,7 +283,7 @@ async def test_a_session_is_moved_only_to_where_it_may_work(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("roots", ["/tmp", [5], {"/tmp": 1}])
-async def test_roots_of_other_types_are_refused_by_name(roots: object) -> None:
+async def test_workspace_roots_of_a_wrong_type_are_refused(roots: object) -> None:
     with pytest.raises(ConfigError, match="workspace_roots: must be a list of strings"):
         async with open_embedded(":memory:", runners=[ScriptedRunner()], workspace_roots=roots):  # type: ignore[arg-type]
             raise AssertionError("it opened")
