@@ -1,7 +1,7 @@
-"""Runs agents until it is killed: ``python holder.py`` with a JSON list of agents on stdin.
+"""Run agents until killed: ``python holder.py`` with a JSON list of agents on stdin.
 
-Each has ``argv``, ``env``, ``cwd`` and what to write on its ``stdin``. It says ``{"pids": […]}``
-once each has said a line, beside the pids of its agents.
+Each has ``argv``, ``env``, ``cwd`` and the text for its ``stdin``. It prints ``{"pids": […]}``
+once each agent has printed its ``until`` line.
 """
 
 import json
@@ -37,7 +37,7 @@ async def main():
         for ready in waits:
             await ready.wait()
         if os.environ.get("FORKED") and os.fork() == 0:
-            signal.pause()  # without execve it has all our descriptors
+            signal.pause()  # without execve the child has all our descriptors
         print(json.dumps({"pids": pids}), flush=True)
         await anyio.sleep_forever()
 

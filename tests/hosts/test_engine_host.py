@@ -41,7 +41,7 @@ class Counted(LinuxHost):
 
 
 class Custom(UsesForkServer):
-    """A runner as documented: it knows of no host."""
+    """A runner as documented, without any code for hosts."""
 
     name = "custom"
 
@@ -65,7 +65,7 @@ async def result(runner: Any, host: LinuxHost, cwd: Path) -> str | None:
         return run.result and run.result.text
 
 
-async def test_whatever_a_runner_does_is_on_its_engines_host(tmp_path: Path) -> None:
+async def test_runner_starts_processes_on_the_host_of_its_engine(tmp_path: Path) -> None:
     host = Counted()
     assert await result(Custom(), host, tmp_path) == "yes"
     assert host.calls[0] == "enter"
@@ -73,14 +73,14 @@ async def test_whatever_a_runner_does_is_on_its_engines_host(tmp_path: Path) -> 
     assert set(host.calls) == {"enter", "probe", "run", "leave"}
 
 
-async def test_the_runner_of_programs_asks_for_a_version_there_too(tmp_path: Path) -> None:
+async def test_command_runner_runs_version_argv_on_the_host_of_its_engine(tmp_path: Path) -> None:
     host = Counted()
     runner = CommandRunner("c", [*TRUE, "run"], version_argv=(*TRUE, "version"))
     assert await result(runner, host, tmp_path) == "yes"
     assert set(host.calls) == {"enter", "version", "run", "leave"}
 
 
-async def test_engines_of_different_hosts_do_not_meet(tmp_path: Path) -> None:
+async def test_engines_with_different_hosts_use_only_their_own(tmp_path: Path) -> None:
     one, other = Counted(), Counted("other")
     runner = Custom()
     async with (

@@ -26,7 +26,7 @@ null = subprocess.DEVNULL
 child = subprocess.Popen(["sleep", "300"], start_new_session=True, stdout=null, **eval(sys.argv[1]))
 print(child.pid, flush=True)
 """
-"""Leaves a process behind in a session of its own, without a parent."""
+"""Leave a process behind in a new session, without a parent."""
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def orphan(tag):
             process.kill()
 
 
-async def test_nothing_is_found_of_what_is_gone(tag):
+async def test_scan_without_orphans_finds_nothing(tag):
     assert await kill_orphans(tag) == ReapResult()
     assert await kill_orphans(tag, os.getpid(), "another-boot/1") == ReapResult()
     assert await kill_orphans(None, None, None) == ReapResult()
@@ -72,7 +72,7 @@ async def test_nothing_is_found_of_what_is_gone(tag):
 @pytest.mark.parametrize(
     "bears", [{"limited": True, "clean": True}, {"tagged": True}, {"limited": True, "tagged": True}]
 )
-async def test_an_orphan_is_known_by_what_it_inherited(tag, orphan, bears):
+async def test_orphan_is_found_by_the_tag_that_it_inherited(tag, orphan, bears):
     pid = orphan(**bears)
     stranger = orphan()
     with anyio.fail_after(10):
@@ -81,14 +81,14 @@ async def test_an_orphan_is_known_by_what_it_inherited(tag, orphan, bears):
     assert psutil.pid_exists(stranger)
 
 
-async def test_a_stopped_one_is_ended_too(tag, orphan):
+async def test_stopped_orphan_is_killed(tag, orphan):
     pid = orphan(limited=True)
     os.kill(pid, signal.SIGSTOP)
     with anyio.fail_after(10):
         assert (await kill_orphans(tag)).ended == (pid,)
 
 
-async def test_a_recorded_process_is_ended_with_its_session(tag, orphan):
+async def test_recorded_process_is_killed_if_its_start_id_matches(tag, orphan):
     pid = orphan()
     start_id = process_start_id(pid)
     for stranger in (None, f"{start_id}0", f"another-boot/{start_id.partition('/')[2]}"):
@@ -97,7 +97,7 @@ async def test_a_recorded_process_is_ended_with_its_session(tag, orphan):
         assert await kill_orphans(tag, pid, start_id) == ReapResult("gone", (pid,))
 
 
-async def test_a_process_amid_execve_is_killed(
+async def test_orphan_whose_environment_is_empty_during_execve_is_killed(
     tag: str, orphan: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pid = orphan(tagged=True)
@@ -114,7 +114,7 @@ async def test_a_process_amid_execve_is_killed(
         assert await kill_by_variable(TAG_VARIABLE, {tag}) == ()
 
 
-def test_a_tag_limit_fits_and_differs_for_each_tag(tag):
+def test_tag_limit_is_in_range_and_differs_for_each_tag(tag):
     assert 2**61 <= tag_limit(tag) < 2**62
     assert tag_limit(tag) == tag_limit(tag)
     assert tag_limit(tag) != tag_limit(tag + "0")

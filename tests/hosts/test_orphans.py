@@ -1,4 +1,4 @@
-"""What is alive of agents when those who look after them are killed; with real processes."""
+"""Agents end when the processes above them are killed. With real processes."""
 
 import contextlib
 import json
@@ -24,15 +24,15 @@ AGENT = [sys.executable, "-S", str(HERE.parent / "runners" / "agents.py")]
 
 SCENES = ["forks", "escaped", "escaped-dead", "mute", "stubborn", "stopped", "clean-child"]
 
-TIME_TO_DIE = 2.0
+KILL_TIME_S = 2.0
 
 
 class Holding:
     """A process that holds agents."""
 
-    def __init__(self, process, marks):
+    def __init__(self, process, tags):
         self.process = psutil.Process(process.pid)
-        self.marks = marks
+        self.tags = tags
         [self.fork_server] = [
             one for one in self.process.children() if "forkserver.py" in " ".join(one.cmdline())
         ]
@@ -41,12 +41,12 @@ class Holding:
         self.agents = [one for one in self.all if one not in (*self.supervisors, self.fork_server)]
 
     def survivors(self, processes=None):
-        """Return those of the processes that are alive after as long as they may take to die."""
-        end = time.monotonic() + TIME_TO_DIE
+        """Return the processes that are still alive after the time they have to end."""
+        end = time.monotonic() + KILL_TIME_S
         alive = processes or self.all
         while (alive := [one for one in alive if is_alive(one)]) and time.monotonic() < end:
             time.sleep(0.01)
-        return alive, [pid for tag in self.marks for pid in tagged_processes(tag)]
+        return alive, [pid for tag in self.tags for pid in tagged_processes(tag)]
 
 
 def is_alive(process):
@@ -58,9 +58,9 @@ def is_alive(process):
 
 @contextmanager
 def holding(*agents, backend="asyncio", env=None):
-    """Run a holder of these agents; whatever is left of them afterwards is killed."""
-    marks = [uuid.uuid4().hex for _ in agents]
-    for agent, tag in zip(agents, marks, strict=True):
+    """Run a holder of these agents; kill all that is left of them afterwards."""
+    tags = [uuid.uuid4().hex for _ in agents]
+    for agent, tag in zip(agents, tags, strict=True):
         agent.setdefault("env", dict(os.environ))[TAG_VARIABLE] = tag
     known = None
     holder = subprocess.Popen(
@@ -73,14 +73,14 @@ def holding(*agents, backend="asyncio", env=None):
         holder.stdin.write(json.dumps(agents).encode())
         holder.stdin.close()
         assert holder.stdout.readline(), "the holder ended"
-        known = Holding(holder, marks)
+        known = Holding(holder, tags)
         yield known
     finally:
         holder.kill()
         holder.wait()
         holder.stdout.close()
         for left in known.all if known else ():
-            with contextlib.suppress(psutil.NoSuchProcess):  # it ends by itself meanwhile
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself meanwhile
                 left.kill()
 
 
@@ -89,7 +89,7 @@ def scene(name, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_nothing_outlives_who_embeds_the_library(tmp_path, backend):
+def test_agents_end_when_the_embedding_process_is_killed(tmp_path, backend):
     with holding(*(scene(name, tmp_path) for name in SCENES), backend=backend) as held:
         assert len(held.supervisors) == len(SCENES)
         assert len(held.agents) > 55
@@ -97,14 +97,14 @@ def test_nothing_outlives_who_embeds_the_library(tmp_path, backend):
         assert held.survivors() == ([], [])
 
 
-def test_a_storm_of_forks_is_over_too(tmp_path):
+def test_fork_storm_ends_when_the_embedding_process_is_killed(tmp_path):
     with holding(scene("storm", tmp_path), scene("storm", tmp_path)) as held:
         assert len(held.agents) > 400
         held.process.kill()
         assert held.survivors() == ([], [])
 
 
-def test_a_child_of_the_owner_that_holds_its_sockets_changes_nothing(tmp_path):
+def test_agents_end_though_a_forked_child_holds_the_sockets(tmp_path):
     with holding(scene("escaped", tmp_path), env={"FORKED": "1"}) as held:
         [child] = [one for one in held.process.children() if one != held.fork_server]
         try:
@@ -115,7 +115,7 @@ def test_a_child_of_the_owner_that_holds_its_sockets_changes_nothing(tmp_path):
             child.kill()
 
 
-def test_what_stops_the_whole_group_leaves_nothing(tmp_path):
+def test_agents_end_when_the_whole_process_group_is_terminated(tmp_path):
     with holding(scene("stubborn", tmp_path), scene("escaped", tmp_path)) as held:
         for process in (*held.supervisors, held.fork_server):
             process.terminate()
@@ -124,7 +124,7 @@ def test_what_stops_the_whole_group_leaves_nothing(tmp_path):
         assert held.survivors() == ([], [])
 
 
-def test_a_killed_supervisor_leaves_nothing(tmp_path):
+def test_agent_of_a_killed_supervisor_ends_and_others_go_on(tmp_path):
     with holding(scene("escaped", tmp_path), scene("escaped", tmp_path)) as held:
         killed, other = held.supervisors
         of_killed, of_other = killed.children(recursive=True), other.children(recursive=True)
@@ -133,10 +133,10 @@ def test_a_killed_supervisor_leaves_nothing(tmp_path):
         assert all(is_alive(one) for one in (other, *of_other))
 
 
-def test_supervisors_outlive_the_fork_server_and_do_their_work(tmp_path):
+def test_supervisors_survive_the_fork_server_and_still_end_their_agents(tmp_path):
     with holding(*(scene(name, tmp_path) for name in SCENES)) as held:
         held.fork_server.kill()
-        time.sleep(0.2)  # in which they would die of it
+        time.sleep(0.2)  # time in which they would end with it
         assert all(is_alive(one) for one in (*held.supervisors, *held.agents))
         held.process.kill()
         assert held.survivors() == ([], [])
@@ -144,7 +144,7 @@ def test_supervisors_outlive_the_fork_server_and_do_their_work(tmp_path):
 
 @pytest.mark.parametrize("what", ["stopped", "killed"])
 @pytest.mark.anyio
-async def test_the_orphan_scan_finds_what_nobody_was_left_to_end(tmp_path, what):
+async def test_orphan_scan_kills_agents_whose_supervisors_are_stopped_or_killed(tmp_path, what):
     with holding(*(scene(name, tmp_path) for name in SCENES)) as held:
         for process in (held.fork_server, *held.supervisors):
             process.suspend()
@@ -154,9 +154,9 @@ async def test_the_orphan_scan_finds_what_nobody_was_left_to_end(tmp_path, what)
                 process.kill()
         assert all(is_alive(one) for one in held.agents)
         began = time.monotonic()
-        for tag in held.marks:
+        for tag in held.tags:
             assert (await kill_orphans(tag)).alive == ()
-        assert time.monotonic() - began < allowed(TIME_TO_DIE)
+        assert time.monotonic() - began < allowed(KILL_TIME_S)
         assert [one for one in held.agents if is_alive(one)] == []
         if what == "stopped":
             assert [one for one in held.supervisors if is_alive(one)] == []

@@ -52,16 +52,16 @@ async def state(attempt: Attempt) -> str:
     return (await PosixHost().reap([attempt]))["run_1", 1].state
 
 
-async def test_gone_without_a_process_that_may_be_left(
+async def test_reap_answers_gone_if_no_process_can_be_left(
     sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only(monkeypatch, os.getpid(), sleeper.pid)  # which has a parent: this process
+    only(monkeypatch, os.getpid(), sleeper.pid)  # the parent of the sleeper is this process
     assert await state(attempt_of(None, None)) == "gone"
     assert await state(attempt_of(sleeper.pid, "another")) == "gone"
     assert sleeper.poll() is None
 
 
-async def test_the_group_of_a_known_process_is_ended(
+async def test_reap_kills_the_group_of_a_known_process(
     sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only(monkeypatch, sleeper.pid)
@@ -70,7 +70,7 @@ async def test_the_group_of_a_known_process_is_ended(
     assert sleeper.wait(10) != 0
 
 
-async def test_an_orphan_that_may_be_of_the_attempt_makes_it_unknown(
+async def test_reap_answers_unknown_if_an_orphan_may_be_of_the_attempt(
     sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only(monkeypatch, sleeper.pid)
@@ -80,7 +80,7 @@ async def test_an_orphan_that_may_be_of_the_attempt_makes_it_unknown(
 
 
 @pytest.mark.parametrize("hidden", ["environ", "create_time", "uids"])
-async def test_an_orphan_that_may_not_be_read_makes_it_unknown(
+async def test_reap_answers_unknown_if_an_orphan_cannot_be_read(
     sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch, hidden: str
 ) -> None:
     def denied(process: psutil.Process) -> None:
@@ -92,7 +92,7 @@ async def test_an_orphan_that_may_not_be_read_makes_it_unknown(
     assert await state(attempt_of(None, None)) == "unknown"
 
 
-async def test_a_process_whose_identity_may_not_be_read_makes_it_unknown(
+async def test_reap_answers_unknown_if_a_process_start_id_cannot_be_read(
     sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(process: psutil.Process) -> None:
@@ -106,7 +106,7 @@ async def test_a_process_whose_identity_may_not_be_read_makes_it_unknown(
     assert sleeper.poll() is None
 
 
-async def test_a_process_that_may_not_be_killed_is_alive(
+async def test_reap_answers_alive_if_a_process_cannot_be_killed(
     sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(process: psutil.Process) -> None:
@@ -119,7 +119,7 @@ async def test_a_process_that_may_not_be_killed_is_alive(
     assert await state(attempt_of(sleeper.pid, start_id)) == "alive"
 
 
-def test_doctor_says_what_it_cannot_guarantee() -> None:
+def test_findings_warn_that_the_end_of_orphans_is_not_guaranteed() -> None:
     (finding,) = [one for one in PosixHost().findings() if one.about == "processes"]
     assert finding.level == "warning"
     assert "cannot guarantee" in finding.message

@@ -27,11 +27,11 @@ AGENT = [sys.executable, "-S", str(Path(__file__).parents[1] / "runners" / "agen
 
 
 class Stage:
-    """Runs scenes with a mark of their own."""
+    """Runs the scenes of the test agents with a new tag."""
 
     def __init__(self, cwd):
-        self.mark = uuid.uuid4().hex
-        self.env = {**os.environ, TAG_VARIABLE: self.mark}
+        self.tag = uuid.uuid4().hex
+        self.env = {**os.environ, TAG_VARIABLE: self.tag}
         self.cwd = str(cwd)
 
     @asynccontextmanager
@@ -42,7 +42,7 @@ class Stage:
                 yield process
 
     async def all(self, *scene, **options):
-        """Play a scene to its end: its lines, exit code and stderr."""
+        """Run a scene to its end; return its lines, exit code and stderr."""
         async with self.play(*scene, **options) as process:
             lines = [line.data async for line in process.lines()]
             return lines, await process.wait(), process.stderr_tail
@@ -52,7 +52,7 @@ class Stage:
 async def stage(tmp_path):
     stage = Stage(tmp_path)
     yield stage
-    assert tagged_processes(stage.mark) == []
+    assert tagged_processes(stage.tag) == []
 
 
 async def first_line(process):
@@ -65,7 +65,7 @@ def gone(pid):
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-async def test_prompt_lines_exit_code_and_identity(stage):
+async def test_process_has_prompt_lines_exit_code_and_start_id(stage):
     async with stage.play("echo", stdin=b"one\ntwo\n") as process:
         assert process.start_id == process_start_id(process.pid)
         assert os.getsid(process.pid) == process.pid
@@ -76,7 +76,7 @@ async def test_prompt_lines_exit_code_and_identity(stage):
     assert not psutil.pid_exists(process.pid)
 
 
-async def test_the_prompt_waits_until_somebody_listens(stage):
+async def test_prompt_is_sent_only_when_somebody_reads_the_output(stage):
     async with stage.play("prompt", stdin=b"print done") as process:
         await anyio.sleep(0.3)  # time in which an agent that had its prompt would be done
         assert process.returncode is None
@@ -92,19 +92,19 @@ async def test_the_prompt_waits_until_somebody_listens(stage):
         ("no-newline", [b"first", b"last"]),
     ],
 )
-async def test_odd_bytes_arrive_as_they_are(stage, scene, lines):
+async def test_special_bytes_in_lines_are_kept(stage, scene, lines):
     assert await stage.all(scene) == (lines, 0, "")
 
 
 @ON_ONE_LOOP
-async def test_a_line_of_50_megabytes(stage):
+async def test_line_of_50_megabytes_is_read(stage):
     size = 50 * 2**20
     (big, after), code, _ = await stage.all("big-line", size)
     assert (len(big), after, code) == (size, b"after", 0)
 
 
 @ON_ONE_LOOP
-async def test_a_line_beyond_the_cap_is_cut_and_what_follows_is_not(stage):
+async def test_line_beyond_the_limit_is_cut_and_the_next_is_complete(stage):
     async with stage.play("big-line", 70 * 2**20) as process:
         big, after = [line async for line in process.lines()]
     assert big.truncation.size == 70 * 2**20
@@ -113,7 +113,7 @@ async def test_a_line_beyond_the_cap_is_cut_and_what_follows_is_not(stage):
 
 
 @ON_ONE_LOOP
-async def test_a_million_tiny_lines(stage):
+async def test_million_short_lines_are_read(stage):
     count = 0
     async with stage.play("tiny-lines", 1_000_000) as process:
         async for _ in process.lines():
@@ -121,7 +121,7 @@ async def test_a_million_tiny_lines(stage):
     assert count == 1_000_000
 
 
-async def test_closed_stdout_ends_the_lines_but_not_the_process(stage):
+async def test_closed_stdout_ends_the_lines_and_not_the_process(stage):
     async with stage.play("close-stdout") as process:
         assert [line.data async for line in process.lines()] == [b"bye"]
         assert process.returncode is None
@@ -134,7 +134,7 @@ async def test_a_grandchild_that_holds_stdout_is_not_waited_for(stage):
     assert time.perf_counter() - began < allowed(5)
 
 
-async def test_an_orphan_beyond_all_marks_is_not_waited_for_and_is_ended(stage):
+async def test_untagged_orphan_is_not_waited_for_and_is_killed(stage):
     began = time.perf_counter()
     [pid], code, _ = await stage.all("unreachable")
     assert code == 0
@@ -142,7 +142,7 @@ async def test_an_orphan_beyond_all_marks_is_not_waited_for_and_is_ended(stage):
     assert time.perf_counter() - began < allowed(5)
 
 
-async def test_a_stranger_that_holds_stdout_does_not_hold_up_the_reader(stage):
+async def test_other_process_that_holds_stdout_does_not_block_the_reader(stage):
     began = time.perf_counter()
     async with (
         stage.play("echo", stdin=b"prompt") as process,
@@ -153,7 +153,7 @@ async def test_a_stranger_that_holds_stdout_does_not_hold_up_the_reader(stage):
     assert 1 < time.perf_counter() - began < allowed(10)
 
 
-async def test_a_slow_reader_loses_nothing_when_the_agent_is_gone(stage):
+async def test_slow_reader_gets_all_lines_after_the_agent_has_ended(stage):
     async with stage.play("big-pipe") as process:
         lines = process.lines()
         seen = [await anext(lines)]
@@ -164,7 +164,7 @@ async def test_a_slow_reader_loses_nothing_when_the_agent_is_gone(stage):
 
 
 @ON_ONE_LOOP
-async def test_stderr_is_drained_and_its_end_kept(stage):
+async def test_stderr_is_drained_and_its_end_is_kept(stage):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     lines, code, tail = await stage.all("flood-stderr", 1_000_000_000)
     assert (lines, code) == ([b"done"], 0)
@@ -173,41 +173,41 @@ async def test_stderr_is_drained_and_its_end_kept(stage):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
 
 
-async def test_stderr_is_told_as_it_comes(stage):
+async def test_on_stderr_is_called_as_stderr_comes(stage):
     told = []
     await stage.all("complain", on_stderr=told.append)
     assert told[-1] == "warming up\nno such model\n\n"
 
 
 @pytest.mark.parametrize("scene", ["deaf", "deaf-open"])
-async def test_an_agent_need_not_read_its_prompt(stage, scene):
+async def test_agent_may_leave_its_prompt_unread(stage, scene):
     assert await stage.all(scene, stdin=b"p" * 1_000_000) == ([b"heard nothing"], 0, "")
 
 
-async def test_a_long_prompt_arrives_whole(stage):
+async def test_long_prompt_arrives_complete(stage):
     prompt = os.urandom(500_000).hex().encode()
     assert await stage.all("echo", stdin=prompt) == ([prompt], 0, "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-async def test_death_by_signal(stage, number):
+async def test_exit_code_of_a_process_killed_by_a_signal_is_negative(stage, number):
     _, code, _ = await stage.all("die", int(number))
     assert code == -number
 
 
 @pytest.mark.parametrize("scene", ["setsid", "detached", "holder"])
-async def test_a_normal_end_leaves_nothing(stage, scene):
+async def test_no_process_is_left_after_a_normal_end(stage, scene):
     async with stage.play(scene, stdin=None) as process:
         await first_line(process)
-        assert len(tagged_processes(stage.mark)) >= 1
+        assert len(tagged_processes(stage.tag)) >= 1
         await process.write(b"go on\n")  # the agent exits only now
         await process.wait()
-    assert tagged_processes(stage.mark) == []
+    assert tagged_processes(stage.tag) == []
 
 
 @pytest.mark.parametrize("scene", ["forks", "last", "stubborn", "polite"])
 @pytest.mark.parametrize("how", ["cancel", "error", "leave"])
-async def test_leaving_early_leaves_nothing(stage, scene, how):
+async def test_no_process_is_left_if_the_scope_is_left_early(stage, scene, how):
     expected = pytest.raises(KeyError, match="mine") if how == "error" else nullcontext()
     with anyio.CancelScope() as scope, expected:
         grace = 0.5 if scene == "stubborn" else 10
@@ -220,18 +220,18 @@ async def test_leaving_early_leaves_nothing(stage, scene, how):
                 raise KeyError("mine")
     assert scope.cancelled_caught == (how == "cancel")
     assert gone(process.pid)
-    assert tagged_processes(stage.mark) == []
+    assert tagged_processes(stage.tag) == []
     assert process.returncode is not None
     assert (process.returncode == -signal.SIGKILL) == (scene == "stubborn")
 
 
-async def test_the_ladder_is_climbed_step_by_step(stage):
+async def test_stop_sequence_sends_one_signal_after_another(stage):
     async with stage.play("stubborn", stop=[(signal.SIGINT, 0.1), (signal.SIGHUP, 20)]) as process:
         await first_line(process)
     assert process.returncode == -signal.SIGHUP
 
 
-async def test_without_a_mark_the_process_group_is_swept(stage):
+async def test_process_group_is_killed_if_the_agent_has_no_tag(stage):
     argv = ["sh", "-c", "sleep 300 & echo $!"]
     with anyio.fail_after(60):
         async with agent_process(argv, cwd="/", env=os.environ) as process:
@@ -241,18 +241,18 @@ async def test_without_a_mark_the_process_group_is_swept(stage):
     assert gone(child)
 
 
-async def test_a_child_with_a_clean_environment_and_a_session_of_its_own(stage):
+async def test_child_with_a_clean_environment_and_a_new_session_is_killed(stage):
     async with stage.play("clean-child") as process:
         await first_line(process)
         [child] = psutil.Process(process.pid).children()
-        while child.name() != "sleep":  # nothing tells of an execve
+        while child.name() != "sleep":  # nothing reports an execve
             await anyio.sleep(0.001)
         assert TAG_VARIABLE not in child.environ()
     assert gone(child.pid)
 
 
 @pytest.mark.parametrize("turns", range(12))
-async def test_cancelled_while_it_starts(stage, turns):
+async def test_start_can_be_cancelled_at_any_step(stage, turns):
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
 
@@ -297,7 +297,7 @@ async def test_stderr_held_open_by_a_grandchild_is_not_waited_for(stage):
             assert await process.wait() == 0
 
 
-async def test_twenty_at_once_and_no_descriptor_is_left(stage):
+async def test_no_descriptor_is_left_after_twenty_concurrent_agents(stage):
     before = psutil.Process().num_fds()
     async with anyio.create_task_group() as tasks:
         for _ in range(20):
@@ -305,7 +305,7 @@ async def test_twenty_at_once_and_no_descriptor_is_left(stage):
     assert psutil.Process().num_fds() <= before + 1
 
 
-async def test_without_descriptors_an_agent_waits_to_be_started(stage, caplog):
+async def test_start_waits_while_no_file_descriptor_is_free(stage, caplog):
     usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with fork_server() as held:
         await held.prepare()
@@ -337,17 +337,17 @@ async def test_without_descriptors_an_agent_waits_to_be_started(stage, caplog):
         assert len(told) <= 1  # once a minute
 
 
-async def test_the_agent_has_no_descriptor_of_ours(stage):
+async def test_agent_inherits_no_file_descriptor(stage):
     inherited = os.dup(0)
     try:
         os.set_inheritable(inherited, True)  # noqa: FBT003 - its name
         [line], _, _ = await stage.all("descriptors")
     finally:
         os.close(inherited)
-    assert line == b"[0, 1, 2, 3]"  # 3 is its own, of the listing
+    assert line == b"[0, 1, 2, 3]"  # 3 is the descriptor that lists the directory
 
 
-async def test_a_resolved_directory_leads_through_no_link(stage, tmp_path):
+async def test_resolved_directory_with_a_symbolic_link_is_refused(stage, tmp_path):
     (tmp_path / "real/below").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "circle").symlink_to("circle")
@@ -358,7 +358,7 @@ async def test_a_resolved_directory_leads_through_no_link(stage, tmp_path):
             return [line.data.decode() async for line in process.lines()]
 
     with anyio.fail_after(30):
-        async with fork_server():  # one supervisor for all: a refusal leaves nothing behind in it
+        async with fork_server():  # one supervisor for all: a refusal must leave no state in it
             below = tmp_path / "real/below"
             assert await where(below, is_cwd_resolved=True) == [str(below)]
             assert await where(tmp_path / "link/below") == [str(below)]
@@ -375,7 +375,7 @@ async def test_a_resolved_directory_leads_through_no_link(stage, tmp_path):
             assert await where(below, is_cwd_resolved=True) == [str(below)]
 
 
-async def test_what_may_not_be_run_hides_no_program_further_on_the_path(stage, tmp_path):
+async def test_file_that_is_not_executable_does_not_hide_a_program_later_on_path(stage, tmp_path):
     for name in ("file", "folder", "program", "last"):
         (tmp_path / name).mkdir()
     (tmp_path / "file" / "agent").write_text("no program")
@@ -395,7 +395,7 @@ async def test_what_may_not_be_run_hides_no_program_further_on_the_path(stage, t
             await on_path(*hiding, "nowhere", "last")
 
 
-async def test_what_cannot_be_started(stage, tmp_path):
+async def test_error_of_a_failed_start_names_the_cause(stage, tmp_path):
     plain = tmp_path / "plain"
     plain.write_text("x")
     script = tmp_path / "script"

@@ -1,4 +1,4 @@
-"""What a host says of processes that it cannot look for."""
+"""The answer of a host about processes that it cannot search for."""
 
 from collections.abc import Mapping
 
@@ -20,14 +20,16 @@ async def states() -> Mapping[str, str]:
     return {run_id: found.state for (run_id, _), found in answers.items()}
 
 
-async def test_without_a_process_table_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reap_answers_unknown_without_a_process_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(host, "live_process", lambda _: None)
     assert await states() == dict.fromkeys(("run_0", "run_1", "run_2"), "unknown")
     (finding,) = [one for one in LinuxHost().findings() if one.about == "processes"]
     assert "/proc" in finding.message
 
 
-async def test_each_attempt_is_answered_for_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reap_answers_for_each_attempt_separately(monkeypatch: pytest.MonkeyPatch) -> None:
     async def end(mark: str | None, *_: object) -> ReapResult:
         if mark == ATTEMPTS[0].tag:
             raise PermissionError("no access")

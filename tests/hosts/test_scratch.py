@@ -1,4 +1,4 @@
-"""Private files of runs: nobody else reads them, and none is left."""
+"""Private files of runs: only their user can read them, and none is left behind."""
 
 import os
 import stat
@@ -64,7 +64,7 @@ def names() -> set[str]:
     return {path.name for path in state.runs.iterdir()}
 
 
-async def test_only_what_a_killed_process_has_left_is_removed() -> None:
+async def test_only_directories_of_killed_processes_are_removed() -> None:
     with program(_HOLDER) as holder:
         async with scratch.private_directory() as own:
             assert holder.stdout is not None
@@ -79,7 +79,7 @@ async def test_only_what_a_killed_process_has_left_is_removed() -> None:
         assert not names()
 
 
-async def test_its_files_are_its_users_and_new() -> None:
+async def test_private_files_are_new_and_readable_by_their_user_only() -> None:
     async with scratch.private_directory() as own:
         scratch.write(own / "x", b"x")
         (own / "link").symlink_to(own / "x")
@@ -90,7 +90,7 @@ async def test_its_files_are_its_users_and_new() -> None:
     assert modes == [0o700, 0o700, 0o600]
 
 
-async def test_without_a_state_directory_it_is_a_temporary_one(
+async def test_temporary_directory_is_used_without_a_state_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(scratch, "user_state", lambda: None)
@@ -102,7 +102,7 @@ async def test_without_a_state_directory_it_is_a_temporary_one(
     assert not own.exists()
 
 
-async def test_a_link_in_the_place_of_a_run_is_not_followed(tmp_path: Path) -> None:
+async def test_symbolic_link_in_the_place_of_a_run_is_not_followed(tmp_path: Path) -> None:
     async with scratch.private_directory():
         state = user_state()
         assert state is not None
@@ -125,7 +125,7 @@ def locked_by_another() -> Iterator["subprocess.Popen[str]"]:
         yield locker
 
 
-async def test_a_lock_of_others_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lock_of_another_process_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     with locked_by_another() as locker:
         tries = []
         lock = scratch._lock
@@ -141,10 +141,10 @@ async def test_a_lock_of_others_is_waited_for(monkeypatch: pytest.MonkeyPatch) -
         with anyio.fail_after(30):
             async with scratch.private_directory() as own:
                 assert own.exists()
-        assert len(tries) == 4  # the third try got it, the fourth is for its own
+        assert len(tries) == 4  # the third try got it, the fourth is of its own directory
 
 
-async def test_a_cancel_is_heard_while_others_hold_the_lock() -> None:
+async def test_waiting_for_the_lock_can_be_cancelled() -> None:
     with locked_by_another(), anyio.fail_after(4):
         with anyio.move_on_after(0.2) as scope:
             async with scratch.private_directory():
@@ -153,7 +153,7 @@ async def test_a_cancel_is_heard_while_others_hold_the_lock() -> None:
         assert not names()
 
 
-async def test_a_lock_that_others_keep_is_an_error_that_names_them(
+async def test_lock_that_is_not_released_is_an_error_naming_its_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(scratch, "_LOCK_TIMEOUT_S", 0.1)
@@ -198,7 +198,7 @@ async def test_a_very_deep_directory_is_removed(
 
 
 @ON_ONE_LOOP
-async def test_no_tree_that_was_left_ends_a_start_or_stays() -> None:
+async def test_stale_directories_of_any_form_are_removed() -> None:
     async with scratch.private_directory():
         state = user_state()
         assert state is not None
@@ -218,7 +218,7 @@ async def test_no_tree_that_was_left_ends_a_start_or_stays() -> None:
         assert names() == before
 
 
-async def test_links_in_a_tree_are_removed_and_not_followed(tmp_path: Path) -> None:
+async def test_symbolic_links_in_a_directory_are_removed_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "kept" / "x").mkdir(parents=True)
     mode = stat.S_IMODE((tmp_path / "kept").stat().st_mode)
     (tmp_path / "kept").chmod(0o500)
@@ -232,7 +232,9 @@ async def test_links_in_a_tree_are_removed_and_not_followed(tmp_path: Path) -> N
     (tmp_path / "kept").chmod(mode)
 
 
-async def test_a_tree_that_takes_too_long_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_directory_that_takes_too_long_to_remove_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(trees, "REMOVE_TIMEOUT_S", -1.0)
     async with scratch.private_directory() as own:
         (own / "d").mkdir()
@@ -242,7 +244,7 @@ async def test_a_tree_that_takes_too_long_is_left(monkeypatch: pytest.MonkeyPatc
     assert not own.exists()
 
 
-def test_a_wide_directory_takes_no_longer_than_it_may(
+def test_removal_of_a_wide_directory_keeps_its_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = tmp_path / "top" / "inner"
@@ -256,7 +258,7 @@ def test_a_wide_directory_takes_no_longer_than_it_may(
     assert 80 < len(list(inner.iterdir())) < 100
 
 
-def test_empty_directories_are_removed_where_they_are(
+def test_empty_directories_are_removed_without_moving_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(20):
@@ -285,7 +287,7 @@ trees.remove(top)
 """
 
 
-async def test_what_is_mounted_in_a_tree_is_not_removed(tmp_path: Path) -> None:
+async def test_mounted_file_systems_in_a_directory_are_not_removed(tmp_path: Path) -> None:
     kept, top = tmp_path / "kept", tmp_path / "top"
     (kept / "inner").mkdir(parents=True)
     (kept / "x").write_text("as it was")

@@ -1,4 +1,4 @@
-"""Agents whose supervisor or fork server is interfered with, and supervisors that serve many agents."""
+"""Agents whose supervisor or fork server is stopped, killed or sends garbage; reuse of supervisors."""
 
 import contextlib
 import errno
@@ -37,7 +37,7 @@ AGENT = [sys.executable, "-S", str(Path(__file__).parents[1] / "runners" / "agen
 
 @pytest.fixture
 def play(tmp_path):
-    """Run scenes; none may leave anything."""
+    """Run scenes of the test agents; none may leave a process behind."""
     tag = uuid.uuid4().hex
     env = {**os.environ, TAG_VARIABLE: tag}
 
@@ -61,12 +61,12 @@ def is_alive(process):
 
 
 def supervisor_of(process):
-    """For an agent that does not end before it is looked at: one that waits for its stdin, say."""
+    """Return the supervisor of a running agent, for example of one that waits for its stdin."""
     return psutil.Process(process.pid).parent()
 
 
 def fork_servers():
-    """Those of this process itself: its other children, agentd among them, have their own."""
+    """Return the fork servers of this process. Its other children, such as agentd, have their own."""
     found = []
     for one in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
@@ -75,7 +75,7 @@ def fork_servers():
     return found
 
 
-async def test_the_run_of_a_killed_supervisor_crashed(play):
+async def test_agent_of_a_killed_supervisor_crashed(play):
     with anyio.fail_after(20):
         async with play("escaped") as process:
             await begun(process)
@@ -89,7 +89,7 @@ async def test_the_run_of_a_killed_supervisor_crashed(play):
     assert not any(one.is_running() for one in everything)
 
 
-async def test_a_stopped_supervisor_does_not_keep_an_agent_alive(play):
+async def test_agent_is_killed_though_its_supervisor_is_stopped(play):
     with anyio.fail_after(30):
         async with play("stubborn", stop=[(signal.SIGINT, 0.1)]) as process:
             await begun(process)
@@ -99,7 +99,7 @@ async def test_a_stopped_supervisor_does_not_keep_an_agent_alive(play):
     assert not supervisor.is_running()
 
 
-async def test_agents_go_on_without_the_fork_server_and_others_get_a_new_one(play):
+async def test_agents_survive_the_fork_server_and_later_ones_get_a_new_one(play):
     with anyio.fail_after(30):
         async with fork_server() as held:
             await held.prepare()
@@ -115,7 +115,7 @@ async def test_agents_go_on_without_the_fork_server_and_others_get_a_new_one(pla
             assert not lost.is_running()
 
 
-async def test_a_stopped_fork_server_holds_up_no_agent_of_an_idle_supervisor(play):
+async def test_idle_supervisor_starts_an_agent_though_the_fork_server_is_stopped(play):
     with anyio.fail_after(30):
         async with fork_server():
             async with play("echo", stdin=b"one") as process:
@@ -129,8 +129,8 @@ async def test_a_stopped_fork_server_holds_up_no_agent_of_an_idle_supervisor(pla
         assert not is_alive(supervisor)
 
 
-async def test_a_start_that_hangs_is_cancelled_soon(play):
-    """The one that would start the agent is stopped, and what it was asked for comes to nothing."""
+async def test_start_that_hangs_can_be_cancelled(play):
+    """The supervisor that would start the agent is stopped, so the start never happens."""
     async with fork_server() as held:
         await held.prepare()
         with anyio.fail_after(10):
@@ -139,10 +139,10 @@ async def test_a_start_that_hangs_is_cancelled_soon(play):
         [its_fork_server] = ours
         [supervisor] = its_fork_server.children()
         supervisor.suspend()
-        with anyio.fail_after(10, shield=True), anyio.move_on_after(0.05) as patience:
+        with anyio.fail_after(10, shield=True), anyio.move_on_after(0.05) as timeout:
             async with play("last"):
                 raise AssertionError("it was started")
-        assert patience.cancelled_caught
+        assert timeout.cancelled_caught
         assert not is_alive(its_fork_server)
         supervisor.resume()
         with anyio.fail_after(10):
@@ -152,7 +152,7 @@ async def test_a_start_that_hangs_is_cancelled_soon(play):
             assert await begun(process) == b"one"
 
 
-async def test_a_start_that_is_cancelled_at_any_moment_leaves_nothing(play):
+async def test_start_cancelled_at_any_moment_leaves_no_process(play):
     async with fork_server() as held:
         await held.prepare()
         for milliseconds in range(12):
@@ -162,7 +162,7 @@ async def test_a_start_that_is_cancelled_at_any_moment_leaves_nothing(play):
             assert tagged_processes(play.mark) == []
 
 
-async def test_the_supervisor_that_is_ready_is_the_one_that_is_taken(play):
+async def test_prepared_supervisor_is_used_for_the_first_agent(play):
     async with fork_server() as held:
         await held.prepare()
         with anyio.fail_after(10):
@@ -196,7 +196,7 @@ async def test_a_supervisor_serves_one_agent_after_another(play, tmp_path):
     assert limits == {tag: tag_limit(tag) for tag in limits}
 
 
-async def test_what_cannot_be_started_costs_no_supervisor(play):
+async def test_failed_start_does_not_cost_a_supervisor(play):
     async with fork_server():
         for _ in range(3):
             with pytest.raises(AgentFailed, match="not installed"):
@@ -224,7 +224,7 @@ async def test_only_a_few_supervisors_are_kept_idle(play):
 
 
 @pytest.mark.parametrize("how", ["leave", "cancel"])
-async def test_two_hundred_forks_end_and_others_do_not_notice(play, how):
+async def test_fork_storm_is_killed_and_does_not_affect_other_agents(play, how):
     with anyio.fail_after(60):
         async with fork_server(), play("echo", stdin=b"calm") as bystander:
             with anyio.CancelScope() as scope:
@@ -240,8 +240,8 @@ async def test_two_hundred_forks_end_and_others_do_not_notice(play, how):
             assert await bystander.wait() == 0
 
 
-async def test_signals_of_the_owner_are_no_matter_of_the_agents(play):
-    # What is ignored is inherited: an agent must be able to be interrupted all the same.
+async def test_agent_does_not_inherit_ignored_signals(play):
+    # Ignored signals are inherited, but an agent must be interruptible all the same.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         async with play("last", stop=[(signal.SIGINT, 20)]) as process:
@@ -251,7 +251,7 @@ async def test_signals_of_the_owner_are_no_matter_of_the_agents(play):
     assert process.returncode == -signal.SIGINT
 
 
-# --- who has hands on the sockets -------------------------------------------------------------
+# --- other data on the sockets ----------------------------------------------------------------
 
 NONSENSE = [
     b"x" * 2**16,
@@ -266,8 +266,8 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize("said", NONSENSE, ids=lambda said: repr(said[:12]))
-async def test_nonsense_of_a_supervisor_is_the_loss_of_it(play, monkeypatch, said):
-    """Whatever comes in its name, nothing is held up, nothing is kept, and the agent is ended."""
+async def test_invalid_data_of_a_supervisor_ends_its_agent(play, monkeypatch, said):
+    """Whatever comes, the event loop keeps running, the data is dropped, and the agent is killed."""
     start, made = ForkServerClient.start, []
 
     async def start_with_another_socket(self, *args, **options):
@@ -303,7 +303,7 @@ async def test_nonsense_of_a_supervisor_is_the_loss_of_it(play, monkeypatch, sai
 
 
 def say(link, data):
-    with contextlib.suppress(OSError):  # who listens has heard enough
+    with contextlib.suppress(OSError):  # the reader may have closed its end
         link.sendall(data)
 
 
@@ -345,7 +345,7 @@ async def test_a_bad_request_to_a_supervisor_is_refused(request_, answer, is_ser
             supervisor.close()
 
 
-async def test_descriptors_that_come_with_anything_else_are_not_kept(play):
+async def test_descriptors_sent_with_another_request_are_closed(play):
     with anyio.fail_after(60):
         async with play("stubborn") as process:
             one = supervisor_of(process)
@@ -356,7 +356,7 @@ async def test_descriptors_that_come_with_anything_else_are_not_kept(play):
                 await anyio.sleep(0.01)
 
 
-async def test_more_than_linux_takes_is_refused_with_its_bound(tmp_path):
+async def test_arguments_beyond_the_limit_of_linux_are_refused(tmp_path):
     for env in ({f"V{n}": "x" * 100_000 for n in range(100)}, {"V": "x" * 2**18}):
         with pytest.raises(AgentFailed, match="128 KiB") as caught:
             async with agent_process(["true"], cwd=str(tmp_path), env={**os.environ, **env}):

@@ -1,4 +1,4 @@
-"""The same random changes to the memory store and to SQLite: the same answers, the same contents."""
+"""The memory store and SQLite give the same answers and contents after the same random changes."""
 
 from datetime import timedelta
 
@@ -112,14 +112,14 @@ changes = st.lists(st.tuples(st.lists(steps, max_size=6), st.booleans(), st.bool
 
 
 REFUSED = "refused"
-"""What is wrong twice (a session that is not there, an id that is) may be refused for either."""
+"""A change with two errors (a missing session, a taken id) may be refused for either."""
 
 
 TAKE_KEYWORDS = ("add_record", "delete_records", "delete_records_of")
 
 
 def play(transaction, change):
-    """Take the steps; a refusal ends the change, or is caught as a change may do, then goes on."""
+    """Take the steps. A refusal ends the change, or is caught and the change goes on."""
     taken, fails, catches = change
     answers = []
     for name, *values in taken:
@@ -139,7 +139,7 @@ REACHES = [Visibility(owner, tree) for owner in (None, "ann", "nobody") for tree
 
 
 def everything(view):
-    """Ask every question there is, of everything there may be."""
+    """Return the result of every query for every id there may be."""
     ids = [f"{kind}_{n}" for kind in ("ses",) for n in range(4)]
     run_ids = [f"run_{n}" for n in range(4)]
     stored_runs = view.runs(limit=99)
@@ -218,7 +218,7 @@ def everything(view):
 
 
 def position(cursor):
-    """Return a cursor without the epoch, which is the store's own."""
+    """Return a cursor without the epoch, which differs between stores."""
     return cursor.partition(".")[0]
 
 
@@ -261,5 +261,5 @@ async def compare(directory, played):
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(played=changes)
-def test_memory_and_sqlite_agree(tmp_path_factory, played):
+def test_memory_and_sqlite_stores_give_the_same_answers(tmp_path_factory, played):
     anyio.run(compare, tmp_path_factory.mktemp("agree"), played)

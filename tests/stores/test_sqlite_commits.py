@@ -1,4 +1,4 @@
-"""Commits that were acknowledged and are gone: found at the next start, whatever took them."""
+"""Acknowledged commits that are gone: the next start detects it, whatever the cause."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ anyio.run(main)
 
 
 async def killed(path: Path) -> str:
-    """Make a database with 40 events and kill its process, so that they stand in the log alone."""
+    """Make a database with 40 events and kill its process, so that they are only in the log."""
     with anyio.fail_after(30):
         async with await anyio.open_process(
             [sys.executable, "-c", _WRITER, str(path)], stderr=None
@@ -78,7 +78,7 @@ async def problems(path: Path) -> list[str]:
             return [problem.code for problem in await store.problems()]
 
 
-async def test_a_commit_counts_once_and_a_change_of_nothing_not_at_all(tmp_path):
+async def test_watermark_counts_each_commit_once_and_no_empty_change(tmp_path):
     path = tmp_path / "data.db"
     session_id = await make(path, "a", "b")
     assert commits(path) == 3
@@ -94,7 +94,7 @@ async def test_a_commit_counts_once_and_a_change_of_nothing_not_at_all(tmp_path)
 
 
 @pytest.mark.parametrize("where", [0.0, 0.5, 0.9])
-async def test_a_damaged_write_ahead_log_is_found_out(tmp_path, where):
+async def test_damaged_write_ahead_log_is_detected_at_the_start(tmp_path, where):
     """SQLite reads the log up to the damage and calls the result sound."""
     path = tmp_path / "data.db"
     session_id = await killed(path)
@@ -119,7 +119,7 @@ async def test_a_damaged_write_ahead_log_is_found_out(tmp_path, where):
     assert await problems(path) == []
 
 
-async def test_a_killed_process_loses_nothing_and_is_not_said_to(tmp_path):
+async def test_killed_process_loses_no_commit_and_reports_none_lost(tmp_path):
     path = tmp_path / "data.db"
     session_id = await killed(path)
     assert await problems(path) == []
@@ -130,7 +130,7 @@ async def test_a_killed_process_loses_nothing_and_is_not_said_to(tmp_path):
             assert session.last_seq == 40
 
 
-async def test_an_older_copy_in_its_place_is_found_out(tmp_path):
+async def test_older_copy_of_the_database_in_its_place_is_refused(tmp_path):
     path = tmp_path / "data.db"
     session_id = await make(path, "a")
     shutil.copy(path, tmp_path / "old.db")
@@ -164,7 +164,7 @@ async def test_a_watermark_of_another_database_is_a_problem_until_the_next_start
     assert await problems(path) == []
 
 
-async def test_a_database_emptied_behind_our_back_is_found_out_and_one_removed_is_a_problem(
+async def test_emptied_database_is_refused_and_a_removed_one_is_a_problem(
     tmp_path,
 ):
     path = tmp_path / "data.db"
@@ -203,7 +203,7 @@ async def test_a_new_database_has_a_watermark_from_the_start(tmp_path):
     assert await problems(path) == []
 
 
-async def test_a_copy_put_elsewhere_is_a_database_of_its_own(tmp_path):
+async def test_backup_opened_elsewhere_has_its_own_watermark(tmp_path):
     path, other = tmp_path / "data.db", tmp_path / "elsewhere" / "data.db"
     other.parent.mkdir()
     await make(path, "a", "b")
@@ -228,8 +228,8 @@ async def test_a_watermark_that_cannot_be_written_is_a_problem(tmp_path):
     assert commits(path) == 1
 
 
-async def test_the_log_of_another_database_is_refused(tmp_path):
-    """What is left when a database is put back without its old log being removed."""
+async def test_write_ahead_log_of_another_database_is_refused(tmp_path):
+    """A database was restored without removing its old log."""
     path, other = tmp_path / "data.db", tmp_path / "other.db"
     await killed(path)
     await make(other, "a")
@@ -239,7 +239,7 @@ async def test_the_log_of_another_database_is_refused(tmp_path):
             pytest.fail("opened")
 
 
-async def test_a_database_of_the_schema_before_counts_from_now_on(tmp_path):
+async def test_database_of_an_older_schema_gets_a_watermark(tmp_path):
     path = tmp_path / "data.db"
     connection = apsw.Connection(str(path))
     connection.execute(migrations()[0])
@@ -250,7 +250,7 @@ async def test_a_database_of_the_schema_before_counts_from_now_on(tmp_path):
     assert commits(path) == 2
 
 
-async def test_the_copy_stays_the_same_file_and_survives_a_broken_write(tmp_path):
+async def test_watermark_file_survives_a_broken_write(tmp_path):
     path = tmp_path / "data.db"
     copy = WatermarkFile(path)
     copy.write(Watermark("name", 1))
@@ -268,7 +268,7 @@ async def test_the_copy_stays_the_same_file_and_survives_a_broken_write(tmp_path
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
-async def test_the_copy_is_not_written_into_a_file_that_it_is_a_link_to(tmp_path, link):
+async def test_watermark_is_not_written_through_a_link(tmp_path, link):
     path, other = tmp_path / "data.db", tmp_path / "other"
     WatermarkFile(tmp_path / "name").write(Watermark("name", 1))
     watermark_file(tmp_path / "name").replace(other)

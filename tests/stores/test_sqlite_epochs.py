@@ -1,4 +1,4 @@
-"""Whether a log is the one a reader has read, after a backup was put back in each of the ways there are."""
+"""Which cursors are valid after a backup was restored, for each way to restore one."""
 
 import shutil
 import sqlite3
@@ -35,14 +35,14 @@ async def begin(path, *texts):
 
 
 async def add(path, session, *texts, **options):
-    """Write some more; return the epoch and the place in all sessions' log of a reader of it."""
+    """Write some more; return the epoch and the cursor of a reader of all sessions."""
     async with SqliteStore(path, **options) as store:
         await say(store, session, *texts)
         return await store.read(lambda view: (view.epoch(), view.feed_head()))
 
 
 async def common(path, session, epoch, cursor):
-    """Return how far a reader's log and this one are the same, by session and by place in all."""
+    """Return how far a reader's log and this one agree, for the session and for all sessions."""
     async with SqliteStore(path) as store:
 
         def query(view):
@@ -58,7 +58,7 @@ async def common(path, session, epoch, cursor):
         return await store.read(query)
 
 
-async def test_starts_alone_keep_every_cursor(path):
+async def test_cursors_stay_valid_over_plain_restarts(path):
     session = await begin(path, "a", "b")
     read = [await add(path, session, "c") for _ in range(3)]
     assert len({epoch for epoch, _ in read}) == 3
@@ -66,7 +66,7 @@ async def test_starts_alone_keep_every_cursor(path):
         assert await common(path, session, epoch, cursor) == (5, 3 + place)
 
 
-async def test_a_backup_that_was_put_back_and_again(path, tmp_path):
+async def test_cursors_after_a_backup_was_restored_twice_end_at_the_backup(path, tmp_path):
     backup = tmp_path / "backup.db"
     session = a_session()
     async with SqliteStore(path) as store:
@@ -80,16 +80,16 @@ async def test_a_backup_that_was_put_back_and_again(path, tmp_path):
     for _ in range(2):
         shutil.copy(backup, path)
         again = await add(path, session, *"wxyz")
-        # Read before the backup: still the same log. After it: the same up to there.
+        # A cursor from before the backup is valid. A later one is valid up to the backup.
         assert await common(path, session, *first) == (2, 2)
         assert await common(path, session, *later) == (2, 2)
         assert await common(path, session, *again) == (6, 6)
-        if between is not None:  # this one has never seen what came after the first time
+        if between is not None:  # the restored log has no events of the first restore
             assert await common(path, session, *between) == (0, 0)
         between = again
 
 
-async def test_an_older_file_put_back_while_stopped(path, tmp_path):
+async def test_cursors_after_an_older_file_was_restored_with_accept_loss(path, tmp_path):
     session = await begin(path, "a", "b")
     seen = await add(path, session, "c")
     shutil.copy(path, tmp_path / "old.db")
@@ -102,7 +102,7 @@ async def test_an_older_file_put_back_while_stopped(path, tmp_path):
     assert await common(path, session, *lost) == (0, 0)
 
 
-async def test_an_older_file_put_back_without_its_note(path, tmp_path):
+async def test_cursors_after_an_older_file_was_restored_without_its_watermark(path, tmp_path):
     session = await begin(path, "a", "b")
     shutil.copy(path, tmp_path / "old.db")
     lost = await add(path, session, "d", "e")
@@ -112,8 +112,8 @@ async def test_an_older_file_put_back_without_its_note(path, tmp_path):
     assert await common(path, session, *lost) == (0, 0)
 
 
-async def test_the_whole_directory_put_back(path, tmp_path):
-    """Its note of the commits comes with it: only the epoch of the reader tells."""
+async def test_cursors_after_the_whole_directory_was_restored(path, tmp_path):
+    """The watermark is restored with it, so only the reader's epoch shows it."""
     session = await begin(path, "a", "b")
     shutil.copytree(path.parent, tmp_path / "old")
     lost = await add(path, session, "d", "e")
@@ -123,8 +123,8 @@ async def test_the_whole_directory_put_back(path, tmp_path):
     assert await common(path, session, *lost) == (0, 0)
 
 
-async def test_a_line_that_was_left_and_taken_up_again(path, tmp_path):
-    """Two lines of one database, put in each other's place: neither is taken for the other."""
+async def test_cursors_of_two_diverged_copies_are_not_mixed_up(path, tmp_path):
+    """Two copies of one database with different events, each put in the place of the other."""
     session = await begin(path, "a")
     shutil.copy(path, tmp_path / "old.db")
     one = await add(path, session, "b", "c")
@@ -139,7 +139,7 @@ async def test_a_line_that_was_left_and_taken_up_again(path, tmp_path):
     assert await common(path, session, *other) == (0, 0)
 
 
-async def test_a_backup_put_back_twice_is_no_loss(path, tmp_path):
+async def test_restoring_a_backup_twice_is_not_a_loss(path, tmp_path):
     session = await begin(path, "a")
     async with SqliteStore(path) as store:
         await store.back_up(tmp_path / "backup.db", replace=False)
@@ -151,9 +151,7 @@ async def test_a_backup_put_back_twice_is_no_loss(path, tmp_path):
                 await say(store, session, "b")
 
 
-async def test_a_crash_right_after_a_restore_leaves_a_database_that_opens(
-    path, tmp_path, monkeypatch
-):
+async def test_database_opens_after_a_crash_right_after_a_restore(path, tmp_path, monkeypatch):
     session = await begin(path, "a")
     async with SqliteStore(path) as store:
         await store.back_up(tmp_path / "backup.db", replace=False)
@@ -173,7 +171,7 @@ def interrupted(*_):
     raise KeyboardInterrupt
 
 
-async def test_a_database_of_before_begins_its_first_epoch(path):
+async def test_database_of_an_older_schema_begins_its_first_epoch(path):
     with sqlite3.connect(path) as connection:
         for script in migrations()[:11]:
             connection.executescript(script)
@@ -182,12 +180,12 @@ async def test_a_database_of_before_begins_its_first_epoch(path):
     connection.close()
     session = await begin(path, "a", "b")
     async with SqliteStore(path) as store:
-        # Cursors of before name no epoch: they go by their number.
+        # Cursors of older versions have no epoch, only a number.
         assert len(await store.read(lambda view: view.feed(after="1", limit=9))) == 1
         assert await store.read(lambda view: view.last_common_seq(session.id, "none")) == 0
 
 
-async def test_finding_the_common_end_looks_at_few_events(path, tmp_path):
+async def test_finding_the_last_common_event_takes_few_queries(path, tmp_path):
     session = a_session()
     async with SqliteStore(path) as store:
         await put(store, session)

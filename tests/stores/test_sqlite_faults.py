@@ -1,4 +1,4 @@
-"""What happens to the callers, and to what they were told, when things break."""
+"""What callers get when a commit fails or the process is killed."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Gate:
-    """A change that keeps the writer busy until it is opened, so that others gather behind it."""
+    """A change that keeps the writer busy until it is opened, so that others queue behind it."""
 
     def __init__(self):
         self._reached = threading.Event()
@@ -63,7 +63,7 @@ anyio.run(main, backend=sys.argv[2])
 
 
 @pytest.mark.parametrize("acknowledged", [1, 200, 3000])
-async def test_a_killed_process_has_lost_nothing_it_acknowledged(
+async def test_killed_process_has_lost_no_acknowledged_commit(
     tmp_path, anyio_backend_name, acknowledged
 ):
     path = tmp_path / "data.db"
@@ -97,8 +97,8 @@ async def test_a_killed_process_has_lost_nothing_it_acknowledged(
             assert await store.read(lambda view: view.event_count()) == len(stored)
 
 
-async def test_a_commit_that_fails_is_told_to_every_caller_and_leaves_nothing(tmp_path):
-    """The database may not grow any further, as on a full disk; later it may again."""
+async def test_failed_commit_raises_for_every_caller_and_writes_nothing(tmp_path):
+    """The database may not grow, as on a full disk; later it may again."""
     with anyio.fail_after(60):
         async with SqliteStore(tmp_path / "data.db") as store:
             session = a_session()
@@ -136,8 +136,8 @@ async def test_a_commit_that_fails_is_told_to_every_caller_and_leaves_nothing(tm
             assert await store.read(lambda view: view.event_count()) == 1
 
 
-async def test_a_refusal_judged_by_a_change_that_was_undone_is_not_told(tmp_path):
-    """Two changes of one commit: the second is refused for what the first did, which then fails."""
+async def test_refusal_based_on_a_rolled_back_change_is_not_reported(tmp_path):
+    """Two changes of one commit: the second is refused because of the first, which then fails."""
 
     class Broken(apsw.IOError):
         pass
@@ -155,7 +155,7 @@ async def test_a_refusal_judged_by_a_change_that_was_undone_is_not_told(tmp_path
                     outcomes[name] = error
 
             def end_transaction(tx):
-                # What SQLite does by itself on an I/O error: the whole transaction is gone.
+                # SQLite rolls the whole transaction back on an I/O error.
                 tx._connection.execute("ROLLBACK")
                 raise Broken("disk I/O error")
 
@@ -180,7 +180,7 @@ async def test_a_refusal_judged_by_a_change_that_was_undone_is_not_told(tmp_path
                 await put(store, session)
 
 
-async def test_closing_finishes_what_is_queued_and_refuses_what_comes_later(tmp_path):
+async def test_closing_finishes_queued_work_and_refuses_later_work(tmp_path):
     path = tmp_path / "data.db"
     session = a_session()
     gate, looks = Gate(), Gate()
@@ -205,7 +205,7 @@ async def test_closing_finishes_what_is_queued_and_refuses_what_comes_later(tmp_
                     gate.open()
                     while len(answered) < 150:
                         await anyio.lowlevel.checkpoint()
-                    # Now only the looks, and who waits for them to end, are left.
+                    # Now only the reads, and the close that waits for them, are left.
                     await anyio.wait_all_tasks_blocked()
                     looks.open()
 
@@ -227,7 +227,7 @@ async def test_closing_finishes_what_is_queued_and_refuses_what_comes_later(tmp_
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_look_cancelled_by_asyncio_itself_keeps_its_connection_to_the_end(tmp_path):
+async def test_read_cancelled_by_asyncio_keeps_its_connection_until_its_thread_ends(tmp_path):
     """A native cancellation frees the task, not the thread that works for it."""
     import asyncio
 

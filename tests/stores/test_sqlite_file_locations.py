@@ -1,4 +1,4 @@
-"""The file that is open and the file at its path: never two daemons on one, never one written in vain."""
+"""The open file and the file at its path: one daemon per file, no writes to a file that was moved."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend():
-    """One event loop: what is shown is what files and other processes do."""
+    """One event loop: the tests are about files and other processes."""
     return "asyncio"
 
 
@@ -59,7 +59,7 @@ async def make(path, *, events=1):
 
 @pytest.mark.parametrize("is_new", [True, False])
 @pytest.mark.parametrize("end", OWN_FILES[1:])
-async def test_a_link_beside_the_database_is_not_followed(tmp_path, end, is_new):
+async def test_symbolic_link_in_the_place_of_a_database_file_is_not_followed(tmp_path, end, is_new):
     path, other = tmp_path / "x.db", tmp_path / "other"
     other.write_text("as it was")
     if not is_new:
@@ -72,7 +72,7 @@ async def test_a_link_beside_the_database_is_not_followed(tmp_path, end, is_new)
     assert other.read_text() == "as it was"
 
 
-async def test_a_link_made_beside_an_open_database_is_not_followed(tmp_path):
+async def test_symbolic_link_made_beside_an_open_database_is_not_followed(tmp_path):
     path, other = tmp_path / "x.db", tmp_path / "other"
     other.write_text("as it was")
     watermark, ballast = WatermarkFile(path), Ballast(path)
@@ -85,11 +85,11 @@ async def test_a_link_made_beside_an_open_database_is_not_followed(tmp_path):
     assert other.read_text() == "as it was"
 
 
-# --- the file is taken away -------------------------------------------------------------------
+# --- the file is moved or replaced ------------------------------------------------------------
 
 
 def sizes(path):
-    """Return how large the files of a database are. A note of commits may just be under way."""
+    """Return the sizes of a database's files, without the watermark, which is written aside."""
     files = path.parent.glob("x.db*")
     return {file: file.stat().st_size for file in files if ".commits" not in file.name}
 
@@ -143,7 +143,7 @@ TAKEN = [
 
 
 @pytest.mark.parametrize("take", TAKEN)
-async def test_nothing_is_written_to_a_file_that_is_not_at_its_place(tmp_path, take):
+async def test_write_is_refused_if_a_database_file_was_moved_or_replaced(tmp_path, take):
     path = tmp_path / "data" / "x.db"
     session = a_session()
     with anyio.fail_after(30):
@@ -152,7 +152,7 @@ async def test_nothing_is_written_to_a_file_that_is_not_at_its_place(tmp_path, t
             await append(store, session)
             take(path)
             left = sizes(path)
-            # Somebody who only looks is told, before anything was written.
+            # The problem is reported before anything is written.
             assert await codes(store) == ["database_replaced"]
             for _ in range(2):
                 with pytest.raises(
@@ -166,14 +166,14 @@ async def test_nothing_is_written_to_a_file_that_is_not_at_its_place(tmp_path, t
                     )
             assert await last_seq(store, session) == 1
             assert "x.db" in (await store.check())[0]
-            # What is open can be saved, and a check and a copy make nothing under the old name.
+            # The open file can be backed up; a check and a backup make no file under the old name.
             await store.back_up(tmp_path / "saved.db", replace=False)
             assert sizes(path) == left
         async with SqliteStore(tmp_path / "saved.db") as store:
             assert await last_seq(store, session) == 1
 
 
-async def test_a_file_that_comes_back_is_written_again(tmp_path):
+async def test_writes_resume_when_the_file_is_back_in_its_place(tmp_path):
     path, away = tmp_path / "x.db", tmp_path / "y.db"
     session = a_session()
     with anyio.fail_after(30):
@@ -189,7 +189,7 @@ async def test_a_file_that_comes_back_is_written_again(tmp_path):
             assert await last_seq(store, session) == 1
 
 
-async def test_a_renamed_database_is_whole_once_it_is_closed(tmp_path):
+async def test_renamed_database_is_complete_after_closing(tmp_path):
     path, away = tmp_path / "x.db", tmp_path / "y.db"
     session = a_session()
     with anyio.fail_after(30):
@@ -201,7 +201,7 @@ async def test_a_renamed_database_is_whole_once_it_is_closed(tmp_path):
             assert await last_seq(store, session) == 1
 
 
-async def test_a_symbolic_link_that_leads_elsewhere_is_noticed(tmp_path):
+async def test_write_is_refused_if_the_symbolic_link_now_leads_elsewhere(tmp_path):
     one, other, link = tmp_path / "one.db", tmp_path / "other.db", tmp_path / "x.db"
     await make(other)
     link.symlink_to(one)
@@ -215,8 +215,8 @@ async def test_a_symbolic_link_that_leads_elsewhere_is_noticed(tmp_path):
                 await append(store, session)
 
 
-async def test_what_is_written_as_the_file_goes_is_not_acknowledged(tmp_path, monkeypatch):
-    """The file goes between the look before the commit and the answer after it."""
+async def test_commit_is_not_acknowledged_if_the_file_vanishes_during_it(tmp_path, monkeypatch):
+    """The file is removed between the check before the commit and the one after it."""
     path = tmp_path / "x.db"
     session = a_session()
     find = Health.check_files
@@ -234,8 +234,8 @@ async def test_what_is_written_as_the_file_goes_is_not_acknowledged(tmp_path, mo
                 await append(store, session)
 
 
-async def test_the_notes_of_another_database_are_left_alone(tmp_path):
-    """A directory in the place of ours has notes of its own."""
+async def test_files_of_another_database_in_the_same_place_are_left_alone(tmp_path):
+    """The directory was replaced by one with its own watermark."""
     path = tmp_path / "data" / "x.db"
     note = path.with_name("x.db.commits")
     session = a_session()
@@ -251,7 +251,7 @@ async def test_the_notes_of_another_database_are_left_alone(tmp_path):
         assert note.read_text() == "theirs"
 
 
-async def test_looking_costs_a_few_stats_a_commit(tmp_path, monkeypatch):
+async def test_checking_the_files_takes_a_few_stat_calls_per_commit(tmp_path, monkeypatch):
     stats = []
     stat = Path.stat
     session = a_session()
@@ -266,10 +266,10 @@ async def test_looking_costs_a_few_stats_a_commit(tmp_path, monkeypatch):
                     tasks.start_soon(append, store, session)
             monkeypatch.undo()
             assert await last_seq(store, session) == 200
-    assert 0 < len(stats) < 200  # of the group commits, not of the changes
+    assert 0 < len(stats) < 200  # per group commit, not per change
 
 
-async def test_a_copy_never_takes_the_place_of_the_database_itself(tmp_path):
+async def test_backup_over_a_hard_link_of_the_database_is_refused(tmp_path):
     path = tmp_path / "x.db"
     with anyio.fail_after(30):
         async with SqliteStore(path) as store:
@@ -295,15 +295,15 @@ except Exception as error:
 
 
 def opened_by_another(path):
-    """Open the store in another process; return what it says."""
+    """Open the store in another process; return its output."""
     argv = [sys.executable, "-c", _HOLDER, str(path)]
     return subprocess.run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
     ).stdout
 
 
-async def test_the_file_is_locked_whatever_is_beside_it(tmp_path):
-    """The lock file may be removed, or the directory renamed: it is the file that is locked."""
+async def test_lock_is_on_the_database_file_itself(tmp_path):
+    """Also if the lock file was removed or the database renamed."""
     path = tmp_path / "data" / "x.db"
     with anyio.fail_after(60):
         async with SqliteStore(path):
@@ -318,7 +318,7 @@ async def test_the_file_is_locked_whatever_is_beside_it(tmp_path):
             assert sorted(path.parent.iterdir()) == before
 
 
-def test_sqlites_own_locks_are_kept_by_a_store_that_is_refused(tmp_path):
+def test_refused_store_keeps_sqlites_locks_of_the_open_one(tmp_path):
     """Closing any descriptor of a file drops all the locks a process has on it."""
     program = """
 import anyio, os, sys
@@ -348,7 +348,7 @@ anyio.run(main)
 
 
 def in_a_mount_namespace(script, *args):
-    """Run a shell script as root of a mount namespace of its own."""
+    """Run a shell script as root of a new mount namespace."""
     argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-euc", script, "sh", *args]
     if os.geteuid() == 0:
         argv[1:3] = []
@@ -366,7 +366,7 @@ def mounts():
 
 @pytest.mark.usefixtures("mounts")
 @pytest.mark.parametrize("way", ["file", "directory"])
-async def test_one_file_mounted_twice_has_one_daemon(tmp_path, way):
+async def test_file_mounted_in_two_places_has_one_daemon(tmp_path, way):
     """As docker's ``-v ./x.db:/data/x.db`` and ``-v ./data:/data`` make it."""
     path, other = tmp_path / "one" / "x.db", tmp_path / "two" / "x.db"
     await make(path)
@@ -380,7 +380,7 @@ async def test_one_file_mounted_twice_has_one_daemon(tmp_path, way):
         done = await anyio.to_thread.run_sync(in_a_mount_namespace, script, sys.executable, _HOLDER)
     assert done.stdout.startswith("StoreLocked"), (done.stdout, done.stderr)
     if way == "file":
-        # Without a daemon on the other name it is refused as well: its log would not be beside it.
+        # It is also refused without another daemon: the log would not be beside the file.
         before = path.read_bytes()
         done = await anyio.to_thread.run_sync(in_a_mount_namespace, script, sys.executable, _HOLDER)
         assert "mount point" in done.stdout, (done.stdout, done.stderr)
@@ -388,7 +388,7 @@ async def test_one_file_mounted_twice_has_one_daemon(tmp_path, way):
         assert path.read_bytes() == before
 
 
-async def test_a_hard_link_made_while_it_is_open_is_refused(tmp_path):
+async def test_hard_link_to_an_open_database_is_refused(tmp_path):
     path = tmp_path / "x.db"
     with anyio.fail_after(30):
         async with SqliteStore(path) as store:
@@ -429,7 +429,7 @@ async def main(path, how):
         elif how == "using":
             child = os.fork()
             if not child:
-                # It has the objects, and may neither use the file nor let go of it.
+                # The child has the objects, and may neither use the file nor release its lock.
                 try:
                     store._check_accepting()
                 except Unavailable as error:
@@ -466,13 +466,13 @@ anyio.run(main, *sys.argv[1:])
 
 
 @pytest.mark.parametrize("how", ["pool", "multiprocessing", "exec", "using"])
-def test_a_forked_child_has_no_part_in_the_lock(tmp_path, how):
+def test_forked_child_does_not_hold_the_lock(tmp_path, how):
     argv = [sys.executable, "-W", "ignore", "-c", _FORKS, str(tmp_path / "x.db"), how]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "opened again\n", done.stderr
 
 
-def test_a_child_that_outlives_its_parent_takes_nothing_from_the_next(tmp_path):
+def test_forked_child_that_closes_late_does_not_remove_the_next_ones_log(tmp_path):
     """SQLite removes the log of a database when its last connection is closed: by name."""
     program = """
 import os, sys, anyio
@@ -517,7 +517,7 @@ anyio.run(main, sys.argv[1])
     assert done.stdout == "ses_0 ses_1\n", done.stderr
 
 
-def test_sqlite_itself_is_not_disturbed_by_the_lock(tmp_path):
+def test_lock_does_not_keep_other_programs_from_reading(tmp_path):
     """Other programs read beside a daemon as before: their locks are POSIX locks."""
     program = """
 import anyio, subprocess, sys
@@ -533,7 +533,7 @@ anyio.run(main, sys.argv[1])
     assert done.stdout == "(0,)\n", done.stderr
 
 
-def test_the_bundled_sqlite_leaves_a_log_alone_when_told_to(tmp_path):
+def test_bundled_sqlite_supports_closing_without_a_checkpoint(tmp_path):
     connection = apsw.Connection(str(tmp_path / "x.db"))
     connection.pragma("journal_mode", "wal")
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)

@@ -1,4 +1,4 @@
-"""What a list costs follows the page and what is the caller's own, not what others have."""
+"""The cost of a list depends on the page and the caller's sessions, not on those of others."""
 
 import contextlib
 import itertools
@@ -36,8 +36,8 @@ FEW, MANY = 200, 2000
 ANN, TREE = Visibility("ann"), "ses_of_ann"
 REACHES = {"own": ANN, "granted": Visibility("bob"), "below": Visibility(tree=TREE)}
 STATES = (None, RunStatus.QUEUED, RunStatus.COMPLETED, RunStatus.FAILED)
-Look = Callable[[View, Visibility, Any], Sequence[object]]
-LOOKS: dict[str, Look] = {
+Query = Callable[[View, Visibility, Any], Sequence[object]]
+QUERIES: dict[str, Query] = {
     "sessions": lambda view, within, after: view.sessions(within=within, after=after, limit=50),
     "open": lambda view, within, after: view.sessions(
         within=within, status="open", after=after, limit=50
@@ -79,7 +79,7 @@ def anyio_backend() -> str:
 
 @contextlib.contextmanager
 def counted() -> Iterator[list[int]]:
-    """Yield a list with the steps of SQLite's machine for each statement of connections to be opened."""
+    """Yield a list with the virtual machine steps of each statement on connections opened meanwhile."""
     steps: list[int] = []
 
     def opened(connection: apsw.Connection) -> None:
@@ -110,7 +110,7 @@ def _approved(request: Request) -> Request:
 
 
 async def fill(store: Store, owner: str, count: int) -> None:
-    """Add as many sessions of an owner, every tenth of them closed, and with what has not ended."""
+    """Add ``count`` sessions of an owner. Every tenth is closed and has an open run and request."""
 
     def change(tx: Transaction) -> None:
         for n in range(count):
@@ -137,16 +137,16 @@ async def put_family(store: Store) -> None:
 
 
 async def costs(store: Store, steps: list[int], within: Visibility) -> dict[str, tuple[int, int]]:
-    """Return for each list how many steps its first page takes, and how many items it has."""
+    """Return for each list the steps that its first page takes and the number of its items."""
     found = {}
-    for name, query in LOOKS.items():
+    for name, query in QUERIES.items():
         steps.clear()
         page = await store.read(lambda view, query=query: query(view, within, None))
         found[name] = sum(steps), len(page)
     return found
 
 
-async def test_what_others_have_does_not_cost(tmp_path: Path) -> None:
+async def test_list_costs_do_not_grow_with_the_sessions_of_others(tmp_path: Path) -> None:
     with counted() as steps:
         async with SqliteStore(tmp_path / "data.db") as store:
             await fill(store, "eve", FEW // 2)
@@ -155,13 +155,15 @@ async def test_what_others_have_does_not_cost(tmp_path: Path) -> None:
             few = {name: await costs(store, steps, within) for name, within in REACHES.items()}
             await fill(store, "eve", MANY - FEW)
             many = {name: await costs(store, steps, within) for name, within in REACHES.items()}
-    for reach, name in itertools.product(REACHES, LOOKS):
+    for reach, name in itertools.product(REACHES, QUERIES):
         before, after = few[reach][name], many[reach][name]
         assert before[1] == (7 if name in ("runs None", "events") else before[1]) == after[1]
         assert 0 < after[0] < 1.5 * before[0] + 1000, (reach, name, before, after)
 
 
-async def test_in_memory_either(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_store_checks_only_the_callers_own_sessions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     looked: list[str] = []
     is_within = MemoryView._is_within
 
@@ -174,13 +176,13 @@ async def test_in_memory_either(monkeypatch: pytest.MonkeyPatch) -> None:
         await fill(store, "eve", 30)
         await put_family(store)
         await fill(store, "eve", 30)
-        for within, query in itertools.product(REACHES.values(), LOOKS.values()):
+        for within, query in itertools.product(REACHES.values(), QUERIES.values()):
             looked.clear()
             await store.read(partial(query, within=within, after=None))
             assert len(looked) <= 7
 
 
-async def test_a_page_of_many_sessions_costs_what_the_page_costs(tmp_path: Path) -> None:
+async def test_list_costs_do_not_grow_with_the_callers_own_sessions(tmp_path: Path) -> None:
     with counted() as steps:
         async with SqliteStore(tmp_path / "data.db") as store:
             await put_family(store)
@@ -189,18 +191,16 @@ async def test_a_page_of_many_sessions_costs_what_the_page_costs(tmp_path: Path)
             await fill(store, "ann", MANY)
             many = await costs(store, steps, ANN)
     assert few["runs None"][1] == 50
-    for name in set(LOOKS) - {"events"}:
+    for name in set(QUERIES) - {"events"}:
         assert many[name][0] < 1.5 * few[name][0] + 1000, (name, few[name], many[name])
-    # The log is read in the order of all sessions: what has news is looked for once a page.
+    # The feed merges the sessions' logs: each page searches all sessions once for new events.
     assert many["events"][0] < 60 * MANY
 
 
 @pytest.mark.parametrize(
     "listing", ["sessions", "runs None", "runs completed", "requests None False"]
 )
-async def test_pages_of_what_one_owns_and_was_granted_are_complete(
-    tmp_path: Path, listing: str
-) -> None:
+async def test_pages_of_owned_and_granted_rows_are_complete(tmp_path: Path, listing: str) -> None:
     """Page through own and granted rows while others are added: each comes once, in order."""
     async with SqliteStore(tmp_path / "data.db") as store:
         for owner in ("bob", "ann", "bob", "eve", "ann"):
@@ -211,7 +211,7 @@ async def test_pages_of_what_one_owns_and_was_granted_are_complete(
                 tx.put_grants(session.id, [Grant("bob", "reader")])
 
         await store.transact(share)
-        query = LOOKS[listing]
+        query = QUERIES[listing]
         bob = Visibility("bob")
         everything = await store.read(
             lambda view: [one.id for one in all_of(view, listing) if seen(view, one)]
@@ -227,7 +227,7 @@ async def test_pages_of_what_one_owns_and_was_granted_are_complete(
         assert len(found) > 100
 
 
-async def test_rows_of_an_older_database_have_their_owner(tmp_path: Path) -> None:
+async def test_rows_of_an_older_database_get_their_owner(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     with contextlib.closing(apsw.Connection(str(path))) as connection:
         connection.pragma("application_id", APPLICATION_ID)
@@ -257,7 +257,7 @@ async def test_rows_of_an_older_database_have_their_owner(tmp_path: Path) -> Non
         assert len(await store.read(lambda view: view.runs(within=Visibility("cid"), limit=9))) == 1
 
 
-async def test_requests_of_an_older_database_are_for_humans(tmp_path: Path) -> None:
+async def test_requests_of_an_older_database_get_the_audience_human(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     session = a_session()
     run = a_run(session.id)

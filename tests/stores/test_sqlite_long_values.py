@@ -1,4 +1,4 @@
-"""Long values: where SQLite keeps them, and what was kept before."""
+"""Long values: how SQLite stores them, and how older versions did."""
 
 import sqlite3
 import tracemalloc
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 LONG = "é\n" * 100_000
 
 
-async def test_long_values_of_an_older_schema_are_read_and_results_are_moved(tmp_path):
+async def test_long_values_of_an_older_schema_are_migrated(tmp_path):
     path = tmp_path / "data.db"
     session = a_session()
     run = a_run(session.id, status=RunStatus.COMPLETED, result=RunResult("short"))
@@ -49,7 +49,7 @@ async def test_long_values_of_an_older_schema_are_read_and_results_are_moved(tmp
         assert event.data == {"text": "ü" * 100_000}
 
 
-async def test_finding_a_run_does_not_read_the_long_results_of_others(tmp_path):
+async def test_reading_a_run_does_not_read_the_long_results_of_others(tmp_path):
     path = tmp_path / "data.db"
     session = a_session()
     runs = sorted(
@@ -79,7 +79,7 @@ async def test_finding_a_run_does_not_read_the_long_results_of_others(tmp_path):
         assert await pages_read() < few + 100
 
 
-async def test_readers_of_one_long_event_hold_its_text_once(tmp_path):
+async def test_readers_of_a_long_event_share_its_text(tmp_path):
     session = a_session()
     drafts = [Draft("agent.message", {"text": text}) for text in (LONG, LONG, "short")]
     async with SqliteStore(tmp_path / "data.db") as store:
@@ -98,7 +98,7 @@ async def test_readers_of_one_long_event_hold_its_text_once(tmp_path):
     assert [event.data["text"] for event in pages[0]] == [LONG, LONG, "short"]
 
 
-async def test_readers_that_ask_together_read_a_long_event_once(tmp_path):
+async def test_concurrent_readers_read_a_long_event_once(tmp_path):
     session = a_session()
     text = "x" * 8_000_000
     async with SqliteStore(tmp_path / "data.db") as store:
@@ -122,7 +122,7 @@ async def test_readers_that_ask_together_read_a_long_event_once(tmp_path):
     assert peak < 1.5 * len(text)
 
 
-async def test_a_transaction_that_is_undone_leaves_nothing_for_readers(tmp_path):
+async def test_readers_do_not_get_a_long_event_of_a_rolled_back_transaction(tmp_path):
     session = a_session()
     async with SqliteStore(tmp_path / "data.db") as store:
         await put(store, session)

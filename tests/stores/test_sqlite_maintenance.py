@@ -1,4 +1,4 @@
-"""Copies and checks of a database in use."""
+"""Backups and checks of a database in use."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ async def codes(store):
     return [problem.code for problem in await store.problems()]
 
 
-async def test_a_copy_taken_under_load_is_sound_and_opens_in_the_others_place(tmp_path):
+async def test_backup_taken_under_load_is_sound_and_can_be_restored(tmp_path):
     path, target = tmp_path / "data.db", tmp_path / "copy.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
@@ -62,14 +62,14 @@ async def test_a_copy_taken_under_load_is_sound_and_opens_in_the_others_place(tm
         assert stat.S_IMODE(target.stat().st_mode) == 0o600
         assert target.stat().st_nlink == 1
         assert not list(tmp_path.glob("*partial*"))
-        # Put back: behind what the watermark has of the other, and no loss.
+        # Restored: it is behind the watermark, which is not a loss.
         shutil.copy(target, path)
         async with SqliteStore(path) as store:
             assert 501 <= await count(store) < last
             assert await codes(store) == []
             assert await store.check() == []
             await append(store, session, "going on")
-        # From here on it is as any other: an older copy of it is a loss.
+        # From here on it is like any other: an older copy of it is a loss.
         async with SqliteStore(path) as store:
             assert await codes(store) == []
         shutil.copy(path, tmp_path / "old.db")
@@ -81,7 +81,7 @@ async def test_a_copy_taken_under_load_is_sound_and_opens_in_the_others_place(tm
                 pytest.fail("opened")
 
 
-async def test_a_copy_is_never_written_over_unless_told_to(tmp_path):
+async def test_backup_does_not_overwrite_a_file_without_replace(tmp_path):
     target = tmp_path / "there"
     target.touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -96,7 +96,7 @@ async def test_a_copy_is_never_written_over_unless_told_to(tmp_path):
                 assert target.read_bytes().startswith(b"SQLite format 3\0")
 
 
-async def test_a_copy_takes_the_place_of_nothing_but_a_copy(tmp_path):
+async def test_backup_replaces_only_an_unused_database_of_ours(tmp_path):
     (tmp_path / "agentd.toml").write_text("[daemon]")
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to(tmp_path / "agentd.toml")
@@ -127,7 +127,7 @@ async def test_a_copy_takes_the_place_of_nothing_but_a_copy(tmp_path):
 
 
 @pytest.mark.parametrize("replace", [False, True])
-async def test_a_copy_never_goes_over_the_database_itself(tmp_path, replace):
+async def test_backup_to_the_databases_own_files_is_refused(tmp_path, replace):
     path = tmp_path / "data.db"
     (tmp_path / "link").symlink_to(tmp_path)
     with anyio.fail_after(60):
@@ -146,7 +146,7 @@ async def test_a_copy_never_goes_over_the_database_itself(tmp_path, replace):
             assert await store.check() == []
 
 
-async def test_a_copy_for_which_there_is_no_room_leaves_nothing(tmp_path, monkeypatch):
+async def test_backup_without_disk_space_leaves_no_file(tmp_path, monkeypatch):
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
@@ -160,7 +160,7 @@ async def test_a_copy_for_which_there_is_no_room_leaves_nothing(tmp_path, monkey
             monkeypatch.setattr(
                 "agent_orchestrator.stores.sqlite.maintenance._set_backup_identity", full
             )
-            # The note of the commits may be about to be made anew.
+            # The watermark may be about to be rewritten.
             note = {tmp_path / "data.db.commits", tmp_path / "data.db.commits.new"}
             before = set(tmp_path.iterdir()) - note
             with pytest.raises(Unavailable, match="no space"):
@@ -169,7 +169,7 @@ async def test_a_copy_for_which_there_is_no_room_leaves_nothing(tmp_path, monkey
             assert await codes(store) == []
 
 
-async def test_what_takes_long_ends_with_its_caller_and_with_the_store(tmp_path):
+async def test_long_maintenance_ends_when_its_caller_or_the_store_ends(tmp_path):
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
@@ -207,7 +207,7 @@ async def test_what_takes_long_ends_with_its_caller_and_with_the_store(tmp_path)
             assert await count(store) == 2000
 
 
-async def test_a_check_finds_damage_and_forgets_it_when_it_is_gone(tmp_path):
+async def test_check_reports_damage_until_it_is_repaired(tmp_path):
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
@@ -227,7 +227,7 @@ async def test_a_check_finds_damage_and_forgets_it_when_it_is_gone(tmp_path):
             assert await codes(store) == []
 
 
-async def test_a_check_finds_rows_that_contradict_each_other(tmp_path):
+async def test_check_finds_inconsistent_rows(tmp_path):
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
@@ -242,8 +242,8 @@ async def test_a_check_finds_rows_that_contradict_each_other(tmp_path):
             other.close()
 
 
-async def test_a_start_looks_at_a_large_database_for_a_bounded_time(tmp_path, monkeypatch):
-    """What the first look does not reach is left to the check that can be asked for."""
+async def test_check_at_the_start_has_a_time_limit(tmp_path, monkeypatch):
+    """What the check at the start does not reach is left to an explicit check."""
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:

@@ -1,4 +1,4 @@
-"""Opening a database file: what is made, what is set, what is refused and left as it was."""
+"""Opening a database file: which files are made, with which settings, and which are refused."""
 
 import contextlib
 import os
@@ -49,14 +49,14 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend():
-    """One event loop: what is shown is what files and other processes do."""
+    """One event loop: the tests are about files and other processes."""
     return "asyncio"
 
 
 @pytest.fixture(autouse=True)
 def deadline():
     """The database work of these tests takes milliseconds; pytest-timeout guards the rest."""
-    previous = os.umask(0o000)  # the strictest test of our own modes
+    previous = os.umask(0o000)  # so that only our own modes protect the files
     yield
     os.umask(previous)
 
@@ -99,17 +99,17 @@ async def make(path: Path, events: int = 1) -> str:
 async def test_files_and_directories_are_made_for_their_owner_only(tmp_path, mask):
     before = os.umask(mask)
     try:
-        await _look_at_modes(tmp_path / "new" / "deeper" / "data.db")
+        await _check_modes(tmp_path / "new" / "deeper" / "data.db")
     finally:
         os.umask(before)
-    # A directory that was made for the database is none of git's; one that was there is left alone.
+    # A directory made for the database is ignored by git; an existing one is left alone.
     assert "\n*\n" in (tmp_path / "new" / "deeper" / ".gitignore").read_text()
     (tmp_path / "old").mkdir()
     await make(tmp_path / "old" / "data.db")
     assert not (tmp_path / "old" / ".gitignore").exists()
 
 
-async def _look_at_modes(path):
+async def _check_modes(path):
     with anyio.fail_after(30):
         async with SqliteStore(path) as store:
             await put(store, a_session())
@@ -122,7 +122,7 @@ async def _look_at_modes(path):
                 "data.db.commits",
                 "data.db.ballast",
             }
-            # The note of the commits is there for a moment under another name while it is made.
+            # The watermark has another name for a moment while it is made.
             while {entry.name for entry in path.parent.iterdir()} != names:
                 await anyio.sleep(0.01)
             assert {mode(path.parent / name) for name in names} == {0o600}
@@ -133,7 +133,7 @@ async def _look_at_modes(path):
     assert {entry.name for entry in path.parent.iterdir()} == names
 
 
-async def test_an_odd_name_is_a_name(tmp_path, monkeypatch):
+async def test_file_name_with_special_characters_is_used_literally(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("file:x?mode=memory", ":memory:", "a b%20ü#?.db"):
         session_id = await make(Path(name))
@@ -143,7 +143,7 @@ async def test_an_odd_name_is_a_name(tmp_path, monkeypatch):
                 assert await store.read(lambda view, s=session_id: view.session(s)) is not None
 
 
-async def test_every_connection_is_set_as_it_must_be(tmp_path):
+async def test_connections_have_the_required_settings(tmp_path):
     database = open_database(tmp_path / "data.db")
     try:
         for connection in (database.writer, *database.readers):
@@ -184,14 +184,14 @@ async def test_every_connection_is_set_as_it_must_be(tmp_path):
         database.close()
 
 
-async def test_a_change_through_the_view_of_a_look_is_impossible(tmp_path):
+async def test_view_of_a_read_has_no_write_methods(tmp_path):
     with anyio.fail_after(30):
         async with SqliteStore(tmp_path / "data.db") as store:
             with pytest.raises(AttributeError):
                 await store.read(lambda view: view.add_session(a_session()))
 
 
-async def test_what_was_committed_is_there_after_a_restart(tmp_path):
+async def test_committed_events_are_there_after_a_restart(tmp_path):
     path = tmp_path / "data.db"
     session_id = await make(path, events=100)
     for _ in range(2):
@@ -201,10 +201,10 @@ async def test_what_was_committed_is_there_after_a_restart(tmp_path):
                 assert [event.seq for event in events] == list(range(1, 101))
 
 
-async def test_a_journal_that_somebody_put_beside_it_is_not_played_back(tmp_path):
+async def test_foreign_rollback_journal_is_set_aside(tmp_path):
     path = tmp_path / "data.db"
     session_id = await make(path)
-    # A journal that is hot: SQLite would restore the pages in it.
+    # A hot journal: SQLite would restore its pages.
     forged = apsw.Connection(str(tmp_path / "forged.db"))
     forged.execute("CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(100000))")
     forged.pragma("cache_size", 1)
@@ -226,14 +226,14 @@ async def test_an_empty_file_is_a_new_database(tmp_path):
 
 
 @pytest.mark.parametrize("text", [b"x", b"not a database, but long enough " * 200, b"\0" * 8192])
-async def test_a_file_that_is_no_database_is_refused(tmp_path, text):
+async def test_file_that_is_not_a_database_is_refused(tmp_path, text):
     path = tmp_path / "notes.txt"
     path.write_bytes(text)
     await refused(path, ForeignDatabase)
 
 
 @pytest.mark.parametrize("wal", [False, True])
-async def test_another_programs_database_is_refused(tmp_path, wal):
+async def test_database_of_another_program_is_refused(tmp_path, wal):
     path = tmp_path / "theirs.db"
     connection = apsw.Connection(str(path))
     if wal:
@@ -259,7 +259,7 @@ async def test_a_newer_schema_is_refused(tmp_path):
     await refused(path, SchemaTooNew)
 
 
-async def test_a_newer_schema_in_an_unfinished_log_is_refused(tmp_path):
+async def test_newer_schema_in_the_write_ahead_log_is_refused(tmp_path):
     path = tmp_path / "data.db"
     await make(path)
     # A process that dies without a checkpoint: the version is in the write-ahead log only.
@@ -294,8 +294,8 @@ async def test_a_damaged_database_is_refused(tmp_path, how):
 
 
 @pytest.mark.parametrize("pages", [1, 2, 5, 40])
-async def test_a_log_that_was_being_emptied_is_emptied_at_the_next_start(tmp_path, pages):
-    """A process that dies in a checkpoint has written the first pages, with the size of all."""
+async def test_interrupted_checkpoint_is_completed_at_the_next_start(tmp_path, pages):
+    """A process that dies in a checkpoint has written the first pages, with the final size."""
     path, log = tmp_path / "data.db", tmp_path / "data.db-wal"
     await make(path)
     program = (
@@ -315,7 +315,7 @@ async def test_a_log_that_was_being_emptied_is_emptied_at_the_next_start(tmp_pat
         await anyio.run_process([sys.executable, "-c", program, str(path)])
     unfinished, frames = path.read_bytes(), log.read_bytes()
     connection = apsw.Connection(str(path))
-    connection.pragma("user_version")  # it knows of the log once it has read
+    connection.pragma("user_version")  # a connection sees the log after its first read
     connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     connection.close()
     finished = path.read_bytes()
@@ -328,7 +328,7 @@ async def test_a_log_that_was_being_emptied_is_emptied_at_the_next_start(tmp_pat
             assert await store.read(lambda view: view.event_count()) == 2001
 
 
-async def test_a_second_store_is_refused_and_told_who_has_it(tmp_path):
+async def test_second_store_is_refused_and_names_the_process_that_has_the_lock(tmp_path):
     path = tmp_path / "data.db"
     with anyio.fail_after(30):
         async with SqliteStore(path) as store:
@@ -353,7 +353,7 @@ anyio.run(main)
 """
 
 
-async def test_the_lock_ends_with_its_process_even_when_killed(tmp_path):
+async def test_lock_ends_with_its_process_even_when_it_is_killed(tmp_path):
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
         async with await anyio.open_process(
@@ -369,8 +369,8 @@ async def test_the_lock_ends_with_its_process_even_when_killed(tmp_path):
         await make(path)
 
 
-async def test_the_lock_is_not_handed_to_child_processes(tmp_path):
-    """A child that outlives the store must not keep the next one out."""
+async def test_child_processes_do_not_inherit_the_lock(tmp_path):
+    """A child that outlives the store must not block the next one."""
     path = tmp_path / "data.db"
     with anyio.fail_after(30):
         async with SqliteStore(path):
@@ -382,7 +382,7 @@ async def test_the_lock_is_not_handed_to_child_processes(tmp_path):
             await child.aclose()
 
 
-async def test_paths_that_cannot_be(tmp_path):
+async def test_impossible_paths_are_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "directory").mkdir()
     await refused(tmp_path / "directory", StoreOpenError, "is a directory")
@@ -397,14 +397,14 @@ async def test_paths_that_cannot_be(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-async def test_a_directory_we_may_not_write_to(tmp_path):
+async def test_directory_without_write_permission_is_refused(tmp_path):
     (tmp_path / "closed").mkdir(0o500)
     with pytest.raises(StoreOpenError, match="Permission denied"):
         async with SqliteStore(tmp_path / "closed" / "data.db"):
             pytest.fail("opened")
 
 
-async def test_a_migration_that_fails_leaves_the_version_before_it(tmp_path, monkeypatch):
+async def test_failed_migration_leaves_the_previous_schema(tmp_path, monkeypatch):
     path = tmp_path / "data.db"
     session_id = await make(path)
     steps = (*migrations(), "CREATE TABLE extra (x TEXT) STRICT; CREATE TABLE runs (x)")
@@ -422,7 +422,7 @@ async def test_a_migration_that_fails_leaves_the_version_before_it(tmp_path, mon
     await refused(path, SchemaTooNew)
 
 
-async def test_a_store_that_is_not_open_says_so(tmp_path):
+async def test_calls_on_a_store_that_is_not_open_are_refused(tmp_path):
     store = SqliteStore(tmp_path / "data.db")
     with pytest.raises(Unavailable):
         await store.transact(lambda tx: tx.notify("x"))
@@ -430,7 +430,7 @@ async def test_a_store_that_is_not_open_says_so(tmp_path):
         await store.read(lambda view: view.feed_head())
 
 
-async def test_a_file_with_two_names_is_refused(tmp_path):
+async def test_file_with_a_hard_link_is_refused(tmp_path):
     path = tmp_path / "data.db"
     async with SqliteStore(path):
         pass
@@ -442,14 +442,14 @@ async def test_a_file_with_two_names_is_refused(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_the_steps_are_numbered_without_gap_or_repeat() -> None:
-    """Two of one number would be told apart by their names, and a database at the first miss one."""
+def test_migrations_are_numbered_without_gap_or_repeat() -> None:
+    """With two of one number, a database at the first of them would miss the other."""
     folder = files("agent_orchestrator.stores.sqlite") / "migrations"
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
 
 
-async def test_records_of_before_they_were_bounded_are_counted(tmp_path: Path) -> None:
+async def test_records_of_an_older_schema_count_against_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     session = a_session()
     ended = a_run(session.id, status=RunStatus.COMPLETED)
@@ -481,7 +481,7 @@ async def test_records_of_before_they_were_bounded_are_counted(tmp_path: Path) -
     assert found == {"local": ["b", "c", "d"], "ann": ["a", "b", "c", "d"], ended.id: []}
 
 
-async def test_the_effort_of_runs_of_before_was_chosen(tmp_path: Path) -> None:
+async def test_effort_of_runs_of_an_older_schema_counts_as_chosen(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     session = a_session()
     runs = [a_run(session.id, effort="low"), a_run(session.id)]
@@ -498,7 +498,7 @@ async def test_the_effort_of_runs_of_before_was_chosen(tmp_path: Path) -> None:
     assert [run.chosen for run in found if run] == [ChoiceLimits("low"), ChoiceLimits()]
 
 
-async def test_options_of_before_are_answers_in_words(tmp_path: Path) -> None:
+async def test_options_of_an_older_schema_become_answers(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     session = a_session()
     run = a_run(session.id)

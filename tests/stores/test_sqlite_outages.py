@@ -1,6 +1,6 @@
-"""The disk is full, broken, read-only or held by another: what callers are told, and how it ends.
+"""The disk is full, broken or read-only, or the database locked: the errors, and the recovery.
 
-The faults are made below SQLite, in the calls it makes for writing and syncing, or are real: a small
+The faults are injected below SQLite, in its calls to write and sync, or are real: a small
 file system that is full, another program's lock.
 """
 
@@ -23,15 +23,15 @@ pytestmark = pytest.mark.anyio
 
 
 class Disk(apsw.VFS):
-    """The system's files, with faults to order."""
+    """The system's files, with faults on demand."""
 
     def __init__(self):
         self.fails = {}
         """The error by (call, the end of the file's name)."""
         self.left = {}
-        """How many calls go well before it."""
+        """The number of calls that succeed before it."""
         self.heals_after = None
-        """After how many failures all is well again, if it shall be."""
+        """The number of failures after which calls succeed again, if not None."""
         super().__init__("faulty", "unix")
 
     def break_(self, call, suffix, error, *, after=0):
@@ -99,7 +99,7 @@ async def codes(store):
 
 
 async def healed(store):
-    """Wait for the store to notice that all is well again, asking as a status does."""
+    """Wait until the store reports no problem, asking as the status call does."""
     with anyio.fail_after(10):
         while await store.problems():
             await anyio.sleep(0.05)
@@ -119,7 +119,7 @@ async def texts(store, session):
         ("write", apsw.ReadOnlyError("attempt to write a readonly database"), "database_read_only"),
     ],
 )
-async def test_an_error_of_the_disk_is_told_and_ends_with_it(tmp_path, disk, call, error, code):
+async def test_disk_error_is_reported_until_the_disk_works_again(tmp_path, disk, call, error, code):
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
@@ -147,7 +147,7 @@ async def test_an_error_of_the_disk_is_told_and_ends_with_it(tmp_path, disk, cal
             assert await texts(store, session) == ["before", "after"]
 
 
-async def test_a_commit_with_an_unknown_outcome_says_so(tmp_path, disk):
+async def test_commit_with_an_unknown_outcome_says_so(tmp_path, disk):
     with anyio.fail_after(60):
         async with SqliteStore(tmp_path / "data.db") as store:
             session = a_session()
@@ -159,10 +159,10 @@ async def test_a_commit_with_an_unknown_outcome_says_so(tmp_path, disk):
 
 
 @pytest.mark.parametrize(("call", "step"), [("write", 7), ("sync", 1)])
-async def test_no_write_that_fails_is_acknowledged_and_none_that_was_is_lost(
+async def test_failing_writes_are_not_acknowledged_and_acknowledged_ones_not_lost(
     tmp_path, disk, call, step
 ):
-    """The fault comes at each of the calls of several commits in turn, and goes again."""
+    """The fault comes at each call of several commits in turn, and ends again."""
     path = tmp_path / "data.db"
     told, tried = [], []
     with anyio.fail_after(120):
@@ -189,7 +189,7 @@ async def test_no_write_that_fails_is_acknowledged_and_none_that_was_is_lost(
             assert await codes(store) == []
 
 
-async def test_a_fault_hits_who_is_in_the_commit_and_spares_readers(tmp_path, disk):
+async def test_write_error_affects_only_callers_of_the_commit_and_no_readers(tmp_path, disk):
     with anyio.fail_after(60):
         async with SqliteStore(tmp_path / "data.db") as store:
             session = a_session()
@@ -213,7 +213,7 @@ async def test_a_fault_hits_who_is_in_the_commit_and_spares_readers(tmp_path, di
             await healed(store)
 
 
-async def test_a_full_disk_keeps_new_work_out_and_lets_outcomes_in(tmp_path, disk):
+async def test_full_disk_refuses_new_work_and_accepts_reserved_writes(tmp_path, disk):
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
@@ -223,7 +223,7 @@ async def test_a_full_disk_keeps_new_work_out_and_lets_outcomes_in(tmp_path, dis
             assert ballast.stat().st_blocks * 512 >= SIZE
             assert ballast.stat().st_mode & 0o777 == 0o600
 
-            # What is written fails while the ballast is there: it holds the last room.
+            # Writes fail while the ballast is there: it takes the last space.
             class Full(Exception):
                 pass
 
@@ -283,7 +283,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-async def test_a_disk_that_is_really_full_and_has_room_again(small_disk):
+async def test_store_recovers_when_a_full_disk_has_space_again(small_disk):
     path = small_disk / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
@@ -302,7 +302,7 @@ async def test_a_disk_that_is_really_full_and_has_room_again(small_disk):
             stuffing = small_disk / "stuffing"
             with stuffing.open("wb") as file:
                 try:
-                    # All but what the ballast had: it is somebody else's now.
+                    # All space but the ballast's is taken by another file.
                     free = os.statvfs(small_disk)
                     file.write(b"x" * (free.f_bavail * free.f_frsize - 2 * 1024 * 1024))
                 except OSError:
@@ -322,14 +322,14 @@ async def test_a_disk_that_is_really_full_and_has_room_again(small_disk):
 
 
 def stuff(place, *, leave):
-    """Fill a file system up to so many bytes."""
+    """Fill a file system except for ``leave`` bytes."""
     free = os.statvfs(place)
     room = free.f_bavail * free.f_frsize - leave
     (place / "stuffing").write_bytes(b"x" * room)
 
 
 @pytest.mark.parametrize("has_ballast", [True, False])
-async def test_a_start_on_a_full_disk_reads_and_refuses(small_disk, has_ballast):
+async def test_store_opened_on_a_full_disk_reads_and_refuses_new_work(small_disk, has_ballast):
     path = small_disk / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
@@ -361,7 +361,7 @@ sys.stdin.read()
 """
 
 
-async def test_another_programs_lock_is_waited_for_a_while_and_told_of(tmp_path, monkeypatch):
+async def test_lock_of_another_program_is_reported_after_a_timeout(tmp_path, monkeypatch):
     monkeypatch.setattr("agent_orchestrator.stores.sqlite.connection.BUSY_TIMEOUT_MS", 300)
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
@@ -385,8 +385,8 @@ async def test_another_programs_lock_is_waited_for_a_while_and_told_of(tmp_path,
             assert await append(store, session, "y") == 1
 
 
-async def test_a_database_that_went_back_while_it_was_open_takes_no_more(tmp_path, disk):
-    """After an error the connection is replaced: what it finds must be what was acknowledged."""
+async def test_database_that_lost_commits_while_open_refuses_writes(tmp_path, disk):
+    """After an error the connection is replaced. It must find all acknowledged commits."""
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
@@ -408,7 +408,7 @@ async def test_a_database_that_went_back_while_it_was_open_takes_no_more(tmp_pat
             assert await texts(store, session) == ["a"]
 
 
-async def test_a_damaged_page_is_told_to_who_meets_it(tmp_path):
+async def test_damaged_page_is_reported_to_the_caller_that_reads_it(tmp_path):
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
@@ -444,8 +444,8 @@ async def test_a_damaged_page_is_told_to_who_meets_it(tmp_path):
 
 
 @pytest.mark.parametrize("lasts", [True, False], ids=["for good", "for a moment"])
-async def test_a_page_that_cannot_be_read_is_not_called_damaged(tmp_path, disk, lasts):
-    """SQLite itself says that it is malformed, in either case."""
+async def test_page_that_cannot_be_read_is_reported_as_a_disk_error(tmp_path, disk, lasts):
+    """SQLite calls the database malformed in either case."""
     path = tmp_path / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
@@ -456,7 +456,7 @@ async def test_a_page_that_cannot_be_read_is_not_called_damaged(tmp_path, disk, 
         async with SqliteStore(path) as store:
             await store.read(lambda view: view.session(other.id))
             error = apsw.IOError("disk I/O error")
-            error.extendedresult = apsw.SQLITE_IOERR_CORRUPTFS  # what unix tells of EIO
+            error.extendedresult = apsw.SQLITE_IOERR_CORRUPTFS  # as the unix VFS reports EIO
             disk.break_("read", "data.db", error)
             if not lasts:
                 disk.heals_after = 1
@@ -483,7 +483,7 @@ async def test_a_page_that_cannot_be_read_is_not_called_damaged(tmp_path, disk, 
             assert len(await texts(store, session)) == 3
 
 
-async def test_a_log_that_cannot_be_emptied_is_left_for_the_next_start(tmp_path, disk, caplog):
+async def test_write_ahead_log_is_kept_if_the_last_checkpoint_fails(tmp_path, disk, caplog):
     path = tmp_path / "data.db"
     with anyio.fail_after(60), caplog.at_level(logging.WARNING):
         async with SqliteStore(path) as store:

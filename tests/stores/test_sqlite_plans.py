@@ -1,8 +1,7 @@
-"""Every statement the SQLite store has finds its rows by an index, whatever else there is.
+"""Every statement of the SQLite store finds its rows by an index.
 
 The statements are those that SQLite itself reports while each method of a view and of a transaction is
-called with each combination of its filters. A new method takes part by itself: a parameter that is not
-known here fails the test.
+called with each combination of its filters. New methods are included automatically. A parameter without a value here fails the test.
 """
 
 import inspect
@@ -40,7 +39,7 @@ from agent_orchestrator.testing.stores.samples import (
 pytestmark = pytest.mark.anyio
 
 SMALL = {"tree", "walk", "lineage", "place", "json_each"}
-"""What may be read whole: parts of a query, which hold what the query found."""
+"""Parts of a query that may be scanned, because they hold only what the query found."""
 
 READ_WHOLE = {
     ("SCAN r USING INDEX runs_for_workers", "LIMIT ?"): "the queue, which has a limit",
@@ -50,7 +49,7 @@ READ_WHOLE = {
     ("SCAN idempotency", "ORDER BY number LIMIT 1"): "the oldest one",
     ("SCAN callers", "min(caller)"): "one row a caller, each found by the index",
 }
-"""Steps that read all rows of what they name, a part of their statements, and why that is right."""
+"""Steps that scan a table: the step, a part of the statement, and why it is allowed."""
 
 SESSION = a_session(owner="ann")
 RUN = a_run(SESSION.id, worker_id="dmn_1/1", status=RunStatus.RUNNING)
@@ -126,10 +125,10 @@ OWN: dict[tuple[str, str], tuple[Any, ...]] = {
     ("put_attempt", "attempt"): (ATTEMPT,),
     ("runs", "status"): (None, *RunStatus),
 }
-"""Values of a parameter of one method, where they are not those of the others."""
+"""Values of a parameter for one method, instead of those in ``VALUES``."""
 
 IN_ORDER = ("add_session", "add_run", "add_message", "add_request", "add_token", "add_image")
-"""What is added before anything else can be."""
+"""The methods to call first, in this order."""
 
 
 @contextmanager
@@ -151,10 +150,10 @@ def reported() -> Iterator[set[str]]:
         apsw.connection_hooks.remove(opened)
 
 
-async def test_no_statement_reads_a_whole_table(tmp_path: Path) -> None:
+async def test_statements_find_their_rows_by_an_index(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     async with SqliteStore(path):
-        pass  # what brings it to the present schema reads all there is, once
+        pass  # migrations scan tables, once
     with reported() as statements:
         await ask_everything(path)
     found = dict(explained(path, statements))
@@ -198,7 +197,7 @@ async def ask_everything(path: Path) -> None:
                 await store.read(partial(call, name, keywords))
         await store.transact(lambda tx: tx.append(SESSION.id, drafts(*"x" * 99), NOW))
         for sessions in ((), (SESSION.id,)):
-            # So far behind that the logs of the sessions are merged.
+            # A reader so far behind that the logs of the sessions are merged.
             await store.read(
                 lambda view, s=sessions: view.feed(
                     after=None, sessions=s, within=Visibility("ann"), limit=9
@@ -234,7 +233,7 @@ def call(name: str, keywords: dict[str, Any], view: View) -> None:
 
 
 def explained(path: Path, statements: set[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each statement that looks for rows, and the steps by which SQLite would."""
+    """Yield each statement that searches rows, with the steps of SQLite's query plan."""
     connection = apsw.Connection(str(path))
     try:
         for sql in statements:
@@ -253,7 +252,7 @@ def explained(path: Path, statements: set[str]) -> Iterator[tuple[str, list[str]
 
 
 def _nothing(sql: str) -> tuple[None, ...]:
-    """Return values for a statement of which only the plan is asked."""
+    """Return null values for a statement that is only explained."""
     numbers = [int(number) for number in re.findall(r"\?(\d+)", sql)]
     return (None,) * (max(numbers) if numbers else sql.count("?"))
 

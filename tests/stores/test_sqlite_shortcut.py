@@ -1,4 +1,4 @@
-"""The tests' new databases are copies; one that is made step by step is the same."""
+"""The tests copy a new database; one made by the migrations is the same."""
 
 import contextlib
 
@@ -11,7 +11,7 @@ from agent_orchestrator.stores.sqlite import SqliteStore
 pytestmark = pytest.mark.anyio
 
 
-def told(path):
+def contents(path):
     with contextlib.closing(apsw.Connection(str(path))) as database:
         tables = [
             name
@@ -31,16 +31,16 @@ def told(path):
         )  # fmt: skip
 
 
-async def test_a_copied_schema_is_the_one_the_steps_make(tmp_path, monkeypatch):
+async def test_copied_schema_is_the_one_that_the_migrations_make(tmp_path, monkeypatch):
     for name in ("copied", "again"):
         async with SqliteStore(tmp_path / name):
             pass
     monkeypatch.setattr("agent_orchestrator.stores.sqlite.connection.migrate", shortcuts.MIGRATE)
     async with SqliteStore(tmp_path / "made"):
         pass
-    names, *copied = told(tmp_path / "copied")
-    other_names, *again = told(tmp_path / "again")
-    made_names, *made = told(tmp_path / "made")
+    names, *copied = contents(tmp_path / "copied")
+    other_names, *again = contents(tmp_path / "again")
+    made_names, *made = contents(tmp_path / "made")
     assert copied == again == made
     assert len(names) == len(other_names) == len(made_names) == 1
     assert len(names | other_names | made_names) == 3

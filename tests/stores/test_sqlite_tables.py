@@ -1,4 +1,4 @@
-"""The tables follow from the model: their columns are there, and what is written is read again."""
+"""The tables follow from the model: the columns exist, and values are read as they were written."""
 
 import contextlib
 import json
@@ -83,7 +83,7 @@ VALUES: list[tuple[str, Table[Any], Any]] = [
 
 
 @pytest.mark.parametrize(("name", "kind", "value"), VALUES)
-def test_what_is_written_is_read_again(name: str, kind: Table[Any], value: Any) -> None:
+def test_row_of_a_value_is_read_as_the_same_value(name: str, kind: Table[Any], value: Any) -> None:
     row = kind.values(value)
     assert len(row) == len(kind.columns.split(", "))
     behind = (value.last_seq, json.dumps(value.threads)) if name == "sessions" else ()
@@ -102,7 +102,7 @@ def test_the_schema_has_every_column() -> None:
             assert set(kind.columns.split(", ")) <= columns, name
 
 
-def test_a_new_field_is_a_column_without_more() -> None:
+def test_new_field_of_a_model_becomes_a_column() -> None:
     @attrs.frozen
     class Inner:
         word: str
@@ -127,7 +127,7 @@ def test_a_new_field_is_a_column_without_more() -> None:
 
 
 @pytest.mark.anyio
-async def test_lists_of_before_get_the_names_of_their_fields(tmp_path: Path) -> None:
+async def test_json_lists_of_an_older_schema_become_objects(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     message = evolve(a_message(SESSION.id), images=IMAGES)
     attempt = Attempt(RUN.id, 1, "w", "codex", NOW, invocation=INVOCATION)
