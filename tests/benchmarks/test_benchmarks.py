@@ -1,4 +1,4 @@
-"""Each benchmark runs, checks what it measures, and its table says what was missed."""
+"""Each benchmark runs and checks what it measures; the table marks missed bounds."""
 
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ FIGURES = {
         for name in bench.BENCHMARKS
     ],
 )
-def test_it_measures(name, tmp_path):
+def test_benchmark_returns_its_figures(name, tmp_path):
     if name in REAL_CODEX:
         try:
             native_codex()
@@ -61,11 +61,11 @@ def figure(value, **more):
         ("at least", 1.999, False),
     ],
 )
-def test_bound(limit, value, met):
+def test_figure_meets_its_bound(limit, value, met):
     assert figure(value, limit=limit).met is met
 
 
-def test_table():
+def test_table_shows_missed_bounds():
     assert table([figure(1), figure(3, unit="s", detail="3 of them")]).splitlines() == [
         "| figure | measured | bound       |        | from      |",
         "|--------|----------|-------------|--------|-----------|",
@@ -74,7 +74,7 @@ def test_table():
     ]
 
 
-def test_medians_are_taken_in_turn():
+def test_medians_alternate_between_the_measurements():
     calls = []
 
     def measure(name, *results):
@@ -97,7 +97,7 @@ def test_missed_bound_is_exit_status_1(monkeypatch, capsys, value, status):
     assert "| size " in capsys.readouterr().out
 
 
-def test_page_gets_the_table():
+def test_page_shows_the_new_table():
     page = "before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n"
     new = bench.written(page, "| \\1 |", Effort("quick"))
     assert new.startswith("before\n<!-- figures -->\n\n`./bin/bench --quick` on ")
@@ -105,12 +105,12 @@ def test_page_gets_the_table():
     assert bench.written(new, "| \\1 |", Effort("quick")) == new
 
 
-def test_page_has_a_place_for_it():
+def test_page_has_the_markers_of_the_table():
     page = bench.PAGE.read_text()
     assert bench.written(page, "the table", Effort("full")) != page
 
 
-def test_wrong_output_is_no_measurement():
+def test_wrong_output_is_an_error():
     assert timed([sys.executable, "-c", "print('right')"], "right") > 0
     with pytest.raises(WrongResult, match="wrong"):
         timed([sys.executable, "-c", "print('wrong')"], "right")
@@ -118,7 +118,7 @@ def test_wrong_output_is_no_measurement():
         timed([sys.executable, "-c", "print('right'); raise SystemExit(3)"], "right")
 
 
-def test_load_that_is_refused_is_no_measurement(tmp_path: Path):
+def test_refused_load_is_an_error(tmp_path: Path):
     with agentd(tmp_path) as daemon:
         port = int(daemon.url.rpartition(":")[2])
         refused = load.request("/sessions", '{"title": 7}')
@@ -126,7 +126,7 @@ def test_load_that_is_refused_is_no_measurement(tmp_path: Path):
             load.generate(load.Plan(port, [[[refused]]]))
 
 
-def test_server_that_does_not_start_is_told_with_its_log(tmp_path: Path):
+def test_server_that_does_not_start_is_an_error_with_its_log(tmp_path: Path):
     argv = [sys.executable, "-c", "import sys; sys.exit('no such luck')"]
     with pytest.raises(WrongResult, match="no such luck"), server(tmp_path, argv=argv):
         pass

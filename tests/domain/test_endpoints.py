@@ -1,4 +1,4 @@
-"""Where the daemons of one user are."""
+"""Endpoint files, by which a user's daemons are found."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def _other(directory: str, **more: object) -> Endpoint:
     return evolve(one, directory=directory, **more)
 
 
-def test_a_daemon_is_found_while_it_runs(state: UserState) -> None:
+def test_endpoint_of_a_daemon_is_found_while_it_runs(state: UserState) -> None:
     assert endpoints.running_endpoints(state) == endpoints.running_endpoints(None) == []
     ours = endpoints.this_process("http://127.0.0.1:8770", Path("/d/a.db"))
     endpoints.write_endpoint(state, ours)
@@ -33,7 +33,7 @@ def test_a_daemon_is_found_while_it_runs(state: UserState) -> None:
     assert endpoints.last_endpoint(state) == ours
 
 
-def test_what_a_killed_daemon_left_is_removed_and_what_another_machine_wrote_is_not(
+def test_endpoint_file_of_a_killed_daemon_is_removed_and_of_another_boot_kept(
     state: UserState,
 ) -> None:
     ours = endpoints.this_process("http://127.0.0.1:1", Path("/d/a.db"))
@@ -46,7 +46,7 @@ def test_what_a_killed_daemon_left_is_removed_and_what_another_machine_wrote_is_
     assert {path.name for path in state.daemons.iterdir()} == {"2.json", f"{os.getpid()}.json"}
 
 
-def test_what_is_no_endpoint_file_is_passed_over(state: UserState) -> None:
+def test_invalid_endpoint_files_are_ignored(state: UserState) -> None:
     endpoints.write_endpoint(state, endpoints.this_process("http://127.0.0.1:1", Path("/d/a.db")))
     [good] = state.daemons.iterdir()
     told = json.loads(good.read_text())
@@ -69,6 +69,8 @@ def test_what_is_no_endpoint_file_is_passed_over(state: UserState) -> None:
         (["/a", "/a"], "/a", None),
     ],
 )
-def test_the_nearest_is_meant(directories: list[str], here: str, expected: str | None) -> None:
+def test_endpoint_of_the_nearest_parent_directory_is_chosen(
+    directories: list[str], here: str, expected: str | None
+) -> None:
     found = endpoints.endpoint_for([_other(one) for one in directories], Path(here))
     assert (found and found.directory) == expected

@@ -14,7 +14,7 @@ from agent_orchestrator.operations import sessions as session_calls
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-def test_a_command_with_nothing_wrong_has_no_problems(operation: table.Operation) -> None:
+def test_valid_command_has_no_problems(operation: table.Operation) -> None:
     values = {
         name: spec.choices[0]
         if spec.choices
@@ -32,7 +32,7 @@ def test_a_command_with_nothing_wrong_has_no_problems(operation: table.Operation
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-def test_every_wrong_type_is_named(operation: table.Operation) -> None:
+def test_problems_name_every_field_of_a_wrong_type(operation: table.Operation) -> None:
     fields = specs(operation.request)
     assert set(problems(operation.request, dict.fromkeys(fields, object()))) == set(fields)
     assert problems(operation.request, {"surprise": 1} | dict.fromkeys(fields, b"")).keys() == {
@@ -41,7 +41,7 @@ def test_every_wrong_type_is_named(operation: table.Operation) -> None:
     }
 
 
-def test_a_number_is_not_a_truth_value_and_the_reverse() -> None:
+def test_number_is_not_a_boolean_and_the_reverse() -> None:
     assert "cascade" in problems(run_calls.CancelRun, {"run_id": "r", "cascade": 1})
     assert "limit" in problems(run_calls.ListRuns, {"limit": True})
     assert "timeout_s" in problems(run_calls.WaitRun, {"run_id": "r", "timeout_s": float("nan")})
@@ -64,12 +64,12 @@ def test_a_number_is_not_a_truth_value_and_the_reverse() -> None:
         ({1: "number as key"}, "metadata"),
     ],
 )
-def test_metadata_is_what_json_can_say(value: dict, named: str) -> None:
+def test_metadata_must_be_representable_in_json(value: dict, named: str) -> None:
     assert list(problems(session_calls.CreateSession, {"metadata": value})) == [named]
 
 
-def spoilt(spec: FieldSpec) -> tuple[Any, str]:
-    """Return a value for a field with half a character in it, and where in the field that is."""
+def with_a_surrogate(spec: FieldSpec) -> tuple[Any, str]:
+    """Return a value for a field with a lone surrogate in it, and its place in the field."""
     half = "/\ud800"
     if dict in spec.kinds:
         return {"k": [half]}, ".k[0]"
@@ -93,14 +93,14 @@ def spoilt(spec: FieldSpec) -> tuple[Any, str]:
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
-def test_half_a_character_is_refused_wherever_it_is(
+def test_lone_surrogate_is_refused_in_any_field(
     operation: table.Operation[Any, Any], name: str
 ) -> None:
-    value, place = spoilt(specs(operation.request)[name])
+    value, place = with_a_surrogate(specs(operation.request)[name])
     assert name + place in problems(operation.request, {name: value})
 
 
-def test_an_error_does_not_repeat_all_it_was_sent() -> None:
+def test_error_for_many_or_long_fields_is_short() -> None:
     found = problems(
         daemon_calls.GetStatus, {"x" * 1_000_000: 1, **{f"k{n}\ud800": 1 for n in range(500)}}
     )

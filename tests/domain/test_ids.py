@@ -1,4 +1,4 @@
-"""Identifiers sort as they were made."""
+"""Identifiers sort by their creation."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ def test_identifiers_sort_by_creation_and_never_repeat() -> None:
     assert all(one.startswith("run_") and len(one) == 30 for one in made)
 
 
-def test_threads_share_a_source() -> None:
+def test_threads_can_share_a_source_of_identifiers() -> None:
     ids = SortableIds()
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda _: [ids("msg") for _ in range(500)], range(8)))
@@ -26,7 +26,7 @@ def test_threads_share_a_source() -> None:
 
 
 @pytest.mark.parametrize("jump_s", [-86_400, -3600, -1, 0, 1, 3600, 86_400])
-def test_the_clock_is_set(jump_s: int) -> None:
+def test_identifiers_stay_sorted_when_the_clock_is_set(jump_s: int) -> None:
     now = [time.time_ns()]
     ids = SortableIds(lambda: now[0])
     made = [ids("run") for _ in range(100)]
@@ -38,7 +38,7 @@ def test_the_clock_is_set(jump_s: int) -> None:
 
 
 @pytest.mark.parametrize("jump_s", [-86_400, -3600, 0, 3600])
-def test_a_source_goes_on_after_the_one_before_it(jump_s: int) -> None:
+def test_identifiers_sort_after_those_that_the_source_follows(jump_s: int) -> None:
     now = [time.time_ns()]
     before = SortableIds(lambda: now[0])
     made = [before(kind) for kind in ("ses", "run", "msg", "req") for _ in range(10)]
@@ -49,7 +49,7 @@ def test_a_source_goes_on_after_the_one_before_it(jump_s: int) -> None:
     assert texts == sorted(set(texts))
 
 
-def test_foreign_identifiers_are_not_followed() -> None:
+def test_identifiers_of_another_form_are_not_followed() -> None:
     ids = SortableIds()
     ids.follow(["", "ses_1", "x", "run_" + "z" * 26, "run_" + "é" * 26, "ses_" + "v" * 25])
     assert ids("run") < "run_1"

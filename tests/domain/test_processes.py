@@ -1,4 +1,4 @@
-"""Which process is meant."""
+"""The identity of a process beyond its pid."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 from agent_orchestrator.processes import is_running, process_start_id, start_id
 
 
-def test_a_process_is_known_by_the_boot_and_the_tick_it_started_in() -> None:
+def test_process_start_id_has_the_boot_and_the_start_tick() -> None:
     odd = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b') S 1 (x', 0, 0, 0); print(); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-S", "-c", odd], stdin=subprocess.PIPE, stdout=subprocess.PIPE

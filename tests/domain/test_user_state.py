@@ -1,4 +1,4 @@
-"""Where one user's private files are."""
+"""The directory of a user's private files."""
 
 import os
 import pwd
@@ -37,20 +37,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_it_is_below_the_state_home_or_the_home(home: Path, tmp_path: Path) -> None:
+def test_state_directory_is_below_xdg_state_home_or_home(home: Path, tmp_path: Path) -> None:
     other, xdg = tmp_path / "other", tmp_path / "xdg" / "state"
     other.mkdir()
     own = home / ".local/state/agent-orchestrator"
     assert _root({"XDG_STATE_HOME": str(xdg), "HOME": str(other)}) == xdg / "agent-orchestrator"
     assert _root({"HOME": str(other)}) == other / ".local/state/agent-orchestrator"
-    assert _root({}) == own  # cron with the least of environments
+    assert _root({}) == own  # as cron's environment
     assert _root({"XDG_STATE_HOME": "relative", "HOME": "also/relative"}) == own
-    assert not xdg.exists()  # a look makes nothing
+    assert not xdg.exists()  # nothing is created
     assert list(home.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand over files")
-def test_another_users_home_is_left_alone(home: Path, tmp_path: Path) -> None:
+def test_home_of_another_user_is_not_used(home: Path, tmp_path: Path) -> None:
     alice = tmp_path / "alice"
     alice.mkdir()
     os.chown(alice, 1000, 1000)
@@ -62,7 +62,7 @@ def test_another_users_home_is_left_alone(home: Path, tmp_path: Path) -> None:
     assert _root(told) == home / ".local/state/agent-orchestrator"
 
 
-def test_without_a_home_it_is_in_the_runtime_directory(
+def test_state_is_in_the_runtime_directory_without_a_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unknown(_: int) -> pwd.struct_passwd:
@@ -80,9 +80,7 @@ def test_without_a_home_it_is_in_the_runtime_directory(
     assert _root({"XDG_RUNTIME_DIR": str(runtime)}) == runtime / "agent-orchestrator"
 
 
-def test_what_is_no_directory_or_may_not_be_written_is_passed_over(
-    home: Path, tmp_path: Path
-) -> None:
+def test_unusable_xdg_state_home_is_ignored(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for odd in (str(file), "/proc/self", "/dev/null/x", "/" + "x" * 300):
@@ -106,7 +104,7 @@ def test_directories_and_files_are_private_whatever_the_umask(tmp_path: Path) ->
     assert [one.name for one in path.iterdir()] == ["token"]
 
 
-def test_what_others_may_have_read_or_written_is_not_read(tmp_path: Path) -> None:
+def test_private_file_with_unsafe_owner_or_mode_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "token"
     assert read_private(path) is None
     write_private(path, b"secret")

@@ -13,8 +13,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A project as small as can be, so that the set-up scripts run for real and without a network: its build
-# backend is a file of its own, its lock files are empty, its programs print what they were given.
+# A minimal project, so that the set-up scripts run for real and without a network: its build
+# backend is a file in it, its lock files are empty, its programs print what they were given.
 PYPROJECT = """\
 [build-system]
 requires = []
@@ -70,7 +70,7 @@ def main():
 
 PYTHON = """\
 #!/usr/bin/env bash
-# To make an environment takes Python longer than all the rest: the next ones are copies of the first.
+# Making an environment takes longer than all the rest, so later ones are copies of the first.
 set -e
 case "$*" in
     *version_info*) printf '%s\\n' "$0" ;;
@@ -89,8 +89,8 @@ esac
 """
 
 
-def sparing_python(folder: Path) -> Path:
-    """Return a Python that makes one environment, and hands out copies of it."""
+def copying_python(folder: Path) -> Path:
+    """Return a Python whose ``-m venv`` makes one environment and then copies it."""
     path = folder / "python3"
     real = shlex.quote(os.path.realpath(sys._base_executable))  # type: ignore[attr-defined]
     path.write_text(PYTHON.format(made=shlex.quote(str(folder / "made")), python=real))
@@ -147,7 +147,7 @@ class Checkout:
             return finish(process)
 
     def program(self, name: str, *argv: str, cwd: Path | None = None) -> dict[str, object]:
-        """Run a wrapper and give what the program behind it saw."""
+        """Run a wrapper and return what its program printed."""
         done = self.run(self.root / "bin" / name, *argv, cwd=cwd)
         assert done.returncode == 0, done.stderr
         seen: dict[str, object] = json.loads(done.stdout)
@@ -159,7 +159,7 @@ def finish(
 ) -> "subprocess.CompletedProcess[str]":
     try:
         out, err = process.communicate(timeout=timeout)
-    except BaseException:  # the test's own time may be over, too
+    except BaseException:  # the test's timeout included
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

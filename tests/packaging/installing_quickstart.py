@@ -1,4 +1,4 @@
-"""`bin/quickstart` as a newcomer meets it."""
+"""`bin/quickstart` for a new user."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def start(command: list[str], env: Mapping[str, str], cwd: Path = ROOT) -> "subp
 
 
 def members(group: int) -> list[psutil.Process]:
-    """What still runs in the session that the script led."""
+    """Return the processes that still run in the script's session."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -42,7 +42,7 @@ def members(group: int) -> list[psutil.Process]:
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    """A person who never logged in to anything, and has settings for another daemon."""
+    """The environment of a user who is not logged in and has settings for another daemon."""
     (tmp_path / "home").mkdir()
     other = {"AGENTCTL_URL": "http://127.0.0.1:1", "AGENTD_AUTH_TOKEN": "another daemon's"}
     ours = {"HOME": str(tmp_path / "home"), "QUICKSTART_DIR": str(tmp_path / "quick start")}
@@ -51,7 +51,7 @@ def env(tmp_path: Path) -> dict[str, str]:
     return {**kept, **ours, **other}
 
 
-def test_it_shows_a_run_and_leaves_nothing_running(env: dict[str, str], tmp_path: Path) -> None:
+def test_quickstart_shows_a_run_and_leaves_no_process(env: dict[str, str], tmp_path: Path) -> None:
     with start(["./bin/quickstart"], env) as process:
         done = finish(process)
 
@@ -68,7 +68,7 @@ def test_it_shows_a_run_and_leaves_nothing_running(env: dict[str, str], tmp_path
 
 
 @pytest.mark.codex
-def test_it_uses_codex_where_that_is_ready(env: dict[str, str], tmp_path: Path) -> None:
+def test_quickstart_uses_codex_if_it_is_ready(env: dict[str, str], tmp_path: Path) -> None:
     agents = ROOT / "tests/node_modules/.bin"
     if not (agents / "codex").exists():
         reason = "the real codex is not there: run bin/setup agents"
@@ -98,7 +98,7 @@ def test_it_uses_codex_where_that_is_ready(env: dict[str, str], tmp_path: Path) 
     assert members(process.pid) == []
 
 
-def test_the_commands_it_ends_with_work(env: dict[str, str], tmp_path: Path) -> None:
+def test_commands_that_quickstart_prints_work(env: dict[str, str], tmp_path: Path) -> None:
     with start([str(ROOT / "bin/quickstart"), "--provider", "demo"], env, tmp_path) as process:
         done = finish(process)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -130,7 +130,7 @@ def test_the_commands_it_ends_with_work(env: dict[str, str], tmp_path: Path) -> 
     assert session in outputs[0], "`session list` knows the session of the quickstart"
 
 
-def test_interrupted_it_stops_its_daemon(env: dict[str, str]) -> None:
+def test_quickstart_stops_its_daemon_when_interrupted(env: dict[str, str]) -> None:
     with start(["./bin/quickstart", "--provider", "demo"], env) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -144,15 +144,15 @@ def test_interrupted_it_stops_its_daemon(env: dict[str, str]) -> None:
     assert members(process.pid) == []
 
 
-def test_no_interrupt_meets_a_command_substitution() -> None:
-    """Bash 5.2 takes a trap for the rest of one; seen in 2 of 400 interrupts of a long one."""
+def test_quickstart_has_no_command_substitution_after_its_trap() -> None:
+    """Bash 5.2 can run a trap inside a substitution; seen in 2 of 400 interrupts of a long one."""
     _, _, trapped = (ROOT / "bin/quickstart").read_text().partition("\n    trap stop_daemon EXIT\n")
     code = [line for line in trapped.splitlines() if not line.lstrip().startswith("#")]
     assert len(code) > 50
     assert not [line for line in code if re.search(r"[$<>]\((?!\()|`", line)]
 
 
-def test_an_unknown_provider_fails_and_cleans_up(env: dict[str, str]) -> None:
+def test_quickstart_with_an_unknown_provider_fails_and_cleans_up(env: dict[str, str]) -> None:
     with start(["./bin/quickstart", "--provider", "nobody"], env) as process:
         done = finish(process)
 

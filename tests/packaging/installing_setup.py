@@ -1,4 +1,4 @@
-"""`bin/setup` and what stands on it: first use, second use, two at once, killed, moved, failing."""
+"""`bin/setup` and the wrappers that use it: first, second, concurrent, killed, moved, failing."""
 
 import json
 import os
@@ -14,7 +14,7 @@ STRANGE = ["", "a b", "it's", '"quoted"', "$HOME `id` \\ *", "-x", "--", "two\nl
 
 
 @pytest.mark.parametrize("name", ["agentd", "agentctl"])
-def test_a_wrapper_hands_over_the_arguments_and_the_directory(
+def test_wrapper_passes_on_the_arguments_and_the_directory(
     ready: Checkout, tmp_path: Path, name: str
 ) -> None:
     seen = ready.program(name, *STRANGE, cwd=tmp_path)
@@ -41,7 +41,7 @@ def test_a_wrapper_works_through_symlinks_and_from_path(ready: Checkout, tmp_pat
         assert ready.run(*shell).returncode == 0
 
 
-def test_the_second_use_changes_and_says_nothing(ready: Checkout) -> None:
+def test_second_use_changes_and_prints_nothing(ready: Checkout) -> None:
     log = ready.root / ".venv/setup.log"
     before = log.read_text()
 
@@ -52,13 +52,13 @@ def test_the_second_use_changes_and_says_nothing(ready: Checkout) -> None:
     assert log.read_text() == before
 
 
-def test_an_unknown_word_is_a_usage_error(ready: Checkout) -> None:
+def test_unknown_argument_is_a_usage_error(ready: Checkout) -> None:
     done = ready.run("bin/setup", "everything")
     assert done.returncode == 2
     assert "usage" in done.stderr
 
 
-def test_two_first_uses_at_once_set_up_once(tmp_path: Path, python: Path) -> None:
+def test_concurrent_first_uses_set_up_once(tmp_path: Path, python: Path) -> None:
     checkout = Checkout.create(tmp_path / "checkout", python)
     with (
         checkout.start("bin/agentctl", "one", HOME="/dev/null/nowhere") as one,
@@ -72,7 +72,7 @@ def test_two_first_uses_at_once_set_up_once(tmp_path: Path, python: Path) -> Non
     assert (checkout.root / ".venv/setup.log").read_text().count("-m venv") == 1
 
 
-def test_a_killed_set_up_heals_after_the_orphan_has_ended(tmp_path: Path, python: Path) -> None:
+def test_setup_is_repeated_after_it_was_killed(tmp_path: Path, python: Path) -> None:
     checkout = Checkout.create(tmp_path / "checkout", python)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
@@ -81,7 +81,7 @@ def test_a_killed_set_up_heals_after_the_orphan_has_ended(tmp_path: Path, python
             assert gate.read_text() == "building"  # pip is in the middle of it
             killed.kill()
             killed.wait(10)
-            # pip goes on without its shell, and the next set-up must not meddle with it.
+            # pip goes on without its shell, and the next set-up must wait for it.
             next_one = checkout.start("bin/agentctl", "healed")
             assert next_one.stderr is not None
             assert "waiting" in next_one.stderr.readline()
@@ -93,7 +93,9 @@ def test_a_killed_set_up_heals_after_the_orphan_has_ended(tmp_path: Path, python
     assert "setting up" in done.stderr
 
 
-def test_a_moved_checkout_heals(ready: Checkout, tmp_path: Path, python: Path) -> None:
+def test_setup_is_repeated_in_a_moved_checkout(
+    ready: Checkout, tmp_path: Path, python: Path
+) -> None:
     (tmp_path / "temporary").mkdir()
     moved = Checkout(tmp_path / "moved here", python)
     shutil.copytree(ready.root, moved.root, symlinks=True)
@@ -101,7 +103,9 @@ def test_a_moved_checkout_heals(ready: Checkout, tmp_path: Path, python: Path) -
     assert moved.program("agentd")["prefix"] == str(moved.root / ".venv")
 
 
-def test_a_failed_update_says_why_and_spoils_nothing(tmp_path: Path, python: Path) -> None:
+def test_failed_update_names_the_cause_and_keeps_the_environment(
+    tmp_path: Path, python: Path
+) -> None:
     checkout = Checkout.create(tmp_path / "checkout", python)
     checkout.program("agentctl")
     keepsake = checkout.root / ".venv/keepsake"
@@ -154,7 +158,7 @@ def program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def test_a_missing_or_too_old_python_is_named(tmp_path: Path, tools: Path) -> None:
+def test_error_for_a_missing_or_old_python_names_the_version(tmp_path: Path, tools: Path) -> None:
     checkout = Checkout.create(tmp_path / "checkout")
     done = checkout.run("bin/agentctl", PATH=str(tools))
     assert done.returncode == 1
@@ -166,7 +170,9 @@ def test_a_missing_or_too_old_python_is_named(tmp_path: Path, tools: Path) -> No
     assert "Python 3.9.2" in done.stderr
 
 
-def test_a_missing_venv_module_names_the_debian_package(tmp_path: Path, tools: Path) -> None:
+def test_error_for_a_missing_venv_module_names_the_debian_package(
+    tmp_path: Path, tools: Path
+) -> None:
     checkout = Checkout.create(tmp_path / "checkout")
     program(tools / "python3", 'case "$*" in *version_info*) echo "$0";; *) exit 1;; esac')
     done = checkout.run("bin/agentctl", PATH=str(tools))
@@ -187,7 +193,9 @@ def tested(tmp_path: Path, python: Path) -> Checkout:
     return checkout
 
 
-def test_the_test_command_needs_npm_only_when_told_so(tested: Checkout, tools: Path) -> None:
+def test_test_command_needs_npm_only_with_require_real_agents(
+    tested: Checkout, tools: Path
+) -> None:
     (tools / "python3").symlink_to(sys.executable)
 
     done = tested.run("bin/test", "-k", "a b", PATH=str(tools))

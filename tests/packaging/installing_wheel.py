@@ -1,4 +1,4 @@
-"""What `pip install` of the built package gives: its files, its programs, and a run through them."""
+"""The package as `pip install` installs it: its files, its programs, and a run with them."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel in an environment of its own; the dependencies are those of the running one."""
+    """The wheel in a new environment, with the dependencies of the running one."""
     environment = tmp_path_factory.mktemp("installed") / "venv"
     subprocess.run(
         [sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60
@@ -87,7 +87,7 @@ def run(installed: Path, tmp_path: Path) -> Run:
 
 
 def environment() -> dict[str, str]:
-    """Ours without what speaks of another daemon."""
+    """Return our environment without settings for another daemon."""
     ours = ("AGENTD_", "AGENTCTL_", "PYTHONPATH")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
@@ -122,7 +122,7 @@ def sources() -> set[str]:
     return {str(path) for path in files if "__pycache__" not in path.parts}
 
 
-def test_the_wheel_holds_the_sources_and_nothing_else(wheel: Path) -> None:
+def test_wheel_contains_the_sources_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     info = {name for name in names if ".dist-info/" in name}
@@ -151,14 +151,14 @@ def test_a_wheel_built_from_the_source_distribution_is_the_same(
 
 
 @pytest.mark.parametrize("name", ["agentd", "agentctl"])
-def test_the_installed_programs_tell_their_version(run: Run, wheel: Path, name: str) -> None:
+def test_installed_programs_print_their_version(run: Run, wheel: Path, name: str) -> None:
     done = run(name, "--version")
 
     assert done.returncode == 0, done.stderr
     assert wheel.name.split("-")[1] in done.stdout
 
 
-def test_the_installed_package_is_the_wheel_s(run: Run, installed: Path) -> None:
+def test_installed_packages_are_imported_from_the_wheel(run: Run, installed: Path) -> None:
     code = "import sys, {0}; print({0}.__file__)"
     for package in PACKAGES:
         done = run("python", "-W", "error", "-c", code.format(package))
@@ -182,7 +182,7 @@ def test_the_installed_daemon_runs_an_agent(run: Run, installed: Path, tmp_path:
 
 
 @pytest.mark.timeout(300)
-def test_a_type_checker_sees_the_types_and_finds_nothing_wrong_with_the_examples(
+def test_mypy_checks_the_examples_against_the_installed_package(
     installed: Path, tmp_path: Path
 ) -> None:
     """Strictly: a public name without a type, or with a wrong one, would show in its users."""

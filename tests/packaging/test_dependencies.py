@@ -1,4 +1,4 @@
-"""What is installed is used, what is used is installed, and everybody's licence is known."""
+"""Dependencies are those that are used, and their licences are listed."""
 
 import ast
 import re
@@ -12,16 +12,16 @@ from checkout import ROOT
 
 SOURCE = ROOT / "src"
 
-LENT = {
+INDIRECT = {
     "mcp-types": "mcp",
     "pydantic": "mcp",
     "werkzeug": "quart",
     "opentelemetry-api": "opentelemetry-sdk",
 }
-"""Packages we use as a part of what another one's interface is made of, which therefore brings them."""
+"""Packages that we import and that another package requires as part of its interface."""
 
-BROUGHT = {"pytest": "agent_orchestrator/testing"}
-"""Packages that whoever uses a part of ours has anyway, and where they are used."""
+PROVIDED = {"pytest": "agent_orchestrator/testing"}
+"""Packages that users of a part of ours have anyway, and where they are used."""
 
 NOT_USED_YET = {"rich", "textual"}
 """Packages of agentctl's screens, which are being written. Remove each with its first use."""
@@ -65,24 +65,24 @@ def distribution(module: str) -> str:
     return name_of(found)
 
 
-def test_what_is_used_is_declared_and_what_is_declared_is_used() -> None:
+def test_declared_dependencies_are_those_that_are_imported() -> None:
     used: set[str] = set()
     for path, module in imports():
         name = distribution(module)
-        if name in BROUGHT:
-            assert path.is_relative_to(BROUGHT[name]), path
+        if name in PROVIDED:
+            assert path.is_relative_to(PROVIDED[name]), path
         else:
-            used.add(LENT.get(name, name))
+            used.add(INDIRECT.get(name, name))
     declared = {name_of(one) for extra in ("", "otel") for one in project()[extra]}
     assert used | NOT_USED_YET == declared
 
 
-def test_what_is_lent_is_brought() -> None:
-    for name, lender in LENT.items():
-        assert name in {name_of(one) for one in requires(lender) or ()}, name
+def test_packages_used_indirectly_are_required_by_their_parent() -> None:
+    for name, parent in INDIRECT.items():
+        assert name in {name_of(one) for one in requires(parent) or ()}, name
 
 
-def test_optional_packages_are_imported_only_where_they_are_asked_for() -> None:
+def test_optional_packages_are_imported_only_in_the_tracing_modules() -> None:
     optional = {name_of(one) for one in project()["otel"]} | {"opentelemetry-api"}
     found = {str(path) for path, module in imports() if distribution(module) in optional}
     assert found == {"agent_orchestrator/tracing.py", "agentd/traces.py"}
@@ -107,7 +107,7 @@ def test_supported_pythons_are_declared() -> None:
     assert found["requires-python"] == ">=3.11"
 
 
-def test_the_list_of_licences_is_complete() -> None:
+def test_list_of_licences_is_complete() -> None:
     from licences import PAGE, rows
 
     told = re.findall(r"^\| `([^`]+)` \| (.+) \|$", PAGE.read_text(), re.MULTILINE)

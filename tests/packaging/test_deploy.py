@@ -1,4 +1,4 @@
-"""What is under deploy/ fits the program: linted, and each thing it names is there."""
+"""The files of deploy/ are valid and name existing flags, settings and files."""
 
 import json
 import re
@@ -41,19 +41,19 @@ def parsed(arguments: list[str]) -> dict[str, object]:
     return agentd.make_context("agentd", arguments).params
 
 
-def test_the_unit_starts_agentd_with_flags_it_has() -> None:
+def test_systemd_unit_starts_agentd_with_valid_flags() -> None:
     program, *arguments = shlex.split(unit()["ExecStart"][0])
     assert Path(program).name == "agentd"
     given = parsed(arguments)
     grace = float(str(given["grace_s"]))
-    # Asked to stop, killed, closed: what agentd takes beyond the grace period is a few seconds.
+    # Beyond the grace period, agentd needs a few seconds to stop, kill and close.
     assert float(unit()["TimeoutStopSec"][0]) >= grace + 10
     state = f"/var/lib/{unit()['StateDirectory'][0]}"
     assert str(given["db"]).startswith(state)
     assert unit()["WorkingDirectory"] == [state]
 
 
-def test_the_unit_confines_it() -> None:
+def test_systemd_unit_confines_agentd() -> None:
     found = unit()
     assert found["User"] == ["agentd"]
     assert found["KillMode"] == ["mixed"], "agentd ends its agents, not systemd"
@@ -64,7 +64,7 @@ def test_the_unit_confines_it() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     text = (DEPLOY / "agentd.service").read_text()
     program = shlex.split(unit()["ExecStart"][0])[0]
     copy = tmp_path / "agentd.service"
@@ -81,7 +81,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_environment_file_names_settings() -> None:
+def test_environment_file_names_only_existing_settings() -> None:
     names = re.findall(
         r"^#?(AGENTD_\w+)=", (DEPLOY / "agentd.env.example").read_text(), re.MULTILINE
     )
@@ -101,7 +101,7 @@ def all_of(name: str) -> list[str]:
     return [said for instruction, said in container() if instruction == name]
 
 
-def test_the_container_file_is_one() -> None:
+def test_container_file_is_valid_and_runs_as_its_own_user() -> None:
     found = container()
     assert {name for name, _ in found} <= INSTRUCTIONS
     assert found[0][0] == "FROM"
@@ -113,7 +113,7 @@ def test_the_container_file_is_one() -> None:
     assert found.index(("USER", "agentd")) > last, "it runs as a dedicated user"
 
 
-def test_the_container_file_copies_what_there_is() -> None:
+def test_container_file_copies_existing_files() -> None:
     built = [said.split() for said in all_of("COPY") if not said.startswith("--from")]
     for *sources, _ in built:
         for source in sources:
@@ -123,7 +123,7 @@ def test_the_container_file_copies_what_there_is() -> None:
     assert {"pyproject.toml", "README.md", "LICENSE", "src"} <= copied
 
 
-def test_the_container_starts_agentd_with_settings_it_has() -> None:
+def test_container_starts_agentd_with_valid_settings() -> None:
     [entry] = all_of("ENTRYPOINT")
     assert json.loads(entry) == ["agentd"]
     variables = dict(part.split("=", 1) for said in all_of("ENV") for part in shlex.split(said))

@@ -1,4 +1,4 @@
-"""Every module can be imported, with whatever Python and dependencies there are."""
+"""Every module can be imported with the installed Python and dependencies."""
 
 import importlib
 import pkgutil
@@ -19,5 +19,5 @@ def _modules() -> list[str]:
 
 
 @pytest.mark.parametrize("name", _modules())
-def test_it_can_be_imported(name: str) -> None:
+def test_module_can_be_imported(name: str) -> None:
     importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""The files of tests are in memory where there is room, and nowhere else."""
+"""The tests' temporary files are in memory if there is enough."""
 
 import os
 import shutil
@@ -21,11 +21,11 @@ def place(**environ: str) -> str:
     ).stdout  # fmt: skip
 
 
-def test_a_chosen_directory_is_kept(tmp_path: Path) -> None:
+def test_given_tmpdir_is_kept(tmp_path: Path) -> None:
     assert place(TMPDIR=str(tmp_path)) == str(tmp_path)
 
 
-def test_with_room_the_files_are_in_memory_and_gone_afterwards() -> None:
+def test_temporary_files_are_in_memory_and_removed_afterwards() -> None:
     if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < 9 * 2**30:
         pytest.skip("/dev/shm has no room")
     if psutil.virtual_memory().available < 14 * 2**30:

@@ -1,4 +1,4 @@
-"""What is one agent's stands in the folder of its runner, and nowhere else."""
+"""Code of one agent is in the package of its runner, and nowhere else."""
 
 import ast
 import re
@@ -39,11 +39,11 @@ def naming(word: str) -> set[str]:
 
 
 @pytest.mark.parametrize("agent", NAMED)
-def test_an_agent_is_named_only_in_its_room(agent: str) -> None:
+def test_agent_is_named_only_in_its_runners_package(agent: str) -> None:
     assert naming(agent) == set(NAMED[agent])
 
 
-def test_no_module_outside_a_room_imports_from_it() -> None:
+def test_modules_outside_a_runners_package_do_not_import_it() -> None:
     rooms = {place.split(":")[0] for agent in KNOWN_AGENTS for place in agent.runners.values()}
     packages = {".".join(room.split(".")[:3]) for room in rooms}
     for file in SOURCE.rglob("*.py"):
@@ -61,7 +61,7 @@ PUBLIC = {"agent_orchestrator.runners.function"}
 @pytest.mark.parametrize(
     "module", ["agent_orchestrator.embedded", "agentd.cli", "agentd.daemon", "agentctl.main"]
 )
-def test_no_agent_s_runner_is_loaded_before_a_provider_has_it(module: str) -> None:
+def test_runners_are_not_imported_before_a_provider_uses_them(module: str) -> None:
     script = f"import sys, {module}; print([one for one in sys.modules if '.runners.codex' in one or '.runners.claude' in one])"
     said = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
@@ -69,7 +69,7 @@ def test_no_agent_s_runner_is_loaded_before_a_provider_has_it(module: str) -> No
     assert said.stdout.strip() == "[]"
 
 
-def test_the_engine_and_the_runners_read_no_file_of_a_system_s_processes() -> None:
+def test_engine_and_runners_do_not_read_proc() -> None:
     # import-linter keeps the modules out that know a machine; the path of a file needs no import.
     for room in ("engine", "runners", "operations", "ports", "tools"):
         for file in (SOURCE / "agent_orchestrator" / room).rglob("*.py"):

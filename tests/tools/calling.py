@@ -1,4 +1,4 @@
-"""Agents that stand still until they are told how to end; meanwhile tests use their tools."""
+"""Agents that wait until a test ends them; meanwhile the test uses their tools."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -43,7 +43,7 @@ class Standing:
         return run_id
 
     async def start(self) -> str:
-        """Start an agent in a session of its own and return its run."""
+        """Start an agent in a new session and return its run."""
         session_id = await self.server.session("agent")
         return await self.at_work(await self.server.say(session_id, "work", wait=False))
 
@@ -98,7 +98,7 @@ def call(name: str, arguments: Mapping[str, Any], number: int = 1) -> dict[str, 
 
 
 async def use(tools: Client, name: str, **arguments: Any) -> dict[str, Any]:
-    """Use a tool that does what it is asked to."""
+    """Use a tool and return its answer; it must succeed."""
     result = await tools.call_tool(name, arguments)
     assert not result.is_error, result.structured_content
     assert isinstance(result.structured_content, dict)
@@ -106,7 +106,7 @@ async def use(tools: Client, name: str, **arguments: Any) -> dict[str, Any]:
 
 
 async def refused(tools: Client, name: str, **arguments: Any) -> dict[str, Any]:
-    """Use a tool that does not; return the error."""
+    """Use a tool that must fail; return its error."""
     result = await tools.call_tool(name, arguments)
     assert result.is_error
     assert isinstance(result.structured_content, dict)

@@ -1,4 +1,4 @@
-"""A server with agents that stand still, and clients of the ``mcp`` package for them."""
+"""A server with agents that wait, and clients of the ``mcp`` package for them."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""/mcp as a client meets it: the protocol, who may come, and calls that are held."""
+"""/mcp as a client sees it: the protocol, access, and calls that are held."""
 
 import json
 from collections.abc import AsyncIterator
@@ -32,7 +32,9 @@ def anyio_backend() -> str:
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"], ids=["handshake", "newest"])
-async def test_the_package_s_own_client_understands_it(agents: Standing, mode: str) -> None:
+async def test_client_of_the_mcp_package_lists_and_calls_the_tools(
+    agents: Standing, mode: str
+) -> None:
     run_id = await agents.start()
     async with agents.tools(run_id, mode=mode) as tools:
         assert tools.server_info.name == "agent-orchestrator"
@@ -61,7 +63,7 @@ async def test_the_package_s_own_client_understands_it(agents: Standing, mode: s
             await tools.call_tool("session_kill", {})
 
 
-async def test_what_is_not_served_is_refused(agents: Standing) -> None:
+async def test_other_methods_are_refused_and_ping_is_answered(agents: Standing) -> None:
     run_id = await agents.start()
     http, token = agents.server.client, {"Authorization": f"Bearer {agents.token(run_id)}"}
     for method in ("GET", "DELETE", "PUT"):
@@ -89,14 +91,14 @@ async def test_what_is_not_served_is_refused(agents: Standing) -> None:
         {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": [1]},
     ],
 )
-async def test_what_is_no_message_is_refused(agents: Standing, message: object) -> None:
+async def test_invalid_jsonrpc_message_is_refused(agents: Standing, message: object) -> None:
     answer = await agents.send(await agents.start(), message)
     assert answer.status_code == 400
     told = answer.json()
     assert (told["jsonrpc"], told["id"], told["error"]["code"]) == ("2.0", None, -32600)
 
 
-async def test_bodies_and_parameters_are_checked(agents: Standing) -> None:
+async def test_invalid_bodies_and_query_parameters_are_refused(agents: Standing) -> None:
     run_id = await agents.start()
     token = {"Authorization": f"Bearer {agents.token(run_id)}"}
     http = agents.server.client
@@ -117,7 +119,7 @@ async def test_bodies_and_parameters_are_checked(agents: Standing) -> None:
     assert (strange.status_code, strange.json()["error"]["code"]) == (400, -32602)
 
 
-async def test_only_runs_may_come(agents: Standing) -> None:
+async def test_only_the_token_of_an_active_run_is_accepted(agents: Standing) -> None:
     run_id = await agents.start()
     ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
     admin = await agents.send(None, ping)
@@ -134,7 +136,7 @@ async def test_only_runs_may_come(agents: Standing) -> None:
     assert (await agents.send(run_id, ping)).status_code == 403
 
 
-async def test_a_tool_names_every_bad_argument(agents: Standing) -> None:
+async def test_invalid_tool_call_names_every_bad_argument(agents: Standing) -> None:
     async with agents.tools(await agents.start()) as tools:
         for name, arguments, bad in [
             ("session_spawn", {}, {"task"}),
@@ -148,7 +150,7 @@ async def test_a_tool_names_every_bad_argument(agents: Standing) -> None:
                 {"task": "x", "effort": "High", "output_schema": []},
                 {"effort", "output_schema"},
             ),
-            # Agents that stand still take no options.
+            # The runner of these agents takes no options.
             ("session_spawn", {"task": "x", "model": "m", "effort": "low"}, {"model", "effort"}),
             ("session_wait", {}, {"run_id"}),
             ("session_wait", {"run_id": "-rf"}, {"run_id"}),
@@ -172,7 +174,7 @@ async def test_a_tool_names_every_bad_argument(agents: Standing) -> None:
             assert set(error["details"]["fields"]) == bad, (name, arguments)
 
 
-async def test_the_api_s_errors_are_the_tools_errors(agents: Standing) -> None:
+async def test_tool_errors_have_the_codes_of_the_api(agents: Standing) -> None:
     run_id = await agents.start()
     async with agents.tools(run_id) as tools:
         error = await refused(tools, "session_wait", run_id="run_nobody")
@@ -193,7 +195,7 @@ async def test_the_api_s_errors_are_the_tools_errors(agents: Standing) -> None:
 # --- what the tools do ------------------------------------------------------------------------
 
 
-async def test_a_child_is_spawned_told_and_waited_for(agents: Standing) -> None:
+async def test_child_can_be_spawned_messaged_and_waited_for(agents: Standing) -> None:
     async with agents.family() as (above, parent, below, child):
         waited = await use(above, "session_wait", run_id=child, timeout_s=0)
         assert waited["timed_out"] is True
@@ -213,7 +215,7 @@ async def test_a_child_is_spawned_told_and_waited_for(agents: Standing) -> None:
         await agents.end(parent)
 
 
-async def test_the_first_of_several_is_told(agents: Standing) -> None:
+async def test_session_wait_returns_the_first_of_several_runs_that_ends(agents: Standing) -> None:
     parent = await agents.start()
     async with agents.tools(parent) as tools:
         ids = []
@@ -229,7 +231,7 @@ async def test_the_first_of_several_is_told(agents: Standing) -> None:
         assert [run["id"] for run in waited["runs"]] == [first]
 
 
-async def test_a_child_asks_and_its_parent_answers(agents: Standing) -> None:
+async def test_parent_answers_the_question_of_its_child(agents: Standing) -> None:
     answers: list[dict] = []
     async with agents.family() as (above, _parent, below, child):
 
@@ -264,7 +266,7 @@ async def test_a_child_asks_and_its_parent_answers(agents: Standing) -> None:
         assert error["code"] == "already_resolved"
 
 
-async def test_a_parent_leaves_a_question_to_a_person_and_waits_on(agents: Standing) -> None:
+async def test_session_wait_ignores_questions_left_to_a_person(agents: Standing) -> None:
     question = {"text": "which?", "request_kind": "input_request", "timeout_s": 0}
     async with agents.family() as (above, _, below, child):
         first = (await use(below, "session_reply_parent", **question))["request"]["id"]
@@ -287,7 +289,7 @@ async def test_a_parent_leaves_a_question_to_a_person_and_waits_on(agents: Stand
         assert waited["run"]["result"] == {"text": "done with this"}
 
 
-async def test_a_child_may_be_given_less_than_its_parent_has(agents: Standing) -> None:
+async def test_limits_of_a_child_may_be_lower_than_its_parents(agents: Standing) -> None:
     parent = await agents.start()
     async with agents.tools(parent) as above:
         spawned = await use(above, "session_spawn", task="alone", max_depth=0)
@@ -301,7 +303,7 @@ async def test_a_child_may_be_given_less_than_its_parent_has(agents: Standing) -
         }
 
 
-async def test_asking_again_goes_on_and_opens_nothing(agents: Standing) -> None:
+async def test_repeated_question_continues_the_open_request(agents: Standing) -> None:
     question = {"text": "May I?", "request_kind": "approval_request"}
     async with agents.family() as (above, _, below, _child):
         first = await use(below, "session_reply_parent", **question, timeout_s=0)
@@ -312,16 +314,18 @@ async def test_asking_again_goes_on_and_opens_nothing(agents: Standing) -> None:
         again = await use(below, "session_reply_parent", request_id=request_id, timeout_s=0)
         assert again["timed_out"] is True
         await use(above, "request_resolve", request_id=request_id, decision="approve")
-        # Decided while nobody listened: the same words are still the same question,
+        # Resolved between two calls: the same text is still the same request,
         told = await use(below, "session_reply_parent", **question)
         assert (told["request"]["id"], told["decision"]) == (request_id, "approve")
-        # and a new one once the agent has been told: an approval is not for ever.
+        # and a new one after the agent got the decision: an approval holds once.
         new = await use(below, "session_reply_parent", **question, timeout_s=0)
         assert new["request"]["id"] != request_id
         assert new["decision"] is None
 
 
-async def test_a_call_cut_off_in_the_middle_is_not_lost(agents: Standing) -> None:
+async def test_repeated_question_gets_the_answer_after_a_broken_connection(
+    agents: Standing,
+) -> None:
     question = {"text": "May I?", "request_kind": "approval_request"}
     async with agents.family() as (above, _, below, child):
         request = agents.post(child, call("session_reply_parent", question))
@@ -339,7 +343,7 @@ async def test_a_call_cut_off_in_the_middle_is_not_lost(agents: Standing) -> Non
         )
 
 
-async def test_the_same_question_at_the_same_moment_is_one(agents: Standing) -> None:
+async def test_identical_concurrent_questions_open_one_request(agents: Standing) -> None:
     question = {"text": "May I?", "request_kind": "approval_request", "timeout_s": 0}
     asked: list[str] = []
     async with agents.family() as (_, _, below, _):
@@ -355,7 +359,7 @@ async def test_the_same_question_at_the_same_moment_is_one(agents: Standing) -> 
         assert len(set(asked)) == 1
 
 
-async def test_a_question_may_be_asked_without_waiting(agents: Standing) -> None:
+async def test_question_can_be_asked_without_waiting(agents: Standing) -> None:
     question = {"text": "May I?", "request_kind": "approval_request"}
     async with agents.family() as (above, _, below, child):
         asked = await use(below, "session_reply_parent", **question, wait=False)
@@ -367,7 +371,7 @@ async def test_a_question_may_be_asked_without_waiting(agents: Standing) -> None
         assert told["decision"] == "approve"
 
 
-async def test_an_agent_reaches_what_descends_from_it_and_no_more(agents: Standing) -> None:
+async def test_tools_reach_only_descendants_of_the_agent(agents: Standing) -> None:
     question = {"text": "May I?", "request_kind": "approval_request", "timeout_s": 0}
     async with agents.family() as (above, parent, below, _):
         asked = await use(below, "session_reply_parent", **question)
@@ -399,17 +403,17 @@ async def test_an_agent_reaches_what_descends_from_it_and_no_more(agents: Standi
 
 @pytest.fixture
 async def talkative(tmp_path: Path) -> AsyncIterator[Standing]:
-    """Agents at a server that gives signs of life often."""
+    """Agents at a server that sends keep-alive comments often."""
     async with standing(tmp_path, quiet_s=0.05) as there:
         yield there
 
 
 def listeners(agents: Standing, run_id: str) -> int:
-    """Return how many wait for news of a run, its worker among them."""
+    """Return the number of subscribers to a run, including its worker."""
     return len(agents.server.engine.core.notifier._waiters.get(f"run:{run_id}", ()))
 
 
-async def test_a_held_call_shows_signs_of_life(talkative: Standing) -> None:
+async def test_held_call_sends_keep_alive_comments(talkative: Standing) -> None:
     async with talkative.family() as (_, parent, _, child):
         request = talkative.post(parent, call("session_wait", {"run_id": child}, 42))
         response = await talkative.server.client.send(request, stream=True)
@@ -429,7 +433,7 @@ async def test_a_held_call_shows_signs_of_life(talkative: Standing) -> None:
         assert answer["result"]["structuredContent"]["run"]["result"] == {"text": "at last"}
 
 
-async def test_a_client_that_leaves_waits_no_longer(talkative: Standing) -> None:
+async def test_held_call_ends_when_its_client_disconnects(talkative: Standing) -> None:
     async with talkative.family() as (_, parent, _, child):
         before = listeners(talkative, child)
         request = talkative.post(parent, call("session_wait", {"run_id": child}))
@@ -440,7 +444,7 @@ async def test_a_client_that_leaves_waits_no_longer(talkative: Standing) -> None
         await until(lambda: listeners(talkative, child) == before, "the wait ended")
 
 
-async def test_a_closing_daemon_lets_held_calls_go(talkative: Standing) -> None:
+async def test_held_call_ends_when_the_daemon_stops(talkative: Standing) -> None:
     async with talkative.family() as (_, parent, _, child):
         request = talkative.post(parent, call("session_wait", {"run_id": child}))
         response = await talkative.server.client.send(request, stream=True)
@@ -454,7 +458,7 @@ async def test_a_closing_daemon_lets_held_calls_go(talkative: Standing) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
 
 
-async def test_a_client_that_takes_no_stream_gets_none(agents: Standing) -> None:
+async def test_client_that_does_not_accept_a_stream_gets_json(agents: Standing) -> None:
     async with agents.family() as (_, parent, _, child):
         message = call("session_wait", {"run_id": child, "timeout_s": 1.5})
         answer = await agents.send(parent, message, headers={"Accept": "application/json"})
@@ -462,7 +466,7 @@ async def test_a_client_that_takes_no_stream_gets_none(agents: Standing) -> None
         assert answer.json()["result"]["structuredContent"]["timed_out"] is True
 
 
-async def test_how_long_calls_are_held_comes_with_the_address(agents: Standing) -> None:
+async def test_hold_s_in_the_url_sets_the_default_timeout(agents: Standing) -> None:
     run_id = await agents.start()
     async with agents.tools(run_id, query="?hold_s=0") as tools:
         listed = (await tools.list_tools()).tools

@@ -1,6 +1,6 @@
-"""Large and badly shaped messages to /mcp: cases are made of the tools and their arguments.
+"""Large and malformed messages to /mcp, made from the tools and their arguments.
 
-Nobody else waits for them: no step of the event loop is at work for 100 ms.
+They do not block the event loop: none of its steps takes 100 ms.
 """
 
 import json
@@ -48,7 +48,7 @@ def message(params: bytes, method: bytes = b'"tools/call"', number: bytes = b"1"
 
 
 def cases(name: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the worst that can be sent to a tool."""
+    """Yield the largest and most malformed calls of a tool."""
     for shape, value in VALUES.items():
         for argument in attrs.fields_dict(TOOLS[name].arguments):
             given = b'{"name":"%b","arguments":{"%b":%b}}' % (
@@ -64,7 +64,7 @@ def cases(name: str) -> Iterator[tuple[str, bytes]]:
 
 
 def envelopes() -> Iterator[tuple[str, bytes]]:
-    """Yield the worst that is no call of a tool."""
+    """Yield the largest and most malformed messages that are not calls of a tool."""
     for shape, value in VALUES.items():
         yield f"params: {shape}", message(value)
         yield f"id: {shape}", message(b"{}", number=value)
@@ -93,10 +93,10 @@ def requesting(
 
 
 async def slow_or_unsound(agents: Standing, sent: Iterator[tuple[str, bytes]]) -> dict[str, object]:
-    """Send all of it; return what took long, or was answered with what no caller understands."""
+    """Send all messages; return those that took long or got an invalid answer."""
     run_id = await agents.start()
     ping = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
-    await agents.send(run_id, ping)  # what is loaded at the first time
+    await agents.send(run_id, ping)  # the first call imports modules
     found: dict[str, object] = {}
     for shape, body in sent:
         request = requesting(agents, run_id, body)
@@ -116,11 +116,13 @@ async def slow_or_unsound(agents: Standing, sent: Iterator[tuple[str, bytes]]) -
 
 
 @pytest.mark.parametrize("name", TOOLS)
-async def test_the_worst_calls_of_a_tool(agents: Standing, name: str) -> None:
+async def test_large_tool_calls_are_answered_fast_and_with_valid_json(
+    agents: Standing, name: str
+) -> None:
     assert await slow_or_unsound(agents, cases(name)) == {}
 
 
-async def test_the_worst_messages(agents: Standing) -> None:
+async def test_large_messages_are_answered_fast_and_with_valid_json(agents: Standing) -> None:
     assert await slow_or_unsound(agents, envelopes()) == {}
 
 
@@ -146,7 +148,7 @@ def message_in(answer: bytes) -> Any:
 
 @pytest.mark.parametrize("accepted", ["application/json", "application/json, text/event-stream"])
 @pytest.mark.parametrize("unit", ["a", "中"])
-async def test_a_long_result_is_handed_over_whole_and_holds_up_nobody(
+async def test_long_result_is_returned_complete_without_blocking_the_loop(
     agents: Standing, unit: str, accepted: str
 ) -> None:
     result = unit * (8 * 2**20 // len(unit.encode()))

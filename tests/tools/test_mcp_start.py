@@ -1,4 +1,4 @@
-"""What the tools stand on is imported when they are used."""
+"""The packages that the tools need are imported at their first use."""
 
 import json
 import signal
@@ -10,13 +10,13 @@ from driving import COMMAND, environment, started
 
 
 @pytest.mark.parametrize("module", ["agentd.daemon", "agentctl.main", "agentctl.commands.mcp"])
-def test_nothing_loads_the_package_at_the_start(module: str) -> None:
+def test_mcp_package_is_not_imported_at_the_start(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'mcp', 'mcp_types', 'pydantic'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
-def test_outside_of_a_run_agentctl_says_what_is_missing() -> None:
+def test_agentctl_mcp_outside_of_a_run_names_the_missing_option() -> None:
     done = subprocess.run(
         [*COMMAND, "mcp"],
         stdin=subprocess.DEVNULL,
@@ -30,7 +30,7 @@ def test_outside_of_a_run_agentctl_says_what_is_missing() -> None:
     assert "--run-id" in done.stderr
 
 
-def test_an_interrupt_ends_it_though_its_input_is_open() -> None:
+def test_agentctl_mcp_ends_on_an_interrupt_while_its_input_is_open() -> None:
     own = {"AGENTCTL_RUN_ID": "run_1", "AGENTCTL_SESSION_ID": "ses_1"}
     with started(
         [*COMMAND, "mcp"],

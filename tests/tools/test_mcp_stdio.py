@@ -39,7 +39,7 @@ def command(agentctl: Path, agents: Standing, run_id: str, **more: str) -> Stdio
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"], ids=["handshake", "newest"])
-async def test_a_child_is_spawned_and_waited_for(
+async def test_child_can_be_spawned_and_waited_for(
     agentctl: Path, agents: Standing, mode: str
 ) -> None:
     parent = await agents.start()
@@ -54,7 +54,7 @@ async def test_a_child_is_spawned_and_waited_for(
         assert (await refused(tools, "session_wait"))["code"] == "invalid_request"
 
 
-async def test_a_question_is_asked_and_answered(agentctl: Path, agents: Standing) -> None:
+async def test_question_can_be_asked_and_answered(agentctl: Path, agents: Standing) -> None:
     question = {"text": "May I?", "request_kind": "approval_request"}
     async with (
         agents.family() as (above, _, _, child),
@@ -67,7 +67,7 @@ async def test_a_question_is_asked_and_answered(agentctl: Path, agents: Standing
         assert told["decision"] == "approve"
 
 
-async def test_a_run_that_is_over_may_do_nothing(agentctl: Path, agents: Standing) -> None:
+async def test_tools_of_an_ended_run_are_forbidden(agentctl: Path, agents: Standing) -> None:
     run_id = await agents.start()
     async with Client(command(agentctl, agents, run_id), mode="legacy") as tools:
         await use(tools, "session_list")
@@ -75,7 +75,7 @@ async def test_a_run_that_is_over_may_do_nothing(agentctl: Path, agents: Standin
         assert (await refused(tools, "session_list"))["code"] == "forbidden"
 
 
-async def test_a_daemon_that_is_away_is_told_of(agentctl: Path, agents: Standing) -> None:
+async def test_unreachable_daemon_is_a_tool_error(agentctl: Path, agents: Standing) -> None:
     run_id = await agents.start()
     away = command(agentctl, agents, run_id, AGENTCTL_URL="http://127.0.0.1:9")
     async with Client(away, mode="legacy") as tools:

@@ -1,4 +1,4 @@
-"""How long a call of a tool is held, by a clock that only runs while everybody waits."""
+"""How long a tool call is held, measured on a virtual clock."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -17,13 +17,13 @@ from agent_orchestrator.tools.agent import Agent, calls_over
 from agent_orchestrator.tools.toolbox import AgentTools
 
 CUT_S = 60.0
-"""After which many clients cut a call (the SDKs' own default)."""
+"""Seconds after which many clients time out (the SDKs' default)."""
 
-Family = Callable[[Client, Agent, Agent], Awaitable[None]]
+Body = Callable[[Client, Agent, Agent], Awaitable[None]]
 
 
-def in_a_family(body: Family) -> None:
-    """Run the body with the tools of a parent that is at work, and of its child."""
+def with_parent_and_child(body: Body) -> None:
+    """Run the body with the tools of a parent at work and of its child."""
 
     async def live() -> None:
         config = EngineConfig(
@@ -47,14 +47,14 @@ def in_a_family(body: Family) -> None:
 
 
 async def held(agent: Agent, name: str, **arguments: Any) -> tuple[Mapping[str, Any], float]:
-    """Return what a tool answers, and after how many seconds."""
+    """Return a tool's answer and the seconds it took."""
     began = trio.current_time()
     result = await AgentTools(agent).call(name, arguments)
     assert not result.is_error, result.text
     return result.content, trio.current_time() - began
 
 
-def test_a_call_answers_before_its_client_cuts_it_and_hours_are_waited_by_calling_again() -> None:
+def test_session_wait_returns_before_clients_time_out_and_can_be_repeated() -> None:
     async def body(people: Client, parent: Agent, child: Agent) -> None:
         for _ in range(200):
             told, seconds = await held(parent, "session_wait", run_id=child.run_id)
@@ -65,10 +65,10 @@ def test_a_call_answers_before_its_client_cuts_it_and_hours_are_waited_by_callin
         told, seconds = await held(parent, "session_wait", run_id=child.run_id)
         assert (told["run"]["result"]["text"], seconds) == ("at last", 0)
 
-    in_a_family(body)
+    with_parent_and_child(body)
 
 
-def test_a_question_is_waited_for_in_calls_too() -> None:
+def test_session_reply_parent_returns_before_clients_time_out() -> None:
     async def body(people: Client, parent: Agent, child: Agent) -> None:
         question = {"text": "May I?", "request_kind": "approval_request", "expires_in_s": 86_400}
         told, seconds = await held(child, "session_reply_parent", **question)
@@ -84,10 +84,10 @@ def test_a_question_is_waited_for_in_calls_too() -> None:
         assert (told["decision"], told["timed_out"]) == ("deny", False)
         assert len((await people.requests()).requests) == 1
 
-    in_a_family(body)
+    with_parent_and_child(body)
 
 
-def test_an_agent_whose_client_cuts_nothing_waits_for_hours_in_one_call() -> None:
+def test_session_wait_lasts_hours_if_the_client_has_no_timeout() -> None:
     async def body(people: Client, parent: Agent, child: Agent) -> None:
         parent = evolve(parent, hold_s=86_400)
 
@@ -100,4 +100,4 @@ def test_an_agent_whose_client_cuts_nothing_waits_for_hours_in_one_call() -> Non
             told, seconds = await held(parent, "session_wait", run_id=child.run_id)
         assert (told["timed_out"], seconds) == (False, 5 * 3600)
 
-    in_a_family(body)
+    with_parent_and_child(body)

@@ -38,13 +38,13 @@ from agent_orchestrator.tools.undelivered import MAX_ATTEMPTS, QuestionsOfAttemp
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 Act = Callable[[RunContext], Awaitable[str | Outcome | None]]
 
 
 async def use(tools: Toolbox, name: str, **given: Any) -> Any:
-    """Use a tool that does what it is asked to."""
+    """Use a tool and return its answer; it must succeed."""
     result = await tools.call(name, given)
     assert not result.is_error, result.text
     assert json.loads(result.text) == result.content
@@ -57,7 +57,7 @@ async def refusal(tools: Toolbox, name: str, **given: Any) -> str:
 
 
 async def refusal_of(tools: Toolbox, name: str, given: Any) -> str:
-    """Give a tool what it refuses. Return the error's code."""
+    """Call a tool with invalid arguments. Return the error's code."""
     result = await tools.call(name, given)
     assert result.is_error, (name, result.text[:300])
     assert len(result.text.encode()) < 5_000
@@ -70,7 +70,7 @@ async def refusal_of(tools: Toolbox, name: str, given: Any) -> str:
 
 async def ended(client: Client, run: Run | None) -> Run:
     assert run is not None
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S)
     assert not reply.timed_out, reply.run
     return reply.run
 
@@ -78,7 +78,7 @@ async def ended(client: Client, run: Run | None) -> Run:
 async def led(act: Act, **settings: Any) -> str:
     """Run an agent to its end, with scripted ones to spawn. Return its result."""
     runners = [FunctionRunner("lead", act), ScriptedRunner()]
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         async with open_embedded(":memory:", runners=runners, **settings) as client:
             session = await client.create_session()
             run = await ended(client, (await client.send_message(session.id, "lead")).run)
@@ -115,7 +115,7 @@ class Work:
         return self.agent.contexts[0].tools
 
     def tools_of_token(self) -> Toolbox:
-        """Return the tools as a client with the run's token has them."""
+        """Return the tools for a client with the run's token."""
         caller = Principal.of_run(self.run.id, self.run.attempt, self.run.session_id)
         return AgentTools(
             Agent(calls_over(self.engine.acting_as(caller)), self.run.id, self.run.session_id)
@@ -128,7 +128,7 @@ async def at_work() -> AsyncIterator[Work]:
     runners = [FunctionRunner("lead", agent), ScriptedRunner()]
     providers = {runner.name: ProviderConfig(runner, runner.name) for runner in runners}
     config = EngineConfig(providers, Routing("lead"), host=this_host())
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         async with MemoryStore() as store, Orchestrator(store, config) as engine:
             client = Client(engine)
             session = await client.create_session()
@@ -139,7 +139,7 @@ async def at_work() -> AsyncIterator[Work]:
             agent.end.set()
 
 
-async def test_an_agent_works_with_children_without_a_daemon() -> None:
+async def test_agent_can_use_the_tools_without_a_daemon() -> None:
     async def act(context: RunContext) -> str:
         assert "AGENTCTL_URL" not in context.env
         assert "AGENTCTL_AUTH_TOKEN" not in context.env
@@ -160,7 +160,7 @@ async def test_an_agent_works_with_children_without_a_daemon() -> None:
     assert await led(act) == "approved, more"
 
 
-async def test_the_tools_are_described_anew_for_each_caller() -> None:
+async def test_tool_descriptions_are_copies_for_each_caller() -> None:
     context = RecordingContext("x", cwd="/")
     first, second = context.tools.list(), context.tools.list()
     assert [spec.name for spec in first] == list(TOOLS)
@@ -171,7 +171,7 @@ async def test_the_tools_are_described_anew_for_each_caller() -> None:
     assert context.tools.list() == second
 
 
-async def test_a_call_waits_for_a_day_unless_it_says_otherwise() -> None:
+async def test_default_timeout_of_session_wait_is_a_day() -> None:
     async def act(context: RunContext) -> str:
         (wait,) = (spec for spec in context.tools.list() if spec.name == "session_wait")
         return str(wait.input_schema["properties"]["timeout_s"]["default"])
@@ -179,7 +179,7 @@ async def test_a_call_waits_for_a_day_unless_it_says_otherwise() -> None:
     assert float(await led(act)) == 86_400
 
 
-async def test_waiting_agents_take_no_workers() -> None:
+async def test_agents_waiting_by_a_tool_take_no_workers() -> None:
     """Three agents that wait for a child each, and one that waits for them, with one worker."""
 
     async def act(context: RunContext) -> str:
@@ -200,7 +200,7 @@ async def test_waiting_agents_take_no_workers() -> None:
     assert await led(act, max_concurrency=1) == "xxx"
 
 
-async def test_two_calls_of_one_agent_are_made_at_once() -> None:
+async def test_tool_calls_of_one_agent_can_be_concurrent() -> None:
     async def act(context: RunContext) -> str:
         found: list[Any] = []
 
@@ -222,11 +222,11 @@ async def test_two_calls_of_one_agent_are_made_at_once() -> None:
 
 
 async def attempts_to_reach(work: Work) -> list[tuple[str, dict[str, Any]]]:
-    """Return calls that reach beyond the agent's own, and some that are invalid."""
+    """Return calls for sessions outside the agent's subtree, and some invalid ones."""
     foreign = await work.client.create_session(provider="scripted")
     sent = await work.client.send_message(foreign.id, "ask May I?")
     assert sent.run is not None
-    waited = await work.client.wait_run(sent.run.id, timeout_s=PATIENCE_S, until="attention")
+    waited = await work.client.wait_run(sent.run.id, timeout_s=TIMEOUT_S, until="attention")
     assert waited.request is not None
     own = await work.client.reply_parent(work.run.id, "May I?", request_kind="approval_request")
     assert own.request is not None
@@ -248,7 +248,7 @@ async def attempts_to_reach(work: Work) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-async def test_an_agent_reaches_no_more_than_by_its_token() -> None:
+async def test_tools_and_the_runs_token_give_the_same_refusals() -> None:
     async with at_work() as work:
         by_token = work.tools_of_token()
         for name, given in await attempts_to_reach(work):
@@ -275,7 +275,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-async def test_nothing_is_done_for_an_attempt_that_has_ended() -> None:
+async def test_tools_are_forbidden_after_the_attempt_has_ended() -> None:
     async with at_work() as work:
         work.agent.end.set()
         await ended(work.client, work.run)
@@ -285,7 +285,7 @@ async def test_nothing_is_done_for_an_attempt_that_has_ended() -> None:
         assert (await work.client.requests()).requests == ()
 
 
-async def test_a_call_that_waits_ends_with_the_attempt() -> None:
+async def test_waiting_tool_call_ends_with_the_attempt() -> None:
     async with at_work() as work:
         child = await use(work.tools, "session_spawn", task="hold", provider="scripted")
         codes = []
@@ -301,7 +301,7 @@ async def test_a_call_that_waits_ends_with_the_attempt() -> None:
         assert codes == ["forbidden"]
 
 
-async def test_a_canceled_wait_returns_its_worker_and_may_be_repeated() -> None:
+async def test_canceled_wait_takes_its_worker_back_and_can_be_repeated() -> None:
     async with at_work() as work:
         child = await use(work.tools, "session_spawn", task="hold", provider="scripted")
         run_id = child["run"]["id"]
@@ -315,7 +315,7 @@ async def test_a_canceled_wait_returns_its_worker_and_may_be_repeated() -> None:
         assert waited["run"]["status"] == "canceled"
 
 
-async def test_a_canceled_question_stays_open_and_is_asked_once() -> None:
+async def test_canceled_question_stays_open_and_is_not_asked_twice() -> None:
     question = {"text": "May I?", "request_kind": "approval_request"}
     async with at_work() as work:
         for _ in range(2):
@@ -330,14 +330,14 @@ async def test_a_canceled_question_stays_open_and_is_asked_once() -> None:
         assert again["request"]["id"] != request.id  # an approval holds once
 
 
-async def test_a_canceled_run_ends_its_calls() -> None:
+async def test_canceled_run_ends_its_tool_calls() -> None:
     async def act(context: RunContext) -> str:
         child = await use(context.tools, "session_spawn", task="hold", provider="scripted")
         await use(context.tools, "session_wait", run_id=child["run"]["id"])
         raise AssertionError("unreachable")
 
     runners = [FunctionRunner("lead", act), ScriptedRunner()]
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         async with open_embedded(":memory:", runners=runners, max_concurrency=1) as client:
             session = await client.create_session()
             sent = await client.send_message(session.id, "lead")
@@ -350,8 +350,8 @@ async def test_a_canceled_run_ends_its_calls() -> None:
             assert (await ended(client, sent.run)).status is RunStatus.CANCELED
 
 
-async def test_a_stopping_engine_holds_a_call_and_queues_the_run(tmp_path: Path) -> None:
-    """The agent does not have to make sense of an engine that stops."""
+async def test_tool_call_during_a_drain_is_held_and_the_run_queued(tmp_path: Path) -> None:
+    """The agent does not see an error because the engine stops."""
     started, draining = anyio.Event(), anyio.Event()
 
     async def act(context: RunContext) -> str:
@@ -362,7 +362,7 @@ async def test_a_stopping_engine_holds_a_call_and_queues_the_run(tmp_path: Path)
         await context.tools.call("session_spawn", {"task": "x"})
         raise AssertionError("unreachable")
 
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         runner = FunctionRunner("lead", act)
         async with open_embedded(tmp_path / "a.db", runners=[runner]) as client:
             session = await client.create_session()
@@ -381,7 +381,7 @@ async def test_a_stopping_engine_holds_a_call_and_queues_the_run(tmp_path: Path)
 
 @define
 class Asking:
-    """A runner that asks the same in each attempt."""
+    """A runner that asks the same question in each attempt."""
 
     name: str = "asking"
     capabilities: Capabilities = Capabilities(resume=True)
@@ -398,9 +398,9 @@ class Asking:
         return Outcome("done")
 
 
-async def test_an_approval_that_the_next_attempt_was_told_of_does_not_count_again() -> None:
+async def test_approval_in_the_prompt_does_not_answer_a_repeated_question() -> None:
     runner = Asking()
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         async with open_embedded(":memory:", runners=[runner], park_after_s=0) as client:
             session = await client.create_session()
             sent = await client.send_message(session.id, "go")
@@ -418,7 +418,7 @@ async def test_an_approval_that_the_next_attempt_was_told_of_does_not_count_agai
     assert second.content["timed_out"] is True
 
 
-def test_the_questions_of_an_attempt_are_its_own_and_the_oldest_are_dropped() -> None:
+def test_questions_are_kept_per_attempt_and_the_oldest_are_dropped() -> None:
     kept = QuestionsOfAttempts()
     first = kept.of(RunIdentity("run_1", 1, "ses_1"))
     assert kept.of(RunIdentity("run_1", 1, "ses_1")) is first
@@ -477,7 +477,7 @@ async def test_hostile_arguments_are_refused_with_their_names() -> None:
         assert (await work.client.requests()).requests == ()
 
 
-async def test_a_recording_context_has_the_tools() -> None:
+async def test_recording_context_has_the_tools() -> None:
     context = RecordingContext("x", cwd="/")
     tools = context.tools
     spawned = await use(tools, "session_spawn", task="a part", title="part")

@@ -1,4 +1,4 @@
-"""Runs are traces: agents, their tools and their children, by the names of the conventions."""
+"""Runs as OpenTelemetry spans: agents, their tools and children, named by the conventions."""
 
 import subprocess
 import sys
@@ -79,7 +79,7 @@ def traces() -> Traces:
 
 
 @pytest.mark.anyio
-async def test_a_run_and_its_tools(traces: Traces) -> None:
+async def test_run_is_a_span_with_spans_of_its_tools(traces: Traces) -> None:
     async with open_embedded(":memory:", runners=RUNNERS, observers=[traces.observer]) as client:
         session = await client.create_session(provider="worker", model="large")
         sent = await client.send_message(session.id, SECRET)
@@ -121,7 +121,7 @@ async def test_a_run_and_its_tools(traces: Traces) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_failure(traces: Traces) -> None:
+async def test_span_of_a_failed_run_has_the_error_type(traces: Traces) -> None:
     async with open_embedded(":memory:", runners=RUNNERS, observers=[traces.observer]) as client:
         session = await client.create_session(provider="worker")
         sent = await client.send_message(session.id, "fail")
@@ -134,7 +134,7 @@ async def test_a_failure(traces: Traces) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_child_is_below_its_parent(traces: Traces) -> None:
+async def test_span_of_a_child_run_is_below_its_parents(traces: Traces) -> None:
     async with open_embedded(":memory:", runners=RUNNERS, observers=[traces.observer]) as client:
         session = await client.create_session(provider="lead")
         sent = await client.send_message(session.id, "go")
@@ -147,7 +147,7 @@ async def test_a_child_is_below_its_parent(traces: Traces) -> None:
 
 
 @pytest.mark.anyio
-async def test_attempts_are_linked(traces: Traces, tmp_path: Path) -> None:
+async def test_spans_of_two_attempts_are_linked(traces: Traces, tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     async with open_embedded(path, runners=RUNNERS, observers=[traces.observer]) as client:
         session = await client.create_session(provider="stays")
@@ -169,7 +169,9 @@ async def test_attempts_are_linked(traces: Traces, tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_kept_is_bounded(traces: Traces, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_of_the_tracing_observer_is_bounded(
+    traces: Traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tracing_module, "MAX_REMEMBERED", 2)
     async with open_embedded(":memory:", runners=RUNNERS, observers=[traces.observer]) as client:
         session = await client.create_session(provider="worker")
@@ -216,7 +218,7 @@ output = "text"
 """
 
 
-def test_the_daemon_sends_them(tmp_path: Path) -> None:
+def test_daemon_sends_spans_to_the_collector(tmp_path: Path) -> None:
     (tmp_path / "agentd.toml").write_text(CONFIG)
     with collector() as (url, taken):
         env = {
@@ -244,7 +246,7 @@ def test_the_daemon_sends_them(tmp_path: Path) -> None:
     assert not [line for line in daemon.log() if line["level"] in ("warning", "error")]
 
 
-def test_a_collector_that_is_not_there_holds_up_nothing(tmp_path: Path) -> None:
+def test_unreachable_collector_does_not_delay_runs_or_the_shutdown(tmp_path: Path) -> None:
     (tmp_path / "agentd.toml").write_text(CONFIG)
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
     with agentd(tmp_path, "--traces", "otlp", env=env) as daemon:
@@ -257,7 +259,7 @@ def test_a_collector_that_is_not_there_holds_up_nothing(tmp_path: Path) -> None:
         assert daemon.wait(15) == 0
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+def test_traces_without_the_extra_name_the_package_to_install(tmp_path: Path) -> None:
     (tmp_path / "opentelemetry").mkdir()  # hides the real one
     (tmp_path / "opentelemetry" / "__init__.py").write_text("")
     # Started, not forked: what daemons are forked from has loaded the real one.

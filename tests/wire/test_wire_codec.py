@@ -60,31 +60,31 @@ ANSWERS: list[Any] = [
 
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
-def test_answers_come_back_as_they_were(answer: Any) -> None:
+def test_answers_are_decoded_as_they_were_encoded(answer: Any) -> None:
     plain = strict_json.loads(codec.to_json(answer).encode())
     again = codec.from_plain(type(answer), plain)
     assert codec.to_plain(again) == codec.to_plain(answer)
     assert again.__class__ is answer.__class__
 
 
-def test_extra_fields_of_a_newer_daemon_are_passed_over() -> None:
+def test_unknown_fields_of_a_newer_daemon_are_ignored() -> None:
     plain = {**codec.to_plain(run_calls.RunReply(RUN)), "new": 1}
     plain["run"]["newer"] = {}
     assert codec.from_plain(run_calls.RunReply, plain) == run_calls.RunReply(RUN)
 
 
 @pytest.mark.parametrize("plain", [None, 1, [], {}, {"run": None}, {"run": {"x": 1}}, {"x": 1}])
-def test_what_is_no_answer_is_a_value_error(plain: Any) -> None:
+def test_malformed_answer_is_a_value_error(plain: Any) -> None:
     with pytest.raises(ValueError, match=r"RunReply|not"):
         codec.from_plain(run_calls.RunReply, plain)
 
 
-def test_both_ways_to_write_an_event_agree() -> None:
+def test_both_encoders_of_an_event_give_the_same_json() -> None:
     assert b"".join(codec.event_to_json(EVENT)).decode() == codec.to_json(EVENT)
 
 
 @given(st.datetimes(datetime(1000, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
-def test_times_come_back_and_sort_as_texts(moment: datetime) -> None:
+def test_times_are_decoded_as_they_were_encoded_and_sort_as_text(moment: datetime) -> None:
     told = codec.format_time(moment)
     assert codec.parse_time(told) == moment
     assert (told < codec.format_time(NOW)) == (moment < NOW)
@@ -133,9 +133,13 @@ def commands(operation: Any) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-@settings(max_examples=20)  # of each of some thirty operations, which share their fields' kinds
+@settings(
+    max_examples=20
+)  # for each of about thirty operations, which have fields of the same types
 @given(data=st.data())
-def test_commands_survive_the_way_to_the_server(operation: Any, data: st.DataObject) -> None:
+def test_command_is_decoded_from_its_request_as_it_was_encoded(
+    operation: Any, data: st.DataObject
+) -> None:
     from urllib.parse import parse_qsl, unquote, urlencode
 
     asked = data.draw(commands(operation))
@@ -158,7 +162,7 @@ def test_commands_survive_the_way_to_the_server(operation: Any, data: st.DataObj
     assert codec.command(operation.request, values) == asked
 
 
-def test_bad_values_are_all_named() -> None:
+def test_invalid_command_names_all_bad_fields() -> None:
     with pytest.raises(InvalidRequest) as raised:
         codec.command(message_calls.SendMessage, {"text": 1, "role": "x", "extra": None})
     assert set(raised.value.details["fields"]) == {"text", "role", "extra", "session_id"}
@@ -177,7 +181,7 @@ def test_bad_values_are_all_named() -> None:
         ([("other", "1")], "other"),
     ],
 )
-def test_query_texts_are_read_strictly(pairs: list[tuple[str, str]], bad: str) -> None:
+def test_query_parameters_are_parsed_strictly(pairs: list[tuple[str, str]], bad: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         check(
             session_calls.ListSessions,
@@ -192,13 +196,13 @@ KINDS = sorted({one.answer for one in OPERATIONS} | {Event}, key=lambda kind: ki
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_a_daemon_may_be_of_another_version(kind: type) -> None:
+def test_answers_of_newer_and_older_daemons_are_decoded(kind: type) -> None:
     plain = sample(kind)
     read = codec.from_plain(kind, plain)
     assert codec.to_plain(read) == plain
     newer = sample(kind, word=LATER)
     told = strict_json.dumps(codec.to_plain(codec.from_plain(kind, newer)))
-    # Every word that came later is there, and nothing of the fields that did.
+    # Unknown values are kept, and unknown fields are dropped.
     assert told.count(LATER) == strict_json.dumps(newer).count(LATER)
     assert 'came_later":' not in told
     for where, older in without_one(plain):
@@ -207,7 +211,7 @@ def test_a_daemon_may_be_of_another_version(kind: type) -> None:
         codec.to_json(found)
 
 
-def test_options_of_an_older_daemon_are_texts() -> None:
+def test_options_of_an_older_daemon_are_read_from_texts() -> None:
     plain = {"id": "req_1", "kind": "approval_request", "options": ["yes", "no"]}
     request = codec.from_plain(Request, plain)
     assert request.options == (Option.named("yes"), Option.named("no"))

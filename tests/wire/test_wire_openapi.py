@@ -1,4 +1,4 @@
-"""The API description: valid, whole, and changed only on purpose."""
+"""The API description: valid, complete, and changed only on purpose."""
 
 import json
 import os
@@ -23,19 +23,19 @@ def document() -> dict[str, Any]:
     return openapi_document("0.0.0")
 
 
-def test_it_is_valid(document: dict[str, Any]) -> None:
+def test_openapi_document_is_valid(document: dict[str, Any]) -> None:
     validate(document)  # type: ignore[arg-type]
 
 
-def test_it_is_as_it_was(document: dict[str, Any]) -> None:
-    """UPDATE_GOLDEN=1 writes it anew after a change that is meant."""
+def test_openapi_document_is_unchanged(document: dict[str, Any]) -> None:
+    """UPDATE_GOLDEN=1 rewrites it after an intended change."""
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     if os.environ.get("UPDATE_GOLDEN") == "1":
         GOLDEN.write_text(text)
     assert GOLDEN.read_text() == text
 
 
-def test_every_operation_is_in_it(document: dict[str, Any]) -> None:
+def test_openapi_document_has_every_operation(document: dict[str, Any]) -> None:
     described = {
         item["operationId"] for path in document["paths"].values() for item in path.values()
     }
@@ -96,8 +96,8 @@ SAMPLES: list[dict[str, Any]] = [
 ]
 
 
-def test_schemas_say_what_the_checks_say(document: dict[str, Any]) -> None:
-    """A body the description allows is one the daemon takes, and the other way round."""
+def test_schemas_accept_the_same_bodies_as_the_checks(document: dict[str, Any]) -> None:
+    """The daemon accepts exactly the bodies that the description allows."""
     for operation, validator in body_schemas(document):
         path = dict.fromkeys(operation.path_fields, "id")
         for body in SAMPLES:
@@ -115,7 +115,7 @@ def is_taken(kind: type, values: dict[str, Any]) -> bool:
     return True
 
 
-def test_refusals_follow_from_what_a_call_is(document: dict[str, Any]) -> None:
+def test_error_statuses_follow_from_the_operation(document: dict[str, Any]) -> None:
     always = {400, 401, 403, 421, 429, 500, 503}
     expected = {
         "list_sessions": {404},
@@ -136,6 +136,6 @@ def test_refusals_follow_from_what_a_call_is(document: dict[str, Any]) -> None:
                 assert refusals == expected[call["operationId"]] | always, call["operationId"]
 
 
-def test_patterns_are_ones_that_most_engines_take() -> None:
+def test_patterns_are_portable_between_regex_engines() -> None:
     # `\0` is a null character in Python and ECMA 262, and a mistake in RE2 and Rust.
     assert r"\\0" not in GOLDEN.read_text()

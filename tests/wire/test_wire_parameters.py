@@ -1,4 +1,4 @@
-"""A parameter that is declared once is one everywhere: client, runner, HTTP, tools, agentctl."""
+"""A parameter is declared once for all: client, runner, HTTP, tools, agentctl."""
 
 import inspect
 from functools import partial
@@ -28,7 +28,7 @@ def _parameters(method: Any) -> dict[str, inspect.Parameter]:
     return found
 
 
-def test_a_field_of_spawn_is_one_everywhere() -> None:
+def test_spawn_has_the_same_parameters_everywhere() -> None:
     declared = specs(options.SpawnOptions)
     assert declared.keys() == _parameters(RunContext.spawn).keys()
     assert declared.keys() | {"run_id", "session_id"} == _parameters(Client.spawn).keys()
@@ -41,7 +41,7 @@ def test_a_field_of_spawn_is_one_everywhere() -> None:
         assert schema["properties"].keys() == declared.keys()
 
 
-def test_a_field_of_a_question_is_one_everywhere() -> None:
+def test_question_has_the_same_parameters_everywhere() -> None:
     declared = specs(options.QuestionDetails).keys()
     assert declared < _parameters(RunContext.ask_parent).keys()
     assert declared < _parameters(RecordingContext.ask_parent).keys()
@@ -56,12 +56,12 @@ class Taking:
         return request
 
 
-def test_a_field_is_taken_under_its_alias_too() -> None:
+def test_field_is_also_accepted_under_its_alias() -> None:
     named: dict[str, Any] = {"timeout_s": 5.0}
     assert anyio.run(partial(Taking().reply, "run_1", "?", **named)).expires_in_s == 5
 
 
-def test_what_is_required_is_given_by_place() -> None:
+def test_only_required_parameters_are_positional() -> None:
     signature = inspect.signature(Client.send_message)
     bound = signature.bind(None, "ses_1", "hello", when_busy="steer")
     assert bound.arguments["text"] == "hello"
@@ -69,21 +69,21 @@ def test_what_is_required_is_given_by_place() -> None:
         signature.bind(None, "ses_1", "hello", "user")
 
 
-def test_bounds_of_an_option_are_those_of_its_field() -> None:
+def test_option_of_agentctl_has_the_bounds_of_its_field() -> None:
     (option,) = (one for one in session_spawn.params if one.name == "max_depth")
     limits = specs(options.SpawnOptions)["max_depth"].limits
     assert isinstance(option.type, click.IntRange)
     assert (option.type.min, option.type.max) == (limits.minimum, limits.maximum)
 
 
-def test_a_method_says_what_its_fields_mean() -> None:
+def test_docstring_of_a_client_method_describes_its_fields() -> None:
     doc = Client.spawn.__doc__ or ""
     for name in specs(options.SpawnOptions):
         assert doc.count(f":param {name}:") == 1
     assert doc.index(":param max_depth:") < doc.index(":raises InvalidRequest:")
 
 
-def test_agents_do_not_give_what_is_not_theirs() -> None:
+def test_fields_that_are_not_for_agents_are_refused_as_tool_arguments() -> None:
     for name, value in {"approvals": "allow", "metadata": {}}.items():
         with pytest.raises(InvalidRequest) as caught:
             read_arguments(options.SpawnOptions, {"task": "x", name: value})

@@ -1,4 +1,4 @@
-"""Every error has a status and comes back as itself."""
+"""Every error has a status and is decoded as the same error."""
 
 from typing import Any
 
@@ -17,16 +17,16 @@ KINDS = sorted(
 )
 
 
-def test_the_table_is_complete() -> None:
+def test_every_error_has_a_status() -> None:
     assert set(problems.STATUSES) == set(KINDS)
 
 
-def test_codes_are_different() -> None:
+def test_error_codes_are_unique() -> None:
     assert len({kind.code for kind in KINDS}) == len(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)
-def test_there_and_back(kind: type[errors.OrchestratorError]) -> None:
+def test_error_is_decoded_as_it_was_encoded(kind: type[errors.OrchestratorError]) -> None:
     error = kind("why", {"a": 1})
     body = problems.to_body(error)
     again = problems.from_body(problems.status_of(error), body)
@@ -35,7 +35,7 @@ def test_there_and_back(kind: type[errors.OrchestratorError]) -> None:
     assert problems.to_body(again) == body
 
 
-def test_when_to_try_again_is_kept() -> None:
+def test_retry_after_is_decoded() -> None:
     body = problems.to_body(errors.Unavailable("full", retry_after_s=7))
     again = problems.from_body(503, body)
     assert isinstance(again, errors.Unavailable)
@@ -55,5 +55,5 @@ def test_when_to_try_again_is_kept() -> None:
         (400, {"error": {}}, errors.InvalidRequest),
     ],
 )  # fmt: skip
-def test_bodies_that_are_not_ours(status: int, body: Any, kind: type) -> None:
+def test_foreign_error_body_is_mapped_by_its_status(status: int, body: Any, kind: type) -> None:
     assert type(problems.from_body(status, body)) is kind

@@ -1,4 +1,4 @@
-"""Server-sent events survive being cut anywhere."""
+"""Server-sent events are decoded wherever the stream is split."""
 
 from itertools import pairwise
 
@@ -30,21 +30,21 @@ def shown(sent: list[sse.Frame]) -> list[sse.Frame]:
 
 
 @given(frames)
-def test_every_single_split(sent: list[sse.Frame]) -> None:
+def test_frames_are_decoded_at_every_single_split(sent: list[sse.Frame]) -> None:
     data = b"".join(map(sse.encode, sent))
     for cut in range(len(data) + 1):
         assert decoded([data[:cut], data[cut:]]) == shown(sent)
 
 
 @given(frames, st.lists(st.integers(0, 400), max_size=8))
-def test_any_splits(sent: list[sse.Frame], cuts: list[int]) -> None:
+def test_frames_are_decoded_at_any_splits(sent: list[sse.Frame], cuts: list[int]) -> None:
     data = b"".join(map(sse.encode, sent))
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     assert decoded([data[a:b] for a, b in pairwise(places)]) == shown(sent)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_survived(data: bytes) -> None:
+def test_any_bytes_are_decoded_without_an_error(data: bytes) -> None:
     whole = decoded([data])
     assert decoded([data[n : n + 1] for n in range(len(data))]) == whole
 
@@ -56,12 +56,12 @@ def test_line_ends_comments_and_unknown_fields(end: bytes) -> None:
     assert frame == sse.Frame("\n two", "x", "7")
 
 
-def test_an_identifier_stays_until_the_next() -> None:
+def test_event_id_stays_until_the_next_one() -> None:
     data = b"id: 1\ndata: a\n\ndata: b\n\nid: 2\0\ndata: c\n\nid: 3\ndata: d\n\n"
     assert [frame.id for frame in decoded([data])] == ["1", "1", "1", "3"]
 
 
-def test_what_is_not_ended_is_not_told() -> None:
+def test_unterminated_frame_is_not_emitted() -> None:
     assert decoded([b"data: half"]) == []
     assert decoded([b"data: half\n"]) == []
     assert decoded([sse.KEEPALIVE, sse.KEEPALIVE]) == []
@@ -70,7 +70,7 @@ def test_what_is_not_ended_is_not_told() -> None:
 @pytest.mark.parametrize(
     "piece", [b"data: " + b"x" * 60_000, b"data: x\n" * 10_000, b"data\n" * 10_000, b"x" * 60_000]
 )
-def test_a_frame_without_an_end_is_refused(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frame_that_is_too_long_is_refused(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "MAX_FRAME", 2 * 2**20)
     decoder = sse.Decoder()
 

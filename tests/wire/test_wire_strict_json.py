@@ -1,4 +1,4 @@
-"""JSON that two readers could take for two things is refused."""
+"""JSON that two readers could read differently is refused."""
 
 import json
 import time
@@ -25,18 +25,18 @@ plain = st.recursive(
 
 
 @given(plain)
-def test_what_is_written_is_read_again(value: Any) -> None:
+def test_json_is_decoded_as_it_was_encoded(value: Any) -> None:
     assert strict_json.loads(strict_json.dumps(value).encode()) == value
 
 
 @given(plain)
-def test_it_is_ordinary_json(value: Any) -> None:
+def test_standard_json_module_reads_and_writes_the_same(value: Any) -> None:
     assert json.loads(strict_json.dumps(value)) == value
     assert strict_json.loads(json.dumps(value, indent=1).encode()) == value
 
 
 @given(st.binary(max_size=100))
-def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
     with suppress(InvalidRequest):
         strict_json.loads(data)
 
@@ -61,7 +61,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         (b"1" * 5000, "more than 100 digits"),
     ],
 )
-def test_refused(data: bytes, problem: str) -> None:
+def test_ambiguous_or_oversized_json_is_refused(data: bytes, problem: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         strict_json.loads(data, field="frame")
     assert problem in raised.value.details["fields"]["frame"]
@@ -83,7 +83,7 @@ def test_refused(data: bytes, problem: str) -> None:
         (b'["' + b'",,,"' * 300, True),
     ],
 )
-def test_values_are_counted_before_they_are_read(data: bytes, is_refused: bool) -> None:
+def test_values_are_counted_before_decoding(data: bytes, is_refused: bool) -> None:
     if is_refused:
         with pytest.raises(InvalidRequest, match="more than 100 values"):
             strict_json.loads(data, max_values=100)
@@ -100,21 +100,21 @@ def test_values_are_counted_before_they_are_read(data: bytes, is_refused: bool) 
         b"[" + b"[{}]," * 1000 + b"0]",
     ],
 )
-def test_what_is_nested_is_read_to_the_same_depth_by_every_python(data: bytes) -> None:
+def test_nesting_limit_is_the_same_on_every_python(data: bytes) -> None:
     assert strict_json.loads(data) == json.loads(data)
 
 
 @pytest.mark.parametrize("last", [0, -1])
-def test_a_key_that_is_there_twice_is_found_in_linear_time(last: int) -> None:
+def test_duplicate_key_is_found_in_linear_time(last: int) -> None:
     names = [str(number) for number in range(200_000)]
     pairs = ",".join(f'"{name}":0' for name in [*names, names[last]])
     began = time.process_time()
     with pytest.raises(InvalidRequest, match=f"'{names[last]}' twice"):
         strict_json.loads(f"{{{pairs}}}".encode())
-    assert time.process_time() - began < 10  # it was a quarter of an hour
+    assert time.process_time() - began < 10  # quadratic time would be a quarter of an hour
 
 
-def test_what_json_cannot_say_is_not_written() -> None:
+def test_values_that_json_cannot_represent_are_not_encoded() -> None:
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="not JSON compliant"):
             strict_json.dumps([value])
@@ -122,12 +122,12 @@ def test_what_json_cannot_say_is_not_written() -> None:
         strict_json.dumps({1, 2})
 
 
-def test_text_stays_itself() -> None:
+def test_text_is_not_escaped() -> None:
     assert strict_json.dumps({"ü": "\u2028😀"}) == '{"ü":"\u2028😀"}'
 
 
 @pytest.mark.parametrize("sign", ["", "-"])
-def test_a_number_may_have_so_many_digits_and_no_more(sign: str) -> None:
+def test_number_of_digits_is_limited(sign: str) -> None:
     most = int(sign + "9" * MAX_DIGITS)
     assert strict_json.loads(f"[{most}]".encode()) == [most]
     strict_json.check_readable([most])
@@ -142,7 +142,7 @@ def test_a_number_may_have_so_many_digits_and_no_more(sign: str) -> None:
 
 
 @pytest.mark.parametrize("inner", [{}, [], {"k": 1}, (1,)])
-def test_what_is_stored_leaves_room_for_what_it_is_read_within(inner: Any) -> None:
+def test_nesting_limit_of_stored_values_leaves_room_for_the_page(inner: Any) -> None:
     value = inner
     for _ in range(strict_json.MAX_STORED_NESTING - 1):
         value = [value]
@@ -156,7 +156,7 @@ def test_what_is_stored_leaves_room_for_what_it_is_read_within(inner: Any) -> No
 @pytest.mark.parametrize(
     "value", [[], {"a": 1}, ["x" * 70_000, {"b": "é" * 70_000}], list(range(9_999))]
 )
-def test_pieces_are_the_same_text(value: Any) -> None:
+def test_pieces_join_to_the_same_json(value: Any) -> None:
     held = Encoded(strict_json.dumps({"text": "中" * 70_000}).encode())
     pieces = strict_json.encode_in_pieces([value, held, value])
     assert b"".join(pieces) == strict_json.dumps([value, held, value]).encode()
