@@ -19,7 +19,7 @@ class Certificate:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Return what agentd is told of it."""
+        """Return the options of agentd for it."""
         return ("--tls-cert", self.cert, "--tls-key", self.key)
 
     def server(self) -> ssl.SSLContext:

@@ -1,7 +1,7 @@
-"""An agent that asks for an approval and then tries to call as somebody else: prints what came of it.
+"""An agent that asks for an approval and then tries to call as somebody else; prints the results.
 
 Run as the agent of a ``command`` provider. Each way approves its own request, without the token of
-its run. Standard library only; what a way prints last is the status of the answer.
+its run. Standard library only. The last output of each way is the status of the answer.
 """
 
 import json
@@ -73,7 +73,7 @@ UPGRADE = (
 
 
 def socket_frame(path):
-    """Return what a WebSocket is answered that shows a token of another's in its first frame."""
+    """Return the answer to a WebSocket whose first frame has the token of another caller."""
     with socket.create_connection((HOST, PORT), 20) as line:
         lines = ["GET /stream HTTP/1.1", f"Host: {HOST}", *UPGRADE, "", ""]
         line.sendall("\r\n".join(lines).encode())
@@ -92,7 +92,7 @@ REFUSALS = {b'"unauthorized"': 401, b'"forbidden"': 403}
 
 
 def by_shell(script, path, **options):
-    """Return what a shell script prints that calls this program again, as ``$@``."""
+    """Return the output of a shell script that calls this program again, as ``$@``."""
     command = ["sh", "-c", script, "sh", *ME, path]
     return subprocess.run(
         command, stdout=subprocess.PIPE, timeout=30, check=False, **options
@@ -100,7 +100,7 @@ def by_shell(script, path, **options):
 
 
 def twice_removed(path):
-    """Fork twice in a session of its own, and wait until the parent is gone."""
+    """Fork twice in a new process session, and wait until the parent is gone."""
     read, write = os.pipe()
     if os.fork() == 0:
         os.setsid()
@@ -118,7 +118,7 @@ def twice_removed(path):
 
 
 def handed_on(path):
-    """Have a connection for which no process is to be seen while it is looked at."""
+    """Use a connection that no process has open while the daemon looks for its owner."""
     ours, theirs = socket.socketpair()
     line = socket.create_connection((HOST, PORT))
     body = b'{"decision": "approve"}'
@@ -131,7 +131,7 @@ def handed_on(path):
     line.close()
     os.write(sent, request)
     os.close(sent)
-    # Until the daemon has looked, the descriptor is nowhere but in the queue.
+    # Until the daemon has looked, the descriptor is only in the queue of the socket pair.
     time.sleep(0.5)
     _, [fd], _, _ = socket.recv_fds(theirs, 1, 1)
     with socket.socket(fileno=fd) as again:
@@ -152,7 +152,7 @@ def then_gone(path):
 
 
 def from_thread(path):
-    """Have the connection in a thread that shares its descriptors with no other."""
+    """Use a connection of a thread with its own table of descriptors."""
     import ctypes
     import threading
 
@@ -175,7 +175,7 @@ def local_token():
 
 
 def hidden(path):
-    """Call from a process of which no other may see what it has open."""
+    """Call from a process whose open files no other process may see."""
     import ctypes
 
     assert ctypes.CDLL(None).prctl(4, 0, 0, 0, 0) == 0  # PR_SET_DUMPABLE
@@ -183,7 +183,7 @@ def hidden(path):
 
 
 def agentctl(path):
-    """Call with agentctl, which finds the token that its user has."""
+    """Call with agentctl, which finds the token of its user."""
     request = path.split("/")[2]
     env = {name: value for name, value in os.environ.items() if not name.startswith("AGENT")}
     command = [sys.executable, "-m", "agentctl.main", "--url", URL]

@@ -1,4 +1,4 @@
-"""How long a single step of the event loop is at work: nobody else is served meanwhile."""
+"""Processor time of single steps of the event loop, during which nobody else is served."""
 
 import asyncio
 import gc
@@ -12,10 +12,9 @@ from attrs import define
 
 @define
 class LoopCost:
-    """What the steps of the event loop took.
+    """The cost of the event loop's steps.
 
-    :param longest_s: processor time of the longest step, in seconds. What other processes make of the
-        machine is no part of it.
+    :param longest_s: processor time of the longest step, in seconds, without other processes' time.
     :param total_s: processor time of all steps.
     """
 
@@ -31,7 +30,7 @@ class LoopCost:
 def loop_cost() -> Iterator[LoopCost]:
     """Measure every step of the event loops of this thread until the scope is left.
 
-    The garbage collector is held off: what earlier tests left is not part of a step. (To collect that first
+    The garbage collector is off, so that garbage of earlier tests is not part of a step. (To collect that first
     would take most of the time of a test.)
     """
     cost = LoopCost()

@@ -34,10 +34,10 @@ from agentd.metrics import Metrics
 from agentd.server import FIRST_REQUEST_S, listen, serve, url_of
 
 ADMIN = "correct-horse-battery-staple"
-"""The token of people, where tests want one."""
+"""The token of people, for tests with tokens."""
 
 PATIENCE_S = 60.0
-"""Seconds a busy machine has for what takes none on an idle one."""
+"""Timeout in seconds, for a busy machine; on an idle one it is immediate."""
 
 
 async def echo(context: RunContext) -> str:
@@ -51,7 +51,7 @@ async def forever(context: RunContext) -> Outcome:
 
 
 async def talkative(context: RunContext) -> str:
-    """Say as many lines of 1,000 characters as the prompt's number tells."""
+    """Emit as many messages of 1,000 characters as the prompt's number."""
     for number in range(int(context.prompt)):
         await context.emit("agent.message", {"text": f"{number:06} " + "x" * 1000})
     return "done"
@@ -104,7 +104,7 @@ class Serving:
 
     @property
     def readers(self) -> int:
-        """How many topics streams listen for."""
+        """The number of topics that streams subscribe to."""
         taken = self.engine.core.notifier._waiters
         return sum(topic == "events" or topic.startswith("session:") for topic in taken)
 
@@ -179,7 +179,7 @@ async def serving(
                         headers=headers,
                         timeout=20,
                         verify=trust,
-                        # The connection stays, however long a busy machine takes between two calls.
+                        # The connection stays open, even if a busy machine is slow between two calls.
                         limits=httpx.Limits(keepalive_expiry=None),
                     ) as client:
                         yield Serving(url, engine, store, lifetime, client, metrics, agents_url)
@@ -208,7 +208,7 @@ async def sse_reader(
 
 
 async def until(condition: Any, what: str) -> None:
-    """Let the loop go on until something holds."""
+    """Let the event loop run until a condition holds."""
     try:
         with anyio.fail_after(PATIENCE_S):
             while not condition():
@@ -218,7 +218,7 @@ async def until(condition: Any, what: str) -> None:
 
 
 def exchange(address: tuple[str, int], request: bytes) -> tuple[int, bytes]:
-    """Send bytes as they are on a connection of their own; return the status and all that came."""
+    """Send bytes on a new connection; return the status and the whole answer."""
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(request)
         answer = bytearray()
@@ -229,7 +229,7 @@ def exchange(address: tuple[str, int], request: bytes) -> tuple[int, bytes]:
 
 @contextmanager
 def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Have somebody else's server on a free port, in a thread, until the scope is left."""
+    """Run another HTTP server on a free port, in a thread, until the scope is left."""
     with HTTPServer(("127.0.0.1", 0), handler) as http:
         thread = threading.Thread(target=http.serve_forever, args=(0.01,))
         thread.start()
@@ -274,7 +274,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def named(directory: Path) -> dict[str, str]:
-    """The variable that names the configuration a test has put there: one that is named is trusted."""
+    """Return the variable that names a test's configuration: a named file is trusted."""
     return {"AGENTD_CONFIG": "agentd.toml"} if (directory / "agentd.toml").exists() else {}
 
 

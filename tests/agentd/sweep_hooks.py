@@ -1,4 +1,4 @@
-"""Told to schemathesis: what of its requests must be as it would not make it, and a check of ours."""
+"""Hooks of schemathesis: changes of some of its requests, and a check of ours."""
 
 import os
 from typing import Any
@@ -15,17 +15,17 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         and isinstance(body.get("path"), str)
         and body["path"].startswith("/")
     ):
-        body["path"] = os.environ["SWEEP_COPY"]  # not anywhere on the machine the tests run on
+        body["path"] = os.environ["SWEEP_COPY"]  # never another place on this machine
 
     for name in ("wait_s", "timeout_s"):
         seconds = (case.query or {}).get(name)
-        # One that is out of bounds stays: it must be refused.
+        # A value out of bounds stays: it must be refused.
         if isinstance(seconds, (int, float)) and 0.1 < seconds <= 86_400:
-            case.query[name] = 0.1  # ids are those of things that are there: the answer would wait
+            case.query[name] = 0.1  # the ids exist, so the answer would wait
 
 
 @schemathesis.check
 def refused(context: Any, response: Any, case: Any) -> None:
-    """Fail for an answer to who may not be answered."""
+    """Fail if a caller that must be refused got another answer."""
     if case.operation.path != "/health":
         assert response.status_code in (401, 429), f"{case.operation.label}: {response.status_code}"

@@ -1,6 +1,6 @@
-"""Every call and stream of the API description, tried by everyone there can be.
+"""Every call and stream of the API description, tried by every kind of caller.
 
-A call without a row fails; so does one that does anything to who is not let in.
+A call without a row fails the test; so does a refused call that changes anything.
 """
 
 import json
@@ -22,7 +22,7 @@ from agent_orchestrator.wire.openapi import openapi_document
 pytestmark = pytest.mark.anyio
 
 NOBODY = ("none", "bad", "expired", "revoked", "ended")
-"""No token, one that never was, three that are over, the last of them a run's."""
+"""No token, an unknown one, and three that have ended, the last of them a run's."""
 
 CALLERS = (
     "read", "write", "approve",  # the owner, by tokens that are good for one thing each
@@ -38,7 +38,7 @@ def row(statuses: str, **sent: Any) -> tuple[dict[str, int], dict[str, Any]]:
 
 
 LOOK = "200 403 403 | 200 200 200 200 200 404 | 200 404"
-"""At something; at everything, below, whatever each then finds."""
+"""Reading one item; below, listing, whatever each caller finds."""
 LIST = "200 403 403 | 200 200 200 200 200 200 | 200 200"
 WORK = "403 201 403 | 201 201 201 201 403 404 | 403 404"
 OWN = "200 403 403 | 200 200 200 403 403 404 | 403 404"
@@ -104,10 +104,10 @@ ROWS = {
 }
 
 ENDING = ("POST /runs/{run_id}/transition", "POST /runs/{run_id}/cancel")
-"""Whom these let in end a run: a manual one stands in for the agent's."""
+"""These calls end a run, so they get a manual one instead of the agent's."""
 
 
-def test_every_call_has_a_row() -> None:
+def test_every_call_has_a_row_of_expected_statuses() -> None:
     paths = openapi_document("0")["paths"]
     calls = {f"{method.upper()} {path}" for path, item in paths.items() for method in item}
     assert set(ROWS) == calls | {"SOCKET /stream"}
@@ -120,7 +120,7 @@ class World:
     agents: Agents
     directory: Path
     client: httpx.AsyncClient
-    """Of nobody: each call has the token of its caller."""
+    """A client without a token: each call adds the token of its caller."""
     tokens: dict[str, str] = field(factory=dict)
     ids: dict[str, str] = field(factory=dict)
 
@@ -138,7 +138,7 @@ class World:
         return answer.json()
 
     async def make(self) -> None:
-        """Make everything and everyone there is."""
+        """Make all callers and all items."""
         every = ["read", "write", "approve"]
         people = {"owner": "ann", "writer": "carol", "reader": "ron", "granted owner": "dan"}
         for caller, name in (people | {"stranger": "eve"}).items():
@@ -176,7 +176,7 @@ class World:
         return str(made["token"]["id"])
 
     async def fresh(self, call: str) -> dict[str, str]:
-        """Return what the call is about: what it may end, was made for it."""
+        """Return the ids of the call's target. What the call may end is made for it."""
         ids = self.ids | {"directory": str(self.directory)}
         if "{request_id}" in call:
             asked = {"text": "May I?", "request_kind": "approval_request"}
@@ -196,7 +196,7 @@ class World:
         return ids
 
     async def state(self) -> tuple[int, int]:
-        """Return what grows with anything that is done."""
+        """Return counts that change with every successful write."""
         store = self.agents.server.store
         tokens = await store.read(lambda view: view.tokens(limit=500))
         return await self.agents.server.event_count(), sum(not one.revoked_at for one in tokens)
@@ -261,7 +261,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 @pytest.mark.parametrize("callers", [NOBODY, *((one,) for one in CALLERS)], ids=lambda c: c[0])
-async def test_access(world: World, callers: tuple[str, ...]) -> None:
+async def test_status_of_every_call_for_every_caller(
+    world: World, callers: tuple[str, ...]
+) -> None:
     if "expired" in callers:
         with anyio.fail_after(5):
             while (await world.ask("expired", "GET /openapi.json", {}, {}))[0] != 401:
@@ -281,7 +283,7 @@ async def _try_everything(world: World, caller: str) -> None:
         if status >= 400:
             assert await world.state() == before, call
         if status == 404 and answer is not None:
-            # What is not to be seen is answered as what is not there.
+            # A hidden item is answered like one that does not exist.
             absent = {
                 name: f"{value[:4]}{'0' * 26}" if name.endswith("_id") else value
                 for name, value in ids.items()
@@ -293,12 +295,12 @@ async def _try_everything(world: World, caller: str) -> None:
             assert missing == there, call
 
 
-async def test_lists_hold_what_may_be_read(world: World) -> None:
+async def test_lists_and_streams_contain_only_readable_items(world: World) -> None:
     for caller in CALLERS:
-        await _look_for(world, caller)
+        await _check_lists(world, caller)
 
 
-async def _look_for(world: World, caller: str) -> None:
+async def _check_lists(world: World, caller: str) -> None:
     may_read = ROWS["GET /sessions/{session_id}"][0][caller] == 200
     request_id = (await world.fresh("{request_id}"))["request_id"]
     wanted = {"sessions": "session_id", "runs": "run_id", "requests": "request_id"}

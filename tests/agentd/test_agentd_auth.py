@@ -106,7 +106,7 @@ def upgrade(host: str, **headers: str) -> dict[str, str]:
     }
 
 
-async def test_hosts(tmp_path: Path) -> None:
+async def test_host_header_is_checked_on_every_call(tmp_path: Path) -> None:
     async with guarded(tmp_path) as server:
         for host, expected in HOSTS:
             assert await status_of(server, "GET", "/health", {"Host": host}) == expected, host
@@ -116,7 +116,7 @@ async def test_hosts(tmp_path: Path) -> None:
                 assert await status_of(server, "GET", "/stream", upgrade(host)) == expected
 
 
-async def test_origins(tmp_path: Path) -> None:
+async def test_origin_header_is_checked_on_every_call(tmp_path: Path) -> None:
     async with guarded(tmp_path) as server:
         own = "http://localhost:8765"
         for origin, expected in [*ORIGINS, (own, 200)]:
@@ -138,7 +138,7 @@ def cors_of(answer: httpx.Response) -> dict[str, str]:
     }
 
 
-async def test_pages_of_listed_origins(tmp_path: Path) -> None:
+async def test_pages_of_allowed_origins_get_cors_headers(tmp_path: Path) -> None:
     """CORS: a browser asks first, without a token, and then lets the page read the answers."""
     async with guarded(tmp_path, (TOKEN,)) as server:
         asking = {
@@ -175,7 +175,7 @@ async def test_pages_of_listed_origins(tmp_path: Path) -> None:
             assert stream.headers["Content-Type"].startswith("text/event-stream")
 
 
-async def test_no_other_page_is_told_anything(tmp_path: Path) -> None:
+async def test_pages_of_other_origins_get_no_cors_headers(tmp_path: Path) -> None:
     asking = {"Access-Control-Request-Method": "GET"}
     async with guarded(tmp_path, (TOKEN,)) as server:
         for origin in ("https://evil.example", "null", f"{PAGE}.evil.example"):
@@ -183,7 +183,7 @@ async def test_no_other_page_is_told_anything(tmp_path: Path) -> None:
                 headers = {"Origin": origin, **asking}
                 answer = await server.client.request(method, "/sessions", headers=headers)
                 assert (answer.status_code, cors_of(answer)) == (403, {})
-        # Two origins, of which one is listed; and a page of the daemon's own, which needs none.
+        # Two origins, even if both are allowed; and a page of the daemon itself, which needs no CORS.
         for origins in ([PAGE, PAGE], [server.url]):
             answer = await server.client.get(
                 "/sessions", headers=[("Origin", one) for one in origins]
@@ -192,7 +192,7 @@ async def test_no_other_page_is_told_anything(tmp_path: Path) -> None:
         preflight = await server.client.options(
             "/sessions", headers={**asking, "Authorization": ""}
         )
-        assert preflight.status_code == 401  # no page: not a preflight
+        assert preflight.status_code == 401  # without an origin it is not a preflight
     (tmp_path / "b").mkdir()
     async with serving(tmp_path / "b", tokens=(TOKEN,)) as server:
         headers = {"Origin": server.url, **asking}
@@ -201,7 +201,7 @@ async def test_no_other_page_is_told_anything(tmp_path: Path) -> None:
             assert cors_of(answer) == {}
 
 
-async def test_nothing_is_done_for_a_page_that_may_not_call(tmp_path: Path) -> None:
+async def test_call_of_a_page_with_a_forbidden_origin_changes_nothing(tmp_path: Path) -> None:
     async with guarded(tmp_path) as server:
         answer = await server.client.post(
             "/sessions", json={}, headers={"Origin": "http://evil.example"}
@@ -210,7 +210,7 @@ async def test_nothing_is_done_for_a_page_that_may_not_call(tmp_path: Path) -> N
         assert await server.event_count() == 0
 
 
-async def test_tokens(tmp_path: Path) -> None:
+async def test_bearer_token_is_required_on_every_call(tmp_path: Path) -> None:
     async with (
         guarded(tmp_path, (TOKEN, OTHER)) as server,
         httpx.AsyncClient(base_url=server.url) as client,
@@ -222,7 +222,7 @@ async def test_tokens(tmp_path: Path) -> None:
         ):  # fmt: skip
             headers = {} if header is None else {"Authorization": header}
             for method, path in PATHS:
-                # Each from an address of its own: too many from one are refused otherwise.
+                # Each from a new address: too many from one would be refused.
                 place = httpx.AsyncHTTPTransport(local_address=f"127.0.1.{next(places)}")
                 async with httpx.AsyncClient(base_url=server.url, transport=place) as stranger:
                     answer = await stranger.request(method, path, headers=headers)
@@ -251,7 +251,7 @@ async def test_a_token_in_the_url_is_refused(tmp_path: Path) -> None:
                 assert TOKEN not in answer.text
 
 
-async def test_sessions_record_whose_token_made_them(tmp_path: Path) -> None:
+async def test_session_owner_is_derived_from_the_token(tmp_path: Path) -> None:
     async with guarded(tmp_path, (TOKEN,)) as server:
         made = await server.client.post("/sessions", json={})
         owner = made.json()["session"]["owner"]
@@ -259,8 +259,8 @@ async def test_sessions_record_whose_token_made_them(tmp_path: Path) -> None:
         assert TOKEN not in made.text
 
 
-def test_the_name_of_a_token_is_no_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everybody who is let in to a session reads its owner's name, and may try words against it."""
+def test_token_name_is_a_slow_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every reader of a session sees its owner's name, and could test guesses against it."""
     monkeypatch.setattr(hashlib, "scrypt", shortcuts.SCRYPT)
     for token in ("s3cret", TOKEN):
         [(_, who)] = Guard((token,))._tokens
@@ -269,10 +269,10 @@ def test_the_name_of_a_token_is_no_way_to_it(monkeypatch: pytest.MonkeyPatch) ->
             assert who.id != f"token-{hashlib.new(name, token.encode()).hexdigest()[:8]}"
         began = time.process_time()
         Guard((token,))
-        assert time.process_time() - began > 0.005  # ten thousand times what a hash takes
+        assert time.process_time() - began > 0.005  # ten thousand times the cost of a plain hash
 
 
-async def test_sockets_without_the_right_token_are_refused(tmp_path: Path) -> None:
+async def test_websockets_without_a_valid_token_are_refused(tmp_path: Path) -> None:
     async with guarded(tmp_path, (TOKEN,)) as server:
         url = server.url.replace("http", "ws") + "/stream"
         for options in (
@@ -290,7 +290,7 @@ async def test_sockets_without_the_right_token_are_refused(tmp_path: Path) -> No
         assert refused.value.response.status_code == 400
 
 
-def test_a_wildcard_bind_answers_to_its_addresses_but_not_to_names() -> None:
+def test_wildcard_bind_accepts_addresses_and_not_names_as_host() -> None:
     guard = Guard((TOKEN,), host="0.0.0.0")
     for host in ("192.168.1.2:8765", "[fe80::1]", "localhost"):
         guard.check_host_and_origin([host], [])
@@ -298,7 +298,7 @@ def test_a_wildcard_bind_answers_to_its_addresses_but_not_to_names() -> None:
         guard.check_host_and_origin(["rebound.example"], [])
 
 
-def test_what_is_loopback() -> None:
+def test_loopback_addresses_are_recognized() -> None:
     assert [is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")] == [
         True
     ] * 4
@@ -307,7 +307,7 @@ def test_what_is_loopback() -> None:
     ] * 4
 
 
-def test_tokens_and_origins_that_cannot_be() -> None:
+def test_invalid_tokens_and_origins_are_configuration_errors() -> None:
     for token in ("", "two words", "ümlaut", "line\nbreak"):
         with pytest.raises(ConfigError):
             Guard((token,))
@@ -329,17 +329,17 @@ class NoTokens:
         return False
 
 
-async def test_a_token_of_any_characters_is_only_unknown() -> None:
+async def test_token_of_any_characters_is_just_unauthorized() -> None:
     guard = Guard((TOKEN,))
     for token in ("\ud800", "\0", "x" * 100_000, "ü", "art_", "art_\ud800"):
         with pytest.raises(Unauthorized):
             await guard.holder(token, NoTokens(), Peer("127.0.0.1"))
 
 
-async def test_every_token_is_compared_with_all_of_every_other(
+async def test_token_is_compared_with_every_configured_token_by_hash(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What a check takes tells nothing of how much was right, nor of which token it was."""
+    """The time of a check must not reveal how much of a token matched, nor which one."""
     compared: list[tuple[bytes, bytes]] = []
     compare = hmac.compare_digest
 
@@ -357,11 +357,11 @@ async def test_every_token_is_compared_with_all_of_every_other(
         except Unauthorized:
             assert number > 1
         assert len(compared) == 3, token
-        # Hashes, of which a guess cannot get a part right, and all of one length.
+        # Hashes of equal length, of which a guess cannot match a part.
         assert {len(value) for pair in compared for value in pair} == {32}
 
 
-async def test_a_check_takes_as_long_whatever_was_right() -> None:
+async def test_time_of_a_token_check_does_not_depend_on_the_matching_part() -> None:
     token = "correct-horse-battery-staple-and-more-of-it"
     guard, peer = Guard((token,)), Peer("127.0.0.1")
     peer.is_authenticated = True
@@ -371,7 +371,7 @@ async def test_a_check_takes_as_long_whatever_was_right() -> None:
     for number in range(20_000):
         peer.address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
         for kind, presented in wrong.items():
-            # The quickest of many: what else goes on here only ever adds to it.
+            # The quickest of many: other work on the machine only adds to it.
             began = time.perf_counter()
             with contextlib.suppress(Unauthorized):
                 await guard.holder(presented, NoTokens(), peer)

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request is told by name, changes nothing and is no fault of ours."""
+"""A bad request gets an error that names the field, changes nothing and is not a server error."""
 
 import json
 import logging
@@ -160,7 +160,7 @@ def filled(template: Any, known: dict[str, str]) -> Any:
 
 
 def documented(method: str, path: str) -> set[str]:
-    """Return the statuses the description has for a call."""
+    """Return the statuses that the API description has for a call."""
     parts = path.partition("?")[0].split("/")
     for template, item in openapi_document("0")["paths"].items():
         names = template.split("/")
@@ -184,7 +184,9 @@ def check_problem(answer: Any, status: int, code: str, field: str | None) -> Non
         assert field in error["message"]
 
 
-async def test_bad_bodies(server: Serving, known: dict[str, str], caplog: Any) -> None:
+async def test_invalid_json_bodies_are_refused_with_their_field(
+    server: Serving, known: dict[str, str], caplog: Any
+) -> None:
     before = await server.event_count()
     for method, path, body, status, code, field in BAD_BODIES:
         answer = await server.client.request(
@@ -197,7 +199,9 @@ async def test_bad_bodies(server: Serving, known: dict[str, str], caplog: Any) -
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-async def test_bad_queries(server: Serving, known: dict[str, str], caplog: Any) -> None:
+async def test_invalid_paths_and_queries_are_refused_with_their_field(
+    server: Serving, known: dict[str, str], caplog: Any
+) -> None:
     before = await server.event_count()
     for path, status, code, field in BAD_QUERIES:
         check_problem(await server.client.get(filled(path, known)), status, code, field)
@@ -206,7 +210,7 @@ async def test_bad_queries(server: Serving, known: dict[str, str], caplog: Any) 
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-async def test_bad_bytes(server: Serving, caplog: Any) -> None:
+async def test_invalid_bytes_and_content_types_are_refused(server: Serving, caplog: Any) -> None:
     for data, content_type, status, code, field in BAD_BYTES:
         headers = {} if content_type is None else {"Content-Type": content_type}
         answer = await server.client.post("/sessions", content=data, headers=headers)
@@ -216,12 +220,12 @@ async def test_bad_bytes(server: Serving, caplog: Any) -> None:
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-async def test_every_bad_field_is_named(server: Serving) -> None:
+async def test_error_names_every_bad_field(server: Serving) -> None:
     answer = await server.client.post("/sessions", json={"title": 1, "cwd": 2, "colour": 3})
     assert set(answer.json()["error"]["details"]["fields"]) == {"title", "cwd", "colour"}
 
 
-async def test_last_event_id_is_checked_as_a_cursor_is(server: Serving) -> None:
+async def test_last_event_id_is_checked_like_a_cursor(server: Serving) -> None:
     session = await server.session()
     path = f"/stream?sessionId={session}&cursor=0"
     answer = await server.client.get(path, headers={"Last-Event-ID": "x"})
@@ -230,7 +234,7 @@ async def test_last_event_id_is_checked_as_a_cursor_is(server: Serving) -> None:
     check_problem(answer, 409, "cursor_ahead", None)
 
 
-async def test_wrong_methods_are_told_the_right_ones(server: Serving) -> None:
+async def test_wrong_method_gets_405_with_the_allowed_ones(server: Serving) -> None:
     for method, path, allowed in [
         ("DELETE", "/sessions", "GET, HEAD, OPTIONS, POST"),
         ("PUT", "/sessions/x", "GET, HEAD, OPTIONS, PATCH"),
@@ -246,7 +250,7 @@ async def test_wrong_methods_are_told_the_right_ones(server: Serving) -> None:
         assert answer.headers["Allow"] == allowed
 
 
-async def test_head_is_get_without_content(server: Serving) -> None:
+async def test_head_returns_get_without_content(server: Serving) -> None:
     session = await server.session()
     for path in ("/health", "/sessions", f"/stream?sessionId={session}"):
         answer = await server.client.head(path)
@@ -254,7 +258,7 @@ async def test_head_is_get_without_content(server: Serving) -> None:
     assert server.readers == 0
 
 
-async def test_a_body_over_the_limit_is_refused_and_the_next_request_served(
+async def test_body_over_the_limit_is_refused_and_the_next_request_is_served(
     server: Serving,
 ) -> None:
     big = b'{"title": "' + b"x" * (9 * 1024 * 1024) + b'"}'
@@ -273,15 +277,15 @@ async def test_a_body_over_the_limit_is_refused_and_the_next_request_served(
     assert await server.event_count() == 0
 
 
-async def test_the_largest_images_fit_beside_the_longest_text(server: Serving) -> None:
+async def test_largest_images_and_longest_text_fit_into_one_body(server: Serving) -> None:
     data = b64encode(b"GIF89a" + bytes(5 * 2**20 - 6)).decode()
     body = {"text": "x" * 1_000_000, "images": [{"data": data}]}
     answer = await server.client.post("/sessions", json=body)
-    # Its provider takes no images: that is all that is wrong with it.
+    # Its provider takes no images; nothing else is wrong with it.
     check_problem(answer, 400, "invalid_request", "images")
 
 
-async def test_a_body_just_under_the_limit_is_taken(server: Serving) -> None:
+async def test_body_just_under_the_limit_is_accepted(server: Serving) -> None:
     padding = b" " * (8 * 1024 * 1024 - 2)
     answer = await server.client.post(
         "/sessions", content=b"{" + padding + b"}", headers={"Content-Type": JSON}
@@ -289,7 +293,7 @@ async def test_a_body_just_under_the_limit_is_taken(server: Serving) -> None:
     assert answer.status_code == 201
 
 
-async def test_an_unexpected_error_is_internal_and_logged_with_its_trace(
+async def test_unexpected_error_is_internal_and_logged_with_its_traceback(
     server: Serving, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:

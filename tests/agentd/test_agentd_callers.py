@@ -1,4 +1,4 @@
-"""Who calls without a token, or with one that is not meant for it: an agent, or its user."""
+"""Callers without a token or with a wrong one: whether it is an agent or the daemon's user."""
 
 import json
 import os
@@ -27,7 +27,7 @@ IMPOSTOR = Path(__file__).with_name("impostor.py")
 REFUSED = {"401", "403"}
 
 WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
-"""Starts a program that is no more than its user: root may see what others hide."""
+"""A prefix that starts a program without root's rights: root could see hidden files."""
 
 CONFIG = f"""
 [providers.impostor]
@@ -69,7 +69,7 @@ def outcome(client: httpx.Client, run_id: str) -> Any:
 
 
 def at_work(client: httpx.Client) -> str:
-    """Have an agent at work; return its session."""
+    """Start an agent; return its session."""
     run_id = send(client, "sleeper")
     session: str = client.get(f"/runs/{run_id}").json()["run"]["session_id"]
     while True:
@@ -79,7 +79,7 @@ def at_work(client: httpx.Client) -> str:
 
 
 def call(daemon: Process, before: Callable[[], object] | None = None, **env: str) -> str:
-    """Return the status that a program of this machine is answered with that has no token."""
+    """Return the status for a program of this machine without a token."""
     address = daemon.url.removeprefix("http://").split(":")
     done = subprocess.run(
         [sys.executable, "-S", "-c", CLIENT, *address],
@@ -93,7 +93,7 @@ def call(daemon: Process, before: Callable[[], object] | None = None, **env: str
 
 
 @pytest.mark.parametrize("tokens", ["open", "tokens", "without rights"])
-def test_an_agent_is_nobody_without_the_token_of_its_run(tmp_path: Path, tokens: str) -> None:
+def test_agent_without_its_runs_token_is_refused(tmp_path: Path, tokens: str) -> None:
     headers, env = {}, {}
     if tokens == "tokens":
         env = {"AGENTD_AUTH_TOKEN": "t" * 40}
@@ -113,27 +113,27 @@ def test_an_agent_is_nobody_without_the_token_of_its_run(tmp_path: Path, tokens:
         assert request["decided_by"] is None
 
 
-def test_its_user_is_let_in_while_agents_are_at_work(tmp_path: Path) -> None:
+def test_user_without_a_token_is_accepted_while_agents_are_at_work(tmp_path: Path) -> None:
     with gateway(tmp_path) as daemon, httpx.Client(base_url=daemon.url) as client:
         at_work(client)
         assert call(daemon) == "200"
         assert call(daemon, os.setsid) == "200"
-        # What a service starts for an agent: `at` keeps its environment.
+        # A process that a service such as `at` starts for an agent has its environment.
         assert call(daemon, **{TAG_VARIABLE: "run_x.1"}) == "401"
         _, most = resource.getrlimit(10)
         limit = tag_limit("run_x.1"), most
         assert call(daemon, lambda: resource.setrlimit(10, limit)) == "401"
 
 
-def test_a_daemon_that_an_agent_has_started_knows_whose_tag_it_has_itself(tmp_path: Path) -> None:
-    # One that is forked has another's first environment.
+def test_daemon_started_by_an_agent_accepts_callers_with_its_own_tag(tmp_path: Path) -> None:
+    # A forked daemon would show the environment of its parent process.
     with gateway(tmp_path, ["/usr/bin/env"], **{TAG_VARIABLE: "run_x.1"}) as daemon:
         assert call(daemon, **{TAG_VARIABLE: "run_x.1"}) == "200"
         assert call(daemon, **{TAG_VARIABLE: "run_y.1"}) == "401"
 
 
 def hiding(url: str, *, parents_user: int) -> str:
-    """Return the status of a call by a process that hides what it has open, below another user's."""
+    """Return the status of a call by a process that hides its open files, below another user's process."""
     read, write = os.pipe()
     ready, go = os.pipe()
     if (parent := os.fork()) == 0:
@@ -157,8 +157,8 @@ def hiding(url: str, *, parents_user: int) -> str:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs two users")
-def test_who_hides_what_he_has_open_is_let_in_if_no_agent_can_be_he(tmp_path: Path) -> None:
-    """As sshd does, which makes the connections of a tunnel: it has become its user's."""
+def test_process_hiding_its_files_is_accepted_if_it_cannot_be_an_agent(tmp_path: Path) -> None:
+    """As sshd does for the connections of a tunnel, after it has changed to its user."""
     with gateway(tmp_path, WITHOUT_RIGHTS) as daemon, httpx.Client(base_url=daemon.url) as client:
         assert hiding(daemon.url, parents_user=0) == "200"
         at_work(client)
@@ -167,7 +167,7 @@ def test_who_hides_what_he_has_open_is_let_in_if_no_agent_can_be_he(tmp_path: Pa
 
 
 @pytest.mark.skipif(not shutil.which("setpriv") and os.geteuid() == 0, reason="needs setpriv")
-def test_another_process_of_its_user_cannot_read_what_the_daemon_knows(tmp_path: Path) -> None:
+def test_processes_of_the_same_user_cannot_read_the_daemons_memory(tmp_path: Path) -> None:
     with gateway(tmp_path, WITHOUT_RIGHTS, AGENTD_AUTH_TOKEN="t" * 40) as daemon:
         for name in ("environ", "mem", "fd/0", "maps"):
             path = f"/proc/{daemon.pid}/{name}"
@@ -175,7 +175,7 @@ def test_another_process_of_its_user_cannot_read_what_the_daemon_knows(tmp_path:
             assert b"Permission denied" in done.stderr, name
         with subprocess.Popen([*WITHOUT_RIGHTS, "sleep", "60"]) as other:
             name = Path(f"/proc/{other.pid}/comm")
-            wait_until(lambda: name.read_text() == "sleep\n")  # setpriv itself hides its own
+            wait_until(lambda: name.read_text() == "sleep\n")  # setpriv itself cannot be read
             path = f"/proc/{other.pid}/environ"
             subprocess.run([*WITHOUT_RIGHTS, "cat", path], stdout=subprocess.DEVNULL, check=True)
             other.kill()
@@ -214,7 +214,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("listen", "connect", "family"), PLACES)
-def test_both_ways_find_the_same_socket(
+def test_netlink_and_proc_find_the_same_socket(
     listen: str, connect: str, family: socket.AddressFamily
 ) -> None:
     with connection(listen, connect, family) as (line, ends):
@@ -223,12 +223,12 @@ def test_both_ways_find_the_same_socket(
             found = way(*ends)
             assert found is not None
             assert (found.inode, found.uid) == (inode, os.geteuid())
-        # Who asks is the daemon itself here, and then one further up.
+        # The caller is the daemon itself here, and then a process above it.
         assert not may_be_agents(ends)
         assert may_be_agents(ends, root=os.getppid())
 
 
-def test_a_kernel_without_netlink_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callers_are_identified_without_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError
 
@@ -238,12 +238,12 @@ def test_a_kernel_without_netlink_will_do(monkeypatch: pytest.MonkeyPatch) -> No
         assert may_be_agents(ends, root=os.getppid())
 
 
-def test_a_connection_that_is_closed_may_be_anybodys() -> None:
+def test_closed_connection_may_be_an_agents() -> None:
     with connection(*PLACES[0]) as (line, ends):
         line.close()
         assert may_be_agents(ends)
     assert may_be_agents((("127.0.0.1", 1), ("127.0.0.1", 2)))
 
 
-def test_one_of_another_machine_is_no_agents() -> None:
+def test_connection_from_another_machine_is_not_an_agents() -> None:
     assert not may_be_agents((("192.0.2.7", 40000), ("192.0.2.1", 8765)))

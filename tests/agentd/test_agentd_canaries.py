@@ -1,4 +1,4 @@
-"""Secrets of a kind that is found anywhere: they are where they belong, and nowhere else."""
+"""Recognizable secrets: they are in the expected places, and nowhere else."""
 
 import base64
 import json
@@ -71,7 +71,7 @@ def run(daemon: Process, token: str, provider: str, text: str) -> dict[str, Any]
 
 
 def forms(secret: str) -> list[bytes]:
-    """Return how a secret may be written."""
+    """Return the forms in which a secret may be written."""
     plain = secret.encode()
     return [
         plain,
@@ -87,14 +87,14 @@ def places(directory: Path, secret: str) -> set[str]:
     for path in directory.rglob("*"):
         try:
             content = path.read_bytes() if path.is_file() else b""
-        except FileNotFoundError:  # what was about to take another name
+        except FileNotFoundError:  # it was renamed meanwhile
             continue
         if any(form in content for form in forms(secret)):
             found.add(path.name.partition("-")[0])
     return found
 
 
-def test_secrets_are_where_they_belong(daemon: Process, tmp_path: Path) -> None:
+def test_secrets_are_only_in_the_expected_places(daemon: Process, tmp_path: Path) -> None:
     made = call(daemon, CONFIGURED, "POST", "/tokens", json={"name": "ann"}).json()
     named = made["secret"]
     other = call(daemon, CONFIGURED, "POST", "/tokens", json={"name": "bob"}).json()["secret"]
@@ -107,7 +107,7 @@ def test_secrets_are_where_they_belong(daemon: Process, tmp_path: Path) -> None:
     assert run(daemon, named, "bad", MESSAGE)["status"] == "failed"
     _misuse(daemon, named)
 
-    # Agents: theirs are their own run's token and, as the user's own codex would have it, his key.
+    # Agents have their run's token and, like the user's own codex, the API key.
     for provider, env in environments.items():
         told = json.dumps(env)
         assert env["AGENTCTL_AUTH_TOKEN"].startswith("art_")
@@ -119,7 +119,7 @@ def test_secrets_are_where_they_belong(daemon: Process, tmp_path: Path) -> None:
         "PATH", "OWN", "AGENTCTL_URL", "AGENTCTL_AUTH_TOKEN", "AGENTCTL_RUN_ID", "AGENTCTL_SESSION_ID",
     }  # fmt: skip
 
-    # Others: nothing of ann's sessions.
+    # Other principals see nothing of ann's sessions.
     for path in ("/sessions", "/runs", "/requests"):
         assert MESSAGE not in call(daemon, other, "GET", path).text
     with httpx.stream(
@@ -132,7 +132,7 @@ def test_secrets_are_where_they_belong(daemon: Process, tmp_path: Path) -> None:
                 break
     assert MESSAGE not in heard
 
-    # Whoever asks how the daemon is: no secret of its own.
+    # Status, doctor, audit, tokens and metrics show no secret.
     for path in ("/daemon/status", "/daemon/doctor", "/daemon/audit", "/tokens", "/metrics"):
         told = call(daemon, CONFIGURED, "GET", path).text
         for secret in (
@@ -158,13 +158,13 @@ def test_secrets_are_where_they_belong(daemon: Process, tmp_path: Path) -> None:
     }
     for secret, expected in belongs.items():
         assert places(tmp_path, secret) == expected, secret
-    # The tokens of the runs: the agent printed its own, so that its answer holds it; no log does.
+    # The agent printed its run's token, so the answer contains it; no log does.
     for env in environments.values():
         assert places(tmp_path, env["AGENTCTL_AUTH_TOKEN"]) == {"a.db"}
 
 
 def _misuse(daemon: Process, named: str) -> None:
-    """Let everything be said that ends up in logs elsewhere."""
+    """Make calls with secrets in all places that servers often log."""
     assert call(daemon, WRONG, "GET", "/sessions").status_code == 401
     for name in ("token", "other"):
         call(daemon, named, "GET", "/sessions", params={name: QUERY})

@@ -1,4 +1,4 @@
-"""A daemon whose database is damaged while it is open says so, to whoever asks what is wrong."""
+"""A daemon whose database is damaged while it is open reports that."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ async def damaged(server: Serving, path: Path, table: str) -> None:
         connection.close()
         return root
 
-    # Not by this process: closing the file would drop the locks SQLite has on it.
+    # By another process: closing the file in this one would drop SQLite's locks on it.
     root = await server.store.read(lambda _: root_of())
     script = (
         "import sys; f = open(sys.argv[1], 'r+b', buffering=0); f.seek(int(sys.argv[2]));"
@@ -34,7 +34,7 @@ async def damaged(server: Serving, path: Path, table: str) -> None:
 
 
 @pytest.mark.parametrize("table", ["runs", "events", "messages", "audit"])
-async def test_check_and_status_answer_with_what_is_wrong(tmp_path: Path, table: str) -> None:
+async def test_check_and_status_report_a_damaged_database(tmp_path: Path, table: str) -> None:
     async with serving(tmp_path) as server:
         session = await server.session()
         for number in range(5):
@@ -49,6 +49,6 @@ async def test_check_and_status_answer_with_what_is_wrong(tmp_path: Path, table:
         assert told.status_code == 200, told.text
         assert told.json()["daemon_health"] == "degraded"
         assert "database_damaged" in [one["code"] for one in told.json()["problems"]]
-        # Who needs the page is told in due form; the daemon goes on.
+        # A call that needs the page gets an error; the daemon goes on.
         assert (await server.client.get(f"/sessions/{session}")).status_code in (200, 503)
         assert (await server.client.get("/health")).status_code == 200

@@ -1,4 +1,4 @@
-"""Where few files may be open: streams are refused before connections and runs are."""
+"""With few file descriptors left, streams are refused before connections and runs."""
 
 import os
 import re
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.anyio
 
 
 def scarce(open_now: int = 0, limit: int = 100) -> Descriptors:
-    """Return what believes in so many descriptors, of which so many are taken beside connections."""
+    """Return a count of descriptors with this limit, of which so many are used beside connections."""
     found = Descriptors(limit, clock=lambda: 0.0)
     found._others, found._counted_at = open_now, 0.0
     return found
 
 
-async def test_a_stream_that_would_use_up_the_reserve_is_refused(
+async def test_stream_is_refused_if_it_would_use_the_reserved_descriptors(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     descriptors = scarce()
@@ -46,17 +46,17 @@ async def test_a_stream_that_would_use_up_the_reserve_is_refused(
                 assert int(refused.headers["Retry-After"]) > 0
             async with connect(server.url.replace("http", "ws") + path) as reader:
                 assert "unavailable" in str(await reader.recv())
-            # All else goes on: calls, runs, and the streams there are.
+            # Calls, runs and existing streams go on.
             await server.say(session, "hello")
             assert (await anext(frames)).event
             descriptors._others = 0
             async with sse_reader(server.client, path) as again:
                 await anext(again)
     told = [one for one in caplog.records if "few file descriptors are left" in one.message]
-    assert len(told) == 1  # and how often, with the next one in a minute
+    assert len(told) == 1  # the next one, in a minute, has the count
 
 
-async def test_strangers_and_idle_callers_make_room(tmp_path: Path) -> None:
+async def test_unauthenticated_and_idle_connections_are_closed_for_new_ones(tmp_path: Path) -> None:
     descriptors = scarce(limit=64)
     async with serving(tmp_path, tokens=("t" * 40,), descriptors=descriptors) as server:
         with ExitStack() as held:
@@ -66,14 +66,14 @@ async def test_strangers_and_idle_callers_make_room(tmp_path: Path) -> None:
                 await anyio.lowlevel.checkpoint()
             await server.session()
             await until(lambda: descriptors.connections <= 64 // 4 + 2, "the oldest ended")
-            descriptors._others = 60  # nothing is left but the reserve
+            descriptors._others = 60  # only the reserve is left
             async with httpx.AsyncClient(
                 base_url=server.url, headers=server.client.headers
             ) as other:
                 assert (await other.get("/sessions")).status_code == 200
 
 
-def test_a_shortage_is_told_once_a_minute_with_how_often() -> None:
+def test_rate_limited_warning_is_due_once_a_minute_with_its_count() -> None:
     now = [0.0]
     warning = RateLimitedWarning(60, clock=lambda: now[0])
     assert [warning.due() for _ in range(1000)] == [1] + [0] * 999
@@ -84,8 +84,8 @@ def test_a_shortage_is_told_once_a_minute_with_how_often() -> None:
 LIMITED = ("sh", "-c", 'ulimit -Sn 100 && ulimit -Hn 256 && exec "$@"', "limited")
 
 
-def test_strangers_cannot_use_up_the_descriptors_of_a_daemon(tmp_path: Path) -> None:
-    """A real one that may have 256 files open, beside 300 half-sent requests."""
+def test_unauthenticated_connections_cannot_use_up_the_descriptors(tmp_path: Path) -> None:
+    """A real daemon with a limit of 256 files, and 300 incomplete requests."""
     config = tmp_path / "agentd.toml"
     config.write_text(
         '[providers.limit]\nrunner = "command"\noutput = "text"\nargv = ["sh", "-c", "ulimit -Sn"]\n'
@@ -103,14 +103,14 @@ def test_strangers_cannot_use_up_the_descriptors_of_a_daemon(tmp_path: Path) -> 
             sent = client.post(f"/sessions/{made}/messages", json={"text": "go"}).json()
             path = f"/runs/{sent['run']['id']}/wait"
             run = client.get(path, params={"timeout_s": 20}).json()["run"]
-            # And the agent has the limit that there was before the daemon raised its own.
+            # The agent has the limit from before the daemon raised its own.
             assert (run["status"], run["result"]) == ("completed", {"text": "100\n"})
         assert len(daemon.stderr().splitlines()) < 30
         assert "Traceback" not in daemon.stderr()
 
 
-def test_an_agent_cannot_use_up_the_descriptors_of_a_daemon(tmp_path: Path) -> None:
-    """By idle connections and by requests that do not end, with its run's token."""
+def test_agents_connections_cannot_use_up_the_descriptors(tmp_path: Path) -> None:
+    """Neither by idle connections nor by incomplete requests, with its run's token."""
     config = tmp_path / "agentd.toml"
     config.write_text(
         '[providers.agent]\nrunner = "command"\noutput = "text"\n'
@@ -143,7 +143,7 @@ def test_an_agent_cannot_use_up_the_descriptors_of_a_daemon(tmp_path: Path) -> N
             if number % 50 == 0:
                 with httpx.Client(base_url=daemon.url, timeout=10) as other:
                     assert other.get("/sessions").status_code == 200
-        # And who reads a stream has it still.
+        # The reader of a stream still has it.
         client.post("/sessions", json={}).raise_for_status()
         while "session.created" not in next(lines):
             pass
@@ -151,7 +151,7 @@ def test_an_agent_cannot_use_up_the_descriptors_of_a_daemon(tmp_path: Path) -> N
     assert "Traceback" not in daemon.stderr()
 
 
-async def test_a_connection_that_cannot_be_accepted_waits_quietly(
+async def test_connection_without_a_free_descriptor_waits_without_a_busy_loop(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)

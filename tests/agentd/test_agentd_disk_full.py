@@ -1,4 +1,4 @@
-"""The daemon on a disk that fills up and has room again."""
+"""The daemon on a disk that fills up and has space again."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-async def test_new_work_is_refused_what_fills_the_disk_is_canceled_and_it_heals(
+async def test_daemon_on_a_full_disk_refuses_work_accepts_cancels_and_recovers(
     small_disk: Path,
 ) -> None:
     with anyio.fail_after(60):
@@ -56,7 +56,7 @@ async def test_new_work_is_refused_what_fills_the_disk_is_canceled_and_it_heals(
             assert str(small_disk) in error["message"]
             assert "full" in error["message"]
             assert error["details"]["problem"] == "disk_full"
-            # Reads go on; the run is still there, waiting with what it says.
+            # Reads go on; the run waits with its events.
             assert (await http.get(f"/runs/{run}")).json()["run"]["status"] == "running"
             canceled = await http.post(f"/runs/{run}/cancel", json={})
             assert canceled.status_code == 202, canceled.text

@@ -1,4 +1,4 @@
-"""What the examination finds: each thing that is wrong or dangerous, with what to do."""
+"""The findings of doctor: each problem or risk, with a hint."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def found(
     environ: dict[str, str] | None = None, config: str = SHELL, **flags: Any
 ) -> list[Finding]:
-    """Return what is worse than `ok` of these settings."""
+    """Return the findings for these settings that are not `ok`."""
     file = Path("agentd.toml")
     mode = file.stat().st_mode
     file.write_text(config)
@@ -51,7 +51,7 @@ def found(
 
 
 def one(findings: list[Finding], about: str, text: str) -> Finding:
-    """Return the finding that is about this and says so; there is one, and it says what to do."""
+    """Return the only finding about this with the text; it must have a hint."""
     (finding,) = [one for one in findings if one.about == about and text in one.message]
     assert finding.hint, finding
     return finding
@@ -61,7 +61,7 @@ def about(findings: list[Finding], *subjects: str) -> list[str]:
     return [one.message for one in findings if one.about in subjects]
 
 
-def test_variables_that_agents_do_not_get() -> None:
+def test_doctor_notes_variables_that_agents_do_not_inherit() -> None:
     environ = {"GIT_INDEX_FILE": "/x", "VIRTUAL_ENV": "/v", "PWD": "/"}
     told = one(found(environ), "environment", "GIT_INDEX_FILE, VIRTUAL_ENV")
     assert told.level == "note"
@@ -70,7 +70,7 @@ def test_variables_that_agents_do_not_get() -> None:
     assert about(found(environ, config=given), "environment") == []
 
 
-def test_where_it_listens() -> None:
+def test_doctor_reports_unprotected_addresses() -> None:
     assert one(found(), "address", "full access at 127.0.0.1").level == "note"
     assert about(found(auth_tokens=(LONG,)), "address") == []
     open_ = one(found(host="0.0.0.0"), "address", "no token")
@@ -80,7 +80,7 @@ def test_where_it_listens() -> None:
     assert "--tls-cert" in str(plain.hint)
 
 
-def test_certificates(directory: Path) -> None:
+def test_doctor_reports_bad_certificates(directory: Path) -> None:
     good = make_certificate(directory)
     Path(good.key).chmod(0o600)
     flags = {"host": "0.0.0.0", "auth_tokens": (LONG,), "tls_cert": good.cert, "tls_key": good.key}
@@ -94,7 +94,7 @@ def test_certificates(directory: Path) -> None:
         assert one(found(**flags), "TLS", text).level == level
 
 
-def test_tokens(directory: Path) -> None:
+def test_doctor_reports_weak_or_exposed_tokens(directory: Path) -> None:
     assert about(found({"AGENTD_AUTH_TOKEN": LONG}), "tokens") == []
     assert one(found({"AGENTD_AUTH_TOKEN": "x" * 12}), "tokens", "12 characters").level == "warning"
     assert one(found({"AGENTD_AUTH_TOKEN": "x"}), "tokens", "1 characters").level == "error"
@@ -108,7 +108,7 @@ def test_tokens(directory: Path) -> None:
     assert one(found(), "configuration", "may change").level == "error"
 
 
-def test_named_tokens_by_their_age() -> None:
+def test_doctor_reports_old_named_tokens() -> None:
     now = datetime(2026, 7, 1, tzinfo=UTC)
 
     def token(days: int, *scopes: Any, lasts: int | None = None, revoked: bool = False) -> Any:
@@ -132,14 +132,14 @@ def test_named_tokens_by_their_age() -> None:
     assert level(token(900, "admin", revoked=True)) == []
 
 
-def test_origins() -> None:
+def test_doctor_warns_of_origins_without_https() -> None:
     for origin in ("https://desk.example", "http://localhost:3000", "http://[::1]:3000"):
         assert about(found(allowed_origins=(origin,)), "origins") == []
     for origin in ("http://desk.example", "http://desk.example:80"):
         assert one(found(allowed_origins=(origin,)), "origins", origin).level == "warning"
 
 
-def test_workspaces(directory: Path) -> None:
+def test_doctor_reports_unrestricted_workspaces(directory: Path) -> None:
     assert one(found(), "workspaces", "any directory").level == "note"
     beyond = found({"AGENTD_AUTH_TOKEN": LONG}, host="0.0.0.0")
     assert one(beyond, "workspaces", "any directory").level == "warning"
@@ -157,7 +157,7 @@ def test_workspaces(directory: Path) -> None:
         'config = { default_permissions = ":danger-full-access" }',
     ],
 )
-def test_codex_without_its_sandbox(options: str) -> None:
+def test_doctor_warns_of_codex_without_its_sandbox(options: str) -> None:
     def said(runner: str, *more: str) -> list[Finding]:
         config = "\n".join(["[providers.codex]", f'runner = "{runner}"', *more])
         return [one for one in found(config=config) if "without its sandbox" in one.message]
@@ -172,17 +172,17 @@ def test_codex_without_its_sandbox(options: str) -> None:
     assert not said("codex", 'sandbox = "workspace-write"')
 
 
-def test_agents_that_are_allowed_everything() -> None:
+def test_doctor_warns_of_providers_that_approve_everything() -> None:
     assert one(found(config=SHELL.replace("[routing]", 'approvals = "allow"\n[routing]')),
                "provider sh", "approved").level == "warning"  # fmt: skip
     beyond = found({"AGENTD_AUTH_TOKEN": LONG}, host="0.0.0.0")
     assert one(beyond, "provider sh", "agentd's whole environment").security
 
 
-def test_codex_and_its_home(directory: Path) -> None:
+def test_doctor_reports_an_unusable_codex_home(directory: Path) -> None:
     codex = directory / "codex"
     config = f'[providers.codex]\nrunner = "codex"\ncommand = "{codex}"\n'
-    # What is not installed is told of like every provider that is not available: once.
+    # A missing codex is reported once, like every provider that is unavailable.
     assert [one for one in found(config=config) if one.about == "provider codex"] == []
     codex.write_text("#!/bin/sh\necho codex-cli 0.169.0\n")
     codex.chmod(0o700)
@@ -200,7 +200,7 @@ def test_codex_and_its_home(directory: Path) -> None:
     assert about(found(alone, config), "provider codex") == []
 
 
-def test_the_database_s_modes(directory: Path) -> None:
+def test_doctor_reports_database_files_that_others_can_read(directory: Path) -> None:
     database = directory / "a.db"
     database.write_bytes(b"")
     database.chmod(0o600)
@@ -228,18 +228,18 @@ def database(told: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def test_before_it_ever_ran(directory: Path) -> None:
+def test_doctor_before_the_first_start_creates_nothing(directory: Path) -> None:
     told = closed(directory)
     assert told["ok"]
     assert {"level": "ok", "about": "provider sh"}.items() <= told["findings"][0].items()
     assert "will be created" in database(told)[0][1]
-    assert [path.name for path in directory.iterdir()] == ["agentd.toml"]  # a look leaves no trace
+    assert [path.name for path in directory.iterdir()] == ["agentd.toml"]  # doctor creates no file
     refused = closed(directory, "--db", "agentd.toml/such.db")
     assert database(refused)[0][0] == "error"
     assert not refused["ok"]
 
 
-def test_while_it_runs_and_after(directory: Path) -> None:
+def test_doctor_while_the_daemon_runs_and_afterwards(directory: Path) -> None:
     with agentd(directory, "--db", "a.db", env={"AGENTD_AUTH_TOKEN": LONG}) as daemon:
         told = httpx.get(
             f"{daemon.url}/daemon/doctor", headers={"Authorization": f"Bearer {LONG}"}
@@ -251,7 +251,7 @@ def test_while_it_runs_and_after(directory: Path) -> None:
     assert [level for level, _ in database(closed(directory, "--db", "a.db"))] == ["ok", "ok"]
 
 
-def test_files_that_are_no_database_of_its_own(directory: Path) -> None:
+def test_doctor_reports_a_foreign_or_newer_database(directory: Path) -> None:
     (directory / "a.db").write_text("something else")
     assert database(closed(directory, "--db", "a.db"))[0][0] == "error"
     header = bytearray(100)
@@ -264,7 +264,7 @@ def test_files_that_are_no_database_of_its_own(directory: Path) -> None:
 @pytest.mark.parametrize(
     "config", ["[daemon]\nport = 'x'\n", "not toml", '[providers.x]\nrunner = "y"\n']
 )
-def test_a_configuration_it_would_not_start_with(directory: Path, config: str) -> None:
+def test_doctor_reports_an_invalid_configuration(directory: Path, config: str) -> None:
     (directory / "agentd.toml").write_text(config)
     told = closed(directory)
     assert not told["ok"]
@@ -272,6 +272,6 @@ def test_a_configuration_it_would_not_start_with(directory: Path, config: str) -
     assert (finding["level"], finding["about"]) == ("error", "configuration")
 
 
-def test_an_address_in_use_is_not_looked_at(directory: Path) -> None:
+def test_doctor_does_not_check_whether_the_port_is_free(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert closed(directory, "--port", str(server.getsockname()[1]))["ok"]

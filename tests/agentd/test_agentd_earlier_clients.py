@@ -1,6 +1,6 @@
 """Clients of earlier versions. They offer options as texts, and name one in the text of an answer.
 
-``UPDATE_GOLDEN=1`` writes the exchanges of requests and answers anew.
+``UPDATE_GOLDEN=1`` rewrites the exchanges of requests and answers.
 """
 
 import json
@@ -26,7 +26,7 @@ KINDS = [
     {"id": "decline", "label": "Deny", "kind": "deny"},
     {"id": "cancel", "label": "Deny and stop", "kind": "deny_and_stop"},
 ]
-"""Options of a present agent, which those clients answer too."""
+"""Options of a current agent, which those clients answer too."""
 
 EXCHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"options": ["once", "never"]}, {"decision": "answer", "text": "once"}),
@@ -53,7 +53,7 @@ async def exchanged(
     path = f"/requests/{asked.json()['request']['id']}/resolve"
     answers = [await server.client.post(path, json=decision) for _ in range(2)]
     first, second = (answer.json()["request"] for answer in answers)
-    assert first == second  # the same decision again is no conflict
+    assert first == second  # repeating the decision is not a conflict
     return {
         "question": body,
         "decision": decision,
@@ -61,7 +61,7 @@ async def exchanged(
     }
 
 
-async def test_an_answer_that_names_an_option_means_it(server: Serving) -> None:
+async def test_answer_text_that_names_an_option_chooses_it(server: Serving) -> None:
     session = await server.session("manual")
     run = await server.client.post("/runs", json={"session_id": session})
     run_id = run.json()["run"]["id"]

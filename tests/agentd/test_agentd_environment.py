@@ -1,4 +1,4 @@
-"""An agentd that is started from a git hook, by a service or in a terminal: none of it reaches agents."""
+"""Agents do not inherit variables of the git hook, service or terminal that started agentd."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ default = "agent"
 """
 
 
-def test_agents_of_a_daemon_that_a_hook_has_started(tmp_path: Path) -> None:
+def test_agents_do_not_inherit_the_variables_of_a_git_hook(tmp_path: Path) -> None:
     for name in ("hook", "work"):
         subprocess.run(["git", "init", "-q", tmp_path / name], check=True)
     hook, work = tmp_path / "hook", tmp_path / "work"

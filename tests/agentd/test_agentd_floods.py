@@ -1,4 +1,4 @@
-"""Connections that say nothing, or say it slowly: they end, and others are served meanwhile."""
+"""Silent and slow connections: they are closed, and others are served meanwhile."""
 
 import gc
 import resource
@@ -37,9 +37,9 @@ async def closed_after(stream: anyio.abc.SocketStream) -> float:
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /sess", b"GET /sessions HTTP/1.1\r\nHost: x\r\nX-A: "])
-async def test_a_connection_that_does_not_come_to_the_point(tmp_path: Path, said: bytes) -> None:
+async def test_connection_without_a_complete_request_is_closed(tmp_path: Path, said: bytes) -> None:
     async def drip(stream: anyio.abc.SocketStream) -> None:
-        # The other side hangs up meanwhile: that is the point.
+        # The server closes the connection meanwhile, as the test expects.
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
             for byte in said:
                 await stream.send(bytes([byte]))
@@ -57,7 +57,7 @@ async def test_a_connection_that_does_not_come_to_the_point(tmp_path: Path, said
         tasks.cancel_scope.cancel()
 
 
-async def test_who_was_let_in_may_be_idle(tmp_path: Path) -> None:
+async def test_authenticated_connection_may_be_idle(tmp_path: Path) -> None:
     async with serving(tmp_path, tokens=(TOKEN,), first_request_s=0.2) as server:
         stream = await anyio.connect_tcp(*server.address)
         async with stream:
@@ -68,7 +68,7 @@ async def test_who_was_let_in_may_be_idle(tmp_path: Path) -> None:
                 await anyio.sleep(0.6)
 
 
-async def test_a_slow_body_ends(tmp_path: Path) -> None:
+async def test_request_with_a_slow_body_is_ended(tmp_path: Path) -> None:
     async with serving(tmp_path, tokens=(TOKEN,), body_s=0.5) as server:
         stream = await anyio.connect_tcp(*server.address)
         async with stream:
@@ -84,22 +84,24 @@ async def test_a_slow_body_ends(tmp_path: Path) -> None:
 
 @pytest.fixture
 def descriptors() -> Iterator[None]:
-    """As many as may be: both ends of the connections are in this process."""
+    """Raise the limit of descriptors: both ends of the connections are in this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_thousands_of_idle_connections(tmp_path: Path, descriptors: None) -> None:
-    # They end because of their number: on a slow machine their time would be over, too.
+async def test_thousands_of_idle_connections_do_not_block_other_callers(
+    tmp_path: Path, descriptors: None
+) -> None:
+    # They are closed because of their number, not because of their age.
     async with serving(tmp_path, tokens=(TOKEN,), first_request_s=600) as server:
         session = await server.session()
         with ExitStack() as held:
             async with sse_reader(server.client, f"/stream?sessionId={session}") as frames:
                 await anext(frames)
                 gc.collect()
-                gc.freeze()  # what earlier tests left is not gone through again and again
+                gc.freeze()  # the collector need not scan the objects of earlier tests
                 held.callback(gc.unfreeze)
                 took: list[float] = []
                 idle: list[socket.socket] = []
@@ -112,8 +114,7 @@ async def test_thousands_of_idle_connections(tmp_path: Path, descriptors: None) 
                         one.connect_ex(server.address)
                         idle.append(one)
                         if number % 10 == 0:
-                            # What a caller waits for is at work in this process, and what other
-                            # tests make of the machine is none of it.
+                            # The time of this process counts; other tests' load does not.
                             began = time.process_time()
                             with anyio.fail_after(10):
                                 answer = await other.get(f"/sessions/{session}")
@@ -121,12 +122,12 @@ async def test_thousands_of_idle_connections(tmp_path: Path, descriptors: None) 
                             assert answer.status_code == 200
                     took.sort()
                     assert took[int(len(took) * 0.99)] < 0.25
-                # Newcomers are served, and a stream that was let in goes on.
+                # New callers are served, and an existing stream goes on.
                 async with httpx.AsyncClient(
                     base_url=server.url, headers=server.client.headers
                 ) as late:
                     await late.patch(f"/sessions/{session}", json={"title": "new"})
-                # What the full backlog dropped comes again after 1, 3, 7 and 15 s.
+                # Connections that the full backlog dropped are retried after 1, 3, 7 and 15 s.
                 with anyio.fail_after(40):
                     assert (await anext(frames)).event == "session.updated"
                     while sum(is_open(one) for one in idle) > MAX_UNAUTHENTICATED:
@@ -143,7 +144,7 @@ def is_open(connection: socket.socket) -> bool:
         return False
 
 
-async def test_streams_of_one_principal_have_an_end(tmp_path: Path) -> None:
+async def test_number_of_streams_of_one_principal_is_limited(tmp_path: Path) -> None:
     async with serving(tmp_path, tokens=(TOKEN, "another" * 5), max_streams=2) as server:
         session = await server.session()
         path = f"/stream?sessionId={session}"
@@ -161,23 +162,23 @@ async def test_streams_of_one_principal_have_an_end(tmp_path: Path) -> None:
                 other = {"Authorization": f"Bearer {'another' * 5}"}
                 async with sse_reader(server.client, path, headers=other) as theirs:
                     await anext(theirs)
-        # Both places are free again once the daemon has taken note.
+        # Both places are free again once the daemon has noticed.
         await until(lambda: server.readers == 0, "the streams are over")
         async with sse_reader(server.client, path) as one, sse_reader(server.client, path) as two:
             await anext(one)
             await anext(two)
 
 
-async def test_a_body_that_came_while_the_daemon_stood_still_is_taken(tmp_path: Path) -> None:
+async def test_body_that_came_while_the_daemon_was_stopped_is_accepted(tmp_path: Path) -> None:
     body = b'{"title": "in time"}'
     head = b"POST /sessions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
     async with serving(tmp_path, body_s=0.5) as server:
         with socket.create_connection(server.address, timeout=10) as connection:
             connection.sendall(head + body[:5])
-            await anyio.sleep(0.2)  # until it waits for the rest, which cannot be seen
+            await anyio.sleep(0.2)  # until it waits for the rest; that is not observable
             connection.sendall(body[5:])
-            time.sleep(1)  # noqa: ASYNC251 - the loop stands still, as a stopped process does
+            time.sleep(1)  # noqa: ASYNC251 - the loop is blocked, as in a stopped process
             with anyio.fail_after(10):
                 answer = await anyio.to_thread.run_sync(connection.recv, 65536)
     assert answer.startswith(b"HTTP/1.1 201 "), answer
@@ -190,8 +191,8 @@ HANDSHAKE = (
 )
 
 
-async def test_nothing_is_inflated_on_a_socket(tmp_path: Path) -> None:
-    """A few bytes would become a thousand times as many before they are measured."""
+async def test_websocket_frames_are_not_decompressed(tmp_path: Path) -> None:
+    """A few bytes would expand a thousandfold before their size is checked."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = deflate.compress(b"a" * 50_000_000) + deflate.flush(zlib.Z_SYNC_FLUSH)
     async with (
@@ -215,7 +216,7 @@ async def test_nothing_is_inflated_on_a_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("token", ["", f"Authorization: Bearer {TOKEN}\r\n"])
-async def test_a_message_without_end_is_not_kept(tmp_path: Path, token: str) -> None:
+async def test_endless_websocket_message_is_not_buffered(tmp_path: Path, token: str) -> None:
     async with (
         serving(tmp_path, tokens=(TOKEN,)) as server,
         await anyio.connect_tcp(*server.address) as stream,

@@ -1,4 +1,4 @@
-"""Below the app: what speaks something else than HTTP/1.1, breaks off, or leaves."""
+"""Below the app: clients that do not speak HTTP/1.1, break off, or disconnect."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 
 
 async def ask(server: Serving, request: bytes) -> tuple[int, bytes, float]:
-    """Return the status, all that came, and the seconds until the connection was closed."""
+    """Return the status, the whole answer, and the seconds until the connection was closed."""
     started = time.perf_counter()
     status, answer = await anyio.to_thread.run_sync(exchange, server.address, request)
     return status, answer, time.perf_counter() - started
@@ -45,7 +45,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
 
 
-async def test_http_2_is_not_spoken(server: Serving, caplog: pytest.LogCaptureFixture) -> None:
+async def test_other_http_versions_are_refused(
+    server: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
     for request in (
         PREFACE,
         PREFACE + SETTINGS,
@@ -68,7 +70,7 @@ async def test_http_2_is_not_spoken(server: Serving, caplog: pytest.LogCaptureFi
     assert warnings(caplog) == []
 
 
-async def test_broken_http_is_told_as_any_other_error(
+async def test_malformed_http_gets_an_error_of_the_api(
     server: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
     post = b"POST /sessions HTTP/1.1\r\n" + HOST
@@ -91,7 +93,7 @@ async def test_broken_http_is_told_as_any_other_error(
     assert warnings(caplog) == []
 
 
-async def test_a_failed_handshake_ends_its_connection(server: Serving) -> None:
+async def test_failed_websocket_handshake_closes_its_connection(server: Serving) -> None:
     before = len(asyncio.all_tasks())
     for request, expected in [
         (UPGRADE + b"Sec-WebSocket-Version: 13\r\n\r\n", 400),
@@ -108,13 +110,13 @@ async def test_a_failed_handshake_ends_its_connection(server: Serving) -> None:
     await until(lambda: len(asyncio.all_tasks()) <= before, "their tasks have ended")
 
 
-async def test_readers_that_leave_amid_history_end_at_once_and_in_silence(
+async def test_readers_that_disconnect_during_history_leave_no_task_or_warning(
     server: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
     session = await server.session("talkative")
     await server.say(session, "4000")
     before = len(asyncio.all_tasks())
-    # The second request waits until the stream, which never ends, is through.
+    # The second request waits for the end of the stream, which never comes.
     request = (b"GET /stream HTTP/1.1\r\n" + HOST + b"\r\n") * 2
     for reset in (True, False):
         readers = [socket.create_connection(server.address) for _ in range(30)]
@@ -130,7 +132,7 @@ async def test_readers_that_leave_amid_history_end_at_once_and_in_silence(
     assert warnings(caplog) == []
 
 
-async def test_a_socket_that_has_yet_to_show_its_token_is_told_of_the_end(tmp_path: Path) -> None:
+async def test_unauthenticated_websocket_is_closed_at_the_shutdown(tmp_path: Path) -> None:
     async with (
         serving(tmp_path, tokens=("correct-horse",)) as server,
         connect(server.url.replace("http", "ws") + "/stream") as reader,
@@ -145,7 +147,7 @@ async def test_a_socket_that_has_yet_to_show_its_token_is_told_of_the_end(tmp_pa
         assert reader.close_code == 1001
 
 
-async def test_the_end_waits_little_for_readers_that_take_nothing(tmp_path: Path) -> None:
+async def test_shutdown_does_not_wait_long_for_stalled_readers(tmp_path: Path) -> None:
     with ExitStack() as stalled:
         async with serving(tmp_path) as server:
             session = await server.session("talkative")
@@ -158,14 +160,14 @@ async def test_the_end_waits_little_for_readers_that_take_nothing(tmp_path: Path
         assert time.perf_counter() - started < allowed(4)
 
 
-async def test_slashes_before_a_path_are_part_of_it(server: Serving) -> None:
+async def test_leading_slashes_are_part_of_the_path(server: Serving) -> None:
     for path in (b"//sessions", b"///sessions", b"//health", b"//stream"):
         end = HOST + b"Connection: close\r\n\r\n"
         status, answer, _ = await ask(server, b"GET " + path + b" HTTP/1.1\r\n" + end)
         assert (status, problem(answer)["code"]) == (404, "not_found")
 
 
-async def test_a_body_has_one_type_and_no_encoding(server: Serving) -> None:
+async def test_content_encoding_and_repeated_content_types_are_refused(server: Serving) -> None:
     kind = b"Content-Type: application/json\r\n"
     for headers, expected in [
         (kind, 201),

@@ -1,4 +1,4 @@
-"""Text, ids and paths that would be something else to a shell, to an option parser or to a file system."""
+"""Text, ids and paths with a special meaning for a shell, an option parser or a file system."""
 
 import json
 import os
@@ -22,7 +22,7 @@ NASTY = [
     "{prompt}", "{thread}", "{0}", "%s", "<script>alert(1)</script>", "\x1b]0;x\x07", "ｎ‐ｏ", "\ufeff-x",
     "'; DROP TABLE sessions; --",
 ]  # fmt: skip
-"""Where a NUL may stand at all it is refused; see the tests of bad input."""
+"""A NUL is refused everywhere; see the tests of bad input."""
 
 SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], sys.stdin.read(), os.getcwd()]))"
 
@@ -68,7 +68,7 @@ def client(daemon: Process) -> Iterator[httpx.Client]:
 
 
 def told(client: httpx.Client, text: str, provider: str, cwd: Path, **more: Any) -> list[Any]:
-    """Return the arguments, standard input and directory of an agent that is given a text."""
+    """Return the arguments, standard input and directory of an agent that gets a text."""
     made = client.post("/sessions", json={"cwd": str(cwd), "provider": provider, **more})
     assert made.status_code == 201, made.text
     session = made.json()["session"]["id"]
@@ -83,7 +83,9 @@ def told(client: httpx.Client, text: str, provider: str, cwd: Path, **more: Any)
 
 
 @pytest.mark.parametrize("provider", ["stdin", "last", "option"])
-def test_what_an_agent_is_started_with(client: httpx.Client, root: Path, provider: str) -> None:
+def test_text_is_passed_to_an_agent_unchanged(
+    client: httpx.Client, root: Path, provider: str
+) -> None:
     cwd = os.path.realpath(root)
     expected = {
         "stdin": lambda text: [["fixed"], text, cwd],
@@ -92,18 +94,18 @@ def test_what_an_agent_is_started_with(client: httpx.Client, root: Path, provide
     }[provider]
     for text in NASTY:
         if provider == "option" and "{" in text:
-            continue  # it is the template's own word only where the template says it, see below
+            continue  # braces have a meaning only in the template itself, see below
         found = told(client, text, provider, root, title=text, model=text, metadata={text: text})
         assert found == expected(text), text
     assert sorted(path.name for path in root.iterdir()) == []
 
 
-def test_a_placeholder_in_a_text_is_text(client: httpx.Client, root: Path) -> None:
+def test_placeholder_in_a_text_is_not_expanded(client: httpx.Client, root: Path) -> None:
     for text in ("{prompt}", "{prompt}{prompt}", "{thread}"):
         assert told(client, text, "option", root)[0][0] == f"--prompt={text}"
 
 
-def test_places_with_such_names(client: httpx.Client, root: Path) -> None:
+def test_directory_with_a_special_name_can_be_used(client: httpx.Client, root: Path) -> None:
     for name in NASTY:
         if "/" in name or name == "..":
             continue
@@ -115,7 +117,7 @@ def test_places_with_such_names(client: httpx.Client, root: Path) -> None:
             place.rmdir()
 
 
-def test_places_that_lead_out(client: httpx.Client, root: Path) -> None:
+def test_directory_outside_the_root_is_refused(client: httpx.Client, root: Path) -> None:
     before = client.get("/sessions").json()
     for cwd in (*NASTY, *(f"{root}/{text}/../../../.." for text in NASTY), f"{root}/../root/.."):
         answer = client.post("/sessions", json={"cwd": cwd})
@@ -124,8 +126,8 @@ def test_places_that_lead_out(client: httpx.Client, root: Path) -> None:
     assert client.get("/sessions").json() == before
 
 
-def test_ids_are_only_looked_up(client: httpx.Client) -> None:
-    """An id is a key of a table: it is found there or it is not."""
+def test_special_characters_in_ids_are_just_not_found(client: httpx.Client) -> None:
+    """An id is only a key of a table: it exists or it does not."""
     for text in NASTY:
         escaped = "".join(f"%{byte:02x}" for byte in text.encode())
         for path in (
@@ -135,7 +137,7 @@ def test_ids_are_only_looked_up(client: httpx.Client) -> None:
             "/runs/{}/diagnose",
             "/requests/{}",
         ):
-            # Not by httpx, which takes `..` out of paths.
+            # Not by httpx, which resolves `..` in paths.
             assert raw_status(client, path.format(escaped)) in (400, 404), (text, path)
         for name in ("session_id", "status"):
             answer = client.get("/runs", params={name: text})
@@ -154,7 +156,7 @@ def raw_status(client: httpx.Client, path: str) -> int:
         connection.close()
 
 
-def test_agentctl_takes_them_as_they_are(daemon: Process, root: Path) -> None:
+def test_agentctl_passes_special_text_unchanged(daemon: Process, root: Path) -> None:
     def agentctl(*arguments: str) -> Result:
         return run(arguments, root, environment(AGENTCTL_URL=daemon.url))
 
@@ -166,16 +168,18 @@ def test_agentctl_takes_them_as_they_are(daemon: Process, root: Path) -> None:
     assert list(root.iterdir()) == []
 
 
-def test_codex_s_arguments() -> None:
-    """A text never stands where an option could: the prompt goes by stdin, the rest behind a `=`."""
+def test_model_of_codex_cannot_become_another_option() -> None:
+    """A text is never a separate argument: the prompt goes by stdin, the rest behind a `=`."""
     plain = exec_argv("codex", model="m", profile=None)
     for text in NASTY:
         found = exec_argv("codex", model=text)
         assert [f"--model={text}" if part == "--model=m" else part for part in plain] == list(found)
 
 
-def test_a_link_that_is_swapped_all_the_time(client: httpx.Client, root: Path) -> None:
-    """Whatever a path leads to while it is looked at, what is let in lies within the root."""
+def test_directory_is_checked_against_links_that_are_swapped_meanwhile(
+    client: httpx.Client, root: Path
+) -> None:
+    """Whatever a path leads to during the check, an accepted directory is below the root."""
     import threading
 
     (root / "inside").mkdir()

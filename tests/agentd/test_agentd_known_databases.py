@@ -39,7 +39,7 @@ def told(done: Result) -> Any:
 
 
 def opened(*options: str) -> None:
-    """Have a daemon open the database here, and end."""
+    """Start a daemon with the database of this directory, and stop it."""
     started = told(agentctl("daemon", "start", *(("--", *options) if options else ())))
     told(agentctl("--url", started["url"], "daemon", "stop"))
 
@@ -66,7 +66,7 @@ def errors_of(done: Result) -> list[str]:
     return [one["message"] for one in findings if one["level"] == "error"]
 
 
-def test_a_database_that_came_with_a_repository_is_left_alone(repository: Path) -> None:
+def test_database_that_came_with_a_repository_is_not_opened(repository: Path) -> None:
     name = anyio.run(made, DATABASE)
     before = contents()
     refused = agentctl("daemon", "start")
@@ -75,7 +75,7 @@ def test_a_database_that_came_with_a_repository_is_left_alone(repository: Path) 
     assert "Traceback" not in (DATABASE.parent / "agentd.log").read_text()
     assert any("no record that you made or used" in one for one in errors_of(agentctl("doctor")))
     assert contents() == before
-    # Who names it vouches for it, once.
+    # Naming the database once makes it known.
     opened("--db", str(DATABASE))
     assert is_known(state(), [name])
     assert not any("not made or used" in one for one in errors_of(agentctl("doctor")))
@@ -83,7 +83,7 @@ def test_a_database_that_came_with_a_repository_is_left_alone(repository: Path) 
 
 
 @pytest.mark.anyio
-async def test_a_refused_database_is_as_it_was(tmp_path: Path) -> None:
+async def test_refused_database_is_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "data" / "x.db"
     asked: list[tuple[str, ...]] = []
 
@@ -106,7 +106,7 @@ async def test_a_refused_database_is_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_backup_says_what_it_is_a_backup_of(tmp_path: Path) -> None:
+async def test_backup_keeps_the_identity_of_its_database(tmp_path: Path) -> None:
     path, saved = tmp_path / "x.db", tmp_path / "saved.db"
     async with SqliteStore(path) as store:
         await store.back_up(saved, replace=False)
@@ -117,7 +117,7 @@ async def test_a_backup_says_what_it_is_a_backup_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "x", "../tokens/8765", "0" * 33, "0" * 32 + "\n", "a" * 5000])
-def test_a_hostile_name_is_not_known(tmp_path: Path, name: str) -> None:
+def test_malformed_database_name_is_unknown(tmp_path: Path, name: str) -> None:
     state = UserState(tmp_path / "state")
     remember(state, "0" * 32, tmp_path)
     (state.root / "tokens").mkdir()
@@ -127,7 +127,7 @@ def test_a_hostile_name_is_not_known(tmp_path: Path, name: str) -> None:
     assert not is_known(None, ["0" * 32])
 
 
-def test_the_log_is_not_written_through_a_link(repository: Path, tmp_path: Path) -> None:
+def test_log_is_not_written_through_a_symbolic_link(repository: Path, tmp_path: Path) -> None:
     make_data_directory(DATABASE.parent)
     target = tmp_path / "profile"
     target.write_text("mine\n")

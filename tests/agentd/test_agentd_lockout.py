@@ -1,4 +1,4 @@
-"""Guessing tokens: ten wrong ones a minute, from loopback too; who has a good one goes on."""
+"""Guessing tokens: ten wrong ones a minute per address, also from loopback."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ LONG = "0123456789abcdef0123456789abcdef"
 
 
 async def get(server: Serving, token: str) -> httpx.Response:
-    """Ask over a connection of its own."""
+    """Call on a new connection."""
     async with httpx.AsyncClient(base_url=server.url) as client:
         return await client.get("/sessions", headers={"Authorization": f"Bearer {token}"})
 
@@ -29,7 +29,7 @@ async def lock(server: Serving) -> None:
         assert (await get(server, f"guess-{number}")).status_code == 401
 
 
-async def test_guesses_are_cut_off(tmp_path: Path) -> None:
+async def test_wrong_tokens_lock_an_address_out_but_not_good_strong_tokens(tmp_path: Path) -> None:
     async with serving(tmp_path, tokens=(SHORT, LONG)) as server:
         made = (await server.client.post("/tokens", json={"name": "ann"})).json()["secret"]
         await lock(server)
@@ -38,12 +38,12 @@ async def test_guesses_are_cut_off(tmp_path: Path) -> None:
             assert refused.status_code == 429
             assert refused.json()["error"]["code"] == "rate_limited"
             assert 0 < int(refused.headers["Retry-After"]) <= WINDOW_S
-        # Who cannot have guessed it, and who was let in before, is not kept out by others.
+        # Long tokens, named tokens and authenticated connections are not locked out.
         assert (await get(server, LONG)).status_code == 200
         assert (await get(server, made)).status_code == 200
         assert (await server.client.get("/sessions")).status_code == 200
         assert (await server.client.get("/health")).status_code == 200
-        # But a connection that was let in is no place to go on guessing from: nothing is compared.
+        # But an authenticated connection cannot go on guessing: nothing is compared.
         other = {"Authorization": f"Bearer {SHORT}"}
         assert (await server.client.get("/sessions")).status_code == 200
         for headers in (other, {"Authorization": "Bearer wrong"}):
@@ -54,8 +54,8 @@ async def test_guesses_are_cut_off(tmp_path: Path) -> None:
                 assert (await client.get("/sessions", headers=let_in)).status_code == 200
 
 
-async def test_who_has_one_token_guesses_no_other(tmp_path: Path) -> None:
-    """Not by showing, in between, the one that lets in over the same connection."""
+async def test_good_token_does_not_reset_the_count_of_wrong_ones(tmp_path: Path) -> None:
+    """Also not by sending the good token in between on the same connection."""
     async with serving(tmp_path, tokens=(SHORT,)) as server:
         made = (await server.client.post("/tokens", json={"name": "ann"})).json()["secret"]
         async with httpx.AsyncClient(base_url=server.url) as client:
@@ -72,7 +72,7 @@ async def test_who_has_one_token_guesses_no_other(tmp_path: Path) -> None:
                 assert await status(made) == 200
 
 
-async def test_sockets_count_however_they_tell(tmp_path: Path) -> None:
+async def test_wrong_tokens_of_websockets_count_however_they_are_sent(tmp_path: Path) -> None:
     async with serving(tmp_path, tokens=(SHORT,)) as server:
         url = server.url.replace("http", "ws") + "/stream"
 
@@ -102,7 +102,7 @@ async def test_sockets_count_however_they_tell(tmp_path: Path) -> None:
             assert await way(SHORT) == 429
 
 
-async def test_what_is_no_guess_counts_for_nothing(tmp_path: Path) -> None:
+async def test_missing_tokens_and_run_tokens_do_not_count_as_guesses(tmp_path: Path) -> None:
     async with serving(tmp_path, tokens=(SHORT,)) as server:
         for _ in range(2 * ATTEMPTS):
             assert (await get(server, "art_" + "A" * 43)).status_code == 401
@@ -111,7 +111,7 @@ async def test_what_is_no_guess_counts_for_nothing(tmp_path: Path) -> None:
         assert (await get(server, SHORT)).status_code == 200
 
 
-def test_how_long_it_lasts() -> None:
+def test_lockout_lasts_a_minute_per_address() -> None:
     now = 0.0
     lockout = Lockout(lambda: now)
     for _ in range(ATTEMPTS):
@@ -125,7 +125,7 @@ def test_how_long_it_lasts() -> None:
     assert refused.value.details == {"retry_after_s": 1}
     now += 0.5
     lockout.check("127.0.0.1")
-    for _ in range(ATTEMPTS + 5):  # few enough a minute are never locked out
+    for _ in range(ATTEMPTS + 5):  # slow enough wrong tokens are never locked out
         lockout.count_failure("127.0.0.1")
         now += WINDOW_S / (ATTEMPTS - 1) + 0.1
     for _ in range(ATTEMPTS):
@@ -139,7 +139,7 @@ def test_how_long_it_lasts() -> None:
     assert len(lockout._failures) == MAX_ADDRESSES
 
 
-async def test_what_is_refused_at_the_door_is_counted_in_the_log(
+async def test_refusals_before_authentication_are_logged_once_with_a_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "agentd")

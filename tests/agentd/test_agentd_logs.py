@@ -1,4 +1,4 @@
-"""The log: one line a message, and no secrets in any."""
+"""The log: one line per message, no secrets, and limited size."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def set_up(form: str, level: str = "info") -> io.StringIO:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_secrets_are_hidden_wherever_they_stand(form: str) -> None:
+def test_secrets_are_hidden_anywhere_in_the_log(form: str) -> None:
     stream = set_up(form)
     log = logging.getLogger("agentd.test")
     log.info(
@@ -60,7 +60,7 @@ def test_secrets_are_hidden_wherever_they_stand(form: str) -> None:
     assert text.count("Bearer [hidden]") == 2
 
 
-def test_a_secret_of_few_letters_is_hidden_only_where_it_is_told_as_one() -> None:
+def test_short_secret_is_hidden_only_where_a_token_is_expected() -> None:
     stream = io.StringIO()
     logs.configure_logging(form="json", level="info", secrets=("e",), stream=stream)
     log = logging.getLogger("agentd.test")
@@ -75,7 +75,7 @@ def test_a_secret_of_few_letters_is_hidden_only_where_it_is_told_as_one() -> Non
     assert third["message"].endswith("the authorization header is missing']")
 
 
-def test_json_lines() -> None:
+def test_json_log_has_one_object_per_line() -> None:
     stream = set_up("auto")
     log = logging.getLogger("agentd.test")
     log.info("two\nlines \u2028 %s", "é", extra={"fields": {"count": 3, "path": "/x"}})
@@ -94,7 +94,7 @@ def test_json_lines() -> None:
     assert (second["level"], second["message"]) == ("warning", "shown")
 
 
-def test_text_cannot_be_forged() -> None:
+def test_text_log_escapes_control_characters() -> None:
     stream = set_up("text")
     log = logging.getLogger("agentd")
     log.warning(
@@ -106,14 +106,14 @@ def test_text_cannot_be_forged() -> None:
     )
 
 
-def test_levels() -> None:
+def test_log_level_is_respected() -> None:
     stream = set_up("text", "error")
     logging.getLogger("agentd").warning("no")
     logging.getLogger("agentd").error("yes")
     assert stream.getvalue().count("\n") == 1
 
 
-def test_a_log_that_was_moved_away_is_reopened(tmp_path: Path) -> None:
+def test_log_is_reopened_on_sighup(tmp_path: Path) -> None:
     with agentd(tmp_path) as daemon, httpx.Client(base_url=daemon.url, timeout=20) as client:
         for _ in range(3):
             assert client.get("/health").status_code == 200
@@ -151,7 +151,7 @@ def bounded(path: Path, limit: int = LIMIT) -> Iterator[tuple[LogFile, TextIO]]:
         yield file, file.rotating(stream)
 
 
-def test_a_log_stays_short_while_it_is_written(log: Path) -> None:
+def test_log_is_rotated_while_it_is_written(log: Path) -> None:
     aside = log.with_name("agentd.log.1")
     with bounded(log) as (_, stream):
         for number in range(2_000):
@@ -166,7 +166,7 @@ def test_a_log_stays_short_while_it_is_written(log: Path) -> None:
     assert sorted(path.name for path in log.parent.iterdir()) == [log.name, aside.name]
 
 
-def test_a_log_stays_short_while_threads_write(log: Path) -> None:
+def test_log_is_rotated_while_threads_write(log: Path) -> None:
     with bounded(log) as (_, stream):
 
         def write() -> None:
@@ -181,7 +181,7 @@ def test_a_log_stays_short_while_threads_write(log: Path) -> None:
     assert log.stat().st_size <= LIMIT + 500
 
 
-def test_a_log_that_was_moved_is_not_put_aside_for_another(log: Path) -> None:
+def test_rotation_does_not_replace_a_foreign_file(log: Path) -> None:
     aside, moved = log.with_name("agentd.log.1"), log.with_name("moved")
     with bounded(log) as (_, stream):
         log.rename(moved)
@@ -194,7 +194,7 @@ def test_a_log_that_was_moved_is_not_put_aside_for_another(log: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "directory"])
-def test_the_log_goes_on_where_it_was_rather_than_into_what_is_no_file(
+def test_log_stays_in_the_old_file_if_the_new_one_is_not_regular(
     log: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     victim, moved = log.with_name("victim"), log.with_name("moved")
@@ -215,11 +215,11 @@ def test_the_log_goes_on_where_it_was_rather_than_into_what_is_no_file(
     assert moved.stat().st_size == 3 * LIMIT
     assert victim.exists() == (kind != "dangling")
     assert kind == "dangling" or victim.read_text() == "precious"
-    # It was said once for each time that it was tried.
+    # Each failed rotation is logged once.
     assert 1 <= len(caplog.records) <= 3
 
 
-def test_agents_are_kept_from_the_log_and_the_older_one_beside_it(log: Path) -> None:
+def test_log_files_are_protected_from_agents(log: Path) -> None:
     show = (
         "import json; from agentd.own_files import protection; from agentd.settings import Settings;"
         "print(json.dumps(protection(Settings())('/').read_only))"
@@ -237,18 +237,18 @@ def test_agents_are_kept_from_the_log_and_the_older_one_beside_it(log: Path) -> 
     assert kept() == {str(log), str(aside)}
 
 
-def test_a_daemon_keeps_its_log_short(tmp_path: Path) -> None:
+def test_daemon_rotates_its_log(tmp_path: Path) -> None:
     with agentd(tmp_path, "--log-max-mb", "1") as daemon:
         log = daemon.stderr_path
         aside = log.with_name(f"{log.name}.1")
         with httpx.Client(base_url=daemon.url, timeout=20) as client:
-            # What was written before counts, and what others write.
+            # Earlier content counts, and so do other writers.
             with log.open("ab") as stream:
                 stream.write(b"x" * (2**20 - 1) + b"\n")
             assert client.get("/sessions").status_code == 200
             assert client.get("/runs").status_code == 200
             assert aside.stat().st_size > 2**20
-            # SIGHUP goes on to work.
+            # SIGHUP still works.
             log.rename(tmp_path / "moved.log")
             daemon.signal(signal.SIGHUP)
             deadline = time.monotonic() + 20
@@ -262,5 +262,5 @@ def test_a_daemon_keeps_its_log_short(tmp_path: Path) -> None:
         assert log.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_start_bounds_the_log() -> None:
+def test_daemon_start_passes_the_log_limit() -> None:
     assert daemon_process.LOG_OPTIONS[0] in {option.opts[0] for option in main.params}

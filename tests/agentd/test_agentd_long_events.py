@@ -1,4 +1,4 @@
-"""Long events and results, read back: the same for every reader, and nobody else waits for it."""
+"""Long events and results: the same for every reader, without blocking others."""
 
 import base64
 import contextlib
@@ -30,7 +30,7 @@ SIZE = 3 * 2**20
 SHAPES = {
     "ascii": "x",
     "escapes": 'a"\n\\\x01',
-    # Neither has a length that divides a slice: its characters are on both sides of a cut.
+    # Neither length divides a chunk, so characters are cut between chunks.
     "cjk": "中",
     "mixed": "aé中😀",
 }
@@ -43,7 +43,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Serving]:
 
 
 async def log_of(server: Serving, *texts: str) -> str:
-    """Return a session in whose log are these texts."""
+    """Return a session whose log has these texts."""
     session = await server.session()
     drafts = [Draft("agent.message", {"text": text}) for text in texts]
     await server.store.transact(lambda tx: tx.append(session, drafts, NOW))
@@ -51,7 +51,7 @@ async def log_of(server: Serving, *texts: str) -> str:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_every_reader_gets_the_same(server: Serving, shape: str) -> None:
+async def test_long_texts_are_the_same_for_every_reader(server: Serving, shape: str) -> None:
     long = SHAPES[shape] * (300_000 // len(SHAPES[shape]))
     texts = ["one", long, "two", long, long]
     session = await log_of(server, *texts)
@@ -108,7 +108,7 @@ WAYS = {
 
 
 async def long_run(server: Serving, text: str) -> str:
-    """Return a run with such a result."""
+    """Return a run with this text as its result."""
     made = await server.client.post("/sessions", json={"provider": "manual"})
     session = made.json()["session"]["id"]
     run = (await server.client.post("/runs", json={"session_id": session})).json()["run"]
@@ -123,7 +123,7 @@ async def long_run(server: Serving, text: str) -> str:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_what_it_costs_to_read(server: Serving, way: str) -> None:
+async def test_reading_a_long_value_has_bounded_cost(server: Serving, way: str) -> None:
     path, is_socket = WAYS[way]
 
     async def read(size: int) -> tuple[float, float, int]:
@@ -131,7 +131,7 @@ async def test_what_it_costs_to_read(server: Serving, way: str) -> None:
         session = await log_of(server, text) if way != "run" else ""
         run = await long_run(server, text) if way == "run" else ""
         target = path.format(session=session, run=run)
-        if way == "feed":  # past what was read before
+        if way == "feed":  # after the events of earlier reads
             target += f"?cursor={await server.event_count() - 1}"
         began = time.process_time()
         with loop_cost() as cost:
@@ -145,7 +145,7 @@ async def test_what_it_costs_to_read(server: Serving, way: str) -> None:
         return cost.longest_s, spent, peak
 
     with anyio.fail_after(60):
-        await read(100_000)  # what is loaded at the first time
+        await read(100_000)  # the first read imports modules
         best = min([await read(SIZE) for _ in range(2)])
         half = await read(SIZE // 2)
     longest_s, spent_s, peak = best
@@ -155,7 +155,7 @@ async def test_what_it_costs_to_read(server: Serving, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_readers_that_take_nothing_hold_a_long_value_once(server: Serving, way: str) -> None:
+async def test_stalled_readers_share_a_long_value_in_memory(server: Serving, way: str) -> None:
     path, is_socket = WAYS[way]
     text = "中" * (SIZE // 3)
     session = await log_of(server, text) if way != "run" else ""
@@ -167,7 +167,7 @@ async def test_readers_that_take_nothing_hold_a_long_value_once(server: Serving,
     lines = []
 
     def ask() -> bytes:
-        """Have ten ask at once and wait for the first part of each answer."""
+        """Send ten requests at once and wait for the first byte of each answer."""
         for _ in range(10):
             line = socket.socket()
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -186,11 +186,11 @@ async def test_readers_that_take_nothing_hold_a_long_value_once(server: Serving,
         finally:
             for line in lines:
                 line.close()
-    # A result is held as text and as JSON, and a copy of it while it is read.
+    # A result is in memory as text and as JSON, with a copy while it is read.
     assert peak < 4 * SIZE
 
 
-async def test_a_reader_that_is_shut_out_within_a_message_is_told_by_its_closing(
+async def test_websocket_whose_token_is_revoked_within_a_message_is_closed(
     server: Serving,
 ) -> None:
     made = (await server.client.post("/tokens", json={"name": "phone"})).json()
@@ -212,7 +212,7 @@ async def test_a_reader_that_is_shut_out_within_a_message_is_told_by_its_closing
         assert gone.status_code == 200, gone.text
         rest = await anyio.to_thread.run_sync(lambda: all_of(line))
     frames = frames_of((began + rest).partition(b"\r\n\r\n")[2])
-    # The rest of the message does not come, nor another one that would be taken for it.
+    # Neither the rest of the message comes, nor a frame that could pass as its rest.
     kinds = {"begun" if opcode == 1 else "continued" for opcode, _, _ in frames[:-1]}
     assert kinds == {"begun", "continued"}
     assert not any(is_last for opcode, is_last, _ in frames if opcode in (0, 1))

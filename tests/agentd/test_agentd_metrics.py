@@ -1,4 +1,4 @@
-"""What Prometheus is told is what happened."""
+"""The metrics for Prometheus match what happened."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def parsed(text: str) -> Samples:
-    """Read the format as its description has it, and refuse whatever is not in it."""
+    """Parse the format strictly by its specification."""
     assert text.endswith("\n")
     samples: Samples = {}
     types: dict[str, str] = {}
@@ -78,7 +78,7 @@ async def worker(context: RunContext) -> str:
     return context.prompt
 
 
-async def test_runs(tmp_path: Path) -> None:
+async def test_metrics_count_runs_attempts_and_tokens(tmp_path: Path) -> None:
     metrics = Metrics()
     async with serving(
         tmp_path, agents={"worker": worker}, max_concurrency=1, metrics=metrics
@@ -115,7 +115,7 @@ async def test_runs(tmp_path: Path) -> None:
         assert of(found, "agentd_health", state="ok") == 1
 
 
-async def test_requests_by_route(server: Serving) -> None:
+async def test_metrics_count_requests_by_route(server: Serving) -> None:
     session = await server.session()
     for _ in range(2):
         await server.client.get(f"/sessions/{session}")
@@ -128,11 +128,11 @@ async def test_requests_by_route(server: Serving) -> None:
     assert of(found, name, method="GET", route=route, status="404") == 1
     assert of(found, name, method="POST", route="/sessions", status="201") == 1
     assert of(found, name, method="any", route="none", status="404") == 2
-    # What callers make up does not become a series.
+    # Values that callers invent do not become a series.
     assert "nothing" not in (await server.client.get("/metrics")).text
 
 
-async def test_streams(server: Serving) -> None:
+async def test_metrics_count_streams(server: Serving) -> None:
     session = await server.session()
     async with sse_reader(server.client, f"/stream?sessionId={session}&cursor=0") as frames:
         with anyio.fail_after(10):
@@ -146,7 +146,7 @@ async def test_streams(server: Serving) -> None:
     assert of(await scraped(server), "agentd_streams") == 0
 
 
-def test_a_daemon_tells_of_its_store_and_process(tmp_path: Path) -> None:
+def test_metrics_of_a_daemon_include_its_store_and_process(tmp_path: Path) -> None:
     with agentd(tmp_path, "--db", "d.db") as daemon, httpx.Client(base_url=daemon.url) as client:
         before = parsed(client.get("/metrics").text)
         for _ in range(5):
@@ -162,13 +162,13 @@ def test_a_daemon_tells_of_its_store_and_process(tmp_path: Path) -> None:
 
 
 @given(st.text(), st.floats(allow_nan=False, allow_infinity=False, width=32))
-def test_whatever_a_label_holds_can_be_read_again(label: str, value: float) -> None:
-    # A line ends at a line feed only, whatever other characters Unicode has for it.
+def test_any_label_value_is_escaped_correctly(label: str, value: float) -> None:
+    # Only a line feed ends a line, not Unicode's other line separators.
     told = render([gauges("x", "An x.", ("name",), {(label,): value})])
     assert of(parsed(told), "x", name=label) == value
 
 
-def test_a_histogram_counts_what_is_at_most_its_bound() -> None:
+def test_histogram_bucket_counts_values_up_to_its_bound() -> None:
     histogram = Histogram("x_seconds", "An x.", (0.5, 1))
     for value in (0.1, 0.5, 0.75, 1, 9):
         histogram.observe(value)
@@ -177,7 +177,7 @@ def test_a_histogram_counts_what_is_at_most_its_bound() -> None:
     assert of(found, "x_seconds_sum") == pytest.approx(11.35)
 
 
-def test_the_page_has_every_metric() -> None:
+def test_operations_page_lists_every_metric() -> None:
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     source = "".join(
         path.read_text() for path in (Path(__file__).parents[2] / "src/agentd").glob("metrics.py")

@@ -68,7 +68,7 @@ elif scene == "endless":
 """
 
 ENDS: dict[str, tuple[str, str, str]] = {
-    # scene: what its run comes to, what diagnosis calls that, and in which words
+    # scene: status of its run, code of its diagnosis, and a part of the message
     "deaf": ("completed", "none", "completed"),
     "binary": ("completed", "none", "completed"),
     "surrogates": ("completed", "none", "completed"),
@@ -84,14 +84,14 @@ ENDS: dict[str, tuple[str, str, str]] = {
 }
 
 SLOWEST_S = 5.0
-"""What a message to the good agent may take meanwhile, on a machine that does nothing else."""
+"""Maximum time of a message to the good agent meanwhile, on an idle machine."""
 
 MOST_MEMORY = 600 * 2**20
-"""A line of 20 MB is there as bytes, as text, as JSON and in the database's cache of pages."""
+"""A line of 20 MB is in memory as bytes, text, JSON and in the database's page cache."""
 
 
 def peak(pid: int) -> int:
-    """Return the most memory a process ever had, in bytes."""
+    """Return the peak memory of a process, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     (found,) = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
     return int(found) * 1024
@@ -125,7 +125,7 @@ def sent(daemon: Process, provider: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(240)
-def test_they_end_properly_are_named_and_nobody_else_notices(configured: Path) -> None:
+def test_misbehaving_agents_end_are_diagnosed_and_do_not_affect_others(configured: Path) -> None:
     with agentd(configured) as daemon:
         process = psutil.Process(daemon.pid)
         runs = {scene: sent(daemon, scene) for scene in ENDS}
@@ -149,7 +149,7 @@ def test_they_end_properly_are_named_and_nobody_else_notices(configured: Path) -
             assert (told["run"]["status"], issue["code"]) == (status, code), (scene, told["run"])
             assert words in issue["message"]
             assert told["diagnostics"]["process_tree"] == []
-        # Nothing of them is alive: what is left are the fork server and its idle supervisors.
+        # None of their processes is left, only the fork server and its idle supervisors.
         names = {child.name() for child in process.children(recursive=True)}
         assert names <= {"agent-forkserv", "agent-supervise"}, names
         assert slowest < allowed(SLOWEST_S)

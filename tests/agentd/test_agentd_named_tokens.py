@@ -1,4 +1,4 @@
-"""Named tokens: what each scope is good for, and that they end."""
+"""Named tokens: what each scope allows, and that they end."""
 
 import socket
 from contextlib import suppress
@@ -35,13 +35,13 @@ async def token(server: Serving, name: str = "ann", **fields: Any) -> tuple[str,
 
 
 @pytest.mark.parametrize("scope", ["read", "write", "approve", "admin"])
-async def test_a_token_is_good_for_its_scope_only(tmp_path: Path, scope: str) -> None:
+async def test_token_allows_only_the_operations_of_its_scope(tmp_path: Path, scope: str) -> None:
     ids = {f"{kind}_id": f"{kind[:3]}_none" for kind in ("session", "run", "request", "token")}
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         _, headers = await token(server, scopes=[scope])
         async with httpx.AsyncClient(base_url=server.url, headers=headers) as client:
             for operation in OPERATIONS:
-                # Without what it needs, so that nothing is done that is allowed.
+                # With invalid fields, so that an allowed call changes nothing.
                 path = operation.path.format(**ids)
                 sent = {"json": {"x": 1}} if operation.is_mutation else {"params": {"x": 1}}
                 plain = await client.request(operation.method, path, **sent)
@@ -62,7 +62,7 @@ async def test_a_token_is_good_for_its_scope_only(tmp_path: Path, scope: str) ->
             assert stream.status_code == (404 if scope in ("read", "admin") else 403)
 
 
-async def test_who_may_not_approve_frees_no_agent_of_asking(tmp_path: Path) -> None:
+async def test_token_without_scope_approve_cannot_set_approvals_to_allow(tmp_path: Path) -> None:
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         _, writer = await token(server, "writer", scopes=["read", "write"])
         _, approver = await token(server, "approver", scopes=["write", "approve"])
@@ -81,7 +81,7 @@ async def test_who_may_not_approve_frees_no_agent_of_asking(tmp_path: Path) -> N
         assert (await create(approver, "allow")).status_code == 201
 
 
-async def test_who_may_not_approve_lets_no_agent_do_more(tmp_path: Path) -> None:
+async def test_token_without_scope_approve_cannot_widen_the_sandbox(tmp_path: Path) -> None:
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         _, writer = await token(server, "writer", scopes=["read", "write"])
         _, approver = await token(server, "approver", scopes=["write", "approve"])
@@ -106,7 +106,7 @@ async def test_who_may_not_approve_lets_no_agent_do_more(tmp_path: Path) -> None
             assert answer.status_code == 403, answer.text
 
 
-async def test_a_principal_has_its_own_sessions_only(tmp_path: Path) -> None:
+async def test_principal_sees_only_its_own_sessions(tmp_path: Path) -> None:
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         theirs = await server.session()
         _, phone = await token(server, "phone", principal="ann")
@@ -122,7 +122,7 @@ async def test_a_principal_has_its_own_sessions_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])
 @pytest.mark.parametrize("one", ["?sessionId=", ""])
-async def test_a_stream_ends_with_its_token(tmp_path: Path, how: str, one: str) -> None:
+async def test_stream_ends_when_its_token_ends(tmp_path: Path, how: str, one: str) -> None:
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         expires = {"expires_in_s": 1} if how == "expired" else {}
         token_id, headers = await token(server, **expires)
@@ -139,13 +139,13 @@ async def test_a_stream_ends_with_its_token(tmp_path: Path, how: str, one: str) 
         assert headers["Authorization"].removeprefix("Bearer apt_").encode() not in kept(tmp_path)
 
 
-async def to_the_end(reader: ClientConnection) -> None:
+async def read_to_the_end(reader: ClientConnection) -> None:
     while True:
         await reader.recv()
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])
-async def test_sockets_and_waits_end_with_their_token(tmp_path: Path, how: str) -> None:
+async def test_websockets_and_waits_end_when_their_token_ends(tmp_path: Path, how: str) -> None:
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         token_id, headers = await token(server, **({"expires_in_s": 2} if how == "expired" else {}))
         async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60) as client:
@@ -175,7 +175,7 @@ async def test_sockets_and_waits_end_with_their_token(tmp_path: Path, how: str) 
                         await server.client.post(f"/tokens/{token_id}/revoke")
                     with anyio.fail_after(allowed(1 if how == "revoked" else 5)):
                         with pytest.raises(ConnectionClosed) as closed:
-                            await to_the_end(reader)
+                            await read_to_the_end(reader)
                         while len(answers) < 2:
                             await anyio.sleep(0.005)
             assert closed.value.rcvd is not None
@@ -190,14 +190,14 @@ SOCKET = (
 )
 
 
-def served(server: Serving, connection: socket.socket) -> bool:
-    """Tell whether the server, which is in this process, holds its end of a connection."""
+def is_served(server: Serving, connection: socket.socket) -> bool:
+    """Return whether the server, which is in this process, still has a connection open."""
     ends = (server.address, connection.getsockname())
     return any((one.laddr, one.raddr) == ends for one in psutil.Process().net_connections("tcp4"))
 
 
 async def blocked(server: Serving) -> None:
-    """Wait until the daemon waits for the reader: it sends no more, and reads nothing from the store."""
+    """Wait until the daemon waits for the reader: it sends nothing and does not read the store."""
     before = 0.0
     while not before or before != server.metrics._streamed.values[()]:
         before = server.metrics._streamed.values[()]
@@ -217,16 +217,16 @@ def read_on(connection: socket.socket) -> None:
     ("how", "which"),
     [
         *((how, "?sessionId=") for how in ("revoked", "expired", "put out")),
-        # One of all sessions goes on without what its reader was put out of.
+        # A stream of all sessions goes on without the session that was unshared.
         *((how, "") for how in ("revoked", "expired")),
     ],
 )
-async def test_who_takes_nothing_is_cut_off_with_his_token(
+async def test_stalled_reader_is_disconnected_when_its_access_ends(
     tmp_path: Path, how: str, upgrade: str, which: str
 ) -> None:
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         session = await server.session("talkative")
-        await server.say(session, "4000")  # 4 MB: more than what is between them holds
+        await server.say(session, "4000")  # 4 MB: more than the buffers between them hold
         expires = {"expires_in_s": 2} if how == "expired" else {}
         token_id, headers = await token(server, **expires)
         access = f"/sessions/{session}/access"
@@ -246,15 +246,15 @@ async def test_who_takes_nothing_is_cut_off_with_his_token(
             elif how == "put out":
                 await server.client.put(access, json={"grants": []})
             with anyio.fail_after(allowed(4 if how == "expired" else 1)):
-                while served(server, connection):
+                while is_served(server, connection):
                     await anyio.sleep(0.005)
             assert server.metrics.streams == 0
             with pytest.raises(ConnectionResetError):
                 await anyio.to_thread.run_sync(read_on, connection)
 
 
-async def test_a_reader_that_lags_reads_no_further_than_its_time(tmp_path: Path) -> None:
-    """However much is left to read: nothing waits for the log to be quiet."""
+async def test_lagging_reader_gets_nothing_after_its_token_expired(tmp_path: Path) -> None:
+    """Also if much is left to read."""
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         session = await server.session("talkative")
         await server.say(session, "4000")
@@ -274,7 +274,7 @@ async def test_a_reader_that_lags_reads_no_further_than_its_time(tmp_path: Path)
 
 
 def kept(directory: Path) -> bytes:
-    """Return all that is in the database and beside it; a file may be about to take another name."""
+    """Return the contents of the database's files; one may be renamed meanwhile."""
     found = b""
     for path in directory.glob("data.db*"):
         with suppress(FileNotFoundError):

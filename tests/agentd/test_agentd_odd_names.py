@@ -1,4 +1,4 @@
-"""Names and arguments that are not what one expects: bytes that are no UTF-8, paths, users."""
+"""Unusual names and arguments: bytes that are not UTF-8, paths, users without a home."""
 
 import os
 import pwd
@@ -56,7 +56,7 @@ async def status_of(server: Serving, method: str, path: str) -> int:
         "/sessions%3Flimit=1",
     ],
 )
-async def test_a_path_is_one_path(server: Serving, path: str) -> None:
+async def test_path_that_is_not_canonical_is_not_found(server: Serving, path: str) -> None:
     session = await server.session()
     assert await status_of(server, "GET", path.replace("ID", session)) == 404
 
@@ -64,12 +64,12 @@ async def test_a_path_is_one_path(server: Serving, path: str) -> None:
 @pytest.mark.parametrize(
     "ending", ["%00", ";v=1", "%C0%AF", "%ff", "%5Cevents", "%252Fevents", "%20", "%0d%0a", "%23"]
 )
-async def test_an_identifier_has_no_other_characters(server: Serving, ending: str) -> None:
+async def test_identifier_with_special_characters_is_refused(server: Serving, ending: str) -> None:
     session = await server.session()
     assert await status_of(server, "GET", f"/sessions/{session}{ending}") == 400
 
 
-async def test_an_escaped_slash_is_no_slash_for_any_call(server: Serving) -> None:
+async def test_escaped_slash_is_not_a_path_separator_in_any_call(server: Serving) -> None:
     for operation in OPERATIONS:
         if operation.path.count("/") > 1:
             head, _, tail = operation.path.rpartition("/")
@@ -77,7 +77,7 @@ async def test_an_escaped_slash_is_no_slash_for_any_call(server: Serving) -> Non
             assert await status_of(server, operation.method, path) == 404, operation.name
 
 
-async def test_a_directory_whose_name_no_answer_could_tell(tmp_path: Path) -> None:
+async def test_directory_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / ODD / "below").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / ODD)
     runner = CommandRunner("pwd", argv=["pwd"], output="text")
@@ -104,7 +104,7 @@ async def test_a_directory_whose_name_no_answer_could_tell(tmp_path: Path) -> No
             await client.create_session(cwd=str(tmp_path / ODD))
 
 
-def test_agentd_says_at_its_start_which_name_it_cannot_use(tmp_path: Path) -> None:
+def test_agentd_names_a_setting_that_is_not_utf8_at_its_start(tmp_path: Path) -> None:
     (tmp_path / ODD).mkdir()
     done = run_agentd(tmp_path / ODD, "--port", "0", "--db", str(tmp_path / "x.db"))
     assert done.returncode == 1
@@ -118,7 +118,7 @@ def test_agentd_says_at_its_start_which_name_it_cannot_use(tmp_path: Path) -> No
         load({}, {"AGENTD_DB": ODD})
 
 
-def test_what_a_process_is_called_is_shown_with_its_bytes_escaped() -> None:
+def test_process_command_that_is_not_utf8_is_shown_escaped() -> None:
     argv = [b"caf\xe9", b"-c", b"import time; print(flush=True); time.sleep(60)", b"\xff\xfe"]
     with subprocess.Popen(argv, executable=sys.executable, stdout=subprocess.PIPE) as process:
         try:
@@ -133,7 +133,9 @@ def test_what_a_process_is_called_is_shown_with_its_bytes_escaped() -> None:
     shown.command.encode()
 
 
-def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checks_work_for_a_user_without_a_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_entry(_: object) -> None:
         raise KeyError
 
@@ -153,7 +155,7 @@ def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("only_ipv6", [False, True])
-def test_agents_are_given_an_address_that_listens(only_ipv6: bool) -> None:
+def test_url_for_agents_is_one_that_the_daemon_listens_on(only_ipv6: bool) -> None:
     with socket.socket(socket.AF_INET6) as listener:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)
         listener.bind(("::", 0))
@@ -166,7 +168,7 @@ def test_agents_are_given_an_address_that_listens(only_ipv6: bool) -> None:
             pass
 
 
-async def test_agentctl_takes_utf8_whatever_the_locale_says(tmp_path: Path) -> None:
+async def test_agentctl_reads_utf8_in_any_locale(tmp_path: Path) -> None:
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PATH": os.environ["PATH"]}
     async with serving(tmp_path) as server:
         session = await server.session()

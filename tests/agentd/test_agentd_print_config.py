@@ -1,4 +1,4 @@
-"""What --print-config shows is what the daemon would run with, and where each part came from."""
+"""--print-config shows the settings that the daemon would use, and the source of each."""
 
 import tomllib
 from pathlib import Path
@@ -53,7 +53,7 @@ def source_of(text: str, key: str) -> str:
     return line.rpartition(" # ")[2]
 
 
-def test_it_says_where_each_came_from(directory: Path) -> None:
+def test_print_config_shows_the_source_of_each_setting(directory: Path) -> None:
     done = run_agentd(directory, "--print-config", "--max-queue", "7", env={"AGENTD_HOST": "::1"})
     assert (done.returncode, done.stderr) == (0, "")
     text = done.stdout
@@ -68,7 +68,7 @@ def test_it_says_where_each_came_from(directory: Path) -> None:
         source_of(text, setting.key)
 
 
-def test_no_secret_is_in_it(directory: Path) -> None:
+def test_print_config_shows_no_secret(directory: Path) -> None:
     done = run_agentd(
         directory, "--print-config", env={"AGENTD_AUTH_TOKENS": "one-secret,two-secret"}
     )
@@ -77,11 +77,11 @@ def test_no_secret_is_in_it(directory: Path) -> None:
     assert "secret" not in done.stdout
     assert "not to be shown" not in done.stdout
     assert "API_KEY" in done.stdout
-    # Also where a secret stands among something else.
+    # Also if a secret is only a part of a value.
     assert "from-the-file" not in run_agentd(directory, "--print-config").stdout
 
 
-def test_it_can_be_the_file(directory: Path) -> None:
+def test_printed_configuration_can_be_loaded(directory: Path) -> None:
     visible = FILE.replace('auth_tokens = ["from-the-file-of-the-daemon"]', "")
     (directory / "agentd.toml").write_text(visible.replace("not to be shown", "[hidden]"))
     settings = load({}, {}, "agentd.toml")
@@ -90,7 +90,7 @@ def test_it_can_be_the_file(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in VALUES if name != "auth_tokens"])
-def test_each_setting_can_be_read_again(directory: Path, name: str) -> None:
+def test_each_printed_setting_can_be_loaded(directory: Path, name: str) -> None:
     flag = VALUES[name][2]
     settings = load({name: flag}, {}, "agentd.toml")
     hidden = attrs.evolve(settings, auth_tokens=())
@@ -104,11 +104,11 @@ def test_each_setting_can_be_read_again(directory: Path, name: str) -> None:
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     )
 )
-def test_every_value_is_told_as_toml(value: object) -> None:
+def test_every_value_is_printed_as_toml(value: object) -> None:
     assert tomllib.loads("x = " + _value(value).encode("utf-8", "replace").decode())["x"] == value
 
 
-def test_a_mistake_is_told_as_at_a_start(directory: Path) -> None:
+def test_print_config_reports_an_error_like_a_start(directory: Path) -> None:
     done = run_agentd(directory, "--print-config", env={"AGENTD_PORT": "x"})
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "agentd: AGENTD_PORT: must be an integer, is 'x'\n"

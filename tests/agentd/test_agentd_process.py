@@ -1,4 +1,4 @@
-"""agentd as people run it: a process that starts, drains, stops, and says what is wrong."""
+"""agentd as a process: it starts, drains, stops, and reports errors."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def one_line(text: str, *parts: str) -> None:
         assert part in text
 
 
-def test_start_answer_and_stop(tmp_path: Path) -> None:
+def test_daemon_starts_answers_and_stops(tmp_path: Path) -> None:
     with agentd(tmp_path) as daemon:
         assert call(daemon, "GET", "/health")["status"] == "ok"
         status = call(daemon, "GET", "/daemon/status")
@@ -77,7 +77,7 @@ def test_start_answer_and_stop(tmp_path: Path) -> None:
         database = tmp_path / ".data" / "agent-orchestrator.db"
         assert database.stat().st_mode & 0o077 == 0
         assert database.parent.stat().st_mode & 0o077 == 0
-        # A forked daemon holds also what the tests of tools need loaded: httpx and mcp, some 5 MiB.
+        # A forked daemon also has httpx and mcp loaded, about 5 MiB, for the tests of tools.
         assert psutil.Process(daemon.pid).memory_info().rss < 100 * 1024 * 1024
         assert (tmp_path / "ready.json").stat().st_mode & 0o077 == 0
         daemon.signal(signal.SIGTERM)
@@ -89,7 +89,7 @@ def test_start_answer_and_stop(tmp_path: Path) -> None:
         assert {entry["level"] for entry in daemon.log()} == {"info"}
 
 
-def test_a_drain_finishes_what_runs_and_refuses_what_is_new(configured: Path) -> None:
+def test_drain_finishes_running_runs_and_refuses_new_work(configured: Path) -> None:
     with agentd(configured, "--auth-token", "secret-token-1") as daemon:
         client = httpx.Client(
             base_url=daemon.url, headers={"Authorization": "Bearer secret-token-1"}, timeout=30
@@ -119,7 +119,7 @@ def test_a_drain_finishes_what_runs_and_refuses_what_is_new(configured: Path) ->
         assert "AGENTD variables: []" in told["result"]["text"]
 
 
-def test_what_does_not_finish_in_time_goes_back_to_the_queue(configured: Path) -> None:
+def test_run_that_outlasts_the_grace_period_is_queued_again(configured: Path) -> None:
     with agentd(configured, "--grace-s", "0.1") as daemon:
         run = start_run(daemon, configured)
         agent = int((configured / "begun").read_text())
@@ -132,7 +132,7 @@ def test_what_does_not_finish_in_time_goes_back_to_the_queue(configured: Path) -
         assert (told["status"], told["attempt"]) == ("completed", 2)
 
 
-def test_the_second_signal_stops_at_once(configured: Path) -> None:
+def test_second_signal_stops_the_daemon_at_once(configured: Path) -> None:
     with agentd(configured, "--grace-s", "600") as daemon:
         start_run(daemon, configured)
         agent = int((configured / "begun").read_text())
@@ -144,7 +144,7 @@ def test_the_second_signal_stops_at_once(configured: Path) -> None:
         assert "Traceback" not in daemon.stderr(), daemon.stderr()
 
 
-def test_a_stream_goes_on_over_a_restart(configured: Path) -> None:
+def test_stream_resumes_after_a_restart(configured: Path) -> None:
     (configured / "go").touch()
     with agentd(configured) as daemon:
         run = start_run(daemon, configured)
@@ -172,7 +172,7 @@ def read_stream(daemon: Process, session: str, last_id: str | None, count: int) 
     raise AssertionError("the stream ended early")
 
 
-def test_a_stalled_reader_does_not_keep_the_daemon(configured: Path) -> None:
+def test_stalled_reader_does_not_delay_the_shutdown(configured: Path) -> None:
     (configured / "go").touch()
     (configured / "agent.py").write_text("for n in range(6000): print('x' * 1000)")
     with agentd(configured) as daemon:
@@ -190,7 +190,7 @@ def test_a_stalled_reader_does_not_keep_the_daemon(configured: Path) -> None:
         assert "Traceback" not in daemon.stderr(), daemon.stderr()
 
 
-def test_a_second_daemon_on_one_database_says_so(tmp_path: Path) -> None:
+def test_second_daemon_on_the_same_database_is_refused(tmp_path: Path) -> None:
     with agentd(tmp_path) as daemon:
         second = run_agentd(tmp_path, "--port", "0")
         assert second.returncode == 1
@@ -199,7 +199,7 @@ def test_a_second_daemon_on_one_database_says_so(tmp_path: Path) -> None:
         assert call(daemon, "GET", "/health")["status"] == "ok"
 
 
-def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+def test_port_in_use_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         ended = run_agentd(tmp_path, "--port", str(port))
@@ -209,13 +209,13 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_it_does_not_open_itself_to_others_without_a_token(tmp_path: Path, host: str) -> None:
+def test_daemon_without_a_token_refuses_a_non_loopback_address(tmp_path: Path, host: str) -> None:
     ended = run_agentd(tmp_path, "--host", host, "--port", "0")
     assert ended.returncode == 1
     one_line(ended.stderr, host, "AGENTD_AUTH_TOKEN")
 
 
-def test_a_daemon_keeps_to_the_limits_it_is_told(tmp_path: Path) -> None:
+def test_tree_limits_of_flags_and_file_are_enforced(tmp_path: Path) -> None:
     (tmp_path / "agentd.toml").write_text("[limits]\ndepth = 1\nchildren = 9\n")
     with agentd(tmp_path, "--max-children", "2") as daemon:
         body = {"task": "x", "provider": "manual"}
@@ -253,7 +253,7 @@ def test_a_daemon_keeps_to_the_limits_it_is_told(tmp_path: Path) -> None:
         ([], "[routing]\ndefault = 'nobody'\n", 1, ["routing.default", "nobody"]),
     ],
 )
-def test_wrong_settings_are_one_clear_line(
+def test_invalid_setting_is_a_one_line_error(
     tmp_path: Path, arguments: list[str], config: str, status: int, parts: list[str]
 ) -> None:
     if config:
@@ -268,7 +268,7 @@ def test_wrong_settings_are_one_clear_line(
     assert not (tmp_path / ".data").exists()
 
 
-def test_a_module_that_exits_does_not_take_the_daemon_with_it_in_silence(tmp_path: Path) -> None:
+def test_module_that_exits_on_import_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "leaves.py").write_text("import sys; sys.exit(3)")
     (tmp_path / "agentd.toml").write_text(
         "[providers.x]\nrunner = 'function'\ntarget = 'leaves:run'\n"
@@ -279,20 +279,20 @@ def test_a_module_that_exits_does_not_take_the_daemon_with_it_in_silence(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["", "gone/ready.json"])
-def test_a_ready_file_that_cannot_be_is_told(tmp_path: Path, name: str) -> None:
+def test_ready_file_that_cannot_be_written_is_an_error(tmp_path: Path, name: str) -> None:
     ended = run_agentd(tmp_path, "--port", "0", "--ready-file", str(tmp_path / name))
     assert ended.returncode == 1
     one_line(ended.stderr, "agentd: --ready-file", "directory")
     assert not (tmp_path / ".data").exists()
 
 
-def test_what_is_no_address_is_told_as_that(tmp_path: Path) -> None:
+def test_invalid_host_is_an_error(tmp_path: Path) -> None:
     ended = run_agentd(tmp_path, "--host", "256.1.1.1", "--port", "0")
     assert ended.returncode == 1
     one_line(ended.stderr, "256.1.1.1", "neither an address")
 
 
-def test_the_log_tells_where_tokens_come_from_and_that_one_is_short(tmp_path: Path) -> None:
+def test_log_shows_the_source_of_tokens_and_warns_of_a_short_one(tmp_path: Path) -> None:
     variables = {"AGENTD_AUTH_TOKENS": "in-the-environment"}
     with agentd(tmp_path, "--auth-token", "e", env=variables) as daemon:
         first, second = daemon.log()[:2]
@@ -302,7 +302,7 @@ def test_the_log_tells_where_tokens_come_from_and_that_one_is_short(tmp_path: Pa
         assert "fewer than 8 characters" in second["message"]
 
 
-def test_a_database_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_foreign_database_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "other.db").write_text("not a database " * 500)
     ended = run_agentd(tmp_path, "--port", "0", "--db", "other.db")
     assert ended.returncode == 1
@@ -310,14 +310,14 @@ def test_a_database_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path) -
     assert (tmp_path / "other.db").read_text() == "not a database " * 500
 
 
-def test_a_database_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_database_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ended = run_agentd(tmp_path, "--port", "0", "--db", "file/x.db")
     assert ended.returncode == 1
     one_line(ended.stderr, "file")
 
 
-def test_help_and_version(tmp_path: Path) -> None:
+def test_help_and_version_are_printed(tmp_path: Path) -> None:
     told = run_agentd(tmp_path, "--help").stdout
     for name in ("--host", "--db", "--auth-token", "--codex-extra-arg", "AGENTD_AUTH_TOKENS"):
         assert name in told
@@ -325,7 +325,7 @@ def test_help_and_version(tmp_path: Path) -> None:
     assert run_agentd(tmp_path, "--version").stdout.startswith("agentd 0.")
 
 
-def test_version_needs_no_web_server(tmp_path: Path) -> None:
+def test_version_is_printed_without_importing_the_web_server(tmp_path: Path) -> None:
     import subprocess
 
     code = (

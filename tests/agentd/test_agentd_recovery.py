@@ -1,4 +1,4 @@
-"""agentd after it was killed: what it was executing goes on, and nothing of before is alive."""
+"""agentd after it was killed: its runs are recovered, and no old process is left."""
 
 import json
 import signal
@@ -33,7 +33,7 @@ time.sleep(60)
 
 @pytest.fixture
 def configured(tmp_path: Path) -> Path:
-    """A directory whose agent heeds no signal, and answers at once when it is resumed."""
+    """A directory whose agent ignores signals, and answers at once when it is resumed."""
     (tmp_path / "agent.py").write_text(AGENT)
     argv = [sys.executable, str(tmp_path / "agent.py")]
     (tmp_path / "agentd.toml").write_text(
@@ -53,7 +53,7 @@ def configured(tmp_path: Path) -> Path:
 
 
 def at_work(daemon: Process, directory: Path) -> tuple[dict[str, Any], list[int]]:
-    """Have the agent at work on a message; return the run, and its processes."""
+    """Start the agent on a message; return the run, and its processes."""
     session = call(daemon, "POST", "/sessions", json={})["session"]["id"]
     made = call(daemon, "POST", f"/sessions/{session}/messages", json={"text": "hello"})
     wait_for((directory / "begun").exists, "the agent has begun")
@@ -72,7 +72,7 @@ def events_of(daemon: Process, run: dict[str, Any], event_type: str) -> list[dic
     return [event["data"] for event in events if event["event_type"] == event_type]
 
 
-def test_a_run_goes_on_after_a_kill_and_nothing_of_before_is_alive(configured: Path) -> None:
+def test_run_resumes_after_a_kill_and_its_old_processes_are_gone(configured: Path) -> None:
     with agentd(configured) as daemon:
         run, pids = at_work(daemon, configured)
         daemon.signal(signal.SIGKILL)
@@ -96,7 +96,7 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def test_a_drain_ends_in_time_whatever_the_agent_does(configured: Path) -> None:
+def test_drain_ends_in_time_though_the_agent_ignores_signals(configured: Path) -> None:
     with agentd(configured, "--grace-s", "0.5") as daemon:
         run, pids = at_work(daemon, configured)
         with httpx.stream("GET", f"{daemon.url}/stream?sessionId={run['session_id']}") as stream:
@@ -130,13 +130,13 @@ time.sleep(600)
 
 
 @pytest.fixture
-def patient(tmp_path: Path) -> Path:
-    """A directory whose agent heeds no signal and is given ten minutes after the first."""
+def with_long_grace(tmp_path: Path) -> Path:
+    """A directory whose agent ignores signals and has ten minutes after the first."""
     (tmp_path / "agent.py").write_text(STUBBORN)
     argv = [sys.executable, str(tmp_path / "agent.py")]
     (tmp_path / "agentd.toml").write_text(
         f"""
-        [providers.patient]
+        [providers.with_long_grace]
         runner = "command"
         argv = {json.dumps(argv)}
         stop_grace_s = 600
@@ -146,9 +146,9 @@ def patient(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("doing", ["at work", "being canceled"])
-def test_a_drain_ends_in_time_however_long_an_agent_may_take(patient: Path, doing: str) -> None:
-    with agentd(patient, "--grace-s", "1") as daemon:
-        run, pids = at_work(daemon, patient)
+def test_drain_ends_in_time_though_stop_grace_s_is_long(with_long_grace: Path, doing: str) -> None:
+    with agentd(with_long_grace, "--grace-s", "1") as daemon:
+        run, pids = at_work(daemon, with_long_grace)
         if doing == "being canceled":
             call(daemon, "POST", f"/runs/{run['id']}/cancel", json={})
         began = time.monotonic()
@@ -156,16 +156,16 @@ def test_a_drain_ends_in_time_however_long_an_agent_may_take(patient: Path, doin
         assert daemon.wait() == 0
         assert time.monotonic() - began < allowed(1 + 5)
         assert not [pid for pid in pids if _is_alive(pid)]
-    report = json.loads((patient / ".data" / "agent-orchestrator.db-stopped").read_text())
+    report = json.loads((with_long_grace / ".data" / "agent-orchestrator.db-stopped").read_text())
     assert report["released"] == ([run["id"]] if doing == "at work" else [])
 
 
 @pytest.mark.parametrize("pause_s", [0.2, 2.0], ids=["in the grace period", "being stopped"])
-def test_a_second_signal_kills_at_once(patient: Path, pause_s: float) -> None:
-    with agentd(patient, "--grace-s", "1") as daemon:
-        _, pids = at_work(daemon, patient)
+def test_second_signal_kills_agents_at_once(with_long_grace: Path, pause_s: float) -> None:
+    with agentd(with_long_grace, "--grace-s", "1") as daemon:
+        _, pids = at_work(daemon, with_long_grace)
         daemon.signal(signal.SIGTERM)
-        time.sleep(pause_s)  # neither of the two moments can be seen from outside
+        time.sleep(pause_s)  # neither moment is observable from outside
         began = time.monotonic()
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 1
@@ -186,7 +186,7 @@ async def deaf(context):
 """
 
 
-def test_a_drain_ends_in_time_with_a_function_that_takes_no_notice(tmp_path: Path) -> None:
+def test_drain_ends_in_time_though_a_function_ignores_cancellation(tmp_path: Path) -> None:
     (tmp_path / "deaf.py").write_text(DEAF)
     (tmp_path / "agentd.toml").write_text(
         'providers.deaf = { runner = "function", target = "deaf:deaf" }'
@@ -200,7 +200,7 @@ def test_a_drain_ends_in_time_with_a_function_that_takes_no_notice(tmp_path: Pat
         assert any(entry["level"] == "critical" for entry in daemon.log())
 
 
-def test_a_question_outlives_a_kill_and_is_answered_once(configured: Path) -> None:
+def test_request_survives_a_kill_and_is_answered_once(configured: Path) -> None:
     with agentd(configured) as daemon:
         run, pids = at_work(daemon, configured)
         asked = call(
@@ -227,7 +227,7 @@ def test_a_question_outlives_a_kill_and_is_answered_once(configured: Path) -> No
         assert ended["result"]["text"] == "resumed with: Your request was approved: May I?"
 
 
-def test_an_agent_that_waits_long_is_stopped_and_goes_on_with_the_answer(configured: Path) -> None:
+def test_parked_agent_is_stopped_and_resumed_with_the_answer(configured: Path) -> None:
     with agentd(configured, "--park-after-s", "0") as daemon:
         run, pids = at_work(daemon, configured)
         question = {"text": "May I?", "request_kind": "approval_request", "wait": True}

@@ -1,4 +1,4 @@
-"""A reader comes back after a backup was put back: it is told, on every way to read a log."""
+"""A reader comes back after a restore: each way to read a log detects a lost cursor."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def lived_on(directory: Path) -> dict[str, Any]:
-    """Back up, read on, put the backup back; return what a reader of the lost part has."""
+    """Back up, go on, restore; return the cursors of a reader of the lost part."""
     async with serving(directory) as server:
         session = await server.session()
         await server.say(session, "kept")
@@ -51,7 +51,7 @@ async def refused(server: Serving, path: str, resume: int | str, **headers: str)
     assert error["details"]["resume_cursor"] == resume
 
 
-async def test_every_way_to_read_refuses_a_cursor_of_a_lost_log(tmp_path: Path) -> None:
+async def test_cursor_of_a_lost_log_is_refused_by_every_read(tmp_path: Path) -> None:
     with anyio.fail_after(60):
         told = await lived_on(tmp_path)
         session, kept, cursor, epoch = (told[n] for n in ("session", "kept", "cursor", "epoch"))
@@ -72,17 +72,17 @@ async def test_every_way_to_read_refuses_a_cursor_of_a_lost_log(tmp_path: Path) 
                 assert frame["error"]["code"] == "cursor_ahead"
                 with pytest.raises(ConnectionClosed):
                     await socket.recv()
-            # What it is told leads to the whole of this log, and nothing of it twice.
+            # The resume cursor leads to the rest of this log, each event once.
             page = (
                 await server.client.get(f"{events}?cursor={kept}&epoch={epoch}&limit=1000")
             ).json()
             assert page["events"][0]["seq"] == kept + 1
             assert page["epoch"] != epoch
-            # Who gives no epoch goes by the number alone.
+            # Without an epoch only the number counts.
             assert (await server.client.get(f"{events}?cursor={cursor}")).status_code == 200
             async with connect_client(server.url) as client:
                 await _refused_client(client, told)
-                # Its stream tells the epoch, and comes back with it by itself.
+                # Its stream has the epoch, and reconnects with it.
                 stream = client.events(session, cursor=kept, epoch=epoch)
                 seqs = [event.seq async for event in stream]
                 assert seqs == list(range(kept + 1, kept + 1 + len(page["events"])))
@@ -106,8 +106,8 @@ async def _refused_client(client: Client, told: dict[str, Any]) -> None:
             await anext(aiter(stream))
 
 
-async def test_a_restart_alone_refuses_nobody(tmp_path: Path) -> None:
-    """A page in a browser comes back with the epoch of its first visit and a cursor of the last."""
+async def test_cursors_stay_valid_after_a_plain_restart(tmp_path: Path) -> None:
+    """A browser page reconnects with its first epoch and its last cursor."""
     with anyio.fail_after(60):
         async with serving(tmp_path) as server:
             session = await server.session()
@@ -125,8 +125,8 @@ async def test_a_restart_alone_refuses_nobody(tmp_path: Path) -> None:
                     assert (await anext(frames)).id == str(last + 1)
 
 
-async def test_a_stream_that_lost_its_daemon_comes_back_with_its_epoch(tmp_path: Path) -> None:
-    """The client keeps the epoch with the cursor, so a restore in between is found out."""
+async def test_stream_that_reconnects_with_its_epoch_detects_a_restore(tmp_path: Path) -> None:
+    """The client keeps the epoch with the cursor, so a restore in between is detected."""
     with anyio.fail_after(60):
         async with serving(tmp_path) as server:
             session = await server.session()
@@ -153,7 +153,7 @@ async def test_a_stream_that_lost_its_daemon_comes_back_with_its_epoch(tmp_path:
 
 
 @pytest.mark.parametrize("query", ["epoch=", "epoch=a&epoch=b", "epoch=" + "x" * 300])
-async def test_an_epoch_that_is_none(server: Serving, query: str) -> None:
+async def test_invalid_epoch_is_refused(server: Serving, query: str) -> None:
     session = await server.session()
     answer = await server.client.get(f"/stream?sessionId={session}&{query}")
     assert answer.status_code == 400

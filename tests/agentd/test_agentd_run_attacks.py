@@ -1,4 +1,4 @@
-"""Every operation and stream, tried with tokens of runs that stand in every way to the target."""
+"""Every operation and stream, tried with tokens of runs in every relation to the target."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -82,7 +82,7 @@ ATTACKERS = ("own", "parent", "child", "sibling", "other", "ended", "garbage")
 
 TOKENS, OPEN = (ADMIN,), ()
 WITH_TOKENS = pytest.mark.parametrize("agents", [TOKENS], indirect=True)
-"""Who has the token of a run is that run, whether people need tokens of their own or not."""
+"""The token of a run works whether people need tokens or not."""
 
 WITH_OR_WITHOUT_TOKENS = pytest.mark.parametrize(
     ("agents", "attacker"),
@@ -136,11 +136,11 @@ ROWS: dict[str, Row] = {
     "doctor": ({}, NO_AGENT),
     "cancel_run": ({}, {"own": 403, "parent": 202}),
 }
-"""For each operation what is sent with the target's ids, and the status by who the target is to
-the caller: 404 where it is neither itself nor below. In this order: the last ends the target."""
+"""For each operation the fields sent with the target's ids, and the status by the relation of
+the caller: 404 if not listed. In this order: the last one ends the target."""
 
 
-def test_every_operation_has_a_row() -> None:
+def test_every_operation_has_a_row_of_expected_statuses() -> None:
     assert set(ROWS) == {operation.name for operation in OPERATIONS}
 
 
@@ -153,7 +153,9 @@ def expected(statuses: dict[str, int], attacker: str) -> int:
 
 
 @WITH_OR_WITHOUT_TOKENS
-async def test_operations(tree: Tree, attacker: str) -> None:
+async def test_status_of_every_operation_for_tokens_of_related_runs(
+    tree: Tree, attacker: str
+) -> None:
     operations = {operation.name: operation for operation in OPERATIONS}
     own = tree.own
     listed = 0
@@ -171,7 +173,9 @@ async def test_operations(tree: Tree, attacker: str) -> None:
             assert answer.status_code == status, (name, answer.text)
             left = (await tree.audit())[trail:]
             if name == "spawn_from_run" and status == 201:
-                await tree.agents.at_work(answer.json()["run"]["id"])  # it writes no more
+                await tree.agents.at_work(
+                    answer.json()["run"]["id"]
+                )  # from here on it writes no events
             if status < 400:
                 continue
             assert await tree.agents.server.event_count() == events, name
@@ -180,7 +184,7 @@ async def test_operations(tree: Tree, attacker: str) -> None:
             code = answer.json()["error"]["code"]
             entry = (tree.runs.get(attacker), "run", code)
             if attacker == "ended":
-                # All are the same refusal, of the token: counted, not listed each.
+                # All are the same refusal of the token: they are counted in one entry.
                 assert told in ([], [entry]), name
                 listed += len(told)
             else:
@@ -218,7 +222,7 @@ SEEN = {
     [*((TOKENS, one) for one in SEEN), (OPEN, "own")],
     indirect=["agents"],
 )
-async def test_lists_and_streams_hold_what_descends_from_the_caller(
+async def test_lists_and_streams_contain_only_the_callers_subtree(
     tree: Tree, attacker: str
 ) -> None:
     seen = {tree.sessions[name] for name in SEEN[attacker]}
@@ -241,7 +245,7 @@ async def test_lists_and_streams_hold_what_descends_from_the_caller(
 
 
 @WITH_OR_WITHOUT_TOKENS
-async def test_streams(tree: Tree, attacker: str) -> None:
+async def test_status_of_streams_for_tokens_of_related_runs(tree: Tree, attacker: str) -> None:
     status = expected(READ, attacker)
     trail = len(await tree.audit())
     path = f"/stream?sessionId={tree.sessions['own']}"
@@ -285,7 +289,7 @@ STOLEN: dict[str, Callable[[Tree], tuple[str, dict[str, Any]]]] = {
 
 @WITH_TOKENS
 @pytest.mark.parametrize("what", STOLEN)
-async def test_what_is_said_in_the_call_changes_nothing(tree: Tree, what: str) -> None:
+async def test_fields_of_a_call_cannot_widen_the_access_of_a_run(tree: Tree, what: str) -> None:
     path, body = STOLEN[what](tree)
     events, trail = await tree.agents.server.event_count(), len(await tree.audit())
     async with tree.client("own") as client:
@@ -297,10 +301,12 @@ async def test_what_is_said_in_the_call_changes_nothing(tree: Tree, what: str) -
 
 @WITH_TOKENS
 @pytest.mark.parametrize(("limit", "most", "status"), [("depth", 5, 403), ("children", 16, 409)])
-async def test_deeper_or_wider_than_allowed(tree: Tree, limit: str, most: int, status: int) -> None:
-    """The refusal is on record, and changes nothing."""
+async def test_spawn_beyond_a_tree_limit_is_refused_and_audited(
+    tree: Tree, limit: str, most: int, status: int
+) -> None:
+    """The refusal is audited, and changes nothing."""
     attacker = "child" if limit == "depth" else "own"
-    while limit == "depth" and len(tree.runs) < 9:  # down to generation 5, a worker for each
+    while limit == "depth" and len(tree.runs) < 9:  # down to depth 5, a worker for each
         async with tree.client(attacker) as client:
             path = f"/runs/{tree.runs[attacker]}/spawn"
             made = (await client.post(path, json={"task": "work"})).json()
@@ -324,8 +330,8 @@ async def test_deeper_or_wider_than_allowed(tree: Tree, limit: str, most: int, s
 
 
 @WITH_TOKENS
-async def test_more_queued_than_allowed(tree: Tree) -> None:
-    """One agent cannot fill the queue of all with what its busy child shall do later."""
+async def test_queueing_beyond_the_limit_is_refused_and_audited(tree: Tree) -> None:
+    """An agent cannot fill the queue with messages for its busy child."""
     path, body = f"/sessions/{tree.sessions['child']}/send", {"text": "x"}
     async with tree.client("own") as client:
         for _ in range(16):
@@ -342,7 +348,7 @@ async def test_more_queued_than_allowed(tree: Tree) -> None:
 
 
 @WITH_TOKENS
-async def test_a_child_may_work_below(tree: Tree, tmp_path: Path) -> None:
+async def test_child_may_work_in_a_subdirectory_only(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "out").symlink_to("/")
     async with tree.client("own") as client:
@@ -354,7 +360,7 @@ async def test_a_child_may_work_below(tree: Tree, tmp_path: Path) -> None:
 
 
 @WITH_TOKENS
-async def test_what_it_sends_is_from_its_run(tree: Tree) -> None:
+async def test_message_of_an_agent_has_its_run_as_source(tree: Tree) -> None:
     async with tree.client("own") as client:
         answer = await client.post(f"/sessions/{tree.sessions['child']}/send", json={"text": "x"})
     source = answer.json()["message"]["source"]
@@ -362,7 +368,7 @@ async def test_what_it_sends_is_from_its_run(tree: Tree) -> None:
 
 
 @WITH_TOKENS
-async def test_a_stream_and_a_wait_end_with_the_attempt(tree: Tree) -> None:
+async def test_streams_and_waits_end_with_the_attempt(tree: Tree) -> None:
     child = tree.sessions["child"]
     async with tree.client("own") as client, anyio.create_task_group() as tasks:
         waited: list[int] = []

@@ -1,4 +1,4 @@
-"""What an agent's own token lets it do, and that it lasts as long as its attempt."""
+"""Tokens of runs: each lasts as long as its attempt."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ pytestmark = pytest.mark.anyio
 
 
 async def status(agents: Agents, token: str) -> int:
-    """Return what the description of the API answers to a token: all who are known may read it."""
+    """Return the status of the API description for a token; every known caller may read it."""
     async with httpx.AsyncClient(base_url=agents.server.url) as client:
         answer = await client.get("/openapi.json", headers={"Authorization": f"Bearer {token}"})
     return answer.status_code
 
 
-async def test_each_attempt_gets_a_token_of_its_own(agents: Agents) -> None:
+async def test_each_attempt_gets_a_new_token(agents: Agents) -> None:
     first, second = await agents.start(), await agents.start()
     env = agents.environments[first]
     assert env["AGENTCTL_URL"] == agents.server.url
@@ -29,7 +29,7 @@ async def test_each_attempt_gets_a_token_of_its_own(agents: Agents) -> None:
     assert [await status(agents, token) for token in tokens] == [200, 200]
 
 
-async def test_a_token_dies_with_its_run(agents: Agents) -> None:
+async def test_token_ends_with_its_run(agents: Agents) -> None:
     run_id, other = await agents.start(), await agents.start()
     await agents.end(run_id)
     assert await status(agents, agents.token(run_id)) == 403
@@ -39,7 +39,7 @@ async def test_a_token_dies_with_its_run(agents: Agents) -> None:
     assert await status(agents, agents.token(other)) == 403
 
 
-async def test_an_attempt_that_waits_without_an_agent_has_no_token(agents: Agents) -> None:
+async def test_token_ends_when_the_run_is_parked(agents: Agents) -> None:
     run_id = await agents.start()
     agents.order(run_id, "ask")
     await agents.server.client.get(f"/runs/{run_id}/wait", params={"until": "attention"})
@@ -49,11 +49,11 @@ async def test_an_attempt_that_waits_without_an_agent_has_no_token(agents: Agent
 
 
 @pytest.mark.parametrize("token", ["art_", "art_x", "art_" + "A" * 43, "art_" + "A" * 100_000])
-async def test_what_only_looks_like_one_is_nobody(agents: Agents, token: str) -> None:
+async def test_malformed_run_token_is_unauthorized(agents: Agents, token: str) -> None:
     assert await status(agents, token[:8000]) == 401
 
 
-async def test_only_the_hash_is_kept(agents: Agents, tmp_path: Path) -> None:
+async def test_only_the_hash_of_a_token_is_stored(agents: Agents, tmp_path: Path) -> None:
     run_id = await agents.start()
     token = agents.token(run_id)
     [attempt] = await agents.server.store.read(lambda view: view.attempts(run_id))

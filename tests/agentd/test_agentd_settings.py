@@ -1,4 +1,4 @@
-"""Flag over environment over file over default; every mistake by its place."""
+"""Settings: precedence of flags, environment, file and defaults; errors name their place."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from agentd.settings import FlagError, Settings, declared
 
 
 def load(flags: Any, environ: Any, config: str | None = None) -> Settings:
-    """Load settings with the file that the test has put there: one that is named is trusted."""
+    """Load settings with the test's file, if there is one. A named file is trusted."""
     there = "agentd.toml" if Path("agentd.toml").exists() else None
     return settings_module.load(flags, environ, config or environ.get("AGENTD_CONFIG") or there)
 
@@ -31,7 +31,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_defaults(directory: Path) -> None:
+def test_default_settings(directory: Path) -> None:
     settings = load({}, {})
     assert (settings.host, settings.port) == ("127.0.0.1", 8765)
     assert settings.db == ".data/agent-orchestrator.db"
@@ -72,12 +72,14 @@ VALUES: dict[str, tuple[Any, str, Any]] = {
 }
 
 
-def test_every_setting_has_values_here() -> None:
+def test_every_setting_has_test_values() -> None:
     assert set(VALUES) == set(declared())
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_precedence(directory: Path, name: str) -> None:
+def test_flag_overrides_environment_overrides_file_overrides_default(
+    directory: Path, name: str
+) -> None:
     in_file, in_environment, as_flag = VALUES[name]
     setting = declared()[name]
     default = getattr(Settings(), name)
@@ -93,7 +95,7 @@ def test_precedence(directory: Path, name: str) -> None:
     assert getattr(load({name: as_flag}, environ), name) == expected
 
 
-def test_the_limits_of_trees_have_a_table_of_their_own(directory: Path) -> None:
+def test_tree_limits_are_in_the_table_limits(directory: Path) -> None:
     (directory / "agentd.toml").write_text("[limits]\ndepth = 2\nchildren = 3\n")
     found = load({"max_children": "4"}, {"AGENTD_MAX_DESCENDANTS": "7"})
     assert (found.max_depth, found.max_children, found.max_descendants) == (2, 4, 7)
@@ -112,7 +114,7 @@ def test_the_limits_of_trees_have_a_table_of_their_own(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ["9" * 400, "-" + "9" * 5_000, "nan", "inf"])
-def test_a_number_of_any_size_is_refused_by_its_name(directory: Path, number: str) -> None:
+def test_number_out_of_range_is_refused_with_its_setting(directory: Path, number: str) -> None:
     with pytest.raises(ConfigError, match=r"^AGENTD_PORT: must be"):
         load({}, {"AGENTD_PORT": number})
     if len(number) < 4_300:  # tomllib refuses longer ones itself
@@ -121,7 +123,7 @@ def test_a_number_of_any_size_is_refused_by_its_name(directory: Path, number: st
             load({}, {})
 
 
-def test_no_error_repeats_a_token(directory: Path) -> None:
+def test_errors_do_not_contain_tokens(directory: Path) -> None:
     with pytest.raises(ConfigError, match=r"^AGENTD_AUTH_TOKEN: is not UTF-8$"):
         load({}, {"AGENTD_AUTH_TOKEN": "secret\udcff"})
     (directory / "agentd.toml").write_text("[daemon]\nauth_tokens = [12345678]\n")
@@ -129,14 +131,14 @@ def test_no_error_repeats_a_token(directory: Path) -> None:
         load({}, {})
 
 
-def test_both_variables_of_tokens_count(directory: Path) -> None:
+def test_both_token_variables_are_combined(directory: Path) -> None:
     environ = {"AGENTD_AUTH_TOKEN": "one,whole", "AGENTD_AUTH_TOKENS": " a, b,,c "}
     assert load({}, environ).auth_tokens == ("one,whole", "a", "b", "c")
     assert load({"auth_tokens": ("x",)}, environ).auth_tokens == ("x",)
     assert "whole" not in repr(load({}, environ))
 
 
-def test_where_tokens_came_from_is_known(directory: Path) -> None:
+def test_source_of_the_tokens_is_recorded(directory: Path) -> None:
     environ = {"AGENTD_AUTH_TOKEN": "one", "AGENTD_AUTH_TOKENS": "two"}
     (directory / "agentd.toml").write_text("[daemon]\nauth_tokens = ['x']\n")
     for flags, variables, source in [
@@ -156,7 +158,7 @@ def test_where_tokens_came_from_is_known(directory: Path) -> None:
         (["--codex-extra-arg=-c", "--codex-extra-arg=a=[1, 2]"], ("-c", "a=[1, 2]")),
     ],
 )
-def test_extra_arguments_in_either_form(
+def test_codex_extra_args_can_be_given_with_or_without_equals_sign(
     directory: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: Any
 ) -> None:
     seen: list[Settings] = []
@@ -180,13 +182,13 @@ def test_extra_arguments_in_either_form(
 
 
 @pytest.mark.parametrize("option", ["--config", "--ready-file", "--db", "--workspace-root"])
-def test_no_path_may_be_empty(option: str, directory: Path) -> None:
+def test_empty_path_options_are_refused(option: str, directory: Path) -> None:
     result = CliRunner().invoke(cli.main, [option, "", "--print-config"])
     assert result.exit_code == 2
     assert f"{option}: must not be blank" in result.output
 
 
-def test_codex_settings_are_for_codex_providers_that_have_none(directory: Path) -> None:
+def test_codex_settings_are_defaults_of_codex_providers(directory: Path) -> None:
     (directory / "agentd.toml").write_text(
         """
         [daemon]
@@ -214,7 +216,7 @@ def test_codex_settings_are_for_codex_providers_that_have_none(directory: Path) 
     assert settings.routing == RoutingSettings("mine", {"mine": ("other", "tool")})
 
 
-def test_a_provider_in_full(directory: Path) -> None:
+def test_provider_table_with_all_settings_is_read(directory: Path) -> None:
     (directory / "x.toml").write_text(
         """
         [providers.review]
@@ -247,7 +249,7 @@ def test_a_provider_in_full(directory: Path) -> None:
         assert settings.routing == RoutingSettings("review")
 
 
-def test_known_agents_that_are_installed_are_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_known_agents_become_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {
         "codex": KnownProvider(runner="codex", program="codex"),
         "one": KnownProvider(runner="command", program="one", options={"argv": ["one"]}),
@@ -314,14 +316,14 @@ def test_known_agents_that_are_installed_are_providers(monkeypatch: pytest.Monke
         ("[routing]\nfallback = {codex = []}", "routing.fallback.codex"),
     ],
 )
-def test_mistakes_in_the_file(directory: Path, text: str, place: str) -> None:
+def test_error_in_the_file_names_its_setting(directory: Path, text: str, place: str) -> None:
     (directory / "agentd.toml").write_text(text)
     with pytest.raises(ConfigError) as raised:
         load({}, {})
     assert str(raised.value).startswith(f"agentd.toml: {place}: ")
 
 
-def test_mistakes_elsewhere(directory: Path) -> None:
+def test_error_in_a_variable_flag_or_file_names_its_place(directory: Path) -> None:
     with pytest.raises(ConfigError, match=r"^AGENTD_PORT: must be an integer, is 'x'$"):
         load({}, {"AGENTD_PORT": "x"})
     with pytest.raises(FlagError, match=r"^--max-queue: must be between 1 and 1,000,000, is 0$"):
@@ -343,7 +345,7 @@ def test_mistakes_elsewhere(directory: Path) -> None:
         load({}, {}, str(directory))
 
 
-def test_flags_are_all_different() -> None:
+def test_flags_of_settings_are_unique() -> None:
     flags = [setting.flag for setting in declared().values()]
     assert len(set(flags)) == len(flags)
     assert {"--auth-token", "--codex-extra-arg", "--codex-profile"} <= set(flags)

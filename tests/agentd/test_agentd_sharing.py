@@ -1,4 +1,4 @@
-"""What those see and do who are let in to a session, and that it ends when they are put out."""
+"""What principals with a grant see and do, and that it ends with the grant."""
 
 import json
 from collections.abc import AsyncIterator
@@ -61,7 +61,7 @@ async def people(tmp_path: Path) -> AsyncIterator[People]:
         tasks.cancel_scope.cancel()
 
 
-async def test_a_child_that_is_shared_shows_nothing_of_its_parent(people: People) -> None:
+async def test_grant_on_a_child_shows_nothing_of_its_parent(people: People) -> None:
     await people.share(people.child, bob="reader")
     bob = people["bob"]
     for path in (f"/sessions/{people.session}", f"/sessions/{people.session}/tree"):
@@ -72,14 +72,14 @@ async def test_a_child_that_is_shared_shows_nothing_of_its_parent(people: People
     assert (await bob.get(f"/requests?root_session_id={people.session}")).status_code == 404
 
 
-async def test_a_parent_shows_only_those_children_one_is_let_in_to(people: People) -> None:
+async def test_tree_shows_only_children_that_the_caller_may_see(people: People) -> None:
     await people.share(people.session, bob="reader")
     path = f"/sessions/{people.session}/tree"
     assert len((await people["bob"].get(path)).json()["children"]) == 1
     await people.share(people.child)
     assert (await people["bob"].get(path)).json()["children"] == []
     assert len((await people["ann"].get(path)).json()["children"]) == 1
-    # A question of the child is no business of who may not see the child.
+    # A caller that may not see the child does not get the child's request.
     asked = {"text": "May I?", "request_kind": "approval_request"}
     answer = await people["ann"].post(f"/runs/{people.run}/reply-parent", json=asked)
     assert answer.status_code == 201, answer.text
@@ -91,7 +91,7 @@ async def test_a_parent_shows_only_those_children_one_is_let_in_to(people: Peopl
     assert (await people["bob"].get(path)).json()["request"] is None
 
 
-async def test_the_inbox_holds_what_one_may_resolve(people: People) -> None:
+async def test_inbox_contains_only_requests_that_the_caller_may_resolve(people: People) -> None:
     asked = {"text": "May I?", "request_kind": "approval_request"}
     made = await people["ann"].post(f"/runs/{people.run}/reply-parent", json=asked)
     request_id = made.json()["request"]["id"]
@@ -115,8 +115,8 @@ async def test_the_inbox_holds_what_one_may_resolve(people: People) -> None:
     assert (await people["bob"].post(path, json={"decision": "approve"})).status_code == 200
 
 
-async def test_who_was_put_out_gets_no_new_answer(people: People) -> None:
-    """The answer somebody had already, he may ask for again: it is the old one."""
+async def test_repeated_key_gets_the_old_answer_after_access_was_removed(people: People) -> None:
+    """Repeating the key returns only the old answer."""
     await people.share(people.session, bob="writer")
     body = {"text": "hello", "role": "system", "idempotency_key": "k"}
     path = f"/sessions/{people.session}/messages"
@@ -147,7 +147,7 @@ async def socket_reader(people: People, path: str) -> AsyncIterator[AsyncIterato
 @pytest.mark.parametrize("role", ["reader", "writer", "owner"])
 @pytest.mark.parametrize("kind", ["sse", "socket"])
 @pytest.mark.parametrize("which", ["one", "two"])
-async def test_a_stream_ends_with_its_grant(
+async def test_stream_ends_when_its_grant_is_removed(
     people: People, role: str, kind: str, which: str
 ) -> None:
     await people.share(people.session, bob=role)
@@ -165,7 +165,7 @@ async def test_a_stream_ends_with_its_grant(
     assert (await people["bob"].get(path)).status_code == 404
 
 
-async def test_a_stream_of_all_sessions_goes_on_without_it(people: People) -> None:
+async def test_stream_of_all_sessions_goes_on_without_an_unshared_session(people: People) -> None:
     await people.share(people.session, bob="reader")
     async with socket_reader(people, "/stream") as frames:
         with anyio.fail_after(5):
@@ -177,13 +177,15 @@ async def test_a_stream_of_all_sessions_goes_on_without_it(people: People) -> No
         await people["bob"].post("/sessions", json={"title": "own"})
         with anyio.fail_after(5):
             frame = await anext(frames)
-            while frame["event"]["event_type"] != "session.created":  # said while he might read it
+            while (
+                frame["event"]["event_type"] != "session.created"
+            ):  # events from before the change may still come
                 assert "secret" not in json.dumps(frame)
                 frame = await anext(frames)
         assert frame["event"]["data"]["title"] == "own"
 
 
-async def test_a_wait_ends_with_its_grant(people: People) -> None:
+async def test_wait_ends_when_its_grant_is_removed(people: People) -> None:
     await people.share(people.session, bob="reader")
     answers: list[int] = []
 

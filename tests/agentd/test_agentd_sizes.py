@@ -1,7 +1,7 @@
-"""Large and badly shaped input to every call: cases are made of the table of calls.
+"""Large and malformed input to every call, made from the table of operations.
 
-Nobody else waits for it: no step of the event loop is at work for 100 ms. What is above a bound is
-refused with the field that it is about. ``SIZES_BYTES`` makes the input larger (the most is 8 MiB).
+It does not block the event loop: none of its steps takes 100 ms. Input above a bound is
+refused with its field. ``SIZES_BYTES`` makes the input larger (the most is 8 MiB).
 """
 
 import json
@@ -31,7 +31,7 @@ QUERIES = [one for one in OPERATIONS if not one.is_mutation]
 
 @frozen
 class Case:
-    """A body, and the fields of which one is named where it is refused."""
+    """A body, and the fields of which the refusal names one."""
 
     shape: str
     body: bytes
@@ -39,7 +39,7 @@ class Case:
 
 
 def values(spec: FieldSpec) -> Iterator[tuple[str, bytes]]:
-    """Return the worst that can be sent for a field, by shape."""
+    """Yield the largest and most malformed values of a field, by shape."""
     if {dict, list} & set(spec.kinds):
         yield "lists", b"[" + b"[]," * 6000 + b"0]"
         yield "very nested", b"[" * SIZE
@@ -75,7 +75,9 @@ def cases(operation: Operation[Any, Any]) -> Iterator[Case]:
 
 
 @pytest.mark.parametrize("operation", MUTATIONS, ids=lambda one: one.name)
-async def test_the_worst_bodies(tmp_path: Path, operation: Operation[Any, Any]) -> None:
+async def test_largest_bodies_are_answered_fast_and_name_the_field(
+    tmp_path: Path, operation: Operation[Any, Any]
+) -> None:
     path = operation.path.replace("{", "").replace("}", "")
     head = f"{operation.method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
     slow: dict[str, float] = {}
@@ -103,7 +105,9 @@ async def test_the_worst_bodies(tmp_path: Path, operation: Operation[Any, Any]) 
 
 
 @pytest.mark.parametrize("operation", QUERIES, ids=lambda one: one.name)
-async def test_the_worst_queries(tmp_path: Path, operation: Operation[Any, Any]) -> None:
+async def test_largest_queries_are_answered_fast(
+    tmp_path: Path, operation: Operation[Any, Any]
+) -> None:
     path = operation.path.replace("{", "").replace("}", "")
     names = [name for name in specs(operation.request) if name not in operation.path_fields]
     queries = [b"&" * 15_000, b"%41=%41&" * 1000, b"x=" + b"%ff" * 4000]

@@ -1,4 +1,4 @@
-"""Requests whose end two readers would see at two places: a proxy and the daemon behind it."""
+"""Request smuggling: requests whose end a proxy and the daemon could see at different places."""
 
 import socket
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.anyio
 HOST = b"Host: 127.0.0.1\r\n"
 JSON = b"Content-Type: application/json\r\n"
 HIDDEN = b"POST /sessions HTTP/1.1\r\n" + HOST + JSON + b"Content-Length: 2\r\n\r\n{}"
-"""What must not be taken for a request of its own: it would make a session."""
+"""The hidden request, which would create a session."""
 
 LENGTH = b"Content-Length: %d\r\n" % (len(HIDDEN) + 5)
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -34,7 +34,7 @@ PAIRS = {
 
 
 def answers(address: tuple[str, int], sent: bytes) -> bytes:
-    """Return all that comes until the daemon closes."""
+    """Return all data until the daemon closes the connection."""
     found = b""
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(sent)
@@ -44,7 +44,7 @@ def answers(address: tuple[str, int], sent: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-async def test_a_request_with_two_ends(server: Serving, pair: str) -> None:
+async def test_request_with_an_ambiguous_length_is_refused(server: Serving, pair: str) -> None:
     head = b"POST /sessions HTTP/1.1\r\n" + HOST + JSON + PAIRS[pair] + b"\r\n"
     sent = head + b"0\r\n\r\n" + HIDDEN
     found = await anyio.to_thread.run_sync(answers, server.address, sent)
@@ -53,8 +53,8 @@ async def test_a_request_with_two_ends(server: Serving, pair: str) -> None:
     assert await server.event_count() == 0
 
 
-async def test_what_is_hidden_would_be_done_by_itself(server: Serving) -> None:
-    """The attack is one: without the pair the second request is carried out."""
+async def test_hidden_request_is_executed_without_the_ambiguous_length(server: Serving) -> None:
+    """A control for the test above: without the ambiguity the second request is executed."""
     sent = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n" + HIDDEN
     closing = sent.replace(b"Content-Length: 2", b"Connection: close\r\nContent-Length: 2")
     found = await anyio.to_thread.run_sync(answers, server.address, closing)
@@ -69,7 +69,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("headers", [*LONG, "the target"])
-async def test_headers_that_come_at_once_are_measured_too(server: Serving, headers: str) -> None:
+async def test_long_headers_are_refused_however_they_arrive(server: Serving, headers: str) -> None:
     target = b"/health" + (b"?" + b"a" * 17_000 if headers == "the target" else b"")
     sent = b"GET " + target + b" HTTP/1.1\r\n" + HOST + LONG.get(headers, b"") + b"\r\n"
     for _ in range(5):  # one segment or several
@@ -90,7 +90,9 @@ async def test_headers_that_come_at_once_are_measured_too(server: Serving, heade
         (b"/health?http://evil.example", 200),
     ],
 )
-async def test_a_target_that_names_a_host(server: Serving, target: bytes, status: int) -> None:
+async def test_absolute_target_must_match_the_host_header(
+    server: Serving, target: bytes, status: int
+) -> None:
     sent = b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
     found = await anyio.to_thread.run_sync(answers, server.address, sent)
     assert found.startswith(b"HTTP/1.1 %d" % status), found[:300]

@@ -1,4 +1,4 @@
-"""What a caller nobody let in may cost: no step of the event loop at work for ten milliseconds."""
+"""The cost of unauthenticated callers: no step of the event loop takes ten milliseconds."""
 
 import socket
 import struct
@@ -28,7 +28,7 @@ SOCKET = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 )
 HEAD = 16 * 1024 - 400
-"""Bytes a head has room for."""
+"""Bytes of the longest accepted request head."""
 
 
 def target(path: bytes) -> bytes:
@@ -43,7 +43,7 @@ def frame(opcode: int, data: bytes, *, is_last: bool = True) -> bytes:
 
 
 def twin(size: int) -> bytes:
-    """Return an object whose last name was there before."""
+    """Return an object whose last name is a duplicate."""
     pairs = [b'"%d":0' % number for number in range(size // 8)]
     return b"{" + b",".join([*pairs, pairs[-1]]) + b"}"
 
@@ -86,9 +86,9 @@ FRAMES = {
 
 
 def say_frames(address: tuple[str, int], frames: bytes) -> bytes:
-    """Open a WebSocket, send these, and return all that came back until it is closed.
+    """Open a WebSocket, send these frames, and return all answers until it is closed.
 
-    It is for a session that is not there: who is let in is told so.
+    It is for a session that does not exist, which only authenticated callers are told.
     """
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(SOCKET.replace(b"/stream", b"/stream?sessionId=ses_1") + b"\r\n")
@@ -96,7 +96,7 @@ def say_frames(address: tuple[str, int], frames: bytes) -> bytes:
         assert answer.startswith(b"HTTP/1.1 101")
 
         def send() -> None:
-            with suppress(OSError):  # cut off, which is right
+            with suppress(OSError):  # closed by the server, as expected
                 connection.sendall(frames)
 
         sender = Thread(target=send)
@@ -109,8 +109,8 @@ def say_frames(address: tuple[str, int], frames: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_a_stranger_s_request_costs_little(tmp_path: Path, name: str) -> None:
-    # The best of three: a machine that is busy otherwise makes a step longer, too.
+async def test_unauthenticated_request_costs_little(tmp_path: Path, name: str) -> None:
+    # The best of three: other load on the machine makes a step longer, too.
     longest: list[float] = []
     async with serving(tmp_path, tokens=(TOKEN,)) as server:
         await server.client.get("/health")
@@ -125,7 +125,7 @@ async def test_a_stranger_s_request_costs_little(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize("name", FRAMES)
-async def test_a_stranger_s_frames_cost_little(tmp_path: Path, name: str) -> None:
+async def test_unauthenticated_websocket_frames_cost_little(tmp_path: Path, name: str) -> None:
     longest: list[float] = []
     async with serving(tmp_path, tokens=(TOKEN,), auth_frame_s=0.2) as server:
         await server.client.get("/health")
@@ -138,7 +138,7 @@ async def test_a_stranger_s_frames_cost_little(tmp_path: Path, name: str) -> Non
     assert min(longest) < MOST_S
 
 
-async def test_a_first_frame_has_an_end(tmp_path: Path) -> None:
+async def test_first_websocket_frame_has_a_size_limit(tmp_path: Path) -> None:
     token = b'{"type": "auth", "token": "%s"}' % TOKEN.encode()
     async with serving(tmp_path, tokens=(TOKEN,)) as server:
         whole = frame(1, token.ljust(4096))
@@ -149,7 +149,7 @@ async def test_a_first_frame_has_an_end(tmp_path: Path) -> None:
         assert answer.endswith(b"\x88\x02" + struct.pack(">H", 1009))
 
 
-async def test_nothing_is_kept_of_a_stranger_s_body(tmp_path: Path) -> None:
+async def test_body_of_an_unauthenticated_request_is_not_buffered(tmp_path: Path) -> None:
     size = 7_000_000
     async with serving(tmp_path, tokens=(TOKEN,)) as server:
         stream = await anyio.connect_tcp(*server.address)
@@ -169,7 +169,7 @@ async def test_nothing_is_kept_of_a_stranger_s_body(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.002])
-async def test_connections_that_come_as_the_server_closes_are_closed(
+async def test_connections_made_during_the_shutdown_are_closed(
     tmp_path: Path, pause_s: float
 ) -> None:
     with ExitStack() as lines:

@@ -49,7 +49,7 @@ async def read_sse(server: Serving, path: str, count: int, **more: Any) -> list[
     return found
 
 
-async def test_history_then_what_comes(server: Serving) -> None:
+async def test_stream_sends_history_and_then_new_events(server: Serving) -> None:
     session = await server.session()
     with anyio.fail_after(20):
         async with sse_reader(server.client, f"/stream?sessionId={session}") as frames:
@@ -64,7 +64,7 @@ async def test_history_then_what_comes(server: Serving) -> None:
     assert [frame.id for frame in seen] == [str(n + 1) for n in range(len(seen))]
 
 
-async def test_resuming_anywhere_gives_exactly_the_rest(server: Serving) -> None:
+async def test_stream_resumed_at_any_cursor_sends_exactly_the_rest(server: Serving) -> None:
     session = await server.session()
     await server.say(session, "one")
     await server.say(session, "two")
@@ -73,7 +73,7 @@ async def test_resuming_anywhere_gives_exactly_the_rest(server: Serving) -> None
         rest = everything[cursor:]
         path = f"/stream?sessionId={session}"
         by_query = await read_sse(server, f"{path}&cursor={cursor}", len(rest))
-        # The header is newer than the cursor of the URL it was first opened with.
+        # The header overrides the cursor of the URL, which is older.
         by_header = await read_sse(
             server, f"{path}&cursor=0", len(rest), headers={"Last-Event-ID": str(cursor)}
         )
@@ -81,7 +81,7 @@ async def test_resuming_anywhere_gives_exactly_the_rest(server: Serving) -> None
             assert [event["seq"] for event in found] == [event["seq"] for event in rest]
 
 
-async def test_a_stream_of_several_sessions_resumes_by_its_opaque_cursor(server: Serving) -> None:
+async def test_stream_of_several_sessions_resumes_at_its_cursor(server: Serving) -> None:
     sessions = [await server.session() for _ in range(3)]
     for session in sessions:
         await server.say(session, "hello")
@@ -100,7 +100,7 @@ async def test_a_stream_of_several_sessions_resumes_by_its_opaque_cursor(server:
     assert {event["session_id"] for event in first_two} == set(sessions[:2])
 
 
-async def test_a_quiet_stream_shows_signs_of_life(tmp_path: Path) -> None:
+async def test_quiet_stream_sends_keep_alives(tmp_path: Path) -> None:
     async with serving(tmp_path, quiet_s=0.05) as server:
         session = await server.session()
         with anyio.fail_after(10):
@@ -117,7 +117,7 @@ async def test_a_quiet_stream_shows_signs_of_life(tmp_path: Path) -> None:
                 assert await receive(reader) == {"type": "ping"}
 
 
-async def test_readers_that_left_cost_nothing(server: Serving) -> None:
+async def test_readers_that_disconnected_leave_no_subscription(server: Serving) -> None:
     session = await server.session()
     for round_ in range(10):
         for path in (f"/stream?sessionId={session}", "/stream"):
@@ -129,15 +129,15 @@ async def test_readers_that_left_cost_nothing(server: Serving) -> None:
             connection = socket.create_connection(server.address)
             connection.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
             if round_ % 2:
-                # An abrupt end: a reset instead of an orderly close.
+                # Reset the connection instead of closing it in order.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             connection.close()
     async with connect(ws_url(server)) as last:
-        await receive(last)  # connections are taken in order: all before it have been
+        await receive(last)  # connections are accepted in order, so all earlier ones were
     await until(lambda: server.readers == 0, "the places of all readers are given up")
 
 
-async def test_a_slow_reader_is_behind_and_holds_up_nobody(server: Serving) -> None:
+async def test_slow_reader_does_not_block_others_and_misses_nothing(server: Serving) -> None:
     session = await server.session("talkative")
     stalled = []
     try:
@@ -158,7 +158,7 @@ async def test_a_slow_reader_is_behind_and_holds_up_nobody(server: Serving) -> N
 
 
 def stalled_reader(server: Serving, session: str) -> socket.socket:
-    """Ask for a stream and read nothing of it."""
+    """Open a stream and read nothing from it."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
     connection.connect(server.address)
@@ -168,7 +168,7 @@ def stalled_reader(server: Serving, session: str) -> socket.socket:
 
 
 def check_whole_stream(connection: socket.socket, count: int) -> None:
-    """Read, late, all that a stream holds: nothing is missing."""
+    """Read all events of a stream late; none may be missing."""
     connection.settimeout(20)
     data, seen = b"", 0
     while seen < count:
@@ -182,7 +182,7 @@ def check_whole_stream(connection: socket.socket, count: int) -> None:
                 assert line == b"id: %d" % seen
 
 
-async def test_what_waits_for_a_stalled_reader_is_bounded(server: Serving) -> None:
+async def test_memory_for_stalled_readers_is_bounded(server: Serving) -> None:
     import psutil
 
     session = await server.session("talkative")
@@ -197,7 +197,7 @@ async def test_what_waits_for_a_stalled_reader_is_bounded(server: Serving) -> No
         while last != (now := psutil.Process().memory_info().rss):
             last = now
             await anyio.sleep(0.3)
-        # The 400 MB they would like to have are not waiting here.
+        # The 400 MB of their events are not buffered.
         assert now - before < 100 * 1024 * 1024
     finally:
         for connection in stalled:
@@ -230,7 +230,7 @@ def stalled_page(server: Serving, session: str) -> socket.socket:
 
 
 @pytest.mark.parametrize("stalled", [stalled_reader, stalled_socket, stalled_page])
-async def test_readers_that_take_nothing_are_cut_off(
+async def test_stalled_readers_are_disconnected(
     server: Serving, monkeypatch: pytest.MonkeyPatch, stalled: Callable[..., socket.socket]
 ) -> None:
     monkeypatch.setattr(http1, "STALL_S", 0.3)
@@ -252,7 +252,7 @@ async def test_readers_that_take_nothing_are_cut_off(
     await until(lambda: server.readers == 0, "the places of all readers are given up")
 
 
-async def test_a_slow_reader_is_not_cut_off(
+async def test_slow_reader_is_not_disconnected(
     server: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http1, "STALL_S", 0.5)
@@ -269,7 +269,7 @@ async def test_a_slow_reader_is_not_cut_off(
     assert size
 
 
-async def test_closing_ends_streams_and_waits(server: Serving) -> None:
+async def test_shutdown_ends_streams_and_waits(server: Serving) -> None:
     session = await server.session("forever")
     run = await server.say(session, "go", wait=False)
     async with (
@@ -302,7 +302,7 @@ async def test_closing_ends_streams_and_waits(server: Serving) -> None:
     assert answers[0].headers["Retry-After"] == "5"
 
 
-async def test_streams_are_told_of_a_drain_and_go_on_until_the_end(server: Serving) -> None:
+async def test_streams_announce_a_drain_and_go_on_until_the_shutdown(server: Serving) -> None:
     session = await server.session("forever")
     told: list[str] = []
 
@@ -321,7 +321,7 @@ async def test_streams_are_told_of_a_drain_and_go_on_until_the_end(server: Servi
             await until(lambda: ": draining" in "".join(told), "the stream is told")
             with anyio.fail_after(10):
                 assert await receive(reader) == {"type": "draining"}
-            # What still happens is still told, and the drain is told once.
+            # Events are still sent, and the drain is announced once.
             await server.say(session, "go", wait=False)
             await until(lambda: "event: agent.message" in "".join(told), "the stream goes on")
             while (frame := await receive(reader))["type"] == "event":
@@ -338,7 +338,7 @@ async def test_streams_are_told_of_a_drain_and_go_on_until_the_end(server: Servi
     assert "".join(told).endswith(": stopping\n\n")
 
 
-async def test_who_comes_while_it_drains_is_told_too(server: Serving) -> None:
+async def test_stream_opened_during_a_drain_announces_it(server: Serving) -> None:
     session = await server.session()
     server.lifetime.drain()
     async with connect(ws_url(server, f"?sessionId={session}")) as reader:
@@ -350,7 +350,7 @@ async def test_who_comes_while_it_drains_is_told_too(server: Serving) -> None:
 # --- WebSocket ------------------------------------------------------------------------------
 
 
-async def test_a_socket_reads_history_then_what_comes(server: Serving) -> None:
+async def test_websocket_sends_history_and_then_new_events(server: Serving) -> None:
     session = await server.session()
     async with connect(ws_url(server, f"?sessionId={session}")) as reader:
         first = await receive(reader)
@@ -367,7 +367,7 @@ async def test_a_socket_reads_history_then_what_comes(server: Serving) -> None:
         assert (await receive(reader))["event"]["seq"] == 4
 
 
-async def test_ways_to_show_a_token(tmp_path: Path) -> None:
+async def test_websocket_accepts_a_token_in_header_protocol_or_first_frame(tmp_path: Path) -> None:
     async with serving(tmp_path, tokens=(TOKEN,)) as server:
         await server.session()
         async with connect(
@@ -386,7 +386,7 @@ async def test_ways_to_show_a_token(tmp_path: Path) -> None:
     "frame",
     ['{"type": "auth", "token": "wrong"}', '{"type": "auth"}', '{"type": "hello"}', "[]", "7"],
 )
-async def test_a_wrong_first_frame_ends_the_socket(tmp_path: Path, frame: str) -> None:
+async def test_websocket_with_a_wrong_first_frame_is_closed(tmp_path: Path, frame: str) -> None:
     async with serving(tmp_path, tokens=(TOKEN,)) as server:
         async with connect(ws_url(server)) as reader:
             await reader.send(frame)
@@ -394,7 +394,7 @@ async def test_a_wrong_first_frame_ends_the_socket(tmp_path: Path, frame: str) -
         assert server.readers == 0
 
 
-async def test_no_first_frame_ends_the_socket(tmp_path: Path) -> None:
+async def test_websocket_without_a_first_frame_is_closed(tmp_path: Path) -> None:
     async with (
         serving(tmp_path, tokens=(TOKEN,), auth_frame_s=0.05) as server,
         connect(ws_url(server)) as reader,
@@ -412,7 +412,7 @@ async def check_end(reader: ClientConnection, code: str, close: int) -> None:
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (close, code)
 
 
-async def test_socket_errors_are_frames_then_a_close(server: Serving) -> None:
+async def test_websocket_errors_are_sent_as_a_frame_before_the_close(server: Serving) -> None:
     session = await server.session()
     for query, code, close in [
         ("?sessionId=ses_none", "not_found", 4404),
@@ -424,7 +424,7 @@ async def test_socket_errors_are_frames_then_a_close(server: Serving) -> None:
             await check_end(reader, code, close)
 
 
-async def test_what_a_reader_says_is_ignored_and_does_not_pile_up(server: Serving) -> None:
+async def test_messages_of_a_websocket_reader_are_ignored_and_not_buffered(server: Serving) -> None:
     session = await server.session()
     async with connect(ws_url(server, f"?sessionId={session}")) as reader:
         await receive(reader)

@@ -1,7 +1,7 @@
-"""The whole API description, swept with what it allows and what it does not, by callers of all kinds.
+"""The whole API description, swept with valid and invalid requests by all kinds of callers.
 
-Schemathesis makes the requests and holds every answer against the description: no fault of ours, no
-status, type or body the description does not tell of, no bad input taken, no call that ignores its token.
+Schemathesis makes the requests and checks every answer against the description: no server error, no
+undocumented status, type or body, no bad input accepted, no call that ignores its token.
 """
 
 import json
@@ -37,26 +37,26 @@ argv = ["sh", "-c", 'echo "$AGENTCTL_AUTH_TOKEN" > token.new; mv token.new token
 default = "quick"
 """
 
-PATIENCE_S = 580
-"""They take 5 s on a machine that does nothing else, the one with all phases a minute."""
+TIMEOUT_S = 580
+"""They take 5 s on an idle machine; the one with all phases takes a minute."""
 
 PHASES = "coverage,fuzzing" if os.environ.get("SWEEP_COVERAGE") else "fuzzing"
-"""Coverage takes each field to its bounds, in turn: too long for every run of the suite."""
+"""Coverage tries the bounds of each field, which takes too long for every run of the suite."""
 
-pytestmark = pytest.mark.timeout(PATIENCE_S + 20)
+pytestmark = pytest.mark.timeout(TIMEOUT_S + 20)
 
 ENDLESS = "/stream"
-"""Its answer does not end, for which schemathesis would wait; :func:`test_streams` sweeps it."""
+"""Its answer does not end, and schemathesis would wait for that; the last test sweeps it."""
 
 LEFT_OUT = "positive_data_acceptance,ignored_auth"
-"""A description cannot say which providers there are, or that two fields must be equal. And callers
-without a token are swept for themselves: schemathesis takes the lock-out of its wrong tokens for a fault."""
+"""A description cannot say which providers exist, or that two fields must be equal. Callers without
+a token have their own sweep, as schemathesis reports the lock-out of its wrong tokens as a fault."""
 
 TRUTHFUL = (
     "not_a_server_error,status_code_conformance,content_type_conformance,"
     "response_headers_conformance,response_schema_conformance"
 )
-"""The checks that are about answers, whoever asks."""
+"""The checks of answers, for any caller."""
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def daemon(tmp_path: Path) -> Iterator[Process]:
 def sweep(daemon: Process, directory: Path, token: str | None, *options: str) -> int:
     """Sweep the description; return how many requests were made."""
     document = openapi_document("0")
-    document["security"] = [{"bearer": []}]  # this daemon is not one that is open
+    document["security"] = [{"bearer": []}]  # this daemon requires a token
     (directory / "openapi.json").write_text(json.dumps(document))
     given = ["-H", f"Authorization: Bearer {token}"] if token else []
     done = subprocess.run(
@@ -88,7 +88,7 @@ def sweep(daemon: Process, directory: Path, token: str | None, *options: str) ->
         },
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
@@ -101,7 +101,7 @@ def sweep(daemon: Process, directory: Path, token: str | None, *options: str) ->
 
 
 def written(directory: Path) -> list[int]:
-    """Return what grows with anything that is done."""
+    """Return counts that change with every write."""
     tables = ("commits", "events", "access_tokens", "grants", "idempotency")
     with apsw.Connection(str(directory / "a.db"), flags=apsw.SQLITE_OPEN_READONLY) as database:
         return [next(database.execute(f"SELECT count(*) FROM {name}"))[0] for name in tables]
@@ -114,23 +114,29 @@ def made(daemon: Process, path: str, **values: Any) -> Any:
     return answer.json()
 
 
-def test_by_an_administrator(daemon: Process, tmp_path: Path) -> None:
+def test_sweep_with_an_admin_token_conforms_to_the_description(
+    daemon: Process, tmp_path: Path
+) -> None:
     before = written(tmp_path)
     options = ("--phases", PHASES, "-n", "6")
     checks = ("--checks", "all", "--exclude-checks", f"{LEFT_OUT},refused")
     assert sweep(daemon, tmp_path, ADMIN, *options, *checks) > 100
-    assert written(tmp_path)[:4] > before[:4]  # it was let in, and did things
+    assert written(tmp_path)[:4] > before[:4]  # its calls were accepted and changed something
 
 
 @pytest.mark.parametrize("token", [None, "apt_" + "A" * 43])
-def test_by_nobody(daemon: Process, tmp_path: Path, token: str | None) -> None:
+def test_sweep_without_a_valid_token_is_refused_and_changes_nothing(
+    daemon: Process, tmp_path: Path, token: str | None
+) -> None:
     before = written(tmp_path)
     options = ("--phases", "fuzzing", "-n", "3", "--checks", f"refused,{TRUTHFUL}")
     assert sweep(daemon, tmp_path, token, *options) > 50
     assert written(tmp_path) == before
 
 
-def test_by_one_who_may_only_read(daemon: Process, tmp_path: Path) -> None:
+def test_sweep_with_a_read_token_conforms_and_changes_nothing(
+    daemon: Process, tmp_path: Path
+) -> None:
     secret = made(daemon, "/tokens", name="ann", scopes=["read"])["secret"]
     before = written(tmp_path)
     options = ("--phases", "fuzzing", "-n", "3", "--checks", TRUTHFUL)
@@ -138,7 +144,9 @@ def test_by_one_who_may_only_read(daemon: Process, tmp_path: Path) -> None:
     assert written(tmp_path) == before
 
 
-def test_by_an_agent(daemon: Process, tmp_path: Path) -> None:
+def test_sweep_with_a_runs_token_conforms_to_the_description(
+    daemon: Process, tmp_path: Path
+) -> None:
     session = made(daemon, "/sessions", provider="agent")["session"]["id"]
     made(daemon, f"/sessions/{session}/messages", text="work")
     wait_until((tmp_path / "token").exists)
@@ -147,8 +155,8 @@ def test_by_an_agent(daemon: Process, tmp_path: Path) -> None:
     assert sweep(daemon, tmp_path, token, *options) > 50
 
 
-def test_streams(daemon: Process) -> None:
-    """What the sweeps leave out: its answer is looked at, and not waited for to its end."""
+def test_sweep_of_streams_conforms_to_the_description(daemon: Process) -> None:
+    """The other sweeps leave it out. Only the beginning of each answer is checked."""
     document = openapi_document("0")
     schema = schemathesis.openapi.from_dict(document)
     schema.config.update(base_url=daemon.url)

@@ -1,4 +1,4 @@
-"""TLS: whom it is spoken with, what ends, and the port agents have to themselves."""
+"""TLS: certificates, handshakes, timeouts, and the separate port of agents."""
 
 import asyncio
 import socket
@@ -39,7 +39,9 @@ def secured(directory: Path, certificate: Certificate, **more):
     )
 
 
-async def test_all_of_it_over_tls(tmp_path: Path, certificate: Certificate) -> None:
+async def test_calls_streams_and_websockets_work_over_tls(
+    tmp_path: Path, certificate: Certificate
+) -> None:
     async with secured(tmp_path, certificate) as server:
         assert server.url.startswith("https://")
         trusting = connect(server.url, token=TOKEN, ca_file=certificate.authority)
@@ -60,7 +62,9 @@ async def test_all_of_it_over_tls(tmp_path: Path, certificate: Certificate) -> N
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_clients_that_do_not_trust_it(tmp_path: Path, certificate: Certificate) -> None:
+async def test_client_that_does_not_trust_the_certificate_is_unreachable(
+    tmp_path: Path, certificate: Certificate
+) -> None:
     with anyio.fail_after(60):
         async with AgentdOverTls(tmp_path, certificate) as url:
             async with connect(url, ca_file=certificate.cert) as client:
@@ -76,7 +80,7 @@ async def test_clients_that_do_not_trust_it(tmp_path: Path, certificate: Certifi
 
 
 class AgentdOverTls:
-    """A real agentd with a certificate, whatever the test's event loop."""
+    """A real agentd with a certificate, on any event loop of the test."""
 
     def __init__(self, directory: Path, certificate: Certificate) -> None:
         self._daemon = agentd(directory, *certificate.options)
@@ -94,7 +98,9 @@ def make_certificate_in(directory: Path) -> Certificate:
 
 
 @pytest.mark.parametrize("content", [None, "nothing of the kind"])
-async def test_a_file_of_authorities_that_is_none(tmp_path: Path, content: str | None) -> None:
+async def test_invalid_ca_file_is_a_configuration_error(
+    tmp_path: Path, content: str | None
+) -> None:
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
@@ -103,7 +109,9 @@ async def test_a_file_of_authorities_that_is_none(tmp_path: Path, content: str |
             pass
 
 
-async def test_origins_over_tls(tmp_path: Path, certificate: Certificate) -> None:
+async def test_origin_must_have_the_scheme_https_over_tls(
+    tmp_path: Path, certificate: Certificate
+) -> None:
     async with secured(tmp_path, certificate) as server:
         for scheme, expected in (("https", 200), ("http", 403)):
             origin = f"{scheme}://{server.url.partition('://')[2]}"
@@ -123,8 +131,10 @@ async def test_origins_over_tls(tmp_path: Path, certificate: Certificate) -> Non
                     await opening
 
 
-async def test_agents_need_not_trust_it(tmp_path: Path, certificate: Certificate) -> None:
-    """Theirs is a port without TLS, on loopback, which lets in nobody but runs."""
+async def test_agents_have_a_loopback_port_without_tls(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    """Agents have a port without TLS, on loopback, which accepts only tokens of runs."""
     agents = Agents()
     async with secured(tmp_path, certificate, agents={"agent": agents}) as server:
         agents.server = server
@@ -154,7 +164,7 @@ async def test_agents_need_not_trust_it(tmp_path: Path, certificate: Certificate
         await agents.end(run_id)
 
 
-async def test_agents_are_the_only_ones_without_a_token_too(
+async def test_port_of_agents_requires_a_runs_token(
     tmp_path: Path, certificate: Certificate
 ) -> None:
     async with serving(tmp_path, tls=certificate.server(), trust=certificate.trust()) as server:
@@ -168,9 +178,7 @@ async def test_agents_are_the_only_ones_without_a_token_too(
                 assert "unauthorized" in str(await reader.recv())
 
 
-async def test_versions_that_were_broken_are_not_spoken(
-    tmp_path: Path, certificate: Certificate
-) -> None:
+async def test_old_tls_versions_are_refused(tmp_path: Path, certificate: Certificate) -> None:
     async with secured(tmp_path, certificate) as server:
 
         def shake_hands(version: ssl.TLSVersion) -> str | None:
@@ -198,7 +206,7 @@ async def test_versions_that_were_broken_are_not_spoken(
 @pytest.mark.parametrize(
     "said", [b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"]
 )
-async def test_who_does_not_shake_hands_is_put_out(
+async def test_connection_without_a_tls_handshake_is_closed(
     tmp_path: Path, certificate: Certificate, said: bytes
 ) -> None:
     async with secured(tmp_path, certificate, first_request_s=0.5) as server:
@@ -213,16 +221,14 @@ async def test_who_does_not_shake_hands_is_put_out(
         assert (await server.client.get("/health")).status_code == 200
 
 
-async def test_who_says_nothing_over_tls_is_put_out(
-    tmp_path: Path, certificate: Certificate
-) -> None:
+async def test_idle_tls_connection_is_closed(tmp_path: Path, certificate: Certificate) -> None:
     async with secured(tmp_path, certificate, first_request_s=0.5) as server:
 
         def idle() -> float:
             context = certificate.trust()
             with (
                 socket.create_connection(server.address, timeout=10) as bare,
-                # As a client that does not answer the end of TLS with its own.
+                # As a client that does not answer the close of TLS.
                 context.wrap_socket(
                     bare, server_hostname="127.0.0.1", suppress_ragged_eofs=True
                 ) as found,
@@ -240,7 +246,7 @@ async def test_who_says_nothing_over_tls_is_put_out(
         assert await anyio.to_thread.run_sync(idle) < 5
 
 
-async def test_connections_that_never_shake_hands_are_counted(
+async def test_connections_without_a_tls_handshake_are_limited(
     tmp_path: Path, certificate: Certificate
 ) -> None:
     def is_open(one: socket.socket) -> bool:
@@ -269,10 +275,10 @@ async def test_connections_that_never_shake_hands_are_counted(
 
 
 @pytest.mark.parametrize("over_tls", [True, False])
-async def test_who_leaves_leaves_nothing(
+async def test_closed_connection_leaves_no_task(
     tmp_path: Path, certificate: Certificate, over_tls: bool
 ) -> None:
-    """A connection over TLS holds 0.3 MB: one that is closed must not be kept until it is old."""
+    """A TLS connection takes 0.3 MB, so a closed one must not stay until its timeout."""
 
     def served() -> int:
         return sum("connected" in str(task.get_coro()) for task in asyncio.all_tasks())
@@ -289,7 +295,7 @@ async def test_who_leaves_leaves_nothing(
     options = {"tls": certificate.server(), "trust": certificate.trust()} if over_tls else {}
     async with serving(tmp_path, **options, first_request_s=60) as server:
         await anyio.to_thread.run_sync(come_and_go, server.address)
-        if not over_tls:  # whoever is answered came in after all of them
+        if not over_tls:  # this request was accepted after all of them
             last = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
             assert (await anyio.to_thread.run_sync(exchange, server.address, last))[0] == 200
         await until(lambda: served() == 0, "the last of them is over")
@@ -298,7 +304,7 @@ async def test_who_leaves_leaves_nothing(
 # --- certificates that cannot be used --------------------------------------------------------
 
 
-def test_a_bad_pair_ends_the_start(tmp_path: Path) -> None:
+def test_invalid_certificate_or_key_is_a_one_line_error(tmp_path: Path) -> None:
     one = make_certificate(tmp_path)
     other = make_certificate_in(tmp_path / "other")
     nonsense, locked = tmp_path / "nonsense.pem", tmp_path / "locked.pem"
@@ -327,7 +333,7 @@ def test_a_bad_pair_ends_the_start(tmp_path: Path) -> None:
         assert problem in ended.stderr, ended.stderr
 
 
-def test_it_is_set_by_file_and_environment(tmp_path: Path) -> None:
+def test_tls_can_be_set_by_file_and_environment(tmp_path: Path) -> None:
     one = make_certificate(tmp_path)
     (tmp_path / "agentd.toml").write_text(f"[daemon]\ntls_cert = {one.cert!r}\n")
     with agentd(tmp_path, env={"AGENTD_TLS_KEY": one.key}) as daemon:
@@ -336,7 +342,7 @@ def test_it_is_set_by_file_and_environment(tmp_path: Path) -> None:
         assert daemon.url.startswith("https://127.0.0.1:")
 
 
-def test_it_stops_at_once_with_readers_that_stay(tmp_path: Path) -> None:
+def test_daemon_stops_soon_with_open_tls_connections(tmp_path: Path) -> None:
     import signal
 
     one = make_certificate(tmp_path)

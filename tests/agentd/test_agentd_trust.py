@@ -1,4 +1,4 @@
-"""A configuration found in the working directory is used only as its user has trusted it."""
+"""A configuration found in the working directory is used only if the user has trusted it."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def _agentctl(*arguments: str) -> Result:
     return run(["--url", "http://127.0.0.1:9", *arguments], Path.cwd(), environment())
 
 
-def test_nothing_of_a_strangers_configuration_is_done(directory: Path, tmp_path: Path) -> None:
+def test_untrusted_configuration_is_not_executed(directory: Path, tmp_path: Path) -> None:
     command = ["sh", "-c", f"touch {tmp_path}/ran; echo 1"]
     (directory / "agentd.toml").write_text(
         f'[providers.x]\nrunner = "command"\nargv = ["cat"]\nversion_argv = {json.dumps(command)}\n'
@@ -45,7 +45,7 @@ def test_nothing_of_a_strangers_configuration_is_done(directory: Path, tmp_path:
     assert (tmp_path / "ran").exists()
 
 
-def test_it_is_trusted_in_one_form_and_at_one_place(directory: Path, tmp_path: Path) -> None:
+def test_trust_holds_for_one_content_and_one_path(directory: Path, tmp_path: Path) -> None:
     file = directory / "agentd.toml"
     state = user_state()
     assert state is not None
@@ -59,7 +59,7 @@ def test_it_is_trusted_in_one_form_and_at_one_place(directory: Path, tmp_path: P
     file.write_text("[daemon]\nport = 2\n")
     with pytest.raises(UntrustedConfig):
         load({}, {})
-    named = load({}, {}, "agentd.toml")  # who names it trusts it
+    named = load({}, {}, "agentd.toml")  # a named file is trusted
     assert (named.port, named.finds_file) == (2, False)
     assert load({}, {"AGENTD_CONFIG": str(file)}).port == 2
     (tmp_path / "other").mkdir()
@@ -67,7 +67,7 @@ def test_it_is_trusted_in_one_form_and_at_one_place(directory: Path, tmp_path: P
     assert not is_trusted(state, found_file(tmp_path / "other" / "agentd.toml"))
 
 
-def test_a_start_without_the_file_ends_its_trust(directory: Path) -> None:
+def test_trust_ends_with_a_start_without_the_file(directory: Path) -> None:
     file = directory / "agentd.toml"
     state = user_state()
     assert state is not None
@@ -82,7 +82,7 @@ def test_a_start_without_the_file_ends_its_trust(directory: Path) -> None:
         file.unlink()
 
 
-def test_a_record_that_others_could_write_is_none(directory: Path) -> None:
+def test_trust_record_with_unsafe_mode_or_content_is_ignored(directory: Path) -> None:
     file = directory / "agentd.toml"
     file.write_text("[daemon]\nport = 1\n")
     state = user_state()
@@ -98,12 +98,12 @@ def test_a_record_that_others_could_write_is_none(directory: Path) -> None:
         load({}, {})
 
 
-def test_what_sets_nothing_needs_no_trust(directory: Path) -> None:
+def test_configuration_without_settings_needs_no_trust(directory: Path) -> None:
     (directory / "agentd.toml").write_text("\n  # port = 1\n\n")
     assert load({}, {}).file is None
 
 
-def test_what_is_no_file_is_not_read(directory: Path) -> None:
+def test_configuration_that_is_not_a_small_regular_file_is_refused(directory: Path) -> None:
     file = directory / "agentd.toml"
     os.mkfifo(file)
     with pytest.raises(ConfigError, match="not a file"):
@@ -115,7 +115,7 @@ def test_what_is_no_file_is_not_read(directory: Path) -> None:
         load({}, {})
 
 
-def test_without_a_place_for_records_a_file_must_be_named(
+def test_configuration_must_be_named_without_a_state_directory(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (directory / "agentd.toml").write_text("[daemon]\nport = 1\n")
@@ -125,7 +125,7 @@ def test_without_a_place_for_records_a_file_must_be_named(
     assert load({}, {}, "agentd.toml").port == 1
 
 
-def test_all_mistakes_are_told_at_once_with_what_was_meant(directory: Path) -> None:
+def test_all_configuration_errors_are_reported_with_suggestions(directory: Path) -> None:
     Path("x.toml").write_text(
         "[daemon]\nprot = 1\ngrace_s = 'x'\n[limits]\ndeph = 2\n[deamon]\n"
         "[providers.a]\nargv = ['a']\n[providers.b]\n"

@@ -1,4 +1,4 @@
-"""The umask is for agents; the daemon's own files are private whatever it is."""
+"""The umask applies to agents; the daemon's own files are always private."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def work(url: str, cwd: Path) -> str:
 
 
 @pytest.mark.parametrize("umask", ["0000", "0027", "0077"])
-def test_agents_have_the_umask_of_who_started_the_daemon(tmp_path: Path, umask: str) -> None:
+def test_agents_have_the_umask_that_the_daemon_was_started_with(tmp_path: Path, umask: str) -> None:
     own, cwd = tmp_path / "own", tmp_path / "cwd"
     own.mkdir()
     cwd.mkdir()
@@ -65,7 +65,7 @@ def test_agents_have_the_umask_of_who_started_the_daemon(tmp_path: Path, umask: 
     assert not {name: oct(mode) for name, mode in ours.items() if mode & 0o077}
 
 
-def test_what_agentctl_starts_has_a_private_log(tmp_path: Path) -> None:
+def test_log_of_a_daemon_started_by_agentctl_is_private(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "agentctl.main", "--format", "json", "daemon", "start"]
     told = subprocess.run(
         [*command, "--", "--port", "0"],

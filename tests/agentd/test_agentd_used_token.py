@@ -1,4 +1,4 @@
-"""Whether a run's agent has used its token: a runner sees by it that the agent reached the daemon."""
+"""`has_used_token`, by which a runner sees that its agent reached the daemon."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from agent_orchestrator.ports.runner import RunContext
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 
-async def test_a_runner_sees_that_its_agent_has_used_its_token(tmp_path: Path) -> None:
+async def test_has_used_token_is_true_after_the_agent_used_its_token(tmp_path: Path) -> None:
     urls: list[str] = []
 
     async def agent(context: RunContext) -> str:

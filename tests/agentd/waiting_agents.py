@@ -1,4 +1,4 @@
-"""Agents that stand still until they are told how to end."""
+"""Agents that wait until a test ends them."""
 
 import anyio
 from attrs import define, field
@@ -9,7 +9,7 @@ from agent_orchestrator.ports.runner import RunContext
 
 @define
 class Agents:
-    """Agents that stand still until they are told how to end, and what each was given."""
+    """Agents that wait until a test ends them, and the environment of each."""
 
     server: Serving = field(init=False)
     environments: dict[str, dict[str, str]] = field(factory=dict)
