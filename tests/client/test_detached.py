@@ -23,7 +23,7 @@ async def in_another_task(function: Callable[[], Awaitable[object]]) -> None:
         tasks.start_soon(function)
 
 
-async def test_one_task_opens_and_another_closes(tmp_path: Path) -> None:
+async def test_engine_can_be_opened_in_one_task_and_closed_in_another(tmp_path: Path) -> None:
     async def open_and_close() -> None:
         stack = AsyncExitStack()
         scope = open_embedded(tmp_path / "data.db", runners=[ScriptedRunner()])
@@ -38,13 +38,13 @@ async def test_one_task_opens_and_another_closes(tmp_path: Path) -> None:
     await open_and_close()  # shows that the first one closed the database
 
 
-async def test_a_failed_opening_raises_what_failed(tmp_path: Path) -> None:
+async def test_failed_opening_raises_its_cause(tmp_path: Path) -> None:
     with pytest.raises(StoreOpenError):
         async with open_embedded(tmp_path, runners=[ScriptedRunner()]):
             raise AssertionError
 
 
-async def test_what_the_body_raises_is_raised_as_it_is(tmp_path: Path) -> None:
+async def test_error_of_the_body_is_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         async with open_embedded(tmp_path / "data.db", runners=[ScriptedRunner()]):
             raise ZeroDivisionError
@@ -75,7 +75,7 @@ async def test_calls_end_when_the_engine_is_closed(tmp_path: Path) -> None:
     assert len(refused) == 1
 
 
-async def test_calls_end_when_the_scope_fails_and_leaving_raises_it() -> None:
+async def test_calls_end_when_the_scope_fails_and_its_exit_raises_the_error() -> None:
     fail = anyio.Event()
 
     async def breaks() -> None:
@@ -92,7 +92,7 @@ async def test_calls_end_when_the_scope_fails_and_leaving_raises_it() -> None:
     assert await scope.__aenter__() == "value"
     await scope.call(anyio.sleep, 0)
     fail.set()
-    for _ in range(2):  # a call under way, and a later one
+    for _ in range(2):  # a call in progress, and a later one
         with pytest.raises(Unavailable):
             await scope.call(anyio.sleep_forever)
     with pytest.raises(ExceptionGroup) as caught:
@@ -119,7 +119,7 @@ async def test_a_cancelled_opening_is_undone() -> None:
     assert undone
 
 
-async def test_a_cancelled_body_still_waits_for_the_end() -> None:
+async def test_exit_of_a_cancelled_body_still_waits_for_the_scope_to_close() -> None:
     ended = False
 
     @asynccontextmanager
@@ -136,7 +136,7 @@ async def test_a_cancelled_body_still_waits_for_the_end() -> None:
     assert ended
 
 
-async def test_context_variables_are_seen_inside() -> None:
+async def test_context_variables_are_visible_in_the_scope() -> None:
     variable: ContextVar[str] = ContextVar("variable", default="unset")
     variable.set("set")
 
@@ -149,7 +149,7 @@ async def test_context_variables_are_seen_inside() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_wait_for_opens_and_closes(tmp_path: Path) -> None:
+async def test_scope_can_be_opened_and_closed_by_asyncio_wait_for(tmp_path: Path) -> None:
     stack = AsyncExitStack()
     scope = open_embedded(tmp_path / "data.db", runners=[ScriptedRunner()])
     client = await asyncio.wait_for(stack.enter_async_context(scope), 60)
@@ -158,7 +158,7 @@ async def test_wait_for_opens_and_closes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_task_cancelled_while_it_closes_is_cancelled_after_the_end() -> None:
+async def test_task_cancelled_while_closing_is_cancelled_after_the_close() -> None:
     closing, go_on, ended = anyio.Event(), anyio.Event(), False
 
     @asynccontextmanager
@@ -184,7 +184,7 @@ async def test_a_task_cancelled_while_it_closes_is_cancelled_after_the_end() -> 
     assert ended
 
 
-def test_an_event_loop_that_ends_closes_what_was_left_open(tmp_path: Path) -> None:
+def test_end_of_the_event_loop_closes_an_engine_left_open(tmp_path: Path) -> None:
     async def forget() -> None:
         scope = open_embedded(tmp_path / "data.db", runners=[ScriptedRunner()])
         kept.append(scope)
@@ -200,7 +200,7 @@ def test_an_event_loop_that_ends_closes_what_was_left_open(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
-def test_eager_tasks(tmp_path: Path) -> None:
+def test_engine_works_with_eager_tasks(tmp_path: Path) -> None:
     async def body() -> None:
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
         async with open_embedded(tmp_path / "data.db", runners=[ScriptedRunner()]) as client:

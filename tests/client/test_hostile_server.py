@@ -1,4 +1,4 @@
-"""A server that sends more than there may be, in the worst shapes: every call ends, with a plain error."""
+"""A hostile server with oversized or malformed answers: every call ends with a clear error."""
 
 import gzip
 import json
@@ -37,7 +37,7 @@ VALUES = 5_000
 PIECE = b"x" * 60_000
 
 Answer = Callable[[], Iterator[bytes]]
-"""Returns the bytes of an answer, of which there may be no end."""
+"""Yields the bytes of an answer, which may be endless."""
 
 
 def head(*lines: bytes, status: bytes = b"200 OK") -> bytes:
@@ -61,7 +61,7 @@ def chunk(data: bytes) -> bytes:
 
 @asynccontextmanager
 async def answering(answer: Answer, pause_s: float = 0.0) -> AsyncIterator[Transport]:
-    """Serve this answer to every request; yield the way to it."""
+    """Serve this answer to every request; yield a transport to it."""
 
     async def talk(line: anyio.abc.SocketStream) -> None:
         async with line:
@@ -73,7 +73,7 @@ async def answering(answer: Answer, pause_s: float = 0.0) -> AsyncIterator[Trans
                     await line.send(piece)
                     await anyio.sleep(pause_s)
                 await line.send_eof()
-                async for _ in line:  # what was not read would break the answer off
+                async for _ in line:  # unread data would reset the connection
                     pass
             except (anyio.BrokenResourceError, anyio.EndOfStream):
                 pass
@@ -118,7 +118,7 @@ TOO_LARGE: dict[str, tuple[str, Answer]] = {
     "an unknown coding": ("br", lambda: whole(b"{}", b"Content-Encoding: br")),
     "an error": ("200,000 bytes", lambda: whole(b" " * LARGEST + b"{}", status=b"409 Conflict")),
 }
-"""Answers above a bound, and how the error names it."""
+"""Answers above a limit, and the words of the error."""
 
 UNREADABLE: dict[str, Answer] = {
     "deep": lambda: whole(DEEP),
@@ -137,11 +137,11 @@ UNREADABLE: dict[str, Answer] = {
     "a chunk's head": lambda: endless(head(CHUNKED), b"1" * 60_000),
     "trailers": lambda: endless(head(CHUNKED) + b"0\r\n", b"X-More: %b\r\n" % PIECE),
 }
-"""Answers that are none, with an end or without one."""
+"""Malformed answers, some of them endless."""
 
 
 def least(kind: type) -> dict[str, Any]:
-    """Return values for the fields that a command must have."""
+    """Return values for the required fields of a command."""
     found: dict[str, Any] = {}
     for name, spec in specs(kind).items():
         if spec.required:
@@ -158,7 +158,7 @@ def sample(operation: Operation[Any, Any]) -> Any:
 
 
 async def refusals(transport: Transport) -> list[Exception]:
-    """Return what each call ends with; on trio a few are enough, as they share their way."""
+    """Return the error of each call. On trio a few calls are enough, as all share the same code."""
     found = []
     is_trio = sniffio.current_async_library() == "trio"
     for operation in OPERATIONS[:: 12 if is_trio else 1]:
@@ -171,7 +171,7 @@ async def refusals(transport: Transport) -> list[Exception]:
 
 @pytest.mark.usefixtures("small_bounds")
 @pytest.mark.parametrize("shape", TOO_LARGE)
-async def test_an_answer_above_a_bound_is_refused_with_the_bound_named(shape: str) -> None:
+async def test_answer_above_a_limit_is_refused_and_names_the_limit(shape: str) -> None:
     named, answer = TOO_LARGE[shape]
     async with answering(answer) as transport:
         for error in await refusals(transport):
@@ -182,7 +182,7 @@ async def test_an_answer_above_a_bound_is_refused_with_the_bound_named(shape: st
 
 @pytest.mark.usefixtures("small_bounds")
 @pytest.mark.parametrize("shape", UNREADABLE)
-async def test_an_answer_that_is_none_ends_in_a_plain_error(shape: str) -> None:
+async def test_malformed_answer_is_a_clear_error(shape: str) -> None:
     async with answering(UNREADABLE[shape]) as transport:
         for error in await refusals(transport):
             assert 0 < len(str(error)) < 1_000
@@ -199,7 +199,7 @@ REASONS: dict[bytes, str] = {
 
 
 @pytest.mark.parametrize("number", range(len(REASONS)))
-async def test_the_error_says_why_an_answer_cannot_be_read(number: int) -> None:
+async def test_error_says_why_an_answer_cannot_be_read(number: int) -> None:
     body, reason = [*REASONS.items()][number]
     async with answering(lambda: whole(body)) as transport:
         with anyio.fail_after(20), pytest.raises(Internal) as refused:
@@ -226,7 +226,7 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short_times")
 @pytest.mark.parametrize("shape", SLOW)
-async def test_an_answer_that_trickles_is_given_up(shape: str) -> None:
+async def test_answer_that_is_too_slow_is_unreachable(shape: str) -> None:
     async with answering(SLOW[shape], pause_s=0.01) as transport:
         with anyio.fail_after(20), pytest.raises(Unreachable, match="too slow"):
             await transport.call(GET_RUN, sample(GET_RUN))
@@ -235,7 +235,7 @@ async def test_an_answer_that_trickles_is_given_up(shape: str) -> None:
                 await subscription.receive()
 
 
-async def test_a_long_answer_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_timeout_grows_with_the_size_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "ANSWER_TIMEOUT_S", 0.3)
     monkeypatch.setattr(http, "MIN_BYTES_PER_S", 20)
     body = b'{"runs":[],"next_cursor":null}'
@@ -290,7 +290,7 @@ STREAMS: dict[str, tuple[str, Answer]] = {
 
 @pytest.mark.usefixtures("small_bounds")
 @pytest.mark.parametrize("shape", STREAMS)
-async def test_a_stream_that_cannot_be_read_ends_in_a_plain_error(shape: str) -> None:
+async def test_malformed_stream_is_a_clear_error(shape: str) -> None:
     named, answer = STREAMS[shape]
     async with answering(answer) as transport:
         with anyio.fail_after(20), pytest.raises(Internal) as refused:
@@ -301,7 +301,7 @@ async def test_a_stream_that_cannot_be_read_ends_in_a_plain_error(shape: str) ->
 
 
 @pytest.mark.usefixtures("short_times")
-async def test_a_frame_that_trickles_is_given_up() -> None:
+async def test_stream_frame_that_is_too_slow_is_unreachable() -> None:
     answers = [stream() + b": caught up\n\n", *[b"data: x\n"] * 2000]
     way = answering(lambda: iter(answers), pause_s=0.01)
     async with way as transport, transport.subscribe(StreamRequest()) as subscription:
@@ -311,18 +311,18 @@ async def test_a_frame_that_trickles_is_given_up() -> None:
                 await subscription.receive()
 
 
-async def test_a_stream_that_says_nothing_for_long_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    patience_s = allowed(0.2)
-    monkeypatch.setattr(http, "SILENCE_S", patience_s)
+async def test_stream_with_only_keep_alives_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeout_s = allowed(0.2)
+    monkeypatch.setattr(http, "SILENCE_S", timeout_s)
     answers = [stream(), *[b": still here\n\n"] * 30, b": caught up\n\n"]
-    way = answering(lambda: iter(answers), pause_s=patience_s / 20)
+    way = answering(lambda: iter(answers), pause_s=timeout_s / 20)
     async with way as transport, transport.subscribe(StreamRequest()) as subscription:
-        with anyio.fail_after(20 + 3 * patience_s):
+        with anyio.fail_after(20 + 3 * timeout_s):
             assert len(await subscription.receive()) == 1
 
 
 @pytest.mark.parametrize("asked", [10**90, -(10**90), 1e308, "9" * 90, None, [], True])
-async def test_no_server_makes_a_caller_pause_for_long(asked: object) -> None:
+async def test_retry_after_of_a_server_is_limited_to_an_hour(asked: object) -> None:
     told = {"code": "unavailable", "message": "", "details": {"retry_after_s": asked}}
     body = json.dumps({"error": told}).encode()
     async with answering(lambda: whole(body, status=b"503 No")) as transport:

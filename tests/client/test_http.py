@@ -26,7 +26,7 @@ TOKEN = "a-token-for-tests"
 
 
 class Served:
-    """A daemon's engine and web app in a thread with an event loop of its own.
+    """A daemon's engine and web app in a thread with another event loop.
 
     The tests' loop may be trio's, the web server's is always asyncio's.
     """
@@ -88,9 +88,9 @@ class TestOverHttp(ClientContract):
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 class TestOverHttpOnTrio:
-    """What of the contract waits, streams, is broken off or happens at once.
+    """The tests of the contract that wait, stream, are interrupted or concurrent.
 
-    The other calls go the same way as these, and differ only in what is sent.
+    The other calls use the same code and differ only in their data.
     """
 
     client = TestOverHttp.client

@@ -1,4 +1,4 @@
-"""The checker of what is recorded: content with a busy engine, and blind to nothing it looks for."""
+"""The checker of invariants: it accepts a busy engine's records and finds each kind of violation."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 
 async def busy(client: Client) -> tuple[History, list[Acknowledged]]:
-    """Let all kinds of things happen, and return what is recorded."""
+    """Make all kinds of calls, and return the records."""
     sent = []
     session = await client.create_session(title="busy")
     for text in ("say one\nusage 3 4", "thread t-1", "fail provider_error no", "crash", "which"):
@@ -133,7 +133,7 @@ BROKEN: dict[str, tuple[str, Callable[[History], History]]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_it_sees(name: str) -> None:
+async def test_checker_finds_each_kind_of_violation(name: str) -> None:
     kind, broken = BROKEN[name]
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         told, sent = await busy(client)

@@ -1,7 +1,7 @@
 """An example of each call: what a client sends and what a real daemon answers.
 
-They come of one conversation over HTTP. What differs from one to the next (identifiers, times, places,
-secrets) is replaced by something short and stable.
+They come from one conversation over HTTP. Identifiers, times, paths and secrets, which differ each time,
+are replaced by short and stable values.
 """
 
 import json
@@ -24,7 +24,7 @@ from agent_orchestrator.ports.runner import RunContext
 
 _WIDTH: Final = 112
 _FULL: Final = ("create_session", "send_message", "get_request", "list_events", "create_token")
-"""The examples that show each kind of object whole; elsewhere the rest of it is left out."""
+"""The examples that show an object with all its fields; the others show only some."""
 
 _KEPT: Final = (
     "id", "status", "run_id", "parent_session_id", "parent_run_id", "provider", "kind", "text",
@@ -46,9 +46,9 @@ class Exchange:
 
 @define
 class Conversation:
-    """Calls a daemon and keeps what was said.
+    """Calls a daemon and records the requests and answers.
 
-    :param found: by operation, the call that went well, and then those that were refused.
+    :param found: by operation, the successful call, and then the refused ones.
     """
 
     http: httpx.AsyncClient
@@ -82,7 +82,7 @@ class Conversation:
         return answer
 
     def plain(self, text: str) -> str:
-        """Return a text without what another conversation would not have."""
+        """Return a text with stable values instead of those that differ each time."""
         text = text.replace(str(self.directory), "/srv/project")
         text = re.sub(r"\b(ses|run|msg|req|dmn|tok)_[0-9a-v]{26}\b", self._named, text)
         text = re.sub(r"\bapt_[\w-]{20,}", "apt_…", text)
@@ -97,7 +97,7 @@ class Conversation:
         return re.sub(r'"uptime_s": [\d.]+', '"uptime_s": 60.0', text)
 
     def known_as(self, name: str) -> str:
-        """Return the identifier that is shown by this name."""
+        """Return the identifier that is shown under this name."""
         return next(there for there, shown in self._names.items() if shown == name)
 
     def _named(self, found: re.Match[str]) -> str:
@@ -107,7 +107,7 @@ class Conversation:
 
 
 async def hold(conversation: Conversation) -> None:
-    """Make every call once, and run into what refuses some of them."""
+    """Make every call once, and some that are refused."""
     call = conversation
     here = str(conversation.directory)
 
@@ -166,7 +166,7 @@ async def hold(conversation: Conversation) -> None:
     await call("back_up", path=f"{here}/backup.db")
     await call("back_up", path=f"{here}/backup.db")
     await call("check_store")
-    with patch("os.geteuid", return_value=1000):  # whoever makes the page
+    with patch("os.geteuid", return_value=1000):  # whichever user makes the page
         await call("doctor")
     token = await call("create_token", name="ann", scopes=["read", "write"], expires_in_s=86400)
     await call("list_tokens")
@@ -176,11 +176,11 @@ async def hold(conversation: Conversation) -> None:
 
 @frozen
 class Said:
-    """All that was said.
+    """The whole conversation.
 
     :param calls: by operation.
     :param stream: how a stream begins.
-    :param others: by ``METHOD /path``, the text of the calls that are no operations.
+    :param others: by ``METHOD /path``, the text of the calls that are not operations.
     """
 
     calls: Mapping[str, list[Exchange]]
@@ -226,7 +226,7 @@ async def beginning(call: Conversation, session_id: str, cursor: int) -> str:
 
 @define
 class Agent:
-    """An agent that tells who it is and stands still until it is let go."""
+    """An agent that keeps its token and waits until it may end."""
 
     token: str = ""
     came: anyio.Event = field(factory=anyio.Event)
@@ -240,7 +240,7 @@ class Agent:
 
 
 async def others(call: Conversation, agent: Agent) -> Mapping[str, str]:
-    """Make the calls that are no operations; return them as the page shows them."""
+    """Make the calls that are not operations; return them as the page shows them."""
     texts = {}
     for path in ("/health", "/metrics", "/openapi.json"):
         answer = await call.http.get(path)
@@ -316,7 +316,7 @@ def example(name: str) -> str:
 
 
 def _shortened(value: Any) -> Any:
-    """Leave out of sessions, messages, runs and requests what does not tell them apart."""
+    """Keep only the distinguishing fields of sessions, messages, runs and requests."""
     if isinstance(value, list):
         return [_shortened(one) for one in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The documents, and what stands in them that can be run."""
+"""The documents, and the blocks in them that can be run."""
 
 import re
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def name_of(page: Path) -> str:
 class Block:
     """A fenced block of a page.
 
-    :param reason: why it is not run; None where it is.
+    :param reason: why it is not run; None if it is run.
     """
 
     page: Path

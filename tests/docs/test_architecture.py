@@ -1,4 +1,4 @@
-"""The picture of the house is the house, and a message goes the way the document says."""
+"""The architecture document matches the layers and the path of a message."""
 
 import importlib
 import inspect
@@ -29,7 +29,7 @@ def section(title: str) -> str:
     return PAGE.read_text().partition(f"# {title}\n")[2].partition("\n#")[0]
 
 
-def test_the_layers_are_those_that_are_enforced() -> None:
+def test_layers_in_the_document_are_those_that_import_linter_checks() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     [layered] = [one for one in contracts["contracts"] if one["type"] == "layers"]
     rows = re.findall(r"^\| (`[^|]+`) \|", section("The layers"), re.MULTILINE)
@@ -65,7 +65,7 @@ def hops(title: str) -> list[Hop]:
 
 @contextmanager
 def tracing() -> Iterator[list[CodeType]]:
-    """Note what is called, in all threads that start meanwhile and this one, each once."""
+    """Record the functions called in this thread and in threads that start meanwhile, each once."""
     called: list[CodeType] = []
 
     def note(frame: FrameType, event: str, _: object) -> None:
@@ -96,7 +96,7 @@ def check(title: str, called: list[CodeType]) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_message_goes_the_way_the_document_says(tmp_path: Path) -> None:
+async def test_message_takes_the_path_in_the_document(tmp_path: Path) -> None:
     with tracing() as called, anyio.fail_after(30):
         async with serving(tmp_path) as server, connect(server.url) as client:
             session = await client.create_session(cwd=str(tmp_path))

@@ -1,4 +1,4 @@
-"""What the documents say can be typed can be typed: commands run, programs run, settings load."""
+"""The documents are correct: links lead to pages, commands can be run, settings can be loaded."""
 
 import json
 import os
@@ -32,7 +32,7 @@ runner = "command"
 argv = ["cat"]
 """
 
-PATIENCE_S = 180
+TIMEOUT_S = 180
 
 
 def anchors(page: Path) -> set[str]:
@@ -42,7 +42,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pages
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_an_existing_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if target.startswith(("https://", "http://")):
             continue
@@ -52,12 +52,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         if anchor:
             assert anchor in anchors(there), target
         if page.is_relative_to(ROOT / "docs"):
-            # The site is made of docs/ alone: what is outside is named there, not linked.
+            # The site has only docs/: files outside are named there, not linked.
             assert there.is_relative_to(ROOT / "docs"), target
 
 
 @pages
-def test_files_that_are_named_are_there(page: Path) -> None:
+def test_files_that_are_named_exist(page: Path) -> None:
     for code in inline_code(page):
         if re.fullmatch(
             r"(\./)?(bin|docs|src|tests|examples|deploy|skills|benchmarks)/[\w./-]+", code
@@ -66,13 +66,13 @@ def test_files_that_are_named_are_there(page: Path) -> None:
 
 
 @pages
-def test_blocks_say_what_they_are(page: Path) -> None:
+def test_blocks_have_a_known_language(page: Path) -> None:
     for block in blocks(page):
         assert block.language in LANGUAGES, block.place
 
 
 @pages
-def test_documents_parse(page: Path, tmp_path: Path) -> None:
+def test_json_and_toml_blocks_are_valid(page: Path, tmp_path: Path) -> None:
     for block in blocks(page, "json"):
         json.loads(block.text)
     for block in blocks(page, "toml"):
@@ -90,7 +90,7 @@ def test_documents_parse(page: Path, tmp_path: Path) -> None:
 
 
 def parsed(words: list[str], *, whole: bool) -> None:
-    """Read a command line as agentctl and agentd do, without carrying it out.
+    """Parse a command line as agentctl and agentd do, without running it.
 
     :param whole: whether it may be run as it stands; a mention may lack something.
     """
@@ -138,7 +138,7 @@ def calls(line: str) -> list[list[str]]:
 
 
 @pages
-def test_commands_are_known(page: Path) -> None:
+def test_commands_can_be_parsed(page: Path) -> None:
     for block in blocks(page, "console"):
         for line in block.commands:
             for call in calls(line):
@@ -158,7 +158,7 @@ def test_commands_are_known(page: Path) -> None:
 
 
 ENDLESS = re.compile(r"--follow|curl -sN|request watch")
-"""What goes on until somebody stops it: it must say something first."""
+"""Commands that run until they are stopped; each must print a line first."""
 
 FIRST_LINE = """exec 7< <(exec timeout 60 {command})
 endless=$!
@@ -191,7 +191,7 @@ SHELL = [page for page in PAGES if any(not b.reason for b in blocks(page, "conso
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("page", SHELL, ids=name_of)
-def test_commands_work(page: Path, tmp_path: Path) -> None:
+def test_commands_can_be_run(page: Path, tmp_path: Path) -> None:
     found = [block for block in blocks(page, "console") if not block.reason]
     (tmp_path / "agentd.toml").write_text(CONFIG)
     (tmp_path / "bin").mkdir()
@@ -209,7 +209,7 @@ def test_commands_work(page: Path, tmp_path: Path) -> None:
     }
 
     def run(*argv: str) -> "subprocess.CompletedProcess[str]":
-        return finished(argv, PATIENCE_S, cwd=tmp_path, env=env, text=True)
+        return finished(argv, TIMEOUT_S, cwd=tmp_path, env=env, text=True)
 
     typed = "\n".join(line for block in found for line in block.commands)
     starts = re.search(r"daemon start|agentd.*&$", typed, re.MULTILINE)
@@ -223,7 +223,7 @@ def test_commands_work(page: Path, tmp_path: Path) -> None:
             run("agentctl", "daemon", "stop", "--now", "--wait")
 
 
-def test_the_site_leads_to_every_page() -> None:
+def test_site_navigation_has_every_page() -> None:
     site = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
     there = {str(page.relative_to(ROOT / "docs")) for page in PAGES if "docs" in page.parts}
     listed = set(re.findall(r"'([\w./-]+\.md)'", str(site["nav"])))
@@ -232,8 +232,8 @@ def test_the_site_leads_to_every_page() -> None:
     assert there == listed
 
 
-def test_skills_say_what_they_are_for() -> None:
-    """An agent reads the first lines of all skills, and of one that fits the rest."""
+def test_skills_have_a_name_and_a_description() -> None:
+    """An agent reads the header of every skill, and the rest only of one that fits."""
     for page in (ROOT / "skills").rglob("SKILL.md"):
         head = re.match(r"---\nname: (.+)\ndescription: (.+)\n---\n\n# ", page.read_text())
         assert head is not None, name_of(page)

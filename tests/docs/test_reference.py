@@ -1,4 +1,4 @@
-"""The reference says what the code does."""
+"""The generated parts of the documents match the code."""
 
 import re
 
@@ -15,7 +15,7 @@ from agent_orchestrator.wire.openapi import openapi_document
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_made_parts_are_up_to_date(name: str) -> None:
+def test_generated_parts_of_the_documents_are_up_to_date(name: str) -> None:
     assert rendered(name) == (DOCS / name).read_text(), "run: python tests/docs/reference.py"
 
 
@@ -39,7 +39,7 @@ def test_every_call_has_an_example_with_its_answer() -> None:
         asked, _, answered = example.partition("\n\n")
         assert re.match(rf"{method} {r'[^/ ?]+'.join(parts)}(\?\S+)?$", asked, re.MULTILINE), call
         if method in ("POST", "PUT", "PATCH"):
-            # A body, but where there is nothing to say.
+            # A body is shown, unless it may be empty.
             assert "{" in asked or not told["requestBody"].get("required"), call
         if call != "GET /stream":  # the line of the status is not shown there
             status = answered.split(maxsplit=1)[0]
@@ -59,7 +59,7 @@ async def _parent(context: RunContext) -> str:
 
 
 async def _written() -> list[Event]:
-    """Return the events of a family at work, of the demo, and of a cancel."""
+    """Return the events of a parent with a child, of the demo, and of a cancel."""
     runners = [FunctionRunner("parent", _parent), DemoRunner(pause_s=0)]
     found = []
     async with open_embedded(":memory:", runners=runners) as client:
@@ -78,7 +78,7 @@ async def _written() -> list[Event]:
     return found
 
 
-def test_the_events_hold_what_the_reference_says(tmp_path, monkeypatch) -> None:
+def test_event_data_has_the_fields_in_the_reference(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = event_data()
     assert told.keys() == set(EventType)

@@ -1,4 +1,4 @@
-"""The programs in the documents run, and say what the documents say they do."""
+"""The programs in the documents run, and print what the documents show."""
 
 import re
 import sys
@@ -49,7 +49,7 @@ def test_programs_run_and_print_what_the_page_says(
         assert anyio.run(_led, names["runner"]) == "done: tests, done: docs, approved"
 
 
-def test_the_runner_that_is_shown_passes_the_suite_that_is_shown(tmp_path: Path) -> None:
+def test_runner_in_the_documents_passes_the_contract_suite(tmp_path: Path) -> None:
     page = ROOT / "docs" / "writing-a-runner.md"
     (tmp_path / "test_shown.py").write_text("\n\n".join(b.text for b in blocks(page, "python")))
     plain = ("-q", "-p", "no:cacheprovider", "-p", "no:schemathesis", "-p", "no:randomly")
@@ -72,5 +72,5 @@ async def _led(runner: Runner) -> str:
     return run.result.text
 
 
-def test_there_are_programs() -> None:
+def test_documents_contain_programs() -> None:
     assert ROOT / "docs" / "embedding.md" in PROGRAMS

@@ -21,7 +21,7 @@ from forking import Forks
 from serving import Process, agentd, answering
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 PROGRAMS = Forks(
     "example",
@@ -68,14 +68,14 @@ def run(name: str, *arguments: str, cwd: Path, **env: str) -> "subprocess.Comple
         stdin=b"",
         cwd=cwd,
         env=environment(**env),
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
     out, err = done.stdout.decode(), done.stderr.decode()
     return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT_S
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
@@ -122,7 +122,7 @@ def daemon(tmp_path: Path) -> Iterator[Process]:
         yield process
 
 
-def test_each_is_short_and_tested() -> None:
+def test_each_example_is_short_and_tested() -> None:
     tests = Path(__file__).read_text()
     for path in EXAMPLES.iterdir():
         if path.suffix in (".py", ".html", ".ipynb"):
@@ -144,7 +144,7 @@ def test_each_is_short_and_tested() -> None:
         ("custom_runner.py", (), "usage: custom_runner.py"),
     ],
 )
-def test_what_is_missing_is_said_in_one_line(
+def test_missing_argument_or_daemon_is_a_one_line_error(
     tmp_path: Path, name: str, arguments: tuple[str, ...], words: str
 ) -> None:
     secret = "" if not arguments else "secret"
@@ -156,7 +156,7 @@ def test_what_is_missing_is_said_in_one_line(
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_an_asyncio_app(tmp_path: Path) -> None:
+def test_asyncio_app_prints_the_events_of_each_session(tmp_path: Path) -> None:
     done = run("asyncio_app.py", "Hello", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     for name in ("ann", "bob"):
@@ -166,14 +166,14 @@ def test_an_asyncio_app(tmp_path: Path) -> None:
     assert done.stdout.count("You wrote 5 characters") == 2
 
 
-def test_start_and_stop(tmp_path: Path) -> None:
+def test_start_stop_example_prints_the_answer(tmp_path: Path) -> None:
     done = run("start_stop.py", "Hello", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "You wrote 5 characters" in done.stdout
 
 
-def test_a_fastapi_app(tmp_path: Path) -> None:
-    """What uvicorn does with the lifespan of an app, and one request."""
+def test_fastapi_app_answers_a_request(tmp_path: Path) -> None:
+    """The app's lifespan, as uvicorn runs it, and one request."""
     code = """
 import anyio, httpx, sys
 sys.path.insert(0, sys.argv[1])
@@ -195,13 +195,13 @@ anyio.run(main)
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "completed\n", "")
 
 
-def test_fixtures_of_pytest(tmp_path: Path) -> None:
+def test_pytest_fixtures_example_passes(tmp_path: Path) -> None:
     """``pytest_fixtures.py``, in a project with pytest-asyncio."""
     shutil.copy(EXAMPLES / "pytest_fixtures.py", tmp_path / "test_fixtures.py")
     (tmp_path / "pytest.ini").write_text(
@@ -214,15 +214,15 @@ def test_fixtures_of_pytest(tmp_path: Path) -> None:
         env=environment(PYTEST_ADDOPTS=""),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 passed" in done.stdout
 
 
-def test_a_notebook(tmp_path: Path) -> None:
-    """``notebook.ipynb``, its cells run by a real kernel, each as a message of its own."""
+def test_notebook_runs_in_a_kernel(tmp_path: Path) -> None:
+    """``notebook.ipynb``, its cells run by a real kernel, each as a separate message."""
     notebook = json.loads((EXAMPLES / "notebook.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     code = """
@@ -250,19 +250,19 @@ finally:
         env=environment(HOME=str(tmp_path), JUPYTER_PLATFORM_DIRS="1", PYTHONWARNINGS="ignore"),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "completed\n"), done.stderr
 
 
-def test_a_trio_app(tmp_path: Path) -> None:
+def test_trio_app_completes_one_run_and_cancels_another(tmp_path: Path) -> None:
     done = run("trio_app.py", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "completed thought it over\ncanceled None\n"
 
 
-def test_a_runner_of_ones_own(tmp_path: Path) -> None:
+def test_custom_runner_example_runs_shell_commands(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     done = run("custom_runner.py", "cd deep; echo hi", "basename $PWD", "exit 3", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -271,7 +271,7 @@ def test_a_runner_of_ones_own(tmp_path: Path) -> None:
     assert third.startswith("failed RunError(code='provider_error'")
 
 
-def test_children_and_the_leave_one_needs(tmp_path: Path) -> None:
+def test_children_example_asks_for_approval(tmp_path: Path) -> None:
     done = run("children.py", "read it, delete it", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     asked, ended = done.stdout.splitlines()
@@ -279,7 +279,9 @@ def test_children_and_the_leave_one_needs(tmp_path: Path) -> None:
     assert ended == "completed did: read it; did: delete it"
 
 
-def test_a_batch_asks_once_however_often_it_is_started(daemon: Process, tmp_path: Path) -> None:
+def test_batch_example_runs_each_file_once_even_if_repeated(
+    daemon: Process, tmp_path: Path
+) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text(f"this is {name}")
     reports = [
@@ -292,7 +294,7 @@ def test_a_batch_asks_once_however_often_it_is_started(daemon: Process, tmp_path
     assert len(httpx.get(f"{daemon.url}/runs").json()["runs"]) == 2
 
 
-def test_an_app_with_a_stream_of_its_own(tmp_path: Path) -> None:
+def test_quart_app_streams_the_answer(tmp_path: Path) -> None:
     with server("quart_app.py", "{}", cwd=tmp_path) as url:
         assert 'fetch("ask"' in httpx.get(url).text
         session = httpx.post(f"{url}/ask", data={"text": "Hello"}).json()["session"]
@@ -329,7 +331,7 @@ def target() -> Iterator[tuple[str, list[Any]]]:
         yield f"{url}/results", handler.posted
 
 
-def test_webhooks_become_messages_and_ends_are_posted(daemon: Process, tmp_path: Path) -> None:
+def test_webhooks_become_messages_and_results_are_posted(daemon: Process, tmp_path: Path) -> None:
     def deliver(url: str, text: str, delivery: str, secret: str = "s3cret") -> int:
         signature = hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
         headers = {"X-Hub-Signature-256": f"sha256={signature}", "X-Delivery": delivery}
@@ -354,7 +356,7 @@ def test_webhooks_become_messages_and_ends_are_posted(daemon: Process, tmp_path:
 # --- the page for a phone -------------------------------------------------------------------
 
 BROWSER = """
-// The little of a browser that the page uses. What it does is told as lines on standard output.
+// The few browser features that the page uses. The page's actions are printed.
 const elements = {}
 function element(tag) {
   let id
@@ -383,7 +385,7 @@ const say = () => { elements.text.value = "<b>hello</b>"; elements.form.onsubmit
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node runs the page's script")
-def test_a_page_for_a_phone(tmp_path: Path) -> None:
+def test_phone_page_approves_a_request_and_shows_the_answer(tmp_path: Path) -> None:
     (tmp_path / "agentd.toml").write_text(CONFIG)
     (tmp_path / "asker.py").write_text(ASKER)
     token = "a-token-that-is-long-enough-to-be-one"
@@ -395,7 +397,7 @@ def test_a_page_for_a_phone(tmp_path: Path) -> None:
     ):
         page = client.get("/")
         assert page.text == (EXAMPLES / "phone.html").read_text()
-        # What guards the daemon guards it behind the page as well.
+        # The daemon's checks also apply to calls through the page.
         for bad, status in (
             ({"Origin": "http://evil.example"}, 403),
             ({"Host": "evil.example"}, 421),

@@ -299,7 +299,7 @@ class ClientContract:
         assert run.error.code == "agent_crashed"
         assert (await _turn(client, session.id, "say alive")).status is RunStatus.COMPLETED
 
-    async def test_the_conversation_is_resumed(self, client: Client) -> None:
+    async def test_a_session_resumes_its_thread(self, client: Client) -> None:
         session = await client.create_session()
         assert (await _turn(client, session.id, "which\nthread t-1")).thread_id == "t-1"
         run = await _turn(client, session.id, "which")
@@ -365,7 +365,7 @@ class ClientContract:
             await client.cancel_run(_run_of(reply).id)
             await _end(client, reply)
 
-    async def test_when_busy_queue_waits_its_turn(self, client: Client) -> None:
+    async def test_when_busy_queue_waits_for_the_active_run(self, client: Client) -> None:
         session = await client.create_session()
         held = await _hold(client, session.id)
         queued = await client.send_message(session.id, "say second")
@@ -506,7 +506,7 @@ class ClientContract:
             await client.spawn("say built", session_id=parent.id, metadata={"x": "y" * 70_000})
         assert list(caught.value.details["fields"]) == ["metadata"]
 
-    async def test_a_session_spawns_a_child_too(self, client: Client) -> None:
+    async def test_a_session_without_a_run_can_spawn_a_child(self, client: Client) -> None:
         parent = await client.create_session()
         spawned = await client.spawn("fail provider_error no", session_id=parent.id)
         await _end_run(client, spawned.run)
@@ -934,7 +934,7 @@ class ClientContract:
         assert "y, s, n, halt, later" in str(refusal.value)
         with pytest.raises(InvalidRequest):
             await client.resolve_request(await ask(options=None), option="y")
-        # less than was asked for, where there is no such option
+        # without an option of that scope, a smaller scope is used
         once_only = await client.resolve_request(
             await ask(options=offered[:1]), "approve", scope="session"
         )

@@ -138,11 +138,11 @@ class HostContract:
             f"run_{uuid.uuid4().hex}", 1, "dmn_1/1", "agent", now, host=self.make_host().id
         )
 
-    def test_its_id_outlives_it(self) -> None:
+    def test_the_host_id_is_stable(self) -> None:
         assert self.make_host().id
         assert self.make_host().id == self.make_host().id
 
-    def test_a_process_is_known_by_its_start(self) -> None:
+    def test_a_process_start_id_identifies_a_process(self) -> None:
         host = self.make_host()
         own_pid = host.process_id()
         assert own_pid == os.getpid()
@@ -151,7 +151,7 @@ class HostContract:
         ended.wait()
         assert host.process_start_id(ended.pid) is None
 
-    def test_directories(self, tmp_path: Path) -> None:
+    def test_directories_are_checked_and_resolved(self, tmp_path: Path) -> None:
         host = self.make_host()
         (tmp_path / "real/a").mkdir(parents=True)
         (tmp_path / "real/b").mkdir()
@@ -386,7 +386,7 @@ class HostContract:
                     raise AssertionError("it was started")
             assert caught.value.code == code, wrong
 
-    def test_the_output_of_a_short_program(self) -> None:
+    def test_the_output_of_a_program_is_returned(self) -> None:
         host, env = self.make_host(), dict(os.environ)
         argv = [sys.executable, "-S", "-c"]
         assert host.output([*argv, "print('1.2')"], env=env, timeout_s=_LIMIT_S) == b"1.2\n"
@@ -407,7 +407,7 @@ class HostContract:
             (directory / "more").mkdir()
         assert not directory.exists()
 
-    def test_findings_say_what_to_do(self) -> None:
+    def test_findings_have_a_hint(self) -> None:
         for finding in self.make_host().findings():
             assert finding.about
             assert finding.hint or finding.level == "ok"

@@ -559,7 +559,7 @@ class RunnerContract:
             assert caught.value.code == self.failure_code
         assert tagged_processes(context.tag) == []
 
-    async def test_the_probe_reports_it_as_available(self) -> None:
+    async def test_the_probe_reports_the_runner_as_available(self) -> None:
         async with self.opened() as runner:
             if not isinstance(runner, Probing):
                 pytest.skip("this runner cannot be probed")

@@ -91,7 +91,7 @@ class Queue(Opening):
             lost_runs = await store.read(lambda view: view.lost_runs("dmn_2"))
             assert lost_runs == [run for _, run in lost]
 
-    async def test_child_runs(self, tmp_path: Path) -> None:
+    async def test_child_runs_are_listed(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             parent = a_run(session.id)

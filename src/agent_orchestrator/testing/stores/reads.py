@@ -234,7 +234,7 @@ class Reads(Opening):
                     assert rows == every[: len(rows)]
                     assert max(1, most - 1) <= len(rows) <= most + 1, (name, size)
 
-    async def test_events_come_after_a_seq(self, tmp_path: Path) -> None:
+    async def test_events_are_listed_after_a_seq(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             await put(store, session)
@@ -247,7 +247,7 @@ class Reads(Opening):
             assert await store.read(lambda v: v.events(session.id, after=2**62, limit=9)) == []
             assert await store.read(lambda v: v.events("ses_none", after=0, limit=9)) == []
 
-    async def test_the_last_event_of_a_run(self, tmp_path: Path) -> None:
+    async def test_the_last_event_and_output_of_a_run_are_found(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             one, two, three = (a_run(session.id, attempt=2) for _ in range(3))
@@ -286,7 +286,7 @@ class Reads(Opening):
             expected = [at(1), at(5), at(5), None, at(9), at(9), None, None]
             assert await store.read(query) == expected
 
-    async def test_the_feed_is_every_event_once_in_commit_order(self, tmp_path: Path) -> None:
+    async def test_the_feed_has_every_event_once_in_commit_order(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             ann, bob, cid = a_session(owner="ann"), a_session(owner="bob"), a_session(owner="ann")
             await put(store, ann, bob, cid)

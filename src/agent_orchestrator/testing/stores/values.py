@@ -148,7 +148,7 @@ class Values(Opening):
                 Event(2, session.id, None, None, "backend.event", {}, NOW),
             ]
 
-    async def test_a_million_characters_and_fifty_megabytes(self, tmp_path: Path) -> None:
+    async def test_very_large_messages_and_events_are_stored(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             message = a_message(session.id, text="😀\0é" * 333_333 + "x")
@@ -233,7 +233,7 @@ class Values(Opening):
             assert stored is not None
             assert (stored.metadata, event.data) == ({"a": [1]}, {"b": [1]})
 
-    async def test_attempts(self, tmp_path: Path) -> None:
+    async def test_attempts_are_read_as_they_were_written(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             run = a_run(session.id)
@@ -279,7 +279,7 @@ class Values(Opening):
             with pytest.raises(Conflict):
                 await store.transact(lambda tx: tx.put_attempt(evolve(first, attempt=4)))
 
-    async def test_named_tokens(self, tmp_path: Path) -> None:
+    async def test_named_tokens_are_read_as_they_were_written(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             plain = AccessToken("tok_1", "n", "ann", ("read",), "bob", NOW, None)
             full = AccessToken("tok_2", HARD_TEXT, "ann", ("read", "admin"), "b", NOW, NOW, NOW)
@@ -336,7 +336,7 @@ class Values(Opening):
                 asked = methodcaller("child_message_count", run_id, limit=limit)
                 assert await store.read(asked) == count
 
-    async def test_threads(self, tmp_path: Path) -> None:
+    async def test_threads_are_read_as_they_were_written(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session, other = a_session(), a_session()
             await put(store, session, other)
@@ -370,7 +370,7 @@ class Values(Opening):
             assert await store.read(methodcaller("token_of_hash", "2" * 64)) is not None
             await store.transact(methodcaller("add_token", first, "1" * 64))
 
-    async def test_idempotency_records(self, tmp_path: Path) -> None:
+    async def test_an_idempotency_record_is_stored_once(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             assert await store.read(methodcaller("oldest_record_at")) is None
             record = a_record(answer=HARD_TEXT, key=HARD_TEXT)
@@ -396,7 +396,9 @@ class Values(Opening):
             assert await store.transact(methodcaller("delete_records_of", "local", limit=9)) == 1
             await store.transact(methodcaller("add_record", again, max_count=9, max_size=99))
 
-    async def test_the_records_of_runs_that_ended(self, tmp_path: Path) -> None:
+    async def test_records_of_ended_runs_are_found_and_deleted_in_batches(
+        self, tmp_path: Path
+    ) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             statuses = (RunStatus.COMPLETED, RunStatus.RUNNING, RunStatus.FAILED, RunStatus.QUEUED)
@@ -452,7 +454,7 @@ class Values(Opening):
                 store, *keys, "new", callers=("many", "long", "one", "all")
             )
 
-    async def test_a_long_answer_deletes_few_records_at_once(self, tmp_path: Path) -> None:
+    async def test_a_long_answer_deletes_a_limited_number_of_records(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             keys = [str(number) for number in range(150)]
 
@@ -470,7 +472,7 @@ class Values(Opening):
             records = await self._kept(store, "long", "longer", "longest")
             assert records == {("local", "longest")}
 
-    async def test_a_longer_answer_may_delete_more_records(self, tmp_path: Path) -> None:
+    async def test_the_limit_of_deleted_records_grows_with_the_answer(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             keys = [str(number) for number in range(99)]
             size = 32 * 2**14
