@@ -151,7 +151,8 @@ async def taken(client: Client, model: Model, step: tuple[Any, ...]) -> tuple[An
             )
             content = (text, wait)
         case ("resolve", place, decision, key) if thing := nth(model.requests, place):
-            asked = client.resolve_request(thing, decision, idempotency_key=key)
+            # Only with a text a question can be approved.
+            asked = client.resolve_request(thing, decision, text="so", idempotency_key=key)
             content = decision
         case ("cancel", place, key) if thing := nth(model.runs, place):
             asked = client.cancel_run(thing, idempotency_key=key)
@@ -303,6 +304,15 @@ def timeless(told: Any) -> str:
         ("move", 0, RunStatus.RUNNING, None),
         ("ask", 0, "one", True, None),
         ("cancel", 0, None),
+        ("resolve", 0, "approve", None),
+    ]
+)
+@example(
+    played=[
+        ("create", "one", None),
+        ("send", 0, "one", None),
+        ("move", 0, RunStatus.RUNNING, None),
+        ("ask", 0, "one", False, None),
         ("resolve", 0, "approve", None),
     ]
 )
