@@ -32,7 +32,7 @@ CALLERS = (
 
 
 def row(statuses: str, **sent: Any) -> tuple[dict[str, int], dict[str, Any]]:
-    """Return the status for each caller, in the order of :data:`CALLERS`, and what is sent."""
+    """Return the status for each caller, in the order of :data:`CALLERS`, and the fields to send."""
     numbers = [int(one) for one in statuses.replace("|", " ").split()]
     return dict(zip(CALLERS, numbers, strict=True)), sent
 
@@ -202,7 +202,7 @@ class World:
         return await self.agents.server.event_count(), sum(not one.revoked_at for one in tokens)
 
     async def tidy(self, call: str, answer: httpx.Response) -> None:
-        """End what an answer has begun, so that no limit is reached."""
+        """Cancel the run that a call has started, so that no limit is reached."""
         if call.endswith(("/spawn", "/send")) or call == "POST /runs":
             run = answer.json()["run"]
             if run is not None:

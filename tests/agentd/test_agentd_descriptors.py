@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 def scarce(open_now: int = 0, limit: int = 100) -> Descriptors:
-    """Return a count of descriptors with this limit, of which so many are used beside connections."""
+    """Return a count of descriptors with this limit, of which ``open_now`` are used for other things than connections."""
     found = Descriptors(limit, clock=lambda: 0.0)
     found._others, found._counted_at = open_now, 0.0
     return found

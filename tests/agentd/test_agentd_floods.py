@@ -26,7 +26,7 @@ TOKEN = "correct-horse-battery-staple"
 
 
 async def closed_after(stream: anyio.abc.SocketStream) -> float:
-    """Return the seconds until the other side closes; what it says before is dropped."""
+    """Return the seconds until the other side closes; drop the data before."""
     began = time.monotonic()
     with anyio.fail_after(10):
         try:

@@ -1,5 +1,5 @@
-"""Agents that misbehave, all at once in a real agentd: each run ends properly and is named by its
-diagnosis, memory stays bounded, and another session does not notice.
+"""Many misbehaving agents in a real agentd: each run ends properly and is explained by its
+diagnosis, memory stays bounded, and another session is not affected.
 """
 
 import json

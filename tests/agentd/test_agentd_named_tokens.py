@@ -154,7 +154,7 @@ async def test_websockets_and_waits_end_when_their_token_ends(tmp_path: Path, ho
             sent = await client.post(f"/sessions/{session}/messages", json={"text": "x"})
             run = sent.json()["run"]["id"]
             cursor, said = 0, False
-            while not said:  # until the agent has said all it ever says
+            while not said:  # until the agent has emitted its only message
                 page = (
                     await client.get(f"/sessions/{session}/events?wait_s=10&cursor={cursor}")
                 ).json()

@@ -48,7 +48,7 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """What is typed, in a block that shows a terminal."""
+        """The commands in a block that shows a terminal."""
         return [line.removeprefix("$ ") for line in self.text.splitlines() if line.startswith("$ ")]
 
 
@@ -73,6 +73,6 @@ def prose(page: Path) -> str:
 
 
 def inline_code(page: Path) -> Iterator[str]:
-    """Return what is set as code within the text, line breaks as spaces."""
+    """Yield the inline code of the text, with line breaks as spaces."""
     for found in re.finditer(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", prose(page), re.DOTALL):
         yield " ".join(found[2].split())

@@ -37,7 +37,7 @@ DOCS: Final = Path(__file__).parents[2] / "docs"
 
 
 def _refusals() -> tuple[set[int], dict[str, set[int]]]:
-    """Return the statuses every call may be refused with, and those of each call besides."""
+    """Return the error statuses that all calls share, and the additional ones of each call."""
     every = {
         described["operationId"]: {
             int(status) for status in described["responses"] if int(status) >= 400
@@ -292,7 +292,7 @@ def acp_agents() -> str:
 
 
 def runners() -> str:
-    """Return the settings that each built-in runner has of its own."""
+    """Return the settings of each built-in runner."""
     sections: dict[str, list[str]] = {}
     for kind, place in BUILT_IN.items():
         module, _, name = place.partition(":")
@@ -368,7 +368,7 @@ def _type(hint: Any) -> str:
 
 
 def access() -> str:
-    """Return who may do what."""
+    """Return the table of actions by relation."""
     relations = list(Relation)
     rows = [
         f"| {action} | "
@@ -380,7 +380,7 @@ def access() -> str:
 
 
 def issues() -> str:
-    """Return what a failed run's code makes of its likely issue."""
+    """Return the table of error codes with their likely issue and hint."""
     rows = []
     for code in FAILURE_CODES:
         issue, hint = _FAILURES[code]

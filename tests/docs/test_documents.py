@@ -92,7 +92,7 @@ def test_json_and_toml_blocks_are_valid(page: Path, tmp_path: Path) -> None:
 def parsed(words: list[str], *, whole: bool) -> None:
     """Parse a command line as agentctl and agentd do, without running it.
 
-    :param whole: whether it may be run as it stands; a mention may lack something.
+    :param whole: whether it must be complete; a mention may lack arguments.
     """
     name, arguments = Path(words[0]).name, words[1:]
     command: click.Command = cli if name == "agentctl" else agentd_command
@@ -120,7 +120,7 @@ def is_ours(word: str) -> bool:
 def calls(line: str) -> list[list[str]]:
     """Return the calls of our commands in a line of the shell."""
     found: list[list[str]] = []
-    # The inner call of $(…) stands for itself, and its value for one word.
+    # The call in $(…) is checked by itself; its value is one word.
     while inner := re.search(r"\$\(([^()]*)\)", line):
         found += calls(inner[1])
         line = line[: inner.start()] + "VALUE" + line[inner.end() :]

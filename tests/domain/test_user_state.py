@@ -71,7 +71,7 @@ def test_state_is_in_the_runtime_directory_without_a_home(
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
     monkeypatch.setattr(os, "access", lambda path, *_, **__: Path(path) != Path("/"))
-    assert _root({"HOME": "/"}) is None  # what a container gives a user it does not know
+    assert _root({"HOME": "/"}) is None  # the home of an unknown user in a container
     runtime = tmp_path / "run"
     assert _root({"HOME": "/", "XDG_RUNTIME_DIR": str(runtime)}) is None
     runtime.mkdir()

@@ -24,8 +24,8 @@ class Handle:
 
     The engine can be paused, too: its calls then wait until :meth:`go_on`.
 
-    :param closes: whether leaving it closes the store; others may have it.
-    :param doubts: asked after each commit; where it returns True the engine is told that the store failed.
+    :param closes: whether leaving the scope closes the store; False if others use it.
+    :param doubts: called after each commit; if it returns True, the commit is reported as failed.
     """
 
     def __init__(

@@ -267,7 +267,7 @@ def _plans(rng: random.Random, actor: int) -> list[Plan]:
 
 
 class After(trio.abc.Instrument):
-    """Does something once, after so many steps of tasks."""
+    """Calls a function once, after a number of task steps."""
 
     def __init__(self, steps: int, what: Callable[[], None]) -> None:
         self._left = steps

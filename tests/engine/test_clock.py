@@ -72,7 +72,7 @@ async def test_order_and_idempotency_keys_survive_a_clock_jump(
             assert messages == sorted(set(messages))
             events = (await client.list_events(session.id, limit=1000)).events
             assert [event.seq for event in events] == list(range(1, len(events) + 1))
-            # Times say what the clock said; the order is the log's.
+            # Times are those of the clock; the order is the log's.
             assert abs(events[-1].created_at - clock()) < timedelta(minutes=1)
             assert (await client.check_store()).findings == ()
             assert (await client.status()).uptime_s >= 0

@@ -169,7 +169,7 @@ async def test_each_provider_of_a_session_resumes_its_own_thread() -> None:
 
 @define
 class Inspect:
-    """Keeps what it was given."""
+    """Records its contexts."""
 
     name: str = "inspect"
     seen: list[RunContext] = field(factory=list)
@@ -413,7 +413,7 @@ async def test_runner_cannot_emit_invalid_or_reserved_events() -> None:
 
 @define
 class Stubborn:
-    """Outlives its attempt: goes on emitting when it has been stopped."""
+    """Emits an event after it was stopped."""
 
     name: str = "stubborn"
     started: anyio.Event = field(factory=anyio.Event)

@@ -399,7 +399,7 @@ async def test_run_survives_reads_that_fail_for_a_moment() -> None:
 
 
 class Broken(MemoryStore):
-    """A store with a fault in it: it raises what it never should."""
+    """A store with a bug: it raises an unexpected error."""
 
     faults = 0
 

@@ -57,7 +57,7 @@ WRITES = [says, sets_thread, reports, reports_process, asks, is_steered, fails, 
 
 @define
 class Late:
-    """A runner that goes on with its write when it is told to, cancelled or not."""
+    """A runner that makes its write when ``go`` is set, even if it was cancelled."""
 
     write: Callable[[RunContext], Awaitable[None]]
     name: str = "scripted"

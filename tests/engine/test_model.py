@@ -151,7 +151,7 @@ async def taken(client: Client, model: Model, step: tuple[Any, ...]) -> tuple[An
             )
             content = (text, wait)
         case ("resolve", place, decision, key) if thing := nth(model.requests, place):
-            # Only with a text a question can be approved.
+            # A question can be approved only with a text.
             asked = client.resolve_request(thing, decision, text="so", idempotency_key=key)
             content = decision
         case ("cancel", place, key) if thing := nth(model.runs, place):
@@ -236,7 +236,7 @@ def _moved(model: Model, run_id: str, to: RunStatus, answer: Any) -> None:
     elif to is RunStatus.RUNNING and before is RunStatus.QUEUED:
         if model.active(model.session_of[run_id]):
             assert isinstance(answer, type), (before, to, answer)
-        elif not isinstance(answer, type):  # it may be refused because others are before it
+        elif not isinstance(answer, type):  # it may be refused because other runs are before it
             model.runs[run_id] = to
     elif isinstance(answer, type):
         # Its holder may always end it.
@@ -284,8 +284,8 @@ async def compare(directory: Path, played: list[tuple[Any, ...]]) -> None:
 
 
 def timeless(told: Any) -> str:
-    """Return a text of it without the times, which depend on who looked at the clock how often, and
-    the names of engines, of which one was there more often.
+    """Return a text without times, which depend on the number of clock reads, and without
+    the names of engines, as one store had more of them.
     """
     return re.sub(r"datetime\.datetime\([^)]*\)|'2030-[^']*Z'|dmn_[0-9]+", "", repr(told))
 

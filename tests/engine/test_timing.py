@@ -302,8 +302,8 @@ def test_agent_that_emits_events_is_not_silent() -> None:
             run = (await client.wait_run((await sent(client)).id, timeout_s=600)).run
             return run, await log_of(client, run)
 
-    # By a clock that only runs while everybody waits: no machine is too slow for it. A thread that
-    # looks at a directory counts as waiting, and gets 0.2 s.
+    # On a virtual clock, so that no machine is too slow. A thread that checks a directory counts as
+    # waiting, and gets 0.2 s.
     run, log = trio.run(live, clock=trio.testing.MockClock(autojump_threshold=0.2))
     assert run.status is RunStatus.COMPLETED
     assert [event for event in log if event.event_type == "run.error"] == []

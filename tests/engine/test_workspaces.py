@@ -61,7 +61,7 @@ async def test_session_directory_must_be_below_a_workspace_root(client: Client, 
 
 
 async def test_directory_name_that_is_too_long_is_refused(client: Client, root: Path) -> None:
-    cwd = f"{root}/{'x' * 300}"  # longer than a name may be
+    cwd = f"{root}/{'x' * 300}"  # longer than a file name can be
     async with open_embedded(":memory:", runners=[ScriptedRunner()], cwd=str(root)) as unconfined:
         for one in (client, unconfined):
             with pytest.raises(InvalidRequest) as refusal:
@@ -179,7 +179,7 @@ for number in range(10 ** 9):
     if number == 0:
         print(flush=True)
 """
-"""Swaps two paths, at once and for ever."""
+"""Swaps two paths atomically, again and again."""
 
 
 @contextmanager

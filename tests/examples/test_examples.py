@@ -1,4 +1,4 @@
-"""Every example does what it says, as a program, with the real parts."""
+"""Every example runs as a program, with a real engine or daemon."""
 
 import hashlib
 import hmac
@@ -36,7 +36,7 @@ def main():
     runpy.run_path(sys.argv[0], run_name="__main__")
 """,
 )
-"""Python programs, in a process that has loaded what they share."""
+"""Python programs, forked from a process that has imported their common modules."""
 
 CONFIG = """
 [providers.echo]

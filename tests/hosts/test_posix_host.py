@@ -37,7 +37,7 @@ def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *pids: int) -> None:
-    """Hide all other processes, which may be orphans of somebody else."""
+    """Hide all other processes, which may be orphans of other programs."""
     monkeypatch.setattr(processes.psutil, "pids", lambda: list(pids))
 
 

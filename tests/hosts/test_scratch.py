@@ -58,7 +58,7 @@ def program(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def names() -> set[str]:
-    """Return what is in the directory of all runs."""
+    """Return the names in the directory of all runs."""
     state = user_state()
     assert state is not None
     return {path.name for path in state.runs.iterdir()}
@@ -252,7 +252,7 @@ def test_removal_of_a_wide_directory_keeps_its_time_limit(
     for number in range(100):
         (inner / str(number)).touch()
     monkeypatch.setattr(trees, "REMOVE_TIMEOUT_S", 10.0)
-    seconds = iter(range(10_000))  # a second passes at each look at the clock
+    seconds = iter(range(10_000))  # each call of the clock advances it by a second
     monkeypatch.setattr(trees.time, "monotonic", lambda: float(next(seconds)))
     trees.remove(tmp_path / "top")
     assert 80 < len(list(inner.iterdir())) < 100

@@ -14,7 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 # A minimal project, so that the set-up scripts run for real and without a network: its build
-# backend is a file in it, its lock files are empty, its programs print what they were given.
+# backend is a file in it, its lock files are empty, its programs print their arguments.
 PYPROJECT = """\
 [build-system]
 requires = []
@@ -166,7 +166,7 @@ def finish(
 
 
 def wait_for_file(path: Path, process: "subprocess.Popen[Any]", timeout: float = 30) -> None:
-    """Wait until the process has written the file; fail at once when it has ended without."""
+    """Wait until the process has written the file; fail if it has ended without it."""
     deadline = time.monotonic() + timeout
     while not (path.exists() and path.stat().st_size):
         assert process.poll() is None, f"ended with {process.returncode} before {path.name}"

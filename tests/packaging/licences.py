@@ -1,4 +1,4 @@
-"""The licences of what agent-orchestrator runs on, as the packages tell them.
+"""The licences of the dependencies, as the packages declare them.
 
 ``python tests/packaging/licences.py`` writes them into docs/licences.md.
 """
@@ -22,7 +22,7 @@ package declares. This project contains no copies of their code.
 
 
 def licence(name: str) -> str:
-    """Return what a package says its licence is: an SPDX expression, its classifiers, or its words."""
+    """Return the licence that a package declares: an SPDX expression, its classifiers, or its text."""
     found = metadata(name)
     if expression := found.get("License-Expression"):
         return str(expression)

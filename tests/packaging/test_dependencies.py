@@ -30,7 +30,7 @@ MODULES = packages_distributions()
 
 
 def project() -> dict[str, list[str]]:
-    """Return what is declared: by ``""`` always, by name with an extra."""
+    """Return the declared dependencies: the main ones by ``""``, those of extras by name."""
     found = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return {"": found["dependencies"], **found["optional-dependencies"]}
 

@@ -74,7 +74,7 @@ QUERIES: dict[str, Query] = {
 
 @pytest.fixture
 def anyio_backend() -> str:
-    return "asyncio"  # what is counted is SQLite's work
+    return "asyncio"  # the tests count SQLite's work
 
 
 @contextlib.contextmanager

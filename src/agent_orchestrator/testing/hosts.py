@@ -116,7 +116,7 @@ class HostContract:
     """The contract of hosts. Each test uses a new host."""
 
     finds_everything: ClassVar[bool] = True
-    """Whether the host finds each process of an attempt, whatever that did. Another host must answer
+    """Whether the host finds every process of an attempt, even if it hides. Another host must answer
     ``unknown`` while a process may be left."""
 
     def check_gone(self, result: ReapResult) -> None:
