@@ -235,22 +235,22 @@ def test_every_error_of_the_daemon_has_an_exit_code() -> None:
     assert failures.EXIT_CODES["invalid_request"] == 2
 
 
-def test_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # without a daemon that another test runs
+def test_settings(tmp_path: Path) -> None:
+    nothing = {"XDG_STATE_HOME": str(tmp_path)}  # no daemon of another test or of the user
     environ = {"AGENTCTL_URL": "http://a:1/", "AGENTCTL_AUTH_TOKEN": "t"}
     told = settings.resolve({}, environ)
     assert (told.url, told.token, told.host, told.port) == ("http://a:1", "t", "a", 1)
     assert settings.resolve({"url": "b:2", "auth_token": "u"}, environ).url == "http://b:2"
-    assert settings.resolve({}, {}).url == settings.DEFAULT_URL
-    assert settings.resolve({}, {"AGENTCTL_URL": ""}).is_local
-    assert settings.resolve({}, {}, default_format="json").structured
-    assert not settings.resolve({"format": "text"}, {}, default_format="json").structured
-    assert not settings.resolve({"url": "https://example.com"}, {}).is_local
-    assert settings.resolve({"url": "http://[::1]:5"}, {}).is_local
-    assert "s3cret" not in repr(settings.resolve({"auth_token": "s3cret"}, {}))
+    assert settings.resolve({}, nothing).url == settings.DEFAULT_URL
+    assert settings.resolve({}, nothing | {"AGENTCTL_URL": ""}).is_local
+    assert settings.resolve({}, nothing, default_format="json").structured
+    assert not settings.resolve({"format": "text"}, nothing, default_format="json").structured
+    assert not settings.resolve({"url": "https://example.com"}, nothing).is_local
+    assert settings.resolve({"url": "http://[::1]:5"}, nothing).is_local
+    assert "s3cret" not in repr(settings.resolve({"auth_token": "s3cret"}, nothing))
     for url in ("http://", "http://a:99999", "x://y", "http://[a"):
         with pytest.raises(settings.InvalidSetting):
-            settings.resolve({"url": url}, {})
+            settings.resolve({"url": url}, nothing)
 
 
 def test_value_at() -> None:

@@ -198,12 +198,14 @@ def is_served(server: Serving, connection: socket.socket) -> bool:
 
 async def blocked(server: Serving) -> None:
     """Wait until the daemon waits for the reader: it sends nothing and does not read the store."""
-    before = 0.0
-    while not before or before != server.metrics._streamed.values[()]:
-        before = server.metrics._streamed.values[()]
-        await anyio.sleep(0.1)
+    before = unchanged = 0.0
+    while unchanged < 3:
+        await anyio.sleep(allowed(0.05))
         while server.store._readers.borrowed_tokens:
             await anyio.sleep(0.01)
+        now = server.metrics._streamed.values[()]
+        unchanged = unchanged + 1 if now == before and now else 0
+        before = now
 
 
 def read_on(connection: socket.socket) -> None:

@@ -236,12 +236,13 @@ async def test_answer_that_is_too_slow_is_unreachable(shape: str) -> None:
 
 
 async def test_timeout_grows_with_the_size_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "ANSWER_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(http, "MIN_BYTES_PER_S", 20)
+    slowness = allowed(1)  # of this machine now
+    monkeypatch.setattr(http, "ANSWER_TIMEOUT_S", 0.3 * slowness)
+    monkeypatch.setattr(http, "MIN_BYTES_PER_S", 20 / slowness)
     body = b'{"runs":[],"next_cursor":null}'
     answer = [head(b"Content-Length: %d" % len(body)), *(b"%c" % one for one in body)]
-    async with answering(lambda: iter(answer), pause_s=0.02) as transport:
-        with anyio.fail_after(20):
+    async with answering(lambda: iter(answer), pause_s=0.02 * slowness) as transport:
+        with anyio.fail_after(20 * slowness):
             found = await transport.call(LIST_RUNS, sample(LIST_RUNS))
     assert found.answer.runs == ()
 

@@ -8,6 +8,9 @@ import sys
 import pytest
 from driving import COMMAND, environment, started
 
+NOWHERE = {"AGENTCTL_URL": "http://127.0.0.1:9"}
+"""A daemon that is not there. Otherwise agentctl would look for daemons of other tests."""
+
 
 @pytest.mark.parametrize("module", ["agentd.daemon", "agentctl.main", "agentctl.commands.mcp"])
 def test_mcp_package_is_not_imported_at_the_start(module: str) -> None:
@@ -22,7 +25,7 @@ def test_agentctl_mcp_outside_of_a_run_names_the_missing_option() -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env=environment(),
+        env=environment(**NOWHERE),
         timeout=30,
         check=False,
     )
@@ -38,7 +41,7 @@ def test_agentctl_mcp_ends_on_an_interrupt_while_its_input_is_open() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(**own),
+        env=environment(**NOWHERE, **own),
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
