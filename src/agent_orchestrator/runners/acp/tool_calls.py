@@ -10,6 +10,7 @@ from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.runners.acp.agent import TOOL_SERVER, AcpAgent
 from agent_orchestrator.runners.acp.values import objects, value_at
 from agent_orchestrator.runners.events import AgentEvent, JsonObject, agent_event, text
+from agent_orchestrator.runners.numbers import exit_code
 
 _MERGED: Final = (
     "title",
@@ -212,7 +213,7 @@ class ToolCall:
             value_at(self.meta, ["terminal_exit", "exit_code"]),
             *(one.get("exitCode") for one in contents),
         )
-        return next((code for code in found if type(code) is int and abs(code) < 2**31), None)
+        return next((code for one in found if (code := exit_code(one)) is not None), None)
 
 
 def change_of(diff: JsonObject) -> dict[str, Any]:

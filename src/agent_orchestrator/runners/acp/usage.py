@@ -6,9 +6,11 @@ from typing import Any, Final
 from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.model import Usage
+from agent_orchestrator.fields import MAX_INTEGER
 from agent_orchestrator.runners.acp.agent import UsageSource
 from agent_orchestrator.runners.acp.values import value_at
 from agent_orchestrator.runners.events import JsonObject
+from agent_orchestrator.runners.numbers import MAX_COST_USD, amount, whole
 
 _NAMES: Final = ("inputTokens", "cachedReadTokens", "outputTokens")
 _QUOTA_NAMES: Final = ("input_tokens", "cached_input_tokens", "output_tokens")
@@ -64,9 +66,9 @@ class UsageMeter:
 
     def add_cost(self, update: JsonObject) -> None:
         """Take a ``usage_update``."""
-        amount = value_at(update, ["cost", "amount"])
-        if value_at(update, ["cost", "currency"]) == "USD" and type(amount) in (int, float):
-            self.totals = evolve(self.totals, cost_usd=float(amount))
+        cost = amount(value_at(update, ["cost", "amount"]), MAX_COST_USD)
+        if cost is not None and value_at(update, ["cost", "currency"]) == "USD":
+            self.totals = evolve(self.totals, cost_usd=cost)
 
     def usage(self) -> Usage | None:
         """Return what the run has used so far; None if its agent has not reported anything."""
@@ -81,16 +83,15 @@ class UsageMeter:
     def _add(self, found: tuple[int, int, int] | None) -> None:
         if found is not None:
             now = self._tokens or (0, 0, 0)
-            self._tokens = (now[0] + found[0], now[1] + found[1], now[2] + found[2])
+            first, second, third = (
+                min(sum(both), MAX_INTEGER) for both in zip(now, found, strict=True)
+            )
+            self._tokens = (first, second, third)
 
 
 def _counts(value: Any, names: tuple[str, str, str]) -> tuple[int, int, int] | None:
     """Return three counts; None if there are none."""
     if not isinstance(value, Mapping):
         return None
-    first, second, third = (_count(value.get(name)) for name in names)
+    first, second, third = (whole(value.get(name)) or 0 for name in names)
     return first, second, third
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and 0 <= value < 2**53 else 0

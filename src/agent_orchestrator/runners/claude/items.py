@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agent_orchestrator.runners.events import JsonObject, text
+from agent_orchestrator.runners.numbers import whole
 
 FILE_TOOLS: Final = frozenset({"Edit", "MultiEdit", "NotebookEdit", "Write"})
 AGENT_TOOLS: Final = frozenset({"Task", "Agent"})
@@ -90,11 +91,14 @@ def changes(name: str, tool_input: JsonObject, result: Any = None) -> list[dict[
     return [change]
 
 
+_PLACES: Final = ("oldStart", "oldLines", "newStart", "newLines")
+
+
 def _unified(patch: list[Any]) -> str:
     hunks = [one for one in patch if isinstance(one, Mapping)]
     lines: list[str] = []
     for one in hunks:
-        places = [one.get(name) for name in ("oldStart", "oldLines", "newStart", "newLines")]
+        places = [whole(one.get(name)) or 0 for name in _PLACES]
         lines.append("@@ -{},{} +{},{} @@".format(*places))
         found = one.get("lines")
         lines += [text(line) for line in found] if isinstance(found, list) else []
@@ -109,7 +113,15 @@ def _proposed(name: str, tool_input: JsonObject) -> str:
     parts = []
     for one in edits if isinstance(edits, list) else ():
         if isinstance(one, Mapping) and ("old_string" in one or "new_string" in one):
-            removed = text(one.get("old_string")).splitlines()
-            added = text(one.get("new_string")).splitlines()
-            parts += ["@@", *(f"-{line}" for line in removed), *(f"+{line}" for line in added)]
-    return "".join(f"{line}\n" for line in parts)
+            parts += [
+                "@@\n",
+                _marked("-", one.get("old_string")),
+                _marked("+", one.get("new_string")),
+            ]
+    return "".join(parts)
+
+
+def _marked(sign: str, said: Any) -> str:
+    """Return lines with a sign before each."""
+    lines = text(said).removesuffix("\n").replace("\n", f"\n{sign}")
+    return f"{sign}{lines}\n" if said else ""

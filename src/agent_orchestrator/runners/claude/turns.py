@@ -42,6 +42,7 @@ from agent_orchestrator.runners.events import (
     text,
 )
 from agent_orchestrator.runners.live.messages import Notification
+from agent_orchestrator.runners.numbers import amount, whole
 from agent_orchestrator.runners.tool_items import ToolItems
 
 IGNORED: Final = frozenset(
@@ -70,7 +71,8 @@ IGNORED: Final = frozenset(
 _MAX_ANSWER: Final = 64 * 2**20
 """Maximum characters of a run's result."""
 
-_INTERNAL: Final = "<local-command-"
+_MAX_DELAY_MS: Final = 1e9
+"""Milliseconds that nothing waits for a try."""
 
 
 @define
@@ -314,11 +316,13 @@ class RunReader:
 
 
 def _retry(params: JsonObject) -> AgentEvent:
-    attempt, maximum = params.get("attempt"), params.get("max_retries")
-    delay = params.get("retry_delay_ms")
-    wait = f" in {delay / 1000:.1f} s" if isinstance(delay, (int, float)) else ""
-    status = params.get("error_status")
+    attempt, maximum = whole(params.get("attempt")), whole(params.get("max_retries"))
+    delay_ms = amount(params.get("retry_delay_ms"), _MAX_DELAY_MS)
+    status = whole(params.get("error_status"), 999)
+    wait = "" if delay_ms is None else f" in {delay_ms / 1000:.1f} s"
+    count = "" if attempt is None else f", attempt {attempt}"
+    count += f" of {maximum}" if count and maximum is not None else ""
     reason = text(params.get("error")).replace("_", " ") or "no answer"
     more = f" ({status})" if status else ""
-    message = f"retrying{wait}, attempt {attempt} of {maximum}: {reason}{more}"
+    message = f"retrying{wait}{count}: {reason}{more}"
     return agent_event(EventType.RUN_ERROR, message=message, extra={"will_retry": True})

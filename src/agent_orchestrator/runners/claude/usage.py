@@ -1,13 +1,11 @@
 """The usage of a run, from the results of its turns."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from agent_orchestrator.domain.model import Usage
 from agent_orchestrator.fields import MAX_INTEGER
-
-_MAX_COST: Final = 1e9
-"""US dollars that a turn cannot cost."""
+from agent_orchestrator.runners.numbers import MAX_COST_USD, amount, whole
 
 
 def usage_of(result: Mapping[str, Any]) -> Usage | None:
@@ -23,7 +21,10 @@ def usage_of(result: Mapping[str, Any]) -> Usage | None:
     cached = _sum(used, "cacheReadInputTokens")
     tokens_in = _sum(used, "inputTokens") + cached + _sum(used, "cacheCreationInputTokens")
     return Usage(
-        min(tokens_in, MAX_INTEGER), cached, _sum(used, "outputTokens"), _total(map(_cost, used))
+        min(tokens_in, MAX_INTEGER),
+        cached,
+        _sum(used, "outputTokens"),
+        _total(amount(one.get("costUSD"), MAX_COST_USD) for one in used),
     )
 
 
@@ -40,15 +41,7 @@ def plus(one: Usage | None, other: Usage) -> Usage:
 
 
 def _sum(used: Iterable[Mapping[str, Any]], name: str) -> int:
-    counts = [one.get(name) for one in used]
-    return min(sum(count for count in counts if type(count) is int and count >= 0), MAX_INTEGER)
-
-
-def _cost(used: Mapping[str, Any]) -> float | None:
-    found = used.get("costUSD")
-    if isinstance(found, bool) or not isinstance(found, (int, float)):
-        return None
-    return float(found) if 0 <= found <= _MAX_COST else None
+    return min(sum(whole(one.get(name)) or 0 for one in used), MAX_INTEGER)
 
 
 def _total(costs: Iterable[float | None]) -> float | None:

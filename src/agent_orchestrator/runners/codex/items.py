@@ -8,6 +8,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from agent_orchestrator.runners.events import JsonObject, require_list, require_object, text
+from agent_orchestrator.runners.numbers import exit_code
 
 _STATUSES: Final = ("completed", "failed", "declined")
 
@@ -18,8 +19,8 @@ def _command(item: JsonObject) -> dict[str, Any]:
 
 def _command_result(item: JsonObject) -> dict[str, Any]:
     data: dict[str, Any] = {"output": text(item.get("aggregated_output"))}
-    if item.get("exit_code") is not None:
-        data["exit_code"] = item["exit_code"]
+    if (code := exit_code(item.get("exit_code"))) is not None:
+        data["exit_code"] = code
     return data | unknown_fields(item, "command", "aggregated_output", "exit_code")
 
 

@@ -5,7 +5,8 @@ from itertools import islice
 from typing import Any, Final
 
 from agent_orchestrator.domain.model import Usage
-from agent_orchestrator.fields import MAX_INTEGER, MAX_NAME
+from agent_orchestrator.fields import MAX_NAME
+from agent_orchestrator.runners.numbers import whole
 
 _MAX_COUNTS: Final = 100
 """Maximum number of counts to keep. Codex 0.169 reports five."""
@@ -16,10 +17,7 @@ def counts(usage: Mapping[str, Any]) -> Mapping[str, int]:
     return {
         name: count
         for name, count in islice(usage.items(), _MAX_COUNTS)
-        if isinstance(count, int)
-        and not isinstance(count, bool)
-        and 0 <= count <= MAX_INTEGER
-        and len(name) <= MAX_NAME
+        if whole(count) is not None and len(name) <= MAX_NAME
     }
 
 
