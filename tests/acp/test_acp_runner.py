@@ -302,6 +302,17 @@ async def test_a_decision_becomes_the_option_of_its_kind(record, decision, kinds
     assert outcome.get("optionId", outcome["outcome"]) == answer
 
 
+async def test_what_is_too_long_for_anybody_is_denied_and_says_so(record):
+    long = {**COMMAND, "title": "a long one", "rawInput": {"command": "x\n" * 3_000_000}}
+    async with make_runner() as one:
+        context = record([["ask", long, KINDS], ["answer"]], [APPROVED])
+        await run(one, context)
+    assert context.questions == []
+    assert "a long one has 6,000," in of(context, "run.error")[0]["message"]
+    outcome = json.loads(next(text for text in messages(context) if "outcome" in text))["outcome"]
+    assert outcome["optionId"] == "reject_once-3"
+
+
 @pytest.mark.parametrize("kinds", [["allow_always", "reject_always"], []])
 async def test_what_could_only_be_allowed_for_good_is_denied(record, kinds):
     async with make_runner() as one:

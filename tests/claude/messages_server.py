@@ -12,6 +12,7 @@ between requests, so that killed and resumed turns work as with a real one. Step
 ``tool NAME JSON``       use a tool
 ``mcp SERVER.TOOL JSON`` use a tool of an MCP server
 ``add PATH TEXT``        write a file
+``fill PATH N``          write a file of N lines
 ``read PATH``            read a file
 ``update PATH OLD -> NEW``  replace a text in a file that was read
 ``delegate SCRIPT``      have a sub-agent carry out a script, its steps divided by " ; "
@@ -60,7 +61,9 @@ from model_server import (
 
 FAKE_KEY: Final = "fake-key-1234"
 
-CALLS: Final = frozenset({"shell", "tool", "mcp", "add", "read", "update", "delegate", "question"})
+CALLS: Final = frozenset(
+    {"shell", "tool", "mcp", "add", "fill", "read", "update", "delegate", "question"}
+)
 VERBS: Final = CALLS | {
     *("say", "big", "stream", "reason", "relay", "slow", "hang"),
     *("disconnect", "http", "fail", "stop", "usage"),
@@ -178,6 +181,8 @@ def _tool(step: Step) -> tuple[str, dict[str, Any]]:
             return "Bash", {"command": step.rest, "description": "a scripted command"}
         case "add":
             return "Write", {"file_path": name, "content": rest}
+        case "fill":
+            return "Write", {"file_path": name, "content": "x\n" * int(rest)}
         case "read":
             return "Read", {"file_path": name}
         case "update":

@@ -274,6 +274,19 @@ async def test_a_parked_run_ends_its_process_at_once_and_goes_on_in_its_conversa
     assert any("say once" in text for text in models.requests[-1].texts)
 
 
+async def test_a_question_that_is_too_long_for_anybody_is_denied_and_says_so(
+    make_runner, ask, workspace, models
+):
+    async with make_runner(sandbox="read-only") as runner:
+        context = await ask(runner, f"fill {workspace}/f 3000000\nrelay", {"decision": "approve"})
+    assert context.questions == []
+    assert not (workspace / "f").exists()
+    words = "the input of Write has 6,000,"
+    assert words in problems(context)[0]
+    assert words in models.requests[-1].texts[-1]
+    assert of(context, "file.changed")[0]["status"] == "declined"
+
+
 async def test_a_question_that_nobody_can_be_asked_is_declined(make_runner, record, workspace):
     from agent_orchestrator.domain.errors import Conflict
 

@@ -96,6 +96,13 @@ def misbehave(fault):
             while not Path(os.environ["FAKE_MARK"]).exists():
                 time.sleep(0.01)
             tell("serverRequest/resolved", requestId=90)
+        case "asks-long":
+            changes = [{"path": "/f", "kind": {"type": "add"}, "diff": "x\n" * 3_000_000}]
+            item("started", type="fileChange", id="f", changes=changes, status="inProgress")
+            params = {"threadId": THREAD, "turnId": "turn", "itemId": "f"}
+            say({"id": 90, "method": "item/fileChange/requestApproval", "params": params})
+            finish(json.dumps(hear()))
+            return
         case "stuck":
             time.sleep(600)
         case "steered" | "steered-deaf":

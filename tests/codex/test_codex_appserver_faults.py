@@ -240,6 +240,14 @@ async def test_a_process_that_stops_reading_is_ended(command, record, monkeypatc
     assert "does not read" in failure.message
 
 
+async def test_a_question_that_is_too_long_for_anybody_is_refused_and_says_so(command, record):
+    context, end = await faulty(command, record, "asks-long")
+    words = "item/fileChange/requestApproval has 6,000,"
+    assert words in json.loads(end)["error"]["message"]
+    assert words in str(context.events)
+    assert "ask_parent approval_request" not in context.calls
+
+
 async def test_a_process_that_does_not_read_the_answers_to_what_it_asks_is_ended(
     command, record, monkeypatch
 ):

@@ -9,7 +9,13 @@ from attrs import evolve
 from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.domain.model import Option
 from agent_orchestrator.fields import MAX_OPTION, MAX_OPTIONS, MAX_QUESTION
-from agent_orchestrator.runners.live.questions import Asked, OpenQuestions, Question
+from agent_orchestrator.runners.live.questions import (
+    MAX_ASKED,
+    Asked,
+    OpenQuestions,
+    Question,
+    length_problem,
+)
 from agent_orchestrator.testing.runners import RecordingContext
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +64,16 @@ async def test_each_question_gets_its_decision(people):
             assert [options["expires_in_s"] for _, options in people.asked] == [60.0, 60.0]
             people.decided.set()
     assert {name: end.request.text for name, end in ends.items()} == {1: "1", "two": "two"}
+
+
+async def test_what_is_too_long_is_named_with_its_size_and_the_bound():
+    half = "x" * (MAX_ASKED // 2)
+    assert length_problem("the input of Write", {"": [half, half]}, half, None) is None
+    problem = length_problem("the input of Write", {"a": [half, half]}, half, None)
+    assert problem == (
+        "the input of Write has 4,194,305 characters, and a question may have at most 4,194,304"
+    )
+    assert len(length_problem("x" * 10**6, half * 3)) < 1_000
 
 
 async def test_a_withdrawn_question_has_no_decision_and_others_stay_open(people):

@@ -34,7 +34,7 @@ from agent_orchestrator.runners.live.messages import (
     Notification,
     RpcError,
 )
-from agent_orchestrator.runners.live.questions import OpenQuestions
+from agent_orchestrator.runners.live.questions import OpenQuestions, length_problem
 from agent_orchestrator.runners.live.stopping import PARKED, interrupt, run_shielded, until_deadline
 from agent_orchestrator.runners.live.turn_log import TurnLog
 from agent_orchestrator.runners.live.turn_state import Event, Prompt, Turn
@@ -315,14 +315,17 @@ class TurnDriver:
         options = incoming.params.get("options")
         once = permissions.allow_once(options)
         words, is_canceled = None, False
-        if call.is_own or self.approvals.have(call):
+        problem = length_problem(call.title or call.kind, call.fields)
+        if once is None:
+            problem = f"{self.name} did not offer to allow it only once"
+        if call.is_own or (problem is None and self.approvals.have(call)):
             answer = once or permissions.denial(options)
-        elif once is None:
-            note = f"denied, because {self.name} did not offer to allow it only once"
-            await self.context.emit(EventType.RUN_ERROR, {"message": note})
+        elif problem is not None:
+            await self.context.emit(EventType.RUN_ERROR, {"message": f"denied: {problem}"})
             answer = permissions.denial(options)
         else:
-            question = permissions.question_for(call, options)
+            make = partial(permissions.question_for, options=options)
+            question = await run_in_thread(make, call) if incoming.is_long else make(call)
             asked = await self._questions.ask(incoming.id, question)
             if asked is None:
                 self._unanswered.pop(incoming.id, None)

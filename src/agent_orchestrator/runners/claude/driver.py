@@ -24,7 +24,7 @@ from agent_orchestrator.runners.claude.process import ASKING_MODES, ClaudeProces
 from agent_orchestrator.runners.claude.protocol import LIFECYCLE
 from agent_orchestrator.runners.claude.turns import RunReader
 from agent_orchestrator.runners.conversations import report_undelivered
-from agent_orchestrator.runners.events import JsonObject, text
+from agent_orchestrator.runners.events import JsonObject, agent_event, text
 from agent_orchestrator.runners.live.mailbox import Incoming, Mailbox, MessagesDropped
 from agent_orchestrator.runners.live.messages import (
     AgentRequest,
@@ -32,7 +32,7 @@ from agent_orchestrator.runners.live.messages import (
     Notification,
     RpcError,
 )
-from agent_orchestrator.runners.live.questions import OpenQuestions, Question
+from agent_orchestrator.runners.live.questions import OpenQuestions, Question, length_problem
 from agent_orchestrator.runners.live.stopping import (
     INTERRUPT_S,
     PARKED,
@@ -310,6 +310,11 @@ class RunDriver:
             self.process.respond(incoming, answer)
             return
         call = self._reader.call_of(text(params.get("tool_use_id")))
+        problem = length_problem(f"the input of {name}", params, call and call[1])
+        if problem is not None:
+            await self._log.emit([agent_event(EventType.RUN_ERROR, message=f"denied: {problem}")])
+            self.process.respond(incoming, approvals.deny(f"Not allowed: {problem}."))
+            return
         if incoming.is_long:
             question = await run_in_thread(_question, (params, call))
         else:

@@ -13,13 +13,31 @@ from agent_orchestrator.domain.details import Detail
 from agent_orchestrator.domain.errors import AgentFailed, Conflict, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Option, Request, RequestKind
-from agent_orchestrator.fields import MAX_QUESTION, check
+from agent_orchestrator.fields import MAX_NAME, MAX_QUESTION, check
 from agent_orchestrator.operations.options import QuestionDetails
 from agent_orchestrator.ports.runner import RunContext
 from agent_orchestrator.runners.events import JsonObject
+from agent_orchestrator.wire import strict_json
 
 _MAX_DETAIL: Final = 48_000
 """Characters of JSON of a request's detail, with some room for fields that are added."""
+
+
+MAX_ASKED: Final = 4 * 2**20
+"""Maximum characters of what an agent asks about. Nobody can judge more, and a request shows less."""
+
+
+def length_problem(subject: str, *asked: Any) -> str | None:
+    """Return why a question is not put to anybody; None if it is short enough.
+
+    :param subject: the name of what is asked about.
+    :param asked: what the agent says of it, in each of its messages.
+    """
+    size = max(map(strict_json.text_length, asked))
+    if size <= MAX_ASKED:
+        return None
+    limit = f"a question may have at most {MAX_ASKED:,}"
+    return f"{subject[:MAX_NAME]} has {size:,} characters, and {limit}"
 
 
 def _cut(question: str) -> str:
@@ -42,7 +60,7 @@ def _fit_detail(detail: Detail) -> JsonObject:
     What the agent says in its own words is the first that is left out.
     """
     whole: JsonObject = {**detail}
-    if _size(whole) <= _MAX_DETAIL:
+    if strict_json.text_length(whole) <= _MAX_DETAIL and _size(whole) <= _MAX_DETAIL:
         return whole
     kept = {name: value for name, value in whole.items() if name != "agent"}
     found, length = kept, _MAX_DETAIL

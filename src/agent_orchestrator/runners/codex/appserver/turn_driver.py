@@ -26,7 +26,7 @@ from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.argv import MAX_INPUT
 from agent_orchestrator.runners.codex.failures import refusal_code
 from agent_orchestrator.runners.codex.usage import usage_between
-from agent_orchestrator.runners.events import AgentEvent, UnexpectedShape, text
+from agent_orchestrator.runners.events import AgentEvent, UnexpectedShape, agent_event, text
 from agent_orchestrator.runners.live.mailbox import Incoming, Mailbox, MessagesDropped
 from agent_orchestrator.runners.live.messages import (
     AgentRequest,
@@ -34,7 +34,7 @@ from agent_orchestrator.runners.live.messages import (
     Notification,
     RpcError,
 )
-from agent_orchestrator.runners.live.questions import OpenQuestions
+from agent_orchestrator.runners.live.questions import OpenQuestions, length_problem
 from agent_orchestrator.runners.live.stopping import run_shielded, until_deadline
 from agent_orchestrator.runners.live.turn_log import TurnLog
 from agent_orchestrator.runners.live.turn_state import Action, Event, Prompt, Turn
@@ -258,8 +258,12 @@ class TurnDriver:
         if incoming.method == TOOL_CALL and incoming.params.get("threadId") == self.thread_id:
             self.server.respond(incoming, await call_tool(self.tools, incoming.params))
             return
+        item = self._reader.items.tools.get(text(incoming.params.get("itemId")))
+        if (problem := length_problem(incoming.method, incoming.params, item)) is not None:
+            await self._log.emit([agent_event(EventType.RUN_ERROR, message=f"denied: {problem}")])
+            self.server.refuse(incoming, problem)
+            return
         try:
-            item = self._reader.items.tools.get(text(incoming.params.get("itemId")))
             make = partial(approvals.question_for, item=item, remember=self.remember_approvals)
             question = await run_in_thread(make, incoming) if incoming.is_long else make(incoming)
         except UnexpectedShape:
