@@ -14,6 +14,7 @@ import apsw
 
 from benchmarks import (
     accepts,
+    agents,
     appends,
     appserver,
     codex,
@@ -31,6 +32,7 @@ from benchmarks.processes import ROOT
 BENCHMARKS: Final = {
     "codex": codex.measure,
     "appserver": appserver.measure,
+    "agents": agents.measure,
     "tools": tools.measure,
     "turns": turns.measure,
     "requests": requests.measure,

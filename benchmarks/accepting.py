@@ -21,7 +21,7 @@ from agentd.app import create_app
 from agentd.auth import Guard
 from agentd.lifetime import Lifetime
 from agentd.server import listen, serve, url_of
-from benchmarks.agents import echo
+from benchmarks.function_agents import echo
 
 
 async def run(db: str, ready_file: Path) -> None:

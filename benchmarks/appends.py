@@ -11,7 +11,7 @@ import apsw
 from agent_orchestrator import open_embedded
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.sqlite import SqliteStore
-from benchmarks import agents
+from benchmarks import function_agents
 from benchmarks.figures import Effort, Figure, check, medians
 
 BATCH = 64
@@ -50,7 +50,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
 
 
 async def _append(file: Path, count: int) -> float:
-    runner = FunctionRunner("talk", agents.talk)
+    runner = FunctionRunner("talk", function_agents.talk)
     async with open_embedded(file, runners=[runner]) as client:
         session = await client.create_session()
         started = time.perf_counter()

@@ -28,7 +28,7 @@ from benchmarks.codex import (
 )
 from benchmarks.figures import Effort, Figure, check, warm
 from benchmarks.processes import Server, agentd, environment
-from benchmarks.turns import check_log, turn
+from benchmarks.turns import check_log, in_turn, turn, turns_per_second
 
 CLIENTS: Final = 8
 SUBSCRIBERS: Final = 100
@@ -51,6 +51,8 @@ tools = false
 [routing]
 default = "codex"
 """
+
+EXEC: Final = ("exec", "--json", "--skip-git-repo-check", "-")
 
 PLAIN: Final[Mapping[str, str]] = {"historyMode": "legacy"}
 """How threads are begun as the gateway's are: without an index of their items. The app-server's own
@@ -80,7 +82,11 @@ class Direct:
     async def opened(cls, codex: str, env: Mapping[str, str], work: Path) -> AsyncIterator[Self]:
         """Start an app-server and connect to it until the scope ends."""
         process = await anyio.open_process(
-            [codex, "app-server"], env=env, cwd="/", stderr=subprocess.DEVNULL
+            [codex, "app-server"],
+            env=env,
+            cwd="/",
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         async with process, anyio.create_task_group() as tasks:
             direct = cls(process, work)
@@ -174,7 +180,7 @@ async def _turns(
         return seconds
 
     async def bare() -> float:
-        seconds, _ = await anyio.to_thread.run_sync(bare_turn, codex, env, work, None)
+        seconds, _ = await anyio.to_thread.run_sync(bare_turn, [codex, *EXEC], env, work, None)
         return seconds
 
     measured: list[Callable[[], Awaitable[float]]] = [
@@ -185,7 +191,7 @@ async def _turns(
     ]
     taken: list[list[float]] = [[] for _ in measured]
     for number in range(count):
-        for place in _in_turn(number, len(measured)):
+        for place in in_turn(number, len(measured)):
             taken[place].append(await measured[place]())
     await check_log(client, session.id, count)
     ours, its, plain, exec_s = map(warm, taken)
@@ -214,29 +220,15 @@ async def _many(client: Client, direct: Direct, work: Path, rounds: int, clients
     async def ours(session_id: str) -> None:
         await turn(client, session_id, PROMPT)
 
-    async def its(thread_id: str) -> None:
-        await direct.turn(thread_id)
-
-    async def rate(one: Callable[[str], Awaitable[None]], ids: list[str]) -> float:
-        async def several(key: str) -> None:
-            for _ in range(2):
-                await one(key)
-
-        started = time.perf_counter()
-        async with anyio.create_task_group() as tasks:
-            for key in ids:
-                tasks.start_soon(several, key)
-        return 2 * len(ids) / (time.perf_counter() - started)
-
     sides = [
-        (ours, [session.id for session in sessions]),
-        (its, threads),
-        (its, plain_threads),
+        [partial(ours, session.id) for session in sessions],
+        [partial(direct.turn, thread) for thread in threads],
+        [partial(direct.turn, thread) for thread in plain_threads],
     ]
     rates: list[list[float]] = [[] for _ in sides]
     for number in range(rounds):
-        for place in _in_turn(number, len(sides)):
-            rates[place].append(await rate(*sides[place]))
+        for place in in_turn(number, len(sides)):
+            rates[place].append(await turns_per_second(2, sides[place]))
     per_s, its_per_s, plain_per_s = map(warm, rates)
     return Figure(
         name=f"turns per second of {clients} clients: gateway / app-server directly",
@@ -245,11 +237,6 @@ async def _many(client: Client, direct: Direct, work: Path, rounds: int, clients
         limit="at least",
         detail=f"{per_s:.1f} / {its_per_s:.1f}; {plain_per_s:.1f} without index",
     )
-
-
-def _in_turn(number: int, count: int) -> list[int]:
-    """Return the order of a round. Each goes first in turn, as one may profit from the one before."""
-    return [(number + place) % count for place in range(count)]
 
 
 # --- many readers of one stream -------------------------------------------------------------
@@ -328,6 +315,7 @@ async def _codex_fan(
         cwd="/",
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     async with process, AsyncExitStack() as stack:
         try:

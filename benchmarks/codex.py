@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import anyio
 import anyio.to_thread
 
 from agent_orchestrator import Client, connect
-from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+from agent_orchestrator.runners.codex.locate import locate
+from agent_orchestrator.runners.program import NotInstalled
 from benchmarks.figures import Effort, Figure, check, warm
 from benchmarks.processes import ROOT, agentd, environment
 from benchmarks.turns import check_log, turn
@@ -67,10 +68,10 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
         env = codex_env(home)
         config = CONFIG.format(command=json.dumps(codex))
         with agentd(directory / "daemon", config=config, env=env) as daemon:
-            compare = partial(_compare, daemon.url, codex, environment(env), work, count)
+            compare = partial(_compare, daemon.url, environment(env), work, count)
             gateway, bare, resumed, bare_resumed = anyio.run(compare)
         prompts = [request.prompt for request in models.requests]
-    expected = 4 * count
+    expected = 1 + 4 * count
     check(prompts == [PROMPT] * expected, f"the model was asked {len(prompts)}, not {expected}")
     return [
         _figure("new thread", gateway, bare),
@@ -87,11 +88,10 @@ def _figure(kind: str, gateway: float, bare: float) -> Figure:
     )
 
 
-async def _compare(
-    url: str, codex: str, env: Mapping[str, str], work: Path, count: int
-) -> list[float]:
+async def _compare(url: str, env: Mapping[str, str], work: Path, count: int) -> list[float]:
     taken: list[list[float]] = [[], [], [], []]
     async with connect(url) as client:
+        argv = await _argv(client, work)
         for number in range(count):
             session = await client.create_session(cwd=str(work))
             thread: str | None = None
@@ -101,7 +101,7 @@ async def _compare(
 
             async def bare(resume: str | None = None) -> float:
                 nonlocal thread
-                turn_of = partial(bare_turn, codex, env, work, resume)
+                turn_of = partial(bare_turn, argv, env, work, resume)
                 seconds, thread = await anyio.to_thread.run_sync(turn_of)
                 return seconds
 
@@ -127,14 +127,36 @@ async def _gateway_turn(client: Client, session_id: str) -> float:
     return seconds
 
 
+async def _argv(client: Client, work: Path) -> tuple[str, ...]:
+    """Return how the gateway starts codex for a new thread."""
+    session = await client.create_session(cwd=str(work))
+    await _gateway_turn(client, session.id)
+    (run,) = (await client.list_runs(session_id=session.id)).runs
+    invocation = (await client.diagnose_run(run.id)).diagnostics.codex_invocation
+    assert invocation is not None
+    check(invocation.argv[-1] == "-", f"codex has another argument at the end: {invocation.argv}")
+    return tuple(invocation.argv)
+
+
 def bare_turn(
-    codex: str, env: Mapping[str, str], work: Path, thread: str | None
+    argv: Sequence[str], env: Mapping[str, str], work: Path, thread: str | None
 ) -> tuple[float, str]:
+    """Run a turn of codex alone. Return the seconds it took, and its thread.
+
+    :param argv: how it is started for a new thread, with the prompt on its stdin.
+    :param thread: the thread that it resumes; None for a new one.
+    """
     resume = [] if thread is None else ["resume", thread]
-    argv = [codex, "exec", "--json", "--skip-git-repo-check", *resume, PROMPT]
+    argv = [*argv[:-1], *resume, argv[-1]]
     started = time.perf_counter()
     ended = subprocess.run(
-        argv, cwd=work, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        argv,
+        cwd=work,
+        env=env,
+        input=PROMPT.encode(),
+        capture_output=True,
+        check=False,
+        start_new_session=True,  # as the gateway does: a session has a share of the processors
     )
     seconds = time.perf_counter() - started
     check(ended.returncode == 0, f"codex exec ended with {ended.returncode}: {ended.stderr!r}")

@@ -7,8 +7,8 @@ from pathlib import Path
 import anyio
 
 from agent_orchestrator import connect
-from benchmarks.agents import ECHO
 from benchmarks.figures import Effort, Figure, medians
+from benchmarks.function_agents import ECHO
 from benchmarks.processes import PROGRAMS, agentd, environment, timed
 
 

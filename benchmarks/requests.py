@@ -15,7 +15,7 @@ from agent_orchestrator import Client, connect
 from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.operations.events import CaughtUp, StreamItem, StreamRequest
 from agent_orchestrator.ports.transport import Subscription
-from benchmarks import agents
+from benchmarks import function_agents
 from benchmarks.figures import Effort, Figure, check
 from benchmarks.processes import agentd
 from benchmarks.turns import turn
@@ -32,8 +32,8 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
     count = effort.of(full=200, quick=50, smoke=3)
     waiting = effort.of(full=1000, quick=1000, smoke=20)
     with (
-        agentd(directory / "few", config=agents.ASKING) as few,
-        agentd(directory / "many", config=agents.ASKING) as many,
+        agentd(directory / "few", config=function_agents.ASKING) as few,
+        agentd(directory / "many", config=function_agents.ASKING) as many,
     ):
         seen, resumed = anyio.run(partial(_asked_and_answered, few.url, count))
         alone, beside = anyio.run(partial(_turns_beside, few.url, many.url, waiting, count))

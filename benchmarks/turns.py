@@ -1,15 +1,20 @@
 """Measure a turn over HTTP with a function as the agent, in an existing session."""
 
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import anyio
 
 from agent_orchestrator import Client, connect
-from benchmarks import agents
+from benchmarks import function_agents
 from benchmarks.figures import Effort, Figure, check
 from benchmarks.processes import agentd
+
+PATIENCE_S: Final = 120.0
+"""Seconds for a turn. A busy machine takes many for the first of an agent."""
 
 
 async def turn(client: Client, session_id: str, text: str) -> tuple[float, str]:
@@ -17,7 +22,7 @@ async def turn(client: Client, session_id: str, text: str) -> tuple[float, str]:
     started = time.perf_counter()
     sent = await client.send_message(session_id, text)
     assert sent.run is not None
-    waited = await client.wait_run(sent.run.id)
+    waited = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S)
     seconds = time.perf_counter() - started
     run = waited.run
     check(run.status == "completed" and run.result, f"the run ended {run.status}: {run.error}")
@@ -36,9 +41,30 @@ async def check_log(client: Client, session_id: str, turns: int) -> None:
     check(completed == turns, f"{completed} of {turns} runs completed in the log")
 
 
+async def turns_per_second(
+    times: int, sessions: Sequence[Callable[[], Awaitable[object]]]
+) -> float:
+    """Run so many turns of each session, the sessions all at once, and return how many there are in a second."""
+
+    async def several(one: Callable[[], Awaitable[object]]) -> None:
+        for _ in range(times):
+            await one()
+
+    started = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for one in sessions:
+            tasks.start_soon(several, one)
+    return times * len(sessions) / (time.perf_counter() - started)
+
+
+def in_turn(number: int, count: int) -> list[int]:
+    """Return the order of a round. Each goes first in turn, as one may profit from the one before."""
+    return [(number + place) % count for place in range(count)]
+
+
 def measure(effort: Effort, directory: Path) -> list[Figure]:
     count = effort.of(full=300, quick=60, smoke=3)
-    with agentd(directory, config=agents.ECHO) as daemon:
+    with agentd(directory, config=function_agents.ECHO) as daemon:
         median = anyio.run(partial(_median_turn, daemon.url, count))
     return [
         Figure(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from chat_model import ChatModel
-from opencode import AcpGateway, AcpGateways, opencode_env
+from opencode import AcpGateway, AcpGateways
+from opencode_home import opencode_env
 
 MODULES = Path(__file__).parent.parent / "node_modules"
 

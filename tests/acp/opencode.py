@@ -20,44 +20,6 @@ THROUGH_A_GATEWAY = [pytest.mark.anyio, pytest.mark.acp, pytest.mark.timeout(600
 """Marks of tests of what another process does."""
 
 
-def opencode_env(home: Path, port: int) -> dict[str, str]:
-    """Return the variables with which opencode uses this home directory and the scripted model, and no network."""
-    model = {
-        "name": "scripted",
-        "limit": {"context": 100_000_000, "output": 100_000},
-        "attachment": True,
-        "modalities": {"input": ["text", "image"], "output": ["text"]},
-    }
-    config = {
-        "provider": {
-            "scripted": {
-                "npm": "@ai-sdk/openai-compatible",
-                "name": "Scripted",
-                "options": {"baseURL": f"http://127.0.0.1:{port}/v1", "apiKey": "fake-key"},
-                "models": {"model": model, "other": model},
-            }
-        },
-        "model": "scripted/model",
-        "small_model": "scripted/model",
-        "share": "disabled",
-        "autoupdate": False,
-    }
-    return {
-        "HOME": str(home),
-        "XDG_DATA_HOME": str(home / "data"),
-        "XDG_CONFIG_HOME": str(home / "config"),
-        "XDG_CACHE_HOME": str(home / "cache"),
-        "XDG_STATE_HOME": str(home / "state"),
-        "OPENCODE_CONFIG_CONTENT": json.dumps(config),
-        "OPENCODE_DISABLE_AUTOUPDATE": "1",
-        "OPENCODE_DISABLE_MODELS_FETCH": "1",
-        "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
-        "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
-        "OPENCODE_PURE": "1",
-        "OPENCODE_FAST_BOOT": "1",
-    }
-
-
 class AcpGateway:
     """An agentd with a provider, that can be stopped and started again on its database."""
 

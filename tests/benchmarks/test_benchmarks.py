@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.codex import NotMeasured, native_codex
+from benchmarks.codex import NotMeasured
 from benchmarks.figures import Effort, Figure, WrongResult, medians, table
 from benchmarks.processes import agentd, server, timed
 
@@ -13,11 +13,18 @@ from benchmarks import load
 
 SMOKE = Effort("smoke")
 
-REAL_CODEX = ("codex", "appserver", "tools")
+REAL_AGENTS = {
+    "codex": [pytest.mark.codex],
+    "appserver": [pytest.mark.codex],
+    "tools": [pytest.mark.codex],
+    "agents": [pytest.mark.claude, pytest.mark.acp, pytest.mark.timeout(400)],
+}
+"""Benchmarks with real agents, and their marks."""
 
 FIGURES = {
     "codex": 2,
     "appserver": 5,
+    "agents": 8,
     "tools": 2,
     "turns": 1,
     "requests": 3,
@@ -32,18 +39,14 @@ FIGURES = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.codex] if name in REAL_CODEX else [])
-        for name in bench.BENCHMARKS
-    ],
+    [pytest.param(name, marks=REAL_AGENTS.get(name, [])) for name in bench.BENCHMARKS],
 )
 def test_benchmark_returns_its_figures(name, tmp_path):
-    if name in REAL_CODEX:
-        try:
-            native_codex()
-        except NotMeasured as reason:
-            pytest.skip(str(reason))
-    figures = bench.BENCHMARKS[name](SMOKE, tmp_path / name)
+    try:
+        figures = bench.BENCHMARKS[name](SMOKE, tmp_path / name)
+    except NotMeasured as reason:
+        assert name in REAL_AGENTS
+        pytest.skip(str(reason))
     assert len(figures) == FIGURES[name]
     assert all(figure.value > 0 and figure.bound > 0 for figure in figures)
 
