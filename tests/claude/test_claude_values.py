@@ -8,9 +8,10 @@ from attrs import evolve
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.model import Usage
 from agent_orchestrator.fields import MAX_INTEGER
-from agent_orchestrator.runners.claude import ClaudeRunner, approvals, items
+from agent_orchestrator.runners.claude import ClaudeRunner, approvals
 from agent_orchestrator.runners.claude.driver import literal
 from agent_orchestrator.runners.claude.failures import exit_failure, result_failure
+from agent_orchestrator.runners.claude.file_changes import completed, proposed
 from agent_orchestrator.runners.claude.launch import (
     Spec,
     decides_alone,
@@ -25,6 +26,7 @@ from agent_orchestrator.runners.claude.protocol import StreamJson
 from agent_orchestrator.runners.claude.turns import RunReader
 from agent_orchestrator.runners.claude.usage import plus, usage_of
 from agent_orchestrator.runners.live.messages import AgentRequest, Answer, Notification
+from agent_orchestrator.runners.present_files import PresentFile
 from agent_orchestrator.runners.program import NotInstalled
 
 SPEC = Spec(
@@ -276,16 +278,46 @@ def test_a_plan_is_kept_over_turns():
 
 def test_changes_of_files_are_shown_before_and_after():
     edit = {"file_path": "/a", "old_string": "one\ntwo", "new_string": "three"}
-    assert items.changes("Edit", edit) == [
-        {"path": "/a", "kind": "update", "diff": "@@\n-one\n-two\n+three\n"}
-    ]
+    update = {"path": "/a", "kind": "update"}
+    pieces = {**update, "diff": "@@ -1,2 +1,1 @@\n-one\n-two\n+three\n"}
+    assert proposed("Edit", edit) == pieces
+    known = PresentFile(exists=True, text="zero\none\ntwo\n")
+    whole = {**update, "diff": "@@ -1,3 +1,2 @@\n zero\n-one\n-two\n+three\n"}
+    assert proposed("Edit", edit, known) == whole
+    assert proposed("Edit", edit, PresentFile(exists=True, text="other")) == pieces
+    several = {
+        "edits": [{"old_string": "z", "new_string": "Z"}, {"old_string": "Z", "new_string": "Y"}]
+    }
+    (one, other) = ("@@ -1,1 +1,1 @@\n-z\n+Z\n", "@@ -1,1 +1,1 @@\n-Z\n+Y\n")
+    assert proposed("MultiEdit", {"file_path": "/a", **several}) == {**update, "diff": one + other}
+    seen = proposed(
+        "MultiEdit", {"file_path": "/a", **several}, PresentFile(exists=True, text="z\n")
+    )
+    assert seen["diff"] == "@@ -1,1 +1,1 @@\n-z\n+Y\n"
     patch = [{"oldStart": 1, "oldLines": 1, "newStart": 1, "newLines": 1, "lines": ["-a", "+b"]}]
-    assert items.changes("Edit", edit, {"filePath": "/a", "structuredPatch": patch}) == [
-        {"path": "/a", "kind": "update", "diff": "@@ -1,1 +1,1 @@\n-a\n+b\n"}
-    ]
+    assert completed("Edit", edit, {"filePath": "/a", "structuredPatch": patch}) == {
+        **update,
+        "diff": "@@ -1,1 +1,1 @@\n-a\n+b\n",
+    }
     write = {"file_path": "/a", "content": "all"}
     created = {"type": "create", "filePath": "/a", "content": "all", "structuredPatch": []}
-    assert items.changes("Write", write, created) == [{"path": "/a", "kind": "add", "diff": "all"}]
+    new = {"path": "/a", "kind": "add", "diff": "all"}
+    assert completed("Write", write, created) == new
+    assert proposed("Write", write, PresentFile(exists=False)) == new
+    assert proposed("Write", write) == {**update, "diff": "@@ -0,0 +1,1 @@\n+all\n"}
+    for odd in ("refused", None, {}, {"structuredPatch": "odd"}):
+        assert completed("Write", write, odd) == proposed("Write", write)
+    cell = {"notebook_path": "/a", "cell_id": "c", "new_source": "y"}
+    notebook = '{"cells": [{"id": "c", "source": ["x"]}]}'
+    for mode, diff in (
+        ("replace", "@@ -1,1 +1,1 @@\n-x\n+y\n"),
+        ("insert", "@@ -0,0 +1,1 @@\n+y\n"),
+        ("delete", "@@ -1,1 +0,0 @@\n-x\n"),
+    ):
+        present = PresentFile(exists=True, text=notebook)
+        assert proposed("NotebookEdit", {**cell, "edit_mode": mode}, present)["diff"] == diff
+    for odd in ("[", "[]", '{"cells": [1, {"id": "c", "source": 5}]}', "[" * 100_000):
+        proposed("NotebookEdit", cell, PresentFile(exists=True, text=odd))
 
 
 def test_what_has_an_unknown_shape_is_kept():

@@ -596,15 +596,32 @@ async def test_an_option_ends_the_turn(codex, home, record, outside, decide, mes
 
 @ON_ONE_LOOP
 @pytest.mark.parametrize("is_approved", [True, False])
-async def test_a_file_change_is_approved_or_not(codex, home, record, outside, is_approved):
+@pytest.mark.parametrize(
+    ("step", "before", "change"),
+    [
+        ("add {} hello", None, {"kind": "add", "diff": "hello\n"}),
+        (
+            "update {} two -> TWO",
+            "one\ntwo\n",
+            {"kind": "update", "diff": "@@ -1,2 +1,2 @@\n one\n-two\n+TWO\n"},
+        ),
+    ],
+    ids=["add", "update"],
+)
+async def test_a_file_change_is_approved_or_not(
+    codex, home, record, outside, is_approved, step, before, change
+):
     file = outside / "new.txt"
+    if before is not None:
+        file.write_text(before)
     decide = {"decision": "approve" if is_approved else "deny"}
-    context, outcome = await asked(codex, home, record, f"add {file} hello\nsay done", decide)
-    assert file.exists() is is_approved
+    context, outcome = await asked(codex, home, record, f"{step.format(file)}\nsay done", decide)
+    after = "hello\n" if before is None else "one\nTWO\n"
+    assert (file.read_text() if file.exists() else None) == (after if is_approved else before)
     assert outcome.text == "done"
     [question] = context.questions
     assert question["detail"]["type"] == "file_change"
-    assert question["detail"]["changes"] == [{"path": str(file), "kind": "add", "diff": "hello\n"}]
+    assert question["detail"]["changes"] == [{"path": str(file), **change}]
     assert question["detail"]["reason"] is None
     assert str(file) in question["text"]
 

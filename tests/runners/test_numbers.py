@@ -7,7 +7,7 @@ import pytest
 from agent_orchestrator.domain.model import Usage
 from agent_orchestrator.fields import MAX_INTEGER
 from agent_orchestrator.runners.acp.usage import UsageMeter
-from agent_orchestrator.runners.claude.items import changes
+from agent_orchestrator.runners.claude.file_changes import completed
 from agent_orchestrator.runners.claude.turns import RunReader
 from agent_orchestrator.runners.claude.usage import usage_of
 from agent_orchestrator.runners.codex.item_events import ItemReader
@@ -60,7 +60,7 @@ class TestOdd:
         assert end.data.get("exit_code") in (None, -1)
         hunk = {**dict.fromkeys(("oldStart", "oldLines", "newStart"), value), "newLines": 1}
         edit = {"structuredPatch": [{**hunk, "lines": ["+x"]}]}
-        (change,) = changes("Edit", {"file_path": "/f"}, edit)
+        change = completed("Edit", {"file_path": "/f"}, edit)
         assert change["diff"] == "@@ -0,0 +0,1 @@\n+x\n"
 
 

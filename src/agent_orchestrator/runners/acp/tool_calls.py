@@ -1,7 +1,7 @@
 """The tool calls of an agent, each put together from everything the agent says of it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from attrs import define, field
@@ -9,6 +9,7 @@ from attrs import define, field
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.runners.acp.agent import TOOL_SERVER, AcpAgent
 from agent_orchestrator.runners.acp.values import objects, value_at
+from agent_orchestrator.runners.diffs import unified
 from agent_orchestrator.runners.events import AgentEvent, JsonObject, agent_event, text
 from agent_orchestrator.runners.numbers import exit_code
 
@@ -28,9 +29,6 @@ _ENDED: Final = ("completed", "failed")
 _MCP_NAME: Final = re.compile(r"mcp__(.+?)__(.+)")
 
 _FILE_KINDS: Final = {"edit": "update", "delete": "delete"}
-
-_CONTEXT: Final = 3
-"""Unchanged lines around a change in a diff."""
 
 _MAX_OUTPUT: Final = 16 * 2**20
 """Maximum characters of a command's output in the event of its end. The pieces contain all of it."""
@@ -222,27 +220,4 @@ def change_of(diff: JsonObject) -> dict[str, Any]:
     change = {"path": text(diff.get("path")), "kind": "update"}
     if not isinstance(old, str) or not old:
         return {**change, "kind": "add", "diff": new}
-    return {
-        **change,
-        "diff": "".join(_hunk(old.splitlines(keepends=True), new.splitlines(keepends=True))),
-    }
-
-
-def _hunk(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
-    """Yield one hunk of a unified diff: linear in time, however long the texts are."""
-    start = 0
-    while start < min(len(old), len(new)) and old[start] == new[start]:
-        start += 1
-    end = 0
-    while end < min(len(old), len(new)) - start and old[-1 - end] == new[-1 - end]:
-        end += 1
-    first = max(start - _CONTEXT, 0)
-    after = min(end, _CONTEXT)
-    removed, added = old[start : len(old) - end], new[start : len(new) - end]
-    context = start - first
-    counts = (len(removed) + context + after, len(added) + context + after)
-    yield f"@@ -{first + 1},{counts[0]} +{first + 1},{counts[1]} @@\n"
-    rest = old[len(old) - end : len(old) - end + after]
-    for mark, lines in ((" ", old[first:start]), ("-", removed), ("+", added), (" ", rest)):
-        for line in lines:
-            yield mark + line if line.endswith("\n") else f"{mark}{line}\n"
+    return {**change, "diff": unified(old, new)}

@@ -52,10 +52,13 @@ Answer = Mapping[str, Any]
 _NOBODY: Final = "Nobody has approved this. Do not try it again in another way."
 
 
-def question_for(params: JsonObject, call: tuple[str, JsonObject] | None) -> Question:
+def question_for(
+    params: JsonObject, call: tuple[str, JsonObject] | None, change: JsonObject | None = None
+) -> Question:
     """Return the request for a question whether a tool may be used.
 
     :param call: name and input of the call, as the model made it.
+    :param change: the change of a file that it is to make.
     """
     name = text(params.get("tool_name"))
     given = params.get("input")
@@ -63,7 +66,7 @@ def question_for(params: JsonObject, call: tuple[str, JsonObject] | None) -> Que
     if name == QUESTION_TOOL:
         return _user_input(tool_input)
     shown_input = tool_input or (call[1] if call is not None else {})
-    return _approval(name, shown_input, tool_input, params)
+    return _approval(name, shown_input, tool_input, params, change)
 
 
 def allow(tool_input: JsonObject, updates: Sequence[JsonObject] = ()) -> Answer:
@@ -96,7 +99,11 @@ def granted_rules(answer: Answer) -> list[str]:
 
 
 def _approval(
-    name: str, shown_input: JsonObject, tool_input: JsonObject, params: JsonObject
+    name: str,
+    shown_input: JsonObject,
+    tool_input: JsonObject,
+    params: JsonObject,
+    change: JsonObject | None,
 ) -> Question:
     rules = _session_rules(params.get("permission_suggestions"))
     updates = [{**_SESSION_RULES, "rules": rules}]
@@ -113,7 +120,7 @@ def _approval(
         return deny(said, stop=request.option == _STOP.id)
 
     reason = text(params.get("decision_reason"))
-    action, detail = _description(name, shown_input, reason or None)
+    action, detail = _description(name, shown_input, reason or None, change)
     question = f"{action}\n\nReason: {reason}" if reason else action
     if found := params.get("blocked_path"):
         detail["agent"] = {"blocked_path": found}
@@ -121,17 +128,18 @@ def _approval(
     return Question("approval_request", question, detail, options, answer)
 
 
-def _description(name: str, tool_input: JsonObject, reason: str | None) -> tuple[str, Detail]:
+def _description(
+    name: str, tool_input: JsonObject, reason: str | None, change: JsonObject | None
+) -> tuple[str, Detail]:
     """Return what a tool is to do: as a text, and as a detail."""
     detail: Detail
     if name == items.COMMAND_TOOL:
         command = text(tool_input.get("command"))
         detail = CommandDetail(type="command", command=command, cwd=None, reason=reason)
         return f"Run: {command}", detail
-    if name in items.FILE_TOOLS:
-        changes = items.changes(name, tool_input)
-        detail = FileChangeDetail(type="file_change", changes=changes, reason=reason)
-        return f"Change files: {changes[0]['path']}", detail
+    if change is not None:
+        detail = FileChangeDetail(type="file_change", changes=[change], reason=reason)
+        return f"Change files: {change['path']}", detail
     if name == PLAN_TOOL:
         plan = text(tool_input.get("plan"))
         return f"Carry out this plan:\n\n{plan}", PlanDetail(type="plan", text=plan)

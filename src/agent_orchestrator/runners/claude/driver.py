@@ -4,6 +4,7 @@ import logging
 import uuid
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -18,6 +19,7 @@ from agent_orchestrator.hosts import current_host
 from agent_orchestrator.ports.runner import Outcome, RunContext, Toolbox
 from agent_orchestrator.runners.bulk import run_in_thread
 from agent_orchestrator.runners.claude import approvals, sdk_tools
+from agent_orchestrator.runners.claude.file_changes import FILE_TOOLS, path_of, proposed
 from agent_orchestrator.runners.claude.messages import Message, Messages
 from agent_orchestrator.runners.claude.plan import Plan
 from agent_orchestrator.runners.claude.process import ASKING_MODES, ClaudeProcess
@@ -41,6 +43,7 @@ from agent_orchestrator.runners.live.stopping import (
 )
 from agent_orchestrator.runners.live.turn_log import TurnLog
 from agent_orchestrator.runners.live.turn_state import Action, Event, Prompt, Turn
+from agent_orchestrator.runners.present_files import look_at
 
 _log = logging.getLogger(__name__)
 
@@ -315,10 +318,11 @@ class RunDriver:
             await self._log.emit([agent_event(EventType.RUN_ERROR, message=f"denied: {problem}")])
             self.process.respond(incoming, approvals.deny(f"Not allowed: {problem}."))
             return
-        if incoming.is_long:
-            question = await run_in_thread(_question, (params, call))
-        else:
-            question = approvals.question_for(params, call)
+        make = partial(self._question, call=call)
+        is_long = name in FILE_TOOLS or incoming.is_long
+        question, change = await run_in_thread(make, params) if is_long else make(params)
+        if change is not None:
+            self._reader.note_change(text(params.get("tool_use_id")), change)
         asked = await self._questions.ask(incoming.id, question)
         if asked is None:
             return
@@ -332,6 +336,19 @@ class RunDriver:
         self.process.respond(incoming, answer)
         if rules:
             await self.context.set_thread(self.process.thread_id, dict(self.state))
+
+    def _question(
+        self, params: JsonObject, call: tuple[str, JsonObject] | None
+    ) -> tuple[Question, JsonObject | None]:
+        """Return the request for a question, and the change of a file that it is about. Blocks."""
+        name, tool_input = text(params.get("tool_name")), params.get("input")
+        change = None
+        if name in FILE_TOOLS and isinstance(tool_input, Mapping):
+            context = self.context
+            path = path_of(tool_input)
+            present = look_at(path, context.session.cwd, context.protected.secret)
+            change = proposed(name, tool_input, present)
+        return approvals.question_for(params, call, change), change
 
     # --- the end
 
@@ -374,10 +391,6 @@ class RunDriver:
                 await run_in_thread(self._reader.feed, incoming)
             case Notification():
                 self._reader.feed(incoming)
-
-
-def _question(asked: tuple[JsonObject, tuple[str, JsonObject] | None]) -> Question:
-    return approvals.question_for(*asked)
 
 
 def user_message(message_id: str, prompt: str, images: Sequence[ImageContent]) -> Mapping[str, Any]:

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agent_orchestrator.runners.events import JsonObject, text
-from agent_orchestrator.runners.numbers import whole
 
-FILE_TOOLS: Final = frozenset({"Edit", "MultiEdit", "NotebookEdit", "Write"})
 AGENT_TOOLS: Final = frozenset({"Task", "Agent"})
 COMMAND_TOOL: Final = "Bash"
 
@@ -70,58 +68,3 @@ def status_of(block: JsonObject, meta: JsonObject) -> str:
     if isinstance(decision, Mapping) and decision.get("decision") == "reject":
         return "declined"
     return "failed" if block.get("is_error") is True else "completed"
-
-
-def changes(name: str, tool_input: JsonObject, result: Any = None) -> list[dict[str, Any]]:
-    """Return the changes of a file tool.
-
-    :param result: its ``tool_use_result``, once it has run.
-    """
-    path = text(tool_input.get("file_path") or tool_input.get("notebook_path"))
-    found = result if isinstance(result, Mapping) else {}
-    patch = found.get("structuredPatch")
-    is_new = found.get("type") == "create" if "type" in found else False
-    change = {"path": text(found.get("filePath")) or path, "kind": "add" if is_new else "update"}
-    if is_new:
-        return [{**change, "diff": text(found.get("content"))}]
-    if isinstance(patch, list) and patch:
-        return [{**change, "diff": _unified(patch)}]
-    if diff := _proposed(name, tool_input):
-        change["diff"] = diff
-    return [change]
-
-
-_PLACES: Final = ("oldStart", "oldLines", "newStart", "newLines")
-
-
-def _unified(patch: list[Any]) -> str:
-    hunks = [one for one in patch if isinstance(one, Mapping)]
-    lines: list[str] = []
-    for one in hunks:
-        places = [whole(one.get(name)) or 0 for name in _PLACES]
-        lines.append("@@ -{},{} +{},{} @@".format(*places))
-        found = one.get("lines")
-        lines += [text(line) for line in found] if isinstance(found, list) else []
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _proposed(name: str, tool_input: JsonObject) -> str:
-    """Return what a file tool was to do, as a diff; for a whole file its text."""
-    if name == "Write":
-        return text(tool_input.get("content"))
-    edits = tool_input.get("edits") if name == "MultiEdit" else [tool_input]
-    parts = []
-    for one in edits if isinstance(edits, list) else ():
-        if isinstance(one, Mapping) and ("old_string" in one or "new_string" in one):
-            parts += [
-                "@@\n",
-                _marked("-", one.get("old_string")),
-                _marked("+", one.get("new_string")),
-            ]
-    return "".join(parts)
-
-
-def _marked(sign: str, said: Any) -> str:
-    """Return lines with a sign before each."""
-    lines = text(said).removesuffix("\n").replace("\n", f"\n{sign}")
-    return f"{sign}{lines}\n" if said else ""

@@ -26,8 +26,9 @@ from attrs import define, field
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Usage
-from agent_orchestrator.runners.claude import items, plan
+from agent_orchestrator.runners.claude import file_changes, items, plan
 from agent_orchestrator.runners.claude.failures import result_failure
+from agent_orchestrator.runners.claude.file_changes import FILE_TOOLS
 from agent_orchestrator.runners.claude.launch import SERVER
 from agent_orchestrator.runners.claude.plan import Plan
 from agent_orchestrator.runners.claude.protocol import INIT, RESULT, TEXT_DELTA
@@ -114,6 +115,11 @@ class RunReader:
     def call_of(self, tool_id: str) -> tuple[str, JsonObject] | None:
         """Return name and input of a call that has not ended."""
         return self._calls.get(tool_id)
+
+    def note_change(self, tool_id: str, change: JsonObject) -> None:
+        """Keep what is known better of the change of a file that is being asked about."""
+        if self._items.get(tool_id) is not None:
+            self._items.merge(tool_id, {"changes": [change]}, EventType.FILE_CHANGED)
 
     def feed(self, notification: Notification) -> list[AgentEvent]:
         """Return the events of a message. Never raises for its content."""
@@ -235,8 +241,8 @@ class RunReader:
         tool_input = tool_input if isinstance(tool_input, Mapping) else {"input": tool_input}
         self._calls[tool_id] = name, tool_input
         self.has_run_commands |= name == items.COMMAND_TOOL
-        if name in items.FILE_TOOLS:
-            data = {"changes": items.changes(name, tool_input), **of}
+        if name in FILE_TOOLS:
+            data = {"changes": [file_changes.proposed(name, tool_input)], **of}
             return self._items.merge(tool_id, data, EventType.FILE_CHANGED)
         return self._items.start(tool_id, {**items.call(name, tool_input), **of})
 
@@ -268,15 +274,14 @@ class RunReader:
     ) -> list[AgentEvent]:
         name, tool_input = self._calls.pop(tool_id, ("", {}))
         status = items.status_of(block, meta)
-        if name in items.FILE_TOOLS:
-            data: dict[str, Any] = {
-                "status": status,
-                "changes": items.changes(name, tool_input, result),
-            }
+        known = self._items.get(tool_id)
+        if name in FILE_TOOLS:
+            data: dict[str, Any] = {"status": status}
             if status != "completed":
                 data["error"] = items.result_text(block.get("content"))
+            if known is None or status == "completed":
+                data["changes"] = [file_changes.completed(name, tool_input, result)]
             return [self._items.complete(tool_id, data, EventType.FILE_CHANGED)]
-        known = self._items.get(tool_id)
         if known is None:
             return []
         ended = self._items.complete(tool_id, items.outcome(known["kind"], block, status))

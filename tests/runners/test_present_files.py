@@ -1,0 +1,68 @@
+"""What a question about a file may show of the file as it is."""
+
+import os
+
+import pytest
+from loops import ON_ONE_LOOP
+
+from agent_orchestrator.runners.present_files import PresentFile, look_at
+
+pytestmark = [ON_ONE_LOOP]
+
+NEW, HIDDEN = PresentFile(exists=False), PresentFile(exists=True)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    (tmp_path / "work" / "part").mkdir(parents=True)
+    (tmp_path / "work" / "part" / "file").write_text("inside\n")
+    (tmp_path / "secret").write_text("outside\n")
+    return tmp_path / "work"
+
+
+def test_a_file_in_the_directory_is_read(directory):
+    read = PresentFile(exists=True, text="inside\n")
+    assert look_at(f"{directory}/part/file", str(directory), ()) == read
+    assert look_at(f"{directory}/part/../part/./file", str(directory), ()) == read
+    assert look_at(f"{directory}/new", str(directory), ()) == NEW
+    assert look_at(f"{directory}/none/new", str(directory), ()) == NEW
+
+
+def test_a_directory_behind_a_link_has_both_names(directory, tmp_path):
+    (tmp_path / "link").symlink_to(directory)
+    read = PresentFile(exists=True, text="inside\n")
+    for path in (f"{tmp_path}/link/part/file", f"{directory}/part/file"):
+        assert look_at(path, f"{tmp_path}/link", ()) == read
+
+
+def test_no_link_leads_out_of_the_directory(directory, tmp_path):
+    (directory / "link").symlink_to(tmp_path / "secret")
+    (directory / "folder").symlink_to(tmp_path)
+    (directory / "broken").symlink_to(tmp_path / "none")
+    for path in ("link", "folder/secret", "broken", "../secret", "part/../../secret"):
+        assert look_at(f"{directory}/{path}", str(directory), ()) == HIDDEN, path
+    assert look_at(f"{tmp_path}/secret", str(directory), ()) == HIDDEN
+    assert look_at(f"{tmp_path}/none", str(directory), ()) == NEW
+
+
+def test_what_an_agent_must_not_read_is_not_shown(directory, tmp_path):
+    for secret in (directory / "part", directory / "part" / "file"):
+        assert look_at(f"{directory}/part/file", str(directory), [str(secret)]) == HIDDEN
+    (tmp_path / "link").symlink_to(directory)
+    secret = [f"{directory}/part"]
+    assert look_at(f"{tmp_path}/link/part/file", f"{tmp_path}/link", secret) == HIDDEN
+
+
+def test_what_is_no_text_is_not_waited_for(directory):
+    os.mkfifo(directory / "pipe")
+    (directory / "binary").write_bytes(b"\xff\xfe")
+    (directory / "long").write_bytes(b"x" * (2**20 + 1))
+    for name in ("pipe", "binary", "long", "part"):
+        assert look_at(f"{directory}/{name}", str(directory), ()) == HIDDEN, name
+
+
+@pytest.mark.parametrize(
+    "path", ["", "part/file", "/\0", "\0", "/" + "x" * 300, "/x" * 10_000, "/"]
+)
+def test_odd_paths_have_an_answer(directory, path):
+    assert look_at(path, str(directory), ()).text is None
