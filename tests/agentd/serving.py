@@ -337,8 +337,8 @@ def _url(process: "Forked | subprocess.Popen[bytes]", ready: Path, errors: Path)
         if process.poll() is not None:
             raise AssertionError(f"agentd ended with {process.returncode}: {errors.read_text()}")
         if ready.exists():
-            told = json.loads(ready.read_text())
-            if told["pid"] == process.pid:
-                return str(told["url"])
+            answer = json.loads(ready.read_text())
+            if answer["pid"] == process.pid:
+                return str(answer["url"])
         time.sleep(0.01)
     raise AssertionError(f"agentd is not ready: {errors.read_text()}")

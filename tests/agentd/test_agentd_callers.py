@@ -103,13 +103,13 @@ def test_agent_without_its_runs_token_is_refused(tmp_path: Path, tokens: str) ->
         gateway(tmp_path, through, **env) as daemon,
         httpx.Client(base_url=daemon.url, headers=headers) as client,
     ):
-        told = outcome(client, send(client, "impostor"))
-        found = told["found"]
+        outcome_of_impostor = outcome(client, send(client, "impostor"))
+        found = outcome_of_impostor["found"]
         assert found.pop("a connection that is closed") == "closed"
         if tokens == "tokens":
             assert "FileNotFoundError" in found.pop("the local token")
         assert not {name: what for name, what in found.items() if what not in REFUSED}
-        request = client.get(f"/requests/{told['request']}").json()["request"]
+        request = client.get(f"/requests/{outcome_of_impostor['request']}").json()["request"]
         assert request["decided_by"] is None
 
 

@@ -109,11 +109,11 @@ def test_secrets_are_only_in_the_expected_places(daemon: Process, tmp_path: Path
 
     # Agents have their run's token and, like the user's own codex, the API key.
     for provider, env in environments.items():
-        told = json.dumps(env)
+        shown = json.dumps(env)
         assert env["AGENTCTL_AUTH_TOKEN"].startswith("art_")
         assert not [name for name in env if name.startswith("AGENTD_")]
         for secret in (CONFIGURED, VARIABLE, named, other, HEADER, MESSAGE):
-            assert secret not in told, (provider, secret)
+            assert secret not in shown, (provider, secret)
     assert environments["tell"]["CODEX_API_KEY"] == CODEX_KEY
     assert environments["closed"].keys() - {"AGENT_ORCHESTRATOR_TAG"} == {
         "PATH", "OWN", "AGENTCTL_URL", "AGENTCTL_AUTH_TOKEN", "AGENTCTL_RUN_ID", "AGENTCTL_SESSION_ID",
@@ -134,7 +134,7 @@ def test_secrets_are_only_in_the_expected_places(daemon: Process, tmp_path: Path
 
     # Status, doctor, audit, tokens and metrics show no secret.
     for path in ("/daemon/status", "/daemon/doctor", "/daemon/audit", "/tokens", "/metrics"):
-        told = call(daemon, CONFIGURED, "GET", path).text
+        shown = call(daemon, CONFIGURED, "GET", path).text
         for secret in (
             CONFIGURED,
             VARIABLE,
@@ -146,7 +146,7 @@ def test_secrets_are_only_in_the_expected_places(daemon: Process, tmp_path: Path
             QUERY,
             WRONG,
         ):
-            assert secret not in told, path
+            assert secret not in shown, path
 
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0

@@ -45,10 +45,10 @@ async def test_check_and_status_report_a_damaged_database(tmp_path: Path, table:
         assert checked.status_code == 200, checked.text
         assert checked.json()["ok"] is False
         assert any(finding.startswith("store: ") for finding in checked.json()["findings"])
-        told = await server.client.get("/daemon/status")
-        assert told.status_code == 200, told.text
-        assert told.json()["daemon_health"] == "degraded"
-        assert "database_damaged" in [one["code"] for one in told.json()["problems"]]
+        status = await server.client.get("/daemon/status")
+        assert status.status_code == 200, status.text
+        assert status.json()["daemon_health"] == "degraded"
+        assert "database_damaged" in [one["code"] for one in status.json()["problems"]]
         # A call that needs the page gets an error; the daemon goes on.
         assert (await server.client.get(f"/sessions/{session}")).status_code in (200, 503)
         assert (await server.client.get("/health")).status_code == 200

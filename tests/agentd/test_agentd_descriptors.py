@@ -52,8 +52,8 @@ async def test_stream_is_refused_if_it_would_use_the_reserved_descriptors(
             descriptors._others = 0
             async with sse_reader(server.client, path) as again:
                 await anext(again)
-    told = [one for one in caplog.records if "few file descriptors are left" in one.message]
-    assert len(told) == 1  # the next one, in a minute, has the count
+    warnings = [one for one in caplog.records if "few file descriptors are left" in one.message]
+    assert len(warnings) == 1  # the next one, in a minute, has the count
 
 
 async def test_unauthenticated_and_idle_connections_are_closed_for_new_ones(tmp_path: Path) -> None:
@@ -174,5 +174,5 @@ async def test_connection_without_a_free_descriptor_waits_without_a_busy_loop(
             late.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             answer = await anyio.to_thread.run_sync(late.recv, 100)
             assert answer.startswith(b"HTTP/1.1 200")
-    told = [one for one in caplog.records if one.name in ("agentd.server", "asyncio")]
-    assert len(told) == 1
+    warnings = [one for one in caplog.records if one.name in ("agentd.server", "asyncio")]
+    assert len(warnings) == 1

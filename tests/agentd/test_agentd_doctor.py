@@ -63,9 +63,9 @@ def about(findings: list[Finding], *subjects: str) -> list[str]:
 
 def test_doctor_notes_variables_that_agents_do_not_inherit() -> None:
     environ = {"GIT_INDEX_FILE": "/x", "VIRTUAL_ENV": "/v", "PWD": "/"}
-    told = one(found(environ), "environment", "GIT_INDEX_FILE, VIRTUAL_ENV")
-    assert told.level == "note"
-    assert "PWD" not in told.message
+    note = one(found(environ), "environment", "GIT_INDEX_FILE, VIRTUAL_ENV")
+    assert note.level == "note"
+    assert "PWD" not in note.message
     given = SHELL.replace("argv", 'env = { inherit = "none" }\nargv')
     assert about(found(environ, config=given), "environment") == []
 
@@ -218,21 +218,21 @@ def test_doctor_reports_database_files_that_others_can_read(directory: Path) -> 
 def closed(directory: Path, *arguments: str) -> dict[str, Any]:
     done = run_agentd(directory, *arguments, "--doctor")
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
 
 
-def database(told: dict[str, Any]) -> list[tuple[str, str]]:
+def database(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [
-        (one["level"], one["message"]) for one in told["findings"] if one["about"] == "database"
+        (one["level"], one["message"]) for one in report["findings"] if one["about"] == "database"
     ]
 
 
 def test_doctor_before_the_first_start_creates_nothing(directory: Path) -> None:
-    told = closed(directory)
-    assert told["ok"]
-    assert {"level": "ok", "about": "provider sh"}.items() <= told["findings"][0].items()
-    assert "will be created" in database(told)[0][1]
+    report = closed(directory)
+    assert report["ok"]
+    assert {"level": "ok", "about": "provider sh"}.items() <= report["findings"][0].items()
+    assert "will be created" in database(report)[0][1]
     assert [path.name for path in directory.iterdir()] == ["agentd.toml"]  # doctor creates no file
     refused = closed(directory, "--db", "agentd.toml/such.db")
     assert database(refused)[0][0] == "error"
@@ -241,11 +241,11 @@ def test_doctor_before_the_first_start_creates_nothing(directory: Path) -> None:
 
 def test_doctor_while_the_daemon_runs_and_afterwards(directory: Path) -> None:
     with agentd(directory, "--db", "a.db", env={"AGENTD_AUTH_TOKEN": LONG}) as daemon:
-        told = httpx.get(
+        report = httpx.get(
             f"{daemon.url}/daemon/doctor", headers={"Authorization": f"Bearer {LONG}"}
         ).json()
-        assert told["ok"], told
-        assert [level for level, _ in database(told)] == ["ok", "ok"]
+        assert report["ok"], report
+        assert [level for level, _ in database(report)] == ["ok", "ok"]
         busy = database(closed(directory, "--db", "a.db"))
         assert (busy[0][0], f"process {daemon.pid}" in busy[0][1]) == ("warning", True)
     assert [level for level, _ in database(closed(directory, "--db", "a.db"))] == ["ok", "ok"]
@@ -266,9 +266,9 @@ def test_doctor_reports_a_foreign_or_newer_database(directory: Path) -> None:
 )
 def test_doctor_reports_an_invalid_configuration(directory: Path, config: str) -> None:
     (directory / "agentd.toml").write_text(config)
-    told = closed(directory)
-    assert not told["ok"]
-    (finding,) = told["findings"]
+    report = closed(directory)
+    assert not report["ok"]
+    (finding,) = report["findings"]
     assert (finding["level"], finding["about"]) == ("error", "configuration")
 
 

@@ -41,6 +41,6 @@ def test_agents_do_not_inherit_the_variables_of_a_git_hook(tmp_path: Path) -> No
         seen = dict(line.partition("=")[::2] for line in lines)
         assert seen.keys() & env.keys() == {"VIRTUAL_ENV", "SSH_AUTH_SOCK"}
         assert seen["VIRTUAL_ENV"] == "of the provider"
-        told = client.get("/daemon/doctor").json()["findings"]
-        (finding,) = [one for one in told if one["about"] == "environment"]
+        findings = client.get("/daemon/doctor").json()["findings"]
+        (finding,) = [one for one in findings if one["about"] == "environment"]
         assert "GIT_DIR, GIT_INDEX_FILE, PYTHONPATH, VIRTUAL_ENV" in finding["message"]

@@ -36,9 +36,9 @@ async def ask(server: Serving, request: bytes) -> tuple[int, bytes, float]:
 def problem(answer: bytes) -> dict[str, Any]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"content-type: application/json" in head.lower().split(b"\r\n")
-    told: dict[str, Any] = json.loads(body)["error"]
-    assert set(told) == {"code", "message", "details"}
-    return told
+    error: dict[str, Any] = json.loads(body)["error"]
+    assert set(error) == {"code", "message", "details"}
+    return error
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -67,7 +67,7 @@ def client(daemon: Process) -> Iterator[httpx.Client]:
         yield client
 
 
-def told(client: httpx.Client, text: str, provider: str, cwd: Path, **more: Any) -> list[Any]:
+def received(client: httpx.Client, text: str, provider: str, cwd: Path, **more: Any) -> list[Any]:
     """Return the arguments, standard input and directory of an agent that gets a text."""
     made = client.post("/sessions", json={"cwd": str(cwd), "provider": provider, **more})
     assert made.status_code == 201, made.text
@@ -95,14 +95,16 @@ def test_text_is_passed_to_an_agent_unchanged(
     for text in NASTY:
         if provider == "option" and "{" in text:
             continue  # braces have a meaning only in the template itself, see below
-        found = told(client, text, provider, root, title=text, model=text, metadata={text: text})
+        found = received(
+            client, text, provider, root, title=text, model=text, metadata={text: text}
+        )
         assert found == expected(text), text
     assert sorted(path.name for path in root.iterdir()) == []
 
 
 def test_placeholder_in_a_text_is_not_expanded(client: httpx.Client, root: Path) -> None:
     for text in ("{prompt}", "{prompt}{prompt}", "{thread}"):
-        assert told(client, text, "option", root)[0][0] == f"--prompt={text}"
+        assert received(client, text, "option", root)[0][0] == f"--prompt={text}"
 
 
 def test_directory_with_a_special_name_can_be_used(client: httpx.Client, root: Path) -> None:
@@ -112,7 +114,11 @@ def test_directory_with_a_special_name_can_be_used(client: httpx.Client, root: P
         place = root / name
         place.mkdir()
         try:
-            assert told(client, "x", "stdin", place) == [["fixed"], "x", os.path.realpath(place)]
+            assert received(client, "x", "stdin", place) == [
+                ["fixed"],
+                "x",
+                os.path.realpath(place),
+            ]
         finally:
             place.rmdir()
 

@@ -33,15 +33,15 @@ def agentctl(*arguments: str) -> Result:
     return run(["--format", "json", *arguments], Path.cwd(), os.environ)
 
 
-def told(done: Result) -> Any:
+def output_of(done: Result) -> Any:
     assert done.code == 0, done.out + done.err
     return done.json
 
 
 def opened(*options: str) -> None:
     """Start a daemon with the database of this directory, and stop it."""
-    started = told(agentctl("daemon", "start", *(("--", *options) if options else ())))
-    told(agentctl("--url", started["url"], "daemon", "stop"))
+    started = output_of(agentctl("daemon", "start", *(("--", *options) if options else ())))
+    output_of(agentctl("--url", started["url"], "daemon", "stop"))
 
 
 def state() -> UserState:

@@ -156,10 +156,12 @@ async def test_refusals_before_authentication_are_logged_once_with_a_count(
                 assert "unauthorized" in await socket.recv()
                 await socket.wait_closed()
         assert (await server.client.get("/requests")).status_code == 200
-    told = [one for one in caplog.records if "refused before authentication" in one.getMessage()]
-    codes = [one.fields["code"] for one in told]  # type: ignore[attr-defined]
+    warnings = [
+        one for one in caplog.records if "refused before authentication" in one.getMessage()
+    ]
+    codes = [one.fields["code"] for one in warnings]  # type: ignore[attr-defined]
     assert sorted(codes) == ["forbidden", "misdirected_request", "unauthorized"]
-    assert {one.fields["address"] for one in told} == {"127.0.0.1"}  # type: ignore[attr-defined]
+    assert {one.fields["address"] for one in warnings} == {"127.0.0.1"}  # type: ignore[attr-defined]
     assert unknown not in caplog.text
     accesses = [one for one in caplog.records if one.name == "agentd.access"]
     paths = [one.fields["path"] for one in accesses]  # type: ignore[attr-defined]

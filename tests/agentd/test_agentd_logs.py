@@ -228,8 +228,8 @@ def test_log_files_are_protected_from_agents(log: Path) -> None:
     def kept() -> set[str]:
         with log.open("ab") as stream:
             run = [sys.executable, "-c", show]
-            told = subprocess.run(run, stdout=-1, stderr=stream, cwd=log.parent, check=True)
-        return set(json.loads(told.stdout))
+            done = subprocess.run(run, stdout=-1, stderr=stream, cwd=log.parent, check=True)
+        return set(json.loads(done.stdout))
 
     assert kept() == {str(log)}
     aside = log.with_name(f"{log.name}.1")

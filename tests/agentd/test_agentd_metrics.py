@@ -164,8 +164,8 @@ def test_metrics_of_a_daemon_include_its_store_and_process(tmp_path: Path) -> No
 @given(st.text(), st.floats(allow_nan=False, allow_infinity=False, width=32))
 def test_any_label_value_is_escaped_correctly(label: str, value: float) -> None:
     # Only a line feed ends a line, not Unicode's other line separators.
-    told = render([gauges("x", "An x.", ("name",), {(label,): value})])
-    assert of(parsed(told), "x", name=label) == value
+    text = render([gauges("x", "An x.", ("name",), {(label,): value})])
+    assert of(parsed(text), "x", name=label) == value
 
 
 def test_histogram_bucket_counts_values_up_to_its_bound() -> None:
@@ -185,5 +185,5 @@ def test_operations_page_lists_every_metric() -> None:
     names = set(re.findall(r'"((?:agentd|process)_[a-z_]+)"', source))
     assert len(names) > 20
     assert not [name for name in names if f"`{name}`" not in page]
-    told = set(re.findall(r"`((?:agentd|process)_[a-z_]+)`", page))
-    assert told <= names
+    documented = set(re.findall(r"`((?:agentd|process)_[a-z_]+)`", page))
+    assert documented <= names

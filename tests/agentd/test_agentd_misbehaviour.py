@@ -136,19 +136,22 @@ def test_misbehaving_agents_end_are_diagnosed_and_do_not_affect_others(configure
             assert time.monotonic() < deadline, left
             began = time.monotonic()
             good = sent(daemon, "good")
-            told = call(daemon, "GET", f"/runs/{good['id']}/wait?timeout_s=30")["run"]
+            answer = call(daemon, "GET", f"/runs/{good['id']}/wait?timeout_s=30")["run"]
             slowest = max(slowest, time.monotonic() - began)
-            assert told["result"] == {"text": "good"}
+            assert answer["result"] == {"text": "good"}
             for scene in tuple(left):
                 status = call(daemon, "GET", f"/runs/{runs[scene]['id']}")["run"]["status"]
                 if status not in ("queued", "running"):
                     left.remove(scene)
         for scene, (status, code, words) in ENDS.items():
-            told = call(daemon, "GET", f"/runs/{runs[scene]['id']}/diagnose")
-            issue = told["diagnostics"]["likely_issue"]
-            assert (told["run"]["status"], issue["code"]) == (status, code), (scene, told["run"])
+            answer = call(daemon, "GET", f"/runs/{runs[scene]['id']}/diagnose")
+            issue = answer["diagnostics"]["likely_issue"]
+            assert (answer["run"]["status"], issue["code"]) == (status, code), (
+                scene,
+                answer["run"],
+            )
             assert words in issue["message"]
-            assert told["diagnostics"]["process_tree"] == []
+            assert answer["diagnostics"]["process_tree"] == []
         # None of their processes is left, only the fork server and its idle supervisors.
         names = {child.name() for child in process.children(recursive=True)}
         assert names <= {"agent-forkserv", "agent-supervise"}, names

@@ -172,15 +172,15 @@ async def test_agentctl_reads_utf8_in_any_locale(tmp_path: Path) -> None:
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PATH": os.environ["PATH"]}
     async with serving(tmp_path) as server:
         session = await server.session()
-        told = {**plain, "AGENTCTL_URL": server.url}
+        environ = {**plain, "AGENTCTL_URL": server.url}
         command = [sys.executable, "-m", "agentctl.main", "message", "send", session, "--text"]
         for text, stdin in (("héllo", ""), ("-", "héllo")):
             with anyio.fail_after(30):
                 done = await anyio.run_process(
-                    [*command, text], env=told, input=stdin.encode(), check=False
+                    [*command, text], env=environ, input=stdin.encode(), check=False
                 )
             assert done.returncode == 0, done.stderr
-        wrong = await anyio.run_process([*command, os.fsdecode(b"\xe9")], env=told, check=False)
+        wrong = await anyio.run_process([*command, os.fsdecode(b"\xe9")], env=environ, check=False)
         assert wrong.returncode == 2
         assert b"text" in wrong.stderr
         answer = await server.client.get(f"/sessions/{session}/messages")

@@ -114,9 +114,9 @@ def test_drain_finishes_running_runs_and_refuses_new_work(configured: Path) -> N
         assert "canary prompt" not in daemon.stderr()
         assert "secret-token-1" not in daemon.stderr()
     with agentd(configured) as daemon:
-        told = call(daemon, "GET", f"/runs/{run}")["run"]
-        assert (told["status"], told["attempt"]) == ("completed", 1)
-        assert "AGENTD variables: []" in told["result"]["text"]
+        ended = call(daemon, "GET", f"/runs/{run}")["run"]
+        assert (ended["status"], ended["attempt"]) == ("completed", 1)
+        assert "AGENTD variables: []" in ended["result"]["text"]
 
 
 def test_run_that_outlasts_the_grace_period_is_queued_again(configured: Path) -> None:
@@ -128,8 +128,8 @@ def test_run_that_outlasts_the_grace_period_is_queued_again(configured: Path) ->
         assert not psutil.pid_exists(agent)
     (configured / "go").touch()
     with agentd(configured) as daemon:
-        told = call(daemon, "GET", f"/runs/{run}/wait")["run"]
-        assert (told["status"], told["attempt"]) == ("completed", 2)
+        ended = call(daemon, "GET", f"/runs/{run}/wait")["run"]
+        assert (ended["status"], ended["attempt"]) == ("completed", 2)
 
 
 def test_second_signal_stops_the_daemon_at_once(configured: Path) -> None:
@@ -261,9 +261,9 @@ def test_invalid_setting_is_a_one_line_error(
     ended = run_agentd(tmp_path, *arguments)
     assert ended.returncode == status, ended.stderr
     assert "Traceback" not in ended.stderr
-    told = ended.stderr.splitlines()[-1]
+    line = ended.stderr.splitlines()[-1]
     for part in parts:
-        assert part in told
+        assert part in line
     one_line(ended.stderr, "agentd --help" if status == 2 else "agentd: ")
     assert not (tmp_path / ".data").exists()
 
@@ -318,10 +318,10 @@ def test_database_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
 
 
 def test_help_and_version_are_printed(tmp_path: Path) -> None:
-    told = run_agentd(tmp_path, "--help").stdout
+    output = run_agentd(tmp_path, "--help").stdout
     for name in ("--host", "--db", "--auth-token", "--codex-extra-arg", "AGENTD_AUTH_TOKENS"):
-        assert name in told
-    assert "Examples:" in told
+        assert name in output
+    assert "Examples:" in output
     assert run_agentd(tmp_path, "--version").stdout.startswith("agentd 0.")
 
 
@@ -334,8 +334,8 @@ def test_version_is_printed_without_importing_the_web_server(tmp_path: Path) -> 
         "except SystemExit: pass\n"
         "print(sorted({'quart', 'hypercorn', 'anyio', 'apsw', 'cattrs'} & set(sys.modules)))"
     )
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30, env=dict(os.environ),
     ).stdout  # fmt: skip
-    assert told.splitlines()[-1] == "[]"
+    assert output.splitlines()[-1] == "[]"

@@ -79,10 +79,10 @@ def test_run_resumes_after_a_kill_and_its_old_processes_are_gone(configured: Pat
         daemon.wait()
     (configured / "ready.json").unlink()
     with agentd(configured) as daemon:
-        told = call(daemon, "GET", f"/runs/{run['id']}/wait")["run"]
+        ended = call(daemon, "GET", f"/runs/{run['id']}/wait")["run"]
         assert not [pid for pid in pids if _is_alive(pid)]
-        assert (told["status"], told["attempt"]) == ("completed", 2), told
-        assert "same conversation" in told["result"]["text"]
+        assert (ended["status"], ended["attempt"]) == ("completed", 2), ended
+        assert "same conversation" in ended["result"]["text"]
         (recovered,) = events_of(daemon, run, "run.recovered")
         assert (recovered["action"], recovered["delivered"]) == ("resumed", True)
         attempts = call(daemon, "GET", f"/runs/{run['id']}/diagnose")["diagnostics"]["attempts"]
@@ -102,10 +102,10 @@ def test_drain_ends_in_time_though_the_agent_ignores_signals(configured: Path) -
         with httpx.stream("GET", f"{daemon.url}/stream?sessionId={run['session_id']}") as stream:
             began = time.monotonic()
             daemon.signal(signal.SIGTERM)
-            told = "".join(stream.iter_text())
+            streamed = "".join(stream.iter_text())
         assert daemon.wait() == 0
         assert time.monotonic() - began < allowed(0.5 + 5)
-        assert "run.queued" in told.split("run.started", 1)[1]
+        assert "run.queued" in streamed.split("run.started", 1)[1]
         assert not [pid for pid in pids if _is_alive(pid)]
         drained = next(entry for entry in daemon.log() if entry["message"] == "drained")
         assert drained["released"] == 1
@@ -214,12 +214,12 @@ def test_request_survives_a_kill_and_is_answered_once(configured: Path) -> None:
     (configured / "ready.json").unlink()
     with agentd(configured) as daemon:
 
-        def told() -> tuple[str, str | None]:
+        def state() -> tuple[str, str | None]:
             found = call(daemon, "GET", f"/runs/{run['id']}")["run"]
             return found["status"], found["worker_id"]
 
         # On a busy machine the processes may not be confirmed gone at the first try.
-        wait_for(lambda: told() == ("waiting", None), "the run waits without a worker")
+        wait_for(lambda: state() == ("waiting", None), "the run waits without a worker")
         assert not [pid for pid in pids if _is_alive(pid)]
         path = f"/requests/{asked['id']}/resolve"
         call(daemon, "POST", path, json={"decision": "approve"})
@@ -241,6 +241,6 @@ def test_parked_agent_is_stopped_and_resumed_with_the_answer(configured: Path) -
 
         assert issue() == "waiting_on_request"
         call(daemon, "POST", f"/requests/{asked['id']}/resolve", json={"decision": "approve"})
-        told = call(daemon, "GET", f"/runs/{run['id']}/wait")["run"]
-        assert told["result"]["text"] == "resumed with: Your request was approved: May I?"
-        assert (told["attempt"], issue()) == (2, "none")
+        ended = call(daemon, "GET", f"/runs/{run['id']}/wait")["run"]
+        assert ended["result"]["text"] == "resumed with: Your request was approved: May I?"
+        assert (ended["attempt"], issue()) == (2, "none")

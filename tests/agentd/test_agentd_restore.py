@@ -53,8 +53,8 @@ async def refused(server: Serving, path: str, resume: int | str, **headers: str)
 
 async def test_cursor_of_a_lost_log_is_refused_by_every_read(tmp_path: Path) -> None:
     with anyio.fail_after(60):
-        told = await lived_on(tmp_path)
-        session, kept, cursor, epoch = (told[n] for n in ("session", "kept", "cursor", "epoch"))
+        before = await lived_on(tmp_path)
+        session, kept, cursor, epoch = (before[n] for n in ("session", "kept", "cursor", "epoch"))
         events, one = f"/sessions/{session}/events", f"/stream?sessionId={session}"
         async with serving(tmp_path) as server:
             for text in ("new", "newer", "newest"):
@@ -64,8 +64,8 @@ async def test_cursor_of_a_lost_log_is_refused_by_every_read(tmp_path: Path) -> 
             await refused(server, f"{events}?cursor={cursor}&epoch=other&wait_s=5", 0)
             await refused(server, f"{one}&cursor={cursor}&epoch={epoch}", kept)
             await refused(server, f"{one}&epoch={epoch}", kept, **{"Last-Event-ID": str(cursor)})
-            await refused(server, f"/stream?cursor={told['several']}", str(kept))
-            await refused(server, "/stream", str(kept), **{"Last-Event-ID": told["several"]})
+            await refused(server, f"/stream?cursor={before['several']}", str(kept))
+            await refused(server, "/stream", str(kept), **{"Last-Event-ID": before["several"]})
             url = server.url.replace("http", "ws") + f"{one}&cursor={cursor}&epoch={epoch}"
             async with connect_socket(url) as socket:
                 frame = json.loads(await socket.recv())
@@ -81,7 +81,7 @@ async def test_cursor_of_a_lost_log_is_refused_by_every_read(tmp_path: Path) -> 
             # Without an epoch only the number counts.
             assert (await server.client.get(f"{events}?cursor={cursor}")).status_code == 200
             async with connect_client(server.url) as client:
-                await _refused_client(client, told)
+                await _refused_client(client, before)
                 # Its stream has the epoch, and reconnects with it.
                 stream = client.events(session, cursor=kept, epoch=epoch)
                 seqs = [event.seq async for event in stream]
@@ -90,17 +90,17 @@ async def test_cursor_of_a_lost_log_is_refused_by_every_read(tmp_path: Path) -> 
         async with open_embedded(
             tmp_path / "data.db", runners=[ScriptedRunner()], max_concurrency=1
         ) as client:
-            await _refused_client(client, told)
+            await _refused_client(client, before)
 
 
-async def _refused_client(client: Client, told: dict[str, Any]) -> None:
-    session, cursor, epoch = told["session"], told["cursor"], told["epoch"]
+async def _refused_client(client: Client, before: dict[str, Any]) -> None:
+    session, cursor, epoch = before["session"], before["cursor"], before["epoch"]
     with pytest.raises(CursorAhead) as raised:
         await client.list_events(session, cursor=cursor, epoch=epoch)
-    assert raised.value.details["resume_cursor"] == told["kept"]
+    assert raised.value.details["resume_cursor"] == before["kept"]
     for stream in (
         client.events(session, cursor=cursor, epoch=epoch),
-        client.events(cursor=told["several"], follow=True),
+        client.events(cursor=before["several"], follow=True),
     ):
         with pytest.raises(CursorAhead):
             await anext(aiter(stream))

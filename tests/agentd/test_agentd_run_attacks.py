@@ -180,15 +180,15 @@ async def test_status_of_every_operation_for_tokens_of_related_runs(
                 continue
             assert await tree.agents.server.event_count() == events, name
             known = attacker != "garbage"
-            told = [(one.principal, one.token, one.decision) for one in left]
+            audited = [(one.principal, one.token, one.decision) for one in left]
             code = answer.json()["error"]["code"]
             entry = (tree.runs.get(attacker), "run", code)
             if attacker == "ended":
                 # All are the same refusal of the token: they are counted in one entry.
-                assert told in ([], [entry]), name
-                listed += len(told)
+                assert audited in ([], [entry]), name
+                listed += len(audited)
             else:
-                assert told == [entry] * known, name
+                assert audited == [entry] * known, name
             if status == 404:
                 missing = path
                 for value in own.values():
@@ -324,8 +324,8 @@ async def test_spawn_beyond_a_tree_limit_is_refused_and_audited(
     assert answer.json()["error"]["details"] == {"limit": limit, "most": most}
     assert await tree.agents.server.event_count() == events
     (left,) = (await tree.audit())[trail:]
-    told = (left.principal, left.token, left.decision)
-    assert told == (tree.runs[attacker], "run", "forbidden" if status == 403 else "conflict")
+    audited = (left.principal, left.token, left.decision)
+    assert audited == (tree.runs[attacker], "run", "forbidden" if status == 403 else "conflict")
     assert (left.operation, left.detail["limit"]) == ("spawn_from_run", limit)
 
 

@@ -59,8 +59,8 @@ async def test_stream_sends_history_and_then_new_events(server: Serving) -> None
             seen = [first]
             while seen[-1].event != "run.completed":
                 seen.append(await anext(frames))
-    told = [json.loads(frame.data) for frame in seen]
-    assert told == await server.events(session)
+    received = [json.loads(frame.data) for frame in seen]
+    assert received == await server.events(session)
     assert [frame.id for frame in seen] == [str(n + 1) for n in range(len(seen))]
 
 
@@ -304,26 +304,26 @@ async def test_shutdown_ends_streams_and_waits(server: Serving) -> None:
 
 async def test_streams_announce_a_drain_and_go_on_until_the_shutdown(server: Serving) -> None:
     session = await server.session("forever")
-    told: list[str] = []
+    received: list[str] = []
 
     async def read() -> None:
         async with server.client.stream("GET", f"/stream?sessionId={session}") as response:
             async for text in response.aiter_text():
-                told.append(text)
+                received.append(text)
 
     async with connect(ws_url(server, f"?sessionId={session}")) as reader:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
-            await until(lambda: ": caught up" in "".join(told), "the stream is caught up")
+            await until(lambda: ": caught up" in "".join(received), "the stream is caught up")
             frames = [await receive(reader) for _ in range(2)]
             assert frames[-1]["type"] == "caught_up"
             server.lifetime.drain()
-            await until(lambda: ": draining" in "".join(told), "the stream is told")
+            await until(lambda: ": draining" in "".join(received), "the stream is told")
             with anyio.fail_after(10):
                 assert await receive(reader) == {"type": "draining"}
             # Events are still sent, and the drain is announced once.
             await server.say(session, "go", wait=False)
-            await until(lambda: "event: agent.message" in "".join(told), "the stream goes on")
+            await until(lambda: "event: agent.message" in "".join(received), "the stream goes on")
             while (frame := await receive(reader))["type"] == "event":
                 if frame["event"]["event_type"] == "agent.message":
                     break
@@ -334,8 +334,8 @@ async def test_streams_announce_a_drain_and_go_on_until_the_shutdown(server: Ser
         assert last[-1]["error"]["code"] == "unavailable"
         assert [frame["type"] for frame in last].count("draining") == 0
         assert reader.close_code == 1001
-    assert "".join(told).count(": draining\n\n") == 1
-    assert "".join(told).endswith(": stopping\n\n")
+    assert "".join(received).count(": draining\n\n") == 1
+    assert "".join(received).endswith(": stopping\n\n")
 
 
 async def test_stream_opened_during_a_drain_announces_it(server: Serving) -> None:

@@ -132,7 +132,7 @@ def test_all_configuration_errors_are_reported_with_suggestions(directory: Path)
     )
     with pytest.raises(ConfigError) as raised:
         load({}, {"AGENTD_PORT": "many"}, "x.toml")
-    told = str(raised.value).splitlines()
+    lines = str(raised.value).splitlines()
     for words in (
         "daemon.prot: is not a setting; did you mean 'port'?",
         "daemon.grace_s",
@@ -142,5 +142,5 @@ def test_all_configuration_errors_are_reported_with_suggestions(directory: Path)
         "providers.b.runner",
         "AGENTD_PORT",
     ):
-        assert [line for line in told if words in line], words
-    assert len(told) == 7
+        assert [line for line in lines if words in line], words
+    assert len(lines) == 7

@@ -67,7 +67,7 @@ def test_agents_have_the_umask_that_the_daemon_was_started_with(tmp_path: Path, 
 
 def test_log_of_a_daemon_started_by_agentctl_is_private(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "agentctl.main", "--format", "json", "daemon", "start"]
-    told = subprocess.run(
+    done = subprocess.run(
         [*command, "--", "--port", "0"],
         cwd=tmp_path,
         env=environment(XDG_STATE_HOME=str(tmp_path / "state")),
@@ -76,7 +76,7 @@ def test_log_of_a_daemon_started_by_agentctl_is_private(tmp_path: Path) -> None:
         timeout=60,
         check=True,
     )
-    pid = json.loads(told.stdout)["pid"]
+    pid = json.loads(done.stdout)["pid"]
     try:
         found = modes(tmp_path)
         assert found[".data"] == 0o700

@@ -324,8 +324,8 @@ async def test_stream_with_only_keep_alives_goes_on(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("asked", [10**90, -(10**90), 1e308, "9" * 90, None, [], True])
 async def test_retry_after_of_a_server_is_limited_to_an_hour(asked: object) -> None:
-    told = {"code": "unavailable", "message": "", "details": {"retry_after_s": asked}}
-    body = json.dumps({"error": told}).encode()
+    error = {"code": "unavailable", "message": "", "details": {"retry_after_s": asked}}
+    body = json.dumps({"error": error}).encode()
     async with answering(lambda: whole(body, status=b"503 No")) as transport:
         with pytest.raises(Unavailable) as refused:
             await transport.call(GET_RUN, sample(GET_RUN))

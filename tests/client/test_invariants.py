@@ -49,24 +49,24 @@ async def busy(client: Client) -> tuple[History, list[Acknowledged]]:
 
 async def test_a_busy_engine_keeps_the_invariants() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
-        told, sent = await busy(client)
-    assert len(told.runs) == 9
-    assert violations(told, acknowledged=sent, unique=[one.text for one in sent]) == []
+        records, sent = await busy(client)
+    assert len(records.runs) == 9
+    assert violations(records, acknowledged=sent, unique=[one.text for one in sent]) == []
 
 
-def _log(told: History) -> tuple[str, list[Event]]:
-    session_id = told.sessions[0].id
-    return session_id, list(told.logs[session_id])
+def _log(records: History) -> tuple[str, list[Event]]:
+    session_id = records.sessions[0].id
+    return session_id, list(records.logs[session_id])
 
 
-def _with_log(told: History, change: Callable[[list[Event]], Any]) -> History:
-    session_id, log = _log(told)
+def _with_log(records: History, change: Callable[[list[Event]], Any]) -> History:
+    session_id, log = _log(records)
     change(log)
     renumbered = [evolve(event, seq=seq) for seq, event in enumerate(log, 1)]
     sessions = [
-        evolve(one, last_seq=len(log)) if one.id == session_id else one for one in told.sessions
+        evolve(one, last_seq=len(log)) if one.id == session_id else one for one in records.sessions
     ]
-    return evolve(told, sessions=sessions, logs={**told.logs, session_id: renumbered})
+    return evolve(records, sessions=sessions, logs={**records.logs, session_id: renumbered})
 
 
 def _place(log: list[Event], event_type: str) -> int:
@@ -74,44 +74,46 @@ def _place(log: list[Event], event_type: str) -> int:
 
 
 def _again(event_type: str) -> Callable[[History], History]:
-    return lambda told: _with_log(
-        told, lambda log: log.insert(_place(log, event_type), log[_place(log, event_type)])
+    return lambda records: _with_log(
+        records, lambda log: log.insert(_place(log, event_type), log[_place(log, event_type)])
     )
 
 
 def _gone(event_type: str) -> Callable[[History], History]:
-    return lambda told: _with_log(told, lambda log: log.pop(_place(log, event_type)))
+    return lambda records: _with_log(records, lambda log: log.pop(_place(log, event_type)))
 
 
-def _torn(told: History) -> History:
-    session_id, log = _log(told)
-    return evolve(told, logs={**told.logs, session_id: log[:3] + log[4:]})
+def _torn(records: History) -> History:
+    session_id, log = _log(records)
+    return evolve(records, logs={**records.logs, session_id: log[:3] + log[4:]})
 
 
-def _stale(told: History) -> History:
+def _stale(records: History) -> History:
     def change(log: list[Event]) -> None:
         place = _place(log, "run.started")
         log[place] = evolve(log[place], attempt=2)
 
-    return _with_log(told, change)
+    return _with_log(records, change)
 
 
-def _overtaken(told: History) -> History:
-    started = [run for run in told.runs if run.started_at and run.message_id]
+def _overtaken(records: History) -> History:
+    started = [run for run in records.runs if run.started_at and run.message_id]
     first, second = next(
         pair for pair in pairwise(started) if pair[0].session_id == pair[1].session_id
     )
     swapped = {first.id: second.message_id, second.id: first.message_id}
-    runs = [evolve(run, message_id=swapped.get(run.id, run.message_id)) for run in told.runs]
-    return evolve(told, runs=runs)
+    runs = [evolve(run, message_id=swapped.get(run.id, run.message_id)) for run in records.runs]
+    return evolve(records, runs=runs)
 
 
 BROKEN: dict[str, tuple[str, Callable[[History], History]]] = {
-    "a message is lost": ("lost", lambda told: evolve(told, messages=told.messages[1:])),
-    "a run is lost": ("lost", lambda told: evolve(told, runs=told.runs[1:])),
+    "a message is lost": ("lost", lambda records: evolve(records, messages=records.messages[1:])),
+    "a run is lost": ("lost", lambda records: evolve(records, runs=records.runs[1:])),
     "a message is there twice": (
         "doubled",
-        lambda told: evolve(told, messages=[*told.messages, evolve(told.messages[0], id="msg_2")]),
+        lambda records: evolve(
+            records, messages=[*records.messages, evolve(records.messages[0], id="msg_2")]
+        ),
     ),
     "a run began twice": ("doubled", _again("run.started")),
     "a request was resolved twice": ("doubled", _again("request.resolved")),
@@ -125,10 +127,13 @@ BROKEN: dict[str, tuple[str, Callable[[History], History]]] = {
     "a closing is not logged": ("replay", _gone("session.closed")),
     "a request is not logged": (
         "replay",
-        lambda told: evolve(told, requests=told.requests[1:]),
+        lambda records: evolve(records, requests=records.requests[1:]),
     ),
     "a message was overtaken": ("order", _overtaken),
-    "a run has no worker": ("zombie", lambda told: evolve(told, zombies=[told.runs[0].id])),
+    "a run has no worker": (
+        "zombie",
+        lambda records: evolve(records, zombies=[records.runs[0].id]),
+    ),
 }
 
 
@@ -136,15 +141,15 @@ BROKEN: dict[str, tuple[str, Callable[[History], History]]] = {
 async def test_checker_finds_each_kind_of_violation(name: str) -> None:
     kind, broken = BROKEN[name]
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
-        told, sent = await busy(client)
-    found = violations(broken(told), acknowledged=sent, unique=[one.text for one in sent])
+        records, sent = await busy(client)
+    found = violations(broken(records), acknowledged=sent, unique=[one.text for one in sent])
     assert kind in {violation.kind for violation in found}
 
 
 async def test_a_subscribers_events_are_compared_with_the_log() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
-        told, _ = await busy(client)
-    _, log = _log(told)
+        records, _ = await busy(client)
+    _, log = _log(records)
     assert stream_violations(log, log) == []
     assert stream_violations(log[4:], log, after=4) == []
     assert stream_violations(log[:4], log, complete=False) == []

@@ -273,15 +273,15 @@ async def others(call: Conversation, agent: Agent) -> Mapping[str, str]:
     refused = await call.http.post("/mcp", json=message, headers=headers)
     agent.left.set()
     await call("wait_run", run_id=run, timeout_s=30)
-    told = call.plain(json.dumps(answer.json(), ensure_ascii=False))
-    told = "\n".join(_wrapped(told))
+    body_text = call.plain(json.dumps(answer.json(), ensure_ascii=False))
+    body_text = "\n".join(_wrapped(body_text))
     error = refused.json()["error"]
     text = _plainly(
         call,
         "POST /mcp\nAuthorization: Bearer art_…\nAccept: application/json, text/event-stream\n"
         + json.dumps(message),
         str(answer.status_code),
-        told,
+        body_text,
     )
     text += (
         f"\n\nWith a token that is no run's: {refused.status_code} `{error['code']}`,"
@@ -305,8 +305,8 @@ def example(name: str) -> str:
     if done.body not in (None, "{}"):
         lines += _wrapped(str(done.body))
     answer = done.answer if name in _FULL else _shortened(done.answer)
-    told = json.dumps(answer, ensure_ascii=False).replace('"…": null', "…")
-    lines += ["", str(done.status), *_wrapped(told)]
+    body_text = json.dumps(answer, ensure_ascii=False).replace('"…": null', "…")
+    lines += ["", str(done.status), *_wrapped(body_text)]
     text = "```text\n" + "\n".join(lines) + "\n```"
     for one in others:
         error = one.answer["error"]

@@ -55,8 +55,8 @@ def calls() -> str:
     from exchanges import example
 
     common, others = _refusals()
-    told = ", ".join(map(str, sorted(common)))
-    parts = [f"Every call may be refused with {told}; what else stands with each."]
+    statuses_of_all = ", ".join(map(str, sorted(common)))
+    parts = [f"Every call may be refused with {statuses_of_all}; what else stands with each."]
     for operation in OPERATIONS:
         statuses = " or ".join(str(status) for status in operation.statuses)
         parts.append(f"### `{operation.method} {operation.path}`\n\n{operation.summary}")
@@ -238,9 +238,9 @@ def _command_row(parameter: click.Parameter, context: click.Context) -> str | No
     record = parameter.get_help_record(context)
     if record is None:
         return None
-    option, told = record
+    option, doc = record
     option = option.replace("|", " / ")
-    return f"| `{option}` | {_plain(told)} |"
+    return f"| `{option}` | {_plain(doc)} |"
 
 
 def settings() -> str:
@@ -266,8 +266,8 @@ def providers() -> str:
         name, default = entry.name, entry.default
         if name == "inherit":
             name, default = "env", '{ inherit = "all", set = {} }'
-        told = _PROVIDER.get(name) or known[name].limits.doc
-        rows.append(f"| `{name}` | {_default(default)} | {told} |")
+        doc = _PROVIDER.get(name) or known[name].limits.doc
+        rows.append(f"| `{name}` | {_default(default)} | {doc} |")
     return _table(["setting", "default", ""], rows)
 
 

@@ -33,15 +33,15 @@ def test_layers_in_the_document_are_those_that_import_linter_checks() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     [layered] = [one for one in contracts["contracts"] if one["type"] == "layers"]
     rows = re.findall(r"^\| (`[^|]+`) \|", section("The layers"), re.MULTILINE)
-    told = [re.findall(r"`(\w+)`", row) for row in rows]
-    assert told == [re.split(r" [|:] ", layer) for layer in layered["layers"]]
+    documented = [re.findall(r"`(\w+)`", row) for row in rows]
+    assert documented == [re.split(r" [|:] ", layer) for layer in layered["layers"]]
     package = ROOT / "src" / "agent_orchestrator"
     there = {
         path.stem
         for path in package.iterdir()
         if path.suffix == ".py" or (path / "__init__.py").exists()
     }
-    assert there - {"__init__"} == {name for row in told for name in row}
+    assert there - {"__init__"} == {name for row in documented for name in row}
 
 
 @frozen

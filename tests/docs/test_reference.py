@@ -25,12 +25,12 @@ def test_every_call_has_an_example_with_its_answer() -> None:
         re.findall(r"^### `([A-Z]+ /.*?)`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
     )
     described = {
-        f"{method.upper()} {path}": told
+        f"{method.upper()} {path}": operation
         for path, methods in openapi_document("0")["paths"].items()
-        for method, told in methods.items()
+        for method, operation in methods.items()
     }
     assert sections.keys() == described.keys()
-    for call, told in described.items():
+    for call, operation in described.items():
         section = sections[call]
         assert re.search(r"(Scope|Token): ", section), call
         (example, *_) = re.findall(r"^```text\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
@@ -40,10 +40,10 @@ def test_every_call_has_an_example_with_its_answer() -> None:
         assert re.match(rf"{method} {r'[^/ ?]+'.join(parts)}(\?\S+)?$", asked, re.MULTILINE), call
         if method in ("POST", "PUT", "PATCH"):
             # A body is shown, unless it may be empty.
-            assert "{" in asked or not told["requestBody"].get("required"), call
+            assert "{" in asked or not operation["requestBody"].get("required"), call
         if call != "GET /stream":  # the line of the status is not shown there
             status = answered.split(maxsplit=1)[0]
-            assert status in told["responses"], call
+            assert status in operation["responses"], call
             assert int(status) < 300, call
         assert len(answered.splitlines()) > 1, call
 
@@ -80,13 +80,13 @@ async def _written() -> list[Event]:
 
 def test_event_data_has_the_fields_in_the_reference(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told = event_data()
-    assert told.keys() == set(EventType)
+    documented = event_data()
+    assert documented.keys() == set(EventType)
     written = anyio.run(_written)
     kinds = {event.event_type for event in written}
     assert {"child.finished", "run.resumed", "request.resolved", "run.canceled"} <= kinds
     for event in written:
-        text = told[event.event_type]
+        text = documented[event.event_type]
         if event.event_type.startswith("request."):
             assert set(event.data) == {field.name for field in attrs.fields(Request)}
         elif event.event_type != "session.closed":

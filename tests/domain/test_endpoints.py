@@ -49,8 +49,8 @@ def test_endpoint_file_of_a_killed_daemon_is_removed_and_of_another_boot_kept(
 def test_invalid_endpoint_files_are_ignored(state: UserState) -> None:
     endpoints.write_endpoint(state, endpoints.this_process("http://127.0.0.1:1", Path("/d/a.db")))
     [good] = state.daemons.iterdir()
-    told = json.loads(good.read_text())
-    for number, odd in enumerate([b"", b"[]", b"{", json.dumps({**told, "url": 1}).encode()]):
+    valid = json.loads(good.read_text())
+    for number, odd in enumerate([b"", b"[]", b"{", json.dumps({**valid, "url": 1}).encode()]):
         write_private(state.daemons / f"odd{number}.json", odd)
     (state.daemons / "loose.json").write_text(good.read_text())
     (state.daemons / "loose.json").chmod(0o666)

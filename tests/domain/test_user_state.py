@@ -32,8 +32,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "home"
     path.mkdir(mode=0o700)
     entry = pwd.getpwuid(os.geteuid())
-    told = pwd.struct_passwd((*entry[:5], str(path), entry[6]))
-    monkeypatch.setattr(pwd, "getpwuid", lambda _: told)
+    changed = pwd.struct_passwd((*entry[:5], str(path), entry[6]))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: changed)
     return path
 
 
@@ -54,12 +54,12 @@ def test_home_of_another_user_is_not_used(home: Path, tmp_path: Path) -> None:
     alice = tmp_path / "alice"
     alice.mkdir()
     os.chown(alice, 1000, 1000)
-    told = {
+    environ = {
         "HOME": str(alice),
         "XDG_STATE_HOME": str(alice / "state"),
         "XDG_RUNTIME_DIR": str(alice),
     }
-    assert _root(told) == home / ".local/state/agent-orchestrator"
+    assert _root(environ) == home / ".local/state/agent-orchestrator"
 
 
 def test_state_is_in_the_runtime_directory_without_a_home(

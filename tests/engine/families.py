@@ -65,7 +65,7 @@ class Agents:
     """So small that results of children often need several turns."""
     spawned: int = 0
     asked: int = 0
-    told: dict[tuple[str, str], list[tuple[str, int] | None]] = field(factory=dict)
+    received: dict[tuple[str, str], list[tuple[str, int] | None]] = field(factory=dict)
     """By question and outcome: each time an agent got it, by the attempt whose prompt had it."""
     known: dict[str, list[str]] = field(factory=dict)
     """By session: the children its runs have spawned."""
@@ -85,7 +85,7 @@ class Agents:
         for line in context.prompt.splitlines():
             if line.startswith("Your request was "):
                 status, _, question = line.removeprefix("Your request was ").partition(": ")
-                self.told.setdefault((question, status), []).append((run.id, run.attempt))
+                self.received.setdefault((question, status), []).append((run.id, run.attempt))
             elif line.startswith("result of ") and run.attempt == 1:
                 self.heard[line] += 1
         await context.delivered()
@@ -157,7 +157,7 @@ class Agents:
                 kind=rng.choice(("approval_request", "permission_request", "input_request")),
                 expires_in_s=rng.choice((1.0, 30.0, 200.0)),
             )
-            self.told.setdefault((question, request.status), []).append(None)
+            self.received.setdefault((question, request.status), []).append(None)
 
 
 @define
@@ -176,7 +176,7 @@ class Family:
     decided: dict[str, str] = field(factory=dict)
     """By request: the status after its first answer."""
     faults: list[str] = field(factory=list)
-    told: History | None = None
+    records: History | None = None
 
     def _config(self) -> EngineConfig:
         return EngineConfig(
@@ -205,8 +205,8 @@ class Family:
                 # From here on no person acts: all runs must end by themselves.
                 while await self._is_busy(client):
                     await anyio.sleep(50)
-            self.told = await history(client)
-        self._judge(self.told)
+            self.records = await history(client)
+        self._judge(self.records)
 
     async def _is_busy(self, client: Client) -> bool:
         self.faults += await self.store.read(unsound)
@@ -260,23 +260,23 @@ class Family:
 
     # --- what must hold -----------------------------------------------------------------------
 
-    def _judge(self, told: History) -> None:
-        self.faults += [f"{one.kind}: {one.detail}" for one in violations(told)]
+    def _judge(self, records: History) -> None:
+        self.faults += [f"{one.kind}: {one.detail}" for one in violations(records)]
         self.faults += self.agents.excesses
-        runs = {run.id: run for run in told.runs}
+        runs = {run.id: run for run in records.runs}
         self.faults += [
             f"stuck: run {run.id} is {run.status}"
-            for run in told.runs
+            for run in records.runs
             if not is_terminal(run.status)
         ]
-        self._judge_limits(told)
-        self._judge_outcomes(told, runs)
-        self._judge_requests(told, runs)
-        self._judge_cancels(told, runs)
+        self._judge_limits(records)
+        self._judge_outcomes(records, runs)
+        self._judge_requests(records, runs)
+        self._judge_cancels(records, runs)
 
-    def _judge_limits(self, told: History) -> None:
-        sessions = {session.id: session for session in told.sessions}
-        for session in told.sessions:
+    def _judge_limits(self, records: History) -> None:
+        sessions = {session.id: session for session in records.sessions}
+        for session in records.sessions:
             parent = sessions.get(session.parent_session_id or "")
             if parent is None:
                 continue
@@ -287,12 +287,12 @@ class Family:
                 if above == 0:
                     self.faults.append(f"limits: {session.id} is below one with {name} 0")
 
-    def _judge_outcomes(self, told: History, runs: dict[str, Run]) -> None:
-        sessions = {session.id: session for session in told.sessions}
-        messages = {message.id: message for message in told.messages}
+    def _judge_outcomes(self, records: History, runs: dict[str, Run]) -> None:
+        sessions = {session.id: session for session in records.sessions}
+        messages = {message.id: message for message in records.messages}
         finished: Counter[str] = Counter()
-        for session in told.sessions:
-            for event in _of(told.logs[session.id], EventType.CHILD_FINISHED):
+        for session in records.sessions:
+            for event in _of(records.logs[session.id], EventType.CHILD_FINISHED):
                 finished[event.data["run_id"]] += 1
                 message = messages.get(event.data["message_id"])
                 child = sessions[event.data["session_id"]]
@@ -300,12 +300,12 @@ class Family:
                     self.faults.append(f"lost: the message of {event.data}")
                 elif child.parent_session_id != session.id != message.session_id:
                     self.faults.append(f"lost: {message.id} is not in its child's parent")
-        for run in told.runs:
+        for run in records.runs:
             expected = int(sessions[run.session_id].parent_session_id is not None)
             if finished[run.id] != expected:
                 self.faults.append(f"outcome: {run.id} was told of {finished[run.id]} times")
-        at_rest = _canceled_last(told.runs)
-        for message in told.messages:
+        at_rest = _canceled_last(records.runs)
+        for message in records.messages:
             waits = message.source.kind == "child" and message.delivery == "queued"
             is_open = sessions[message.session_id].status == "open"
             if waits and is_open and message.session_id not in at_rest:
@@ -320,20 +320,20 @@ class Family:
             if count > 1
         ]
 
-    def _judge_requests(self, told: History, runs: dict[str, Run]) -> None:
+    def _judge_requests(self, records: History, runs: dict[str, Run]) -> None:
         # An attempt that emitted nothing may not have read its prompt: the next one gets it again.
         at_work = {
             (event.run_id, event.attempt)
-            for log in told.logs.values()
+            for log in records.logs.values()
             for event in _of(log, EventType.AGENT_MESSAGE)
         }
-        for request in told.requests:
+        for request in records.requests:
             if request.is_open:
                 self.faults.append(f"stuck: request {request.id} is open")
             decided = self.decided.get(request.id)
             if decided is not None and decided != request.status:
                 self.faults.append(f"lost: {request.id} was {decided} and is {request.status}")
-            times = self.agents.told.get((request.text, request.status), [])
+            times = self.agents.received.get((request.text, request.status), [])
             count = sum(one is None or one in at_work for one in times)
             if count > 1:
                 self.faults.append(f"doubled: {request.text} was told {count} times")
@@ -342,9 +342,9 @@ class Family:
             if completed and tells and count != 1 and not _gave_up_then(request):
                 self.faults.append(f"lost: {request.text}, {request.status}, told {count}")
 
-    def _judge_cancels(self, told: History, runs: dict[str, Run]) -> None:
-        start_id = {session.id: session.created_at for session in told.sessions}
-        for session in told.sessions:
+    def _judge_cancels(self, records: History, runs: dict[str, Run]) -> None:
+        start_id = {session.id: session.created_at for session in records.sessions}
+        for session in records.sessions:
             parent = runs.get(session.parent_run_id or "")
             if (
                 parent is not None
@@ -354,13 +354,13 @@ class Family:
                 self.faults.append(f"spawned: {session.id} after the cancel of {parent.id}")
         setters = {
             message.run_id: message.source.run_id
-            for message in told.messages
+            for message in records.messages
             if message.source.kind == "parent" and message.source.run_id is not None
         }
-        for run in told.runs:
+        for run in records.runs:
             if run.cancel_requested_at is None or run.cancel_reason != "cascade":
                 continue
-            for child in told.runs:
+            for child in records.runs:
                 lived = child.finished_at is None or child.finished_at > run.cancel_requested_at
                 if (
                     setters.get(child.id, child.parent_run_id) == run.id
@@ -452,22 +452,22 @@ def many(start: int, count: int) -> tuple[Counter[str], dict[int, list[str]]]:
 
 def census(family: Family) -> Counter[str]:
     """Count what happened in a simulation, so that a test can check that all of it does."""
-    told = family.told
-    assert told is not None
-    kinds = Counter(event.event_type for log in told.logs.values() for event in log)
+    records = family.records
+    assert records is not None
+    kinds = Counter(event.event_type for log in records.logs.values() for event in log)
     return (
         Counter({str(kind): count for kind, count in kinds.items()})
-        + Counter(f"request {request.status}" for request in told.requests)
-        + Counter(f"run {run.status}" for run in told.runs)
-        + Counter(f"depth {session.depth}" for session in told.sessions)
+        + Counter(f"request {request.status}" for request in records.requests)
+        + Counter(f"run {run.status}" for run in records.runs)
+        + Counter(f"depth {session.depth}" for session in records.sessions)
         + Counter(
             "smaller limits"
-            for session in told.sessions
+            for session in records.sessions
             if any(getattr(session, name) is not None for name in LIMITS)
         )
-        + Counter("a later attempt" for run in told.runs if run.attempt > 1)
-        + Counter("decided by policy" for one in told.requests if one.decided_by == "policy")
-        + Counter("woken" for one in told.messages if one.source.kind == "child" and one.run_id)
+        + Counter("a later attempt" for run in records.runs if run.attempt > 1)
+        + Counter("decided by policy" for one in records.requests if one.decided_by == "policy")
+        + Counter("woken" for one in records.messages if one.source.kind == "child" and one.run_id)
     )
 
 

@@ -307,7 +307,7 @@ class World:
     ids: Ids = field(factory=Ids)
     settings: dict[str, Any] = field(factory=dict)
     faults: list[str] = field(factory=list)
-    told: History | None = None
+    records: History | None = None
 
     def _config(self) -> EngineConfig:
         provider = ProviderConfig(
@@ -423,13 +423,13 @@ class World:
 
     async def _judge(self) -> None:
         async with self.store, Orchestrator(self.store, self._config()) as engine:
-            told = self.told = await history(Client(engine))
+            records = self.records = await history(Client(engine))
         acknowledged = [one for actor in self.actors for one in actor.acknowledged]
         texts = [plan.text for actor in self.actors for plan in actor.plans if plan.text]
-        found = violations(told, acknowledged=acknowledged, unique=texts)
+        found = violations(records, acknowledged=acknowledged, unique=texts)
         for actor in self.actors:
             for session, seen in actor.seen.items():
-                found += stream_violations(seen, told.logs[session])
+                found += stream_violations(seen, records.logs[session])
         self.faults += [f"{one.kind}: {one.detail}" for one in found]
         # An agent works on a message at most once, and exactly once if its run completed.
         self.faults += [
@@ -439,7 +439,7 @@ class World:
         ]
         said = Counter(
             event.data["text"]
-            for log in told.logs.values()
+            for log in records.logs.values()
             for event in log
             if event.event_type == "agent.message"
         )
@@ -449,22 +449,22 @@ class World:
         self.faults += [
             f"lost: the first answer to {key}" for actor in self.actors for key in actor.unanswered
         ]
-        completed = {run.id for run in told.runs if run.status is RunStatus.COMPLETED}
+        completed = {run.id for run in records.runs if run.status is RunStatus.COMPLETED}
         self.faults += [
             f"lost: no agent worked on {message.text!r}, and run {message.run_id} completed"
-            for message in told.messages
+            for message in records.messages
             if message.run_id in completed
             and message.text.startswith("do ")
             and not self.agents.effects[message.text]
         ]
         self.faults += [
             f"lost: run {request.run_id} was never told that {request.id} was {request.status}"
-            for request in told.requests
+            for request in records.requests
             if request.status == "approved"
             and request.run_id in completed
             and not self.agents.answers[request.text]
         ]
-        if any(run.status not in ("completed", "failed", "canceled") for run in told.runs):
+        if any(run.status not in ("completed", "failed", "canceled") for run in records.runs):
             self.faults.append("a run did not come to its end")
 
 

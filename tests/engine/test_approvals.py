@@ -250,8 +250,8 @@ async def test_request_of_a_descendant_is_found_among_many_others_in_the_tree() 
         child = await client.spawn("hold", session_id=root.id, provider=MANUAL)
         below = await client.spawn("hold", session_id=child.session.id, provider=MANUAL)
         reply = await client.reply_parent(below.run.id, "?", request_kind="input_request")
-        told = await client.wait_run(child.run.id, timeout_s=0, until="attention")
-        assert told.request == reply.request
+        waited = await client.wait_run(child.run.id, timeout_s=0, until="attention")
+        assert waited.request == reply.request
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])

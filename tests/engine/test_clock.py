@@ -89,12 +89,12 @@ async def test_request_expires_by_the_changed_clock(
             session = await client.create_session(provider="manual")
             run = await client.create_run(session.id)
             await client.transition_run(run.id, "running")
-            told = await client.reply_parent(
+            reply = await client.reply_parent(
                 run.id, "may I?", request_kind="approval_request", expires_in_s=1800
             )
-            assert told.request is not None
+            assert reply.request is not None
             clock.jump = jump
             request = await client.get_request(
-                told.request.id, wait_s=0.5 if jump < timedelta(0) else 30
+                reply.request.id, wait_s=0.5 if jump < timedelta(0) else 30
             )
             assert request.status == ("pending" if jump < timedelta(0) else "expired")

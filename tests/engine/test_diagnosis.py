@@ -84,13 +84,13 @@ async def test_diagnosis_of_a_crash_has_the_exit_status_and_stderr(
 ) -> None:
     async with playing(tmp_path, scene) as (client, made):
         run = await end_of(client, made)
-        told = await diagnosed(client, run)
+        diagnosis = await diagnosed(client, run)
     assert (run.status, run.exit_code) == (RunStatus.FAILED, exit_code)
-    assert told.likely_issue.code == "crashed"
-    assert words in told.likely_issue.message
-    assert told.invocation is not None
+    assert diagnosis.likely_issue.code == "crashed"
+    assert words in diagnosis.likely_issue.message
+    assert diagnosis.invocation is not None
     if scene == ["complain"]:
-        assert "warming up" in told.stderr_tail
+        assert "warming up" in diagnosis.stderr_tail
 
 
 @ON_ONE_LOOP
@@ -115,11 +115,11 @@ async def test_diagnosis_of_a_healthy_run_has_the_code_none(
 ) -> None:
     async with playing(tmp_path, scene) as (client, made):
         run = await end_of(client, made)
-        told = await diagnosed(client, run)
+        diagnosis = await diagnosed(client, run)
     assert run.status is RunStatus.COMPLETED, run.error
-    assert told.likely_issue.code == "none"
-    assert "completed" in told.likely_issue.message
-    assert (told.active_pid, told.process_tree) == (None, ())
+    assert diagnosis.likely_issue.code == "none"
+    assert "completed" in diagnosis.likely_issue.message
+    assert (diagnosis.active_pid, diagnosis.process_tree) == (None, ())
 
 
 async def test_diagnosis_is_agent_exited_while_another_process_holds_its_stdout(
@@ -138,9 +138,9 @@ async def test_diagnosis_is_agent_exited_while_another_process_holds_its_stdout(
 async def test_diagnosis_is_agent_silent_before_and_after_the_timeout(tmp_path: Path) -> None:
     async with playing(tmp_path, ["mute"], silence_timeout_s=0.6) as (client, made):
         run = await end_of(client, made)
-        told = await diagnosed(client, run)
+        diagnosis = await diagnosed(client, run)
         page = await client.list_events(run.session_id)
-    assert (told.likely_issue.code, "silence_timeout_s" in told.likely_issue.message) == (
+    assert (diagnosis.likely_issue.code, "silence_timeout_s" in diagnosis.likely_issue.message) == (
         "agent_silent",
         True,
     )
@@ -157,11 +157,11 @@ async def test_diagnosis_of_a_run_timeout_names_the_setting(tmp_path: Path) -> N
 
 async def test_diagnosis_of_a_running_agent_lists_its_processes(tmp_path: Path) -> None:
     async with playing(tmp_path, ["last"]) as (client, run):
-        while len((told := await diagnosed(client, run)).process_tree) < 2:
+        while len((diagnosis := await diagnosed(client, run)).process_tree) < 2:
             await anyio.sleep(0.01)
-        assert told.likely_issue.code == "none"
-        assert told.worker_alive
-        assert told.active_pid == told.attempts[-1].pid == told.process_tree[0].pid
+        assert diagnosis.likely_issue.code == "none"
+        assert diagnosis.worker_alive
+        assert diagnosis.active_pid == diagnosis.attempts[-1].pid == diagnosis.process_tree[0].pid
         await client.cancel_run(run.id)
         await end_of(client, run)
         assert (await diagnosed(client, run)).likely_issue.code == "canceled"
@@ -288,9 +288,9 @@ async def test_diagnosis_names_the_open_request() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         run = await sent(client, "ask May I?")
         issue = await found(client, run, "waiting_on_request")
-        told = await diagnosed(client, run)
-    assert told.pending_request is not None
-    assert told.pending_request.id in issue.message
+        diagnosis = await diagnosed(client, run)
+    assert diagnosis.pending_request is not None
+    assert diagnosis.pending_request.id in issue.message
 
 
 # --- the store ------------------------------------------------------------------------------------

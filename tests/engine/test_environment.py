@@ -38,8 +38,8 @@ def test_variables_named_in_the_policy_are_inherited() -> None:
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_local_variables_of_git_are_not_inherited() -> None:
-    told = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, check=True)
-    names = told.stdout.decode().split()
+    done = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, check=True)
+    names = done.stdout.decode().split()
     assert names
     assert [name for name in names if not is_host_variable(name)] == []
 

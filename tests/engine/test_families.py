@@ -46,7 +46,7 @@ def test_seeds_of_earlier_faults_have_none_now() -> None:
 
 def test_same_seed_gives_the_same_tree() -> None:
     first, second = grow(7), grow(7)
-    assert first.told is not None
-    assert second.told is not None
-    assert first.told.logs == second.told.logs
-    assert first.told.runs == second.told.runs
+    assert first.records is not None
+    assert second.records is not None
+    assert first.records.logs == second.records.logs
+    assert first.records.runs == second.records.runs

@@ -179,7 +179,7 @@ async def test_earlier_child_result_does_not_wake_a_canceled_parent() -> None:
 
 
 async def test_note_of_a_child_being_stopped_does_not_wake_its_canceled_parent() -> None:
-    begun, stopping, told = anyio.Event(), anyio.Event(), anyio.Event()
+    begun, stopping, may_end = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def what(context: RunContext) -> Outcome:
         if context.session.parent_session_id is None:
@@ -192,7 +192,7 @@ async def test_note_of_a_child_being_stopped_does_not_wake_its_canceled_parent()
             if context.session.parent_session_id is not None:
                 stopping.set()
                 with anyio.CancelScope(shield=True):
-                    await told.wait()
+                    await may_end.wait()
         return Outcome("never")
 
     async with open_embedded(":memory:", runners=[Doing(what)]) as client:
@@ -205,7 +205,7 @@ async def test_note_of_a_child_being_stopped_does_not_wake_its_canceled_parent()
             assert (await end_of(client, run)).status is RunStatus.CANCELED
             await stopping.wait()
             reply = await client.reply_parent(child.run.id, "carry on")
-            told.set()
+            may_end.set()
         assert reply.message is not None
         assert reply.message.delivery == "delivered"
         assert (await end_of(client, child.run)).status is RunStatus.CANCELED

@@ -379,21 +379,21 @@ async def test_run_survives_writes_that_fail_for_a_moment() -> None:
 
 async def test_run_survives_reads_that_fail_for_a_moment() -> None:
     store = Flaky()
-    told = anyio.Event()
+    recovered = anyio.Event()
 
     async def what(context: RunContext) -> Outcome:
         store.unread = 1  # the read of the watch for cancels
         await context.set_thread("t-1")
         while store.unread:
             await anyio.lowlevel.checkpoint()
-        told.set()
+        recovered.set()
         await anyio.sleep_forever()
         raise AssertionError
 
     with anyio.fail_after(TIMEOUT_S):
         async with open_embedded(store, runners=[Doing(what)]) as client:
             run = await run_of(client)
-            await told.wait()
+            await recovered.wait()
             await client.cancel_run(run.id)
             assert (await end_of(client, run)).status is RunStatus.CANCELED
 
@@ -435,11 +435,11 @@ async def test_run_ends_and_frees_its_worker_after_an_unexpected_store_error(
                 go.set()
             run = await end_of(client, run)
             assert store.faults == 0
-            told = await history(client)
+            records = await history(client)
             # Its worker is free for the next run.
             go.set()
             assert (await end_of(client, await run_of(client))).worker_id is not None
-    assert violations(told) == []
+    assert violations(records) == []
     assert run.status is (RunStatus.CANCELED if is_canceled else RunStatus.FAILED)
     if not is_canceled:
         assert run.error is not None

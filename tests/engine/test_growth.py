@@ -188,9 +188,9 @@ async def test_calls_with_ever_new_values_do_not_fill_the_audit_trail() -> None:
         for number in range(300):
             await tree.agent.extend_request(asked.request.id, 4000 + number)
         entries = (await tree.client.list_audit(limit=1000)).entries[before:]
-        told = [(one.detail["expires_in_s"], one.detail.get("times", 1)) for one in entries]
-        assert told[:100] == [(4000 + number, 1) for number in range(100)]
-        assert told[100:] == [(4099 + 2**n, 2**n) for n in range(8)]
+        audited = [(one.detail["expires_in_s"], one.detail.get("times", 1)) for one in entries]
+        assert audited[:100] == [(4000 + number, 1) for number in range(100)]
+        assert audited[100:] == [(4099 + 2**n, 2**n) for n in range(8)]
         await tree.agent.extend_request(asked.request.id, 4000)
         last = (await tree.client.list_audit(limit=1000)).entries[-1]
         assert (last.detail["expires_in_s"], last.detail["times"]) == (4000, 2)
@@ -446,8 +446,8 @@ async def test_repeated_question_of_an_agent_finds_its_open_request(tmp_path: Pa
         first = await ask("the first")
         assert (await ask("the first"))["request"]["id"] == first["request"]["id"]
         await client.resolve_request(first["request"]["id"], "answer", text="yes")
-        told = await ask("the first")
-        assert (told["request"]["id"], told["answer"]) == (first["request"]["id"], "yes")
+        reply = await ask("the first")
+        assert (reply["request"]["id"], reply["answer"]) == (first["request"]["id"], "yes")
         again = await ask("the first")
         assert again["request"]["id"] != first["request"]["id"]
         for number in range(40):

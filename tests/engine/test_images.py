@@ -110,11 +110,11 @@ async def test_agent_gets_the_images_of_its_message(opened: Opened) -> None:
     assert runner.seen == [("one", pictures), ("two", [JPEG]), ("3", [GIF]), ("four", [])]
     assert started.message is not None
     assert started.message.images == listed[0].images == described
-    told = [event.data for event in log if event.event_type == "message.created"]
-    assert told[0]["images"] == [
+    logged = [event.data for event in log if event.event_type == "message.created"]
+    assert logged[0]["images"] == [
         {"media_type": one.media_type, "size": one.size, "digest": one.digest} for one in described
     ]
-    assert "images" not in told[3]
+    assert "images" not in logged[3]
 
 
 async def test_a_queued_message_has_its_images_after_a_restart(opened: Opened) -> None:

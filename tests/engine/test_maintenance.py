@@ -77,7 +77,7 @@ async def test_check_finds_rows_that_were_changed(
             connection.close()
             found = await client.check_store()
     assert not found.ok
-    assert any(finding in told for told in found.findings), found.findings
+    assert any(finding in one for one in found.findings), found.findings
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
@@ -97,10 +97,10 @@ async def test_check_reports_nothing_while_runs_are_in_progress(
             async def talk(session_id: str) -> None:
                 nonlocal sent
                 while True:
-                    told = await client.send_message(session_id, "hello")
+                    accepted = await client.send_message(session_id, "hello")
                     sent += 1
-                    assert told.run is not None
-                    await client.wait_run(told.run.id, timeout_s=30)
+                    assert accepted.run is not None
+                    await client.wait_run(accepted.run.id, timeout_s=30)
 
             for session in sessions:
                 tasks.start_soon(talk, session.id)

@@ -247,12 +247,12 @@ def _moved(model: Model, run_id: str, to: RunStatus, answer: Any) -> None:
 
 
 async def final(client: Client, model: Model) -> History:
-    told = await history(client)
-    assert violations(told) == []
-    assert {run.id: run.status for run in told.runs} == model.runs
-    assert {one.id: one.status for one in told.sessions} == model.sessions
-    assert {one.id: one.status for one in told.requests} == model.requests
-    return told
+    records = await history(client)
+    assert violations(records) == []
+    assert {run.id: run.status for run in records.runs} == model.runs
+    assert {one.id: one.status for one in records.sessions} == model.sessions
+    assert {one.id: one.status for one in records.requests} == model.requests
+    return records
 
 
 async def compare(directory: Path, played: list[tuple[Any, ...]]) -> None:
@@ -283,11 +283,11 @@ async def compare(directory: Path, played: list[tuple[Any, ...]]) -> None:
             left.pop(0)
 
 
-def timeless(told: Any) -> str:
+def timeless(records: Any) -> str:
     """Return a text without times, which depend on the number of clock reads, and without
     the names of engines, as one store had more of them.
     """
-    return re.sub(r"datetime\.datetime\([^)]*\)|'2030-[^']*Z'|dmn_[0-9]+", "", repr(told))
+    return re.sub(r"datetime\.datetime\([^)]*\)|'2030-[^']*Z'|dmn_[0-9]+", "", repr(records))
 
 
 @pytest.mark.timeout(3600)

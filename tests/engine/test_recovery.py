@@ -85,9 +85,9 @@ async def at_work(store: MemoryStore, text: str, **settings: Any) -> Run:
 
 
 async def recovered(client: Client, run: Run) -> list[Event]:
-    told = await history(client)
-    assert violations(told) == []
-    return [event for event in told.logs[run.session_id] if event.event_type == "run.recovered"]
+    records = await history(client)
+    assert violations(records) == []
+    return [event for event in records.logs[run.session_id] if event.event_type == "run.recovered"]
 
 
 async def outcomes(client: Client, run: Run) -> list[str | None]:

@@ -32,11 +32,11 @@ async def ask(client: Client, *, expires_in_s: float) -> Request:
     session = await client.create_session(provider="manual")
     child = await client.spawn("x", session_id=session.id, provider="manual")
     await client.transition_run(child.run.id, "running")
-    told = await client.reply_parent(
+    reply = await client.reply_parent(
         child.run.id, "May I?", request_kind="approval_request", expires_in_s=expires_in_s
     )
-    assert told.request is not None
-    return told.request
+    assert reply.request is not None
+    return reply.request
 
 
 async def events(client: Client, request: Request) -> list[str]:
@@ -70,10 +70,10 @@ async def test_request_warns_once_before_it_expires_and_again_after_an_extension
             assert (await client.get_request(request.id)).warned
             await client.extend_request(request.id, 1000)
             clock.jump += timedelta(seconds=760)  # past its first end
-            told = [created, expiring, extended, expiring]
-            await until(lambda found: found == told, client, request)
+            logged = [created, expiring, extended, expiring]
+            await until(lambda found: found == logged, client, request)
             clock.jump += timedelta(seconds=300)
-            await until(lambda found: found == [*told, expired], client, request)
+            await until(lambda found: found == [*logged, expired], client, request)
             assert (await client.get_request(request.id)).status == "expired"
 
 
@@ -82,8 +82,8 @@ async def test_tiny_extensions_are_not_recorded(tmp_path: Path) -> None:
         request = await ask(client, expires_in_s=1000)
         for tenths in range(200):
             await client.extend_request(request.id, 1000 + tenths / 10)
-        told = await events(client, request)
-        assert told.count("request.extended") <= 2
+        logged = await events(client, request)
+        assert logged.count("request.extended") <= 2
         ends = (await client.get_request(request.id)).expires_at
         assert ends - request.expires_at >= timedelta(seconds=9)
         again = await client.extend_request(request.id, 500)

@@ -159,7 +159,7 @@ async def test_queued_answer_has_who_resolved_the_request_as_its_source() -> Non
             owe = partial(questions.queue_answer, engine.core, run=asked.run, request=request)
             await store.transact(owe)
         _, *answers = (await client.list_messages(asked.run.session_id)).messages
-        told = [
+        logged = [
             event.data
             async for event in client.events(asked.run.session_id)
             if event.event_type == "message.created" and "request_id" in event.data
@@ -170,4 +170,4 @@ async def test_queued_answer_has_who_resolved_the_request_as_its_source() -> Non
         Source("client"),
     ]
     assert {answer.role for answer in answers} == {"system"}
-    assert [data["request_id"] for data in told] == [answer.request_id for answer in answers]
+    assert [data["request_id"] for data in logged] == [answer.request_id for answer in answers]

@@ -57,9 +57,9 @@ async def test_request_that_is_too_large_is_refused(field: str, given: dict[str,
 async def test_note_may_be_longer_than_a_question() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         run = (await descent(client))[-1]
-        told = await client.reply_parent(run.id, LONG * 2)
-        assert told.message is not None
-        assert told.message.text == LONG * 2
+        reply = await client.reply_parent(run.id, LONG * 2)
+        assert reply.message is not None
+        assert reply.message.text == LONG * 2
 
 
 async def test_logs_of_ancestors_have_a_summary_of_the_request() -> None:

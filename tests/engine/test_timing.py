@@ -71,9 +71,9 @@ async def asked(client: Client, run: Run) -> Request:
 
 
 async def log_of(client: Client, run: Run) -> list[Event]:
-    told = await history(client)
-    assert violations(told) == []
-    return list(told.logs[run.session_id])
+    records = await history(client)
+    assert violations(records) == []
+    return list(records.logs[run.session_id])
 
 
 async def parked(client: Client, run: Run) -> Run:
@@ -180,8 +180,8 @@ async def test_parked_run_resumes_when_all_its_requests_are_answered() -> None:
         await client.resolve_request(third.request.id, "answer", text="three")
         run = await end_of(client, run)
         assert run.result is not None
-        told = run.result.text
-        assert [told.count(answer) for answer in ("one", "two", "three")] == [1, 1, 1]
+        text = run.result.text
+        assert [text.count(answer) for answer in ("one", "two", "three")] == [1, 1, 1]
         assert await log_of(client, run)
 
 

@@ -160,9 +160,9 @@ def test_asyncio_app_prints_the_events_of_each_session(tmp_path: Path) -> None:
     done = run("asyncio_app.py", "Hello", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     for name in ("ann", "bob"):
-        told = [line.split() for line in done.stdout.splitlines() if line.startswith(f"{name} ")]
-        assert [int(seq) for _, seq, _ in told] == list(range(1, len(told) + 1))
-        assert told[-1][2] == "run.completed"
+        printed = [line.split() for line in done.stdout.splitlines() if line.startswith(f"{name} ")]
+        assert [int(seq) for _, seq, _ in printed] == list(range(1, len(printed) + 1))
+        assert printed[-1][2] == "run.completed"
     assert done.stdout.count("You wrote 5 characters") == 2
 
 
@@ -416,14 +416,14 @@ def test_phone_page_approves_a_request_and_shows_the_answer(tmp_path: Path) -> N
             text=True,
         ) as node:
             try:
-                told: list[str] = []
+                printed: list[str] = []
                 assert node.stdout is not None
                 for line in node.stdout:
-                    told.append(line.rstrip())
+                    printed.append(line.rstrip())
                     if line.startswith("agent: "):
                         break
             finally:
                 node.kill()
-    assert [line for line in told if line] == [
+    assert [line for line in printed if line] == [
         "user: <b>hello</b>", "ask: May I?", "tool: May I? – approved", "agent: you said: approved",
     ]  # fmt: skip

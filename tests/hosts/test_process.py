@@ -174,9 +174,9 @@ async def test_stderr_is_drained_and_its_end_is_kept(stage):
 
 
 async def test_on_stderr_is_called_as_stderr_comes(stage):
-    told = []
-    await stage.all("complain", on_stderr=told.append)
-    assert told[-1] == "warming up\nno such model\n\n"
+    reported = []
+    await stage.all("complain", on_stderr=reported.append)
+    assert reported[-1] == "warming up\nno such model\n\n"
 
 
 @pytest.mark.parametrize("scene", ["deaf", "deaf-open"])
@@ -333,8 +333,8 @@ async def test_start_waits_while_no_file_descriptor_is_free(stage, caplog):
             resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
         assert psutil.Process().num_fds() == before
         assert began[0][0] == [b"again"]
-        told = [one for one in caplog.records if "start of an agent is delayed" in one.message]
-        assert len(told) <= 1  # once a minute
+        warnings = [one for one in caplog.records if "start of an agent is delayed" in one.message]
+        assert len(warnings) <= 1  # once a minute
 
 
 async def test_agent_inherits_no_file_descriptor(stage):

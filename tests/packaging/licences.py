@@ -55,5 +55,5 @@ if __name__ == "__main__":
     }
     known = dict(rows(locked))
     missing = dict.fromkeys(locked - known.keys(), "not installed on Linux")
-    told = "".join(f"| `{name}` | {text} |\n" for name, text in sorted((known | missing).items()))
-    PAGE.write_text(HEAD + told)
+    table = "".join(f"| `{name}` | {text} |\n" for name, text in sorted((known | missing).items()))
+    PAGE.write_text(HEAD + table)

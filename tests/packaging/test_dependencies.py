@@ -110,12 +110,12 @@ def test_supported_pythons_are_declared() -> None:
 def test_list_of_licences_is_complete() -> None:
     from licences import PAGE, rows
 
-    told = re.findall(r"^\| `([^`]+)` \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
+    listed = re.findall(r"^\| `([^`]+)` \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
     locked = {name_of(line) for line in locked_names()}
-    assert {name for name, _ in told} == locked
-    assert all(licence.strip() for _, licence in told)
+    assert {name for name, _ in listed} == locked
+    assert all(licence.strip() for _, licence in listed)
     here = dict(rows(locked))
-    for name, licence in told:
+    for name, licence in listed:
         assert here.get(name, licence) == licence, f"{name}: tests/packaging/licences.py writes it"
 
 

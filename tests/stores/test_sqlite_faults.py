@@ -80,8 +80,10 @@ async def test_killed_process_has_lost_no_acknowledged_commit(
                 lines += chunk
             assert await process.wait() == -signal.SIGKILL
         complete = lines[: lines.rindex(b"\n")].decode().splitlines()
-        told = {(session, seq): text for session, seq, text in map(json.loads, complete)}
-        assert len(told) == len(complete) >= acknowledged
+        acknowledged_texts = {
+            (session, seq): text for session, seq, text in map(json.loads, complete)
+        }
+        assert len(acknowledged_texts) == len(complete) >= acknowledged
         async with SqliteStore(path) as store:
             sessions = await store.read(lambda view: view.sessions(limit=100))
             assert len(sessions) == 8
@@ -92,7 +94,7 @@ async def test_killed_process_has_lost_no_acknowledged_commit(
                 )
                 assert [event.seq for event in events] == list(range(1, session.last_seq + 1))
                 stored |= {(session.id, event.seq): event.data["text"] for event in events}
-            assert told.items() <= stored.items()
+            assert acknowledged_texts.items() <= stored.items()
             assert len(set(stored.values())) == len(stored)
             assert await store.read(lambda view: view.event_count()) == len(stored)
 

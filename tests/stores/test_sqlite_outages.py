@@ -164,7 +164,7 @@ async def test_failing_writes_are_not_acknowledged_and_acknowledged_ones_not_los
 ):
     """The fault comes at each call of several commits in turn, and ends again."""
     path = tmp_path / "data.db"
-    told, tried = [], []
+    acknowledged, tried = [], []
     with anyio.fail_after(120):
         async with SqliteStore(path) as store:
             session = a_session()
@@ -179,13 +179,13 @@ async def test_failing_writes_are_not_acknowledged_and_acknowledged_ones_not_los
                     except Unavailable:
                         pass
                     else:
-                        told.append(text)
+                        acknowledged.append(text)
                 disk.mend()
                 await healed(store)
-            assert 0 < len(told) < len(tried)
-            assert await texts(store, session) == told
+            assert 0 < len(acknowledged) < len(tried)
+            assert await texts(store, session) == acknowledged
         async with SqliteStore(path) as store:
-            assert await texts(store, session) == told
+            assert await texts(store, session) == acknowledged
             assert await codes(store) == []
 
 
@@ -289,16 +289,16 @@ async def test_store_recovers_when_a_full_disk_has_space_again(small_disk):
         async with SqliteStore(path) as store:
             session = a_session()
             await put(store, session)
-            told = []
+            acknowledged = []
 
             async def fill():
                 for number in range(1000):
                     await append(store, session, f"{number} " + "x" * 100_000)
-                    told.append(number)
+                    acknowledged.append(number)
 
             with pytest.raises(Unavailable, match=r"disk .* is full"):
                 await fill()
-            assert told
+            assert acknowledged
             stuffing = small_disk / "stuffing"
             with stuffing.open("wb") as file:
                 try:
@@ -311,7 +311,7 @@ async def test_store_recovers_when_a_full_disk_has_space_again(small_disk):
             with pytest.raises(Unavailable):
                 await append(store, session, "new")
             seq = await append(store, session, "outcome", reserve=True)
-            assert seq == len(told) + 1
+            assert seq == len(acknowledged) + 1
             stuffing.unlink()
             assert len(await texts(store, session)) == seq
             await anyio.run_process(["mount", "-o", "remount,size=40m", str(small_disk)])

@@ -47,14 +47,14 @@ async def test_client_of_the_mcp_package_lists_and_calls_the_tools(
             for schema in tool.input_schema["properties"].values():
                 assert schema["description"]
                 assert isinstance(schema["type"], str)
-        told = {tool.name: tool.input_schema["properties"] for tool in listed}
+        schemas = {tool.name: tool.input_schema["properties"] for tool in listed}
         for name, argument, end in [
             ("session_wait", "timeout_s", "call again. Default: 50."),
             ("session_reply_parent", "wait", "answered. Default: true."),
             ("session_reply_parent", "expires_in_s", "as denied. Default: 3600."),
             ("session_send", "when_busy", "an error. Default: queue."),
         ]:
-            assert told[name][argument]["description"].endswith(end)
+            assert schemas[name][argument]["description"].endswith(end)
         assert "session_reply_parent informs or asks" in (tools.instructions or "")[:250]
         result = await tools.call_tool("session_list", {})
         assert json.loads(result.content[0].text) == result.structured_content
@@ -94,8 +94,8 @@ async def test_other_methods_are_refused_and_ping_is_answered(agents: Standing) 
 async def test_invalid_jsonrpc_message_is_refused(agents: Standing, message: object) -> None:
     answer = await agents.send(await agents.start(), message)
     assert answer.status_code == 400
-    told = answer.json()
-    assert (told["jsonrpc"], told["id"], told["error"]["code"]) == ("2.0", None, -32600)
+    error = answer.json()
+    assert (error["jsonrpc"], error["id"], error["error"]["code"]) == ("2.0", None, -32600)
 
 
 async def test_invalid_bodies_and_query_parameters_are_refused(agents: Standing) -> None:
@@ -205,8 +205,8 @@ async def test_child_can_be_spawned_messaged_and_waited_for(agents: Standing) ->
         assert [one["run"]["id"] for one in listed["children"]] == [child]
         session_id = listed["children"][0]["session"]["id"]
         sent = await use(above, "session_send", session_id=session_id, text="and then?")
-        told = await use(below, "session_reply_parent", text="halfway")
-        assert told == {"parent_session_id": listed["session"]["id"], "request": None}
+        reply = await use(below, "session_reply_parent", text="halfway")
+        assert reply == {"parent_session_id": listed["session"]["id"], "request": None}
         await agents.end(child, "all of it")
         waited = await use(above, "session_wait", run_id=child)
         assert waited["run"]["result"] == {"text": "all of it"}
@@ -237,10 +237,10 @@ async def test_parent_answers_the_question_of_its_child(agents: Standing) -> Non
 
         async def ask() -> None:
             more = {"detail": {"path": "build"}, "options": ["all", "old"]}
-            told = await use(
+            reply = await use(
                 below, "session_reply_parent", text="which?", request_kind="input_request", **more
             )
-            answers.append(told)
+            answers.append(reply)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
@@ -260,8 +260,8 @@ async def test_parent_answers_the_question_of_its_child(agents: Standing) -> Non
             assert (await use(above, "request_resolve", **decide))["request"][
                 "status"
             ] == "answered"
-        (told,) = answers
-        assert (told["decision"], told["answer"], told["timed_out"]) == ("answer", "old", False)
+        (reply,) = answers
+        assert (reply["decision"], reply["answer"], reply["timed_out"]) == ("answer", "old", False)
         error = await refused(above, "request_resolve", request_id=request["id"], decision="deny")
         assert error["code"] == "already_resolved"
 
@@ -275,8 +275,8 @@ async def test_session_wait_ignores_questions_left_to_a_person(agents: Standing)
         assert f'session_wait with ignore ["{first}"]' in waited["next"]
         left = await use(above, "session_wait", run_id=child, ignore=[first], timeout_s=0)
         assert left["timed_out"] is True
-        told = await use(below, "session_reply_parent", **question | {"text": "and which?"})
-        second = told["request"]["id"]
+        reply = await use(below, "session_reply_parent", **question | {"text": "and which?"})
+        second = reply["request"]["id"]
         waited = await use(above, "session_wait", run_id=child, ignore=[first])
         assert waited["request"]["id"] == second
         assert f'session_wait with ignore ["{first}","{second}"]' in waited["next"]
@@ -315,8 +315,8 @@ async def test_repeated_question_continues_the_open_request(agents: Standing) ->
         assert again["timed_out"] is True
         await use(above, "request_resolve", request_id=request_id, decision="approve")
         # Resolved between two calls: the same text is still the same request,
-        told = await use(below, "session_reply_parent", **question)
-        assert (told["request"]["id"], told["decision"]) == (request_id, "approve")
+        reply = await use(below, "session_reply_parent", **question)
+        assert (reply["request"]["id"], reply["decision"]) == (request_id, "approve")
         # and a new one after the agent got the decision: an approval holds once.
         new = await use(below, "session_reply_parent", **question, timeout_s=0)
         assert new["request"]["id"] != request_id
@@ -335,8 +335,8 @@ async def test_repeated_question_gets_the_answer_after_a_broken_connection(
         waited = await use(above, "session_wait", run_id=child)
         request_id = waited["request"]["id"]
         await use(above, "request_resolve", request_id=request_id, decision="deny", text="no")
-        told = await use(below, "session_reply_parent", **question)
-        assert (told["request"]["id"], told["decision"], told["answer"]) == (
+        reply = await use(below, "session_reply_parent", **question)
+        assert (reply["request"]["id"], reply["decision"], reply["answer"]) == (
             request_id,
             "deny",
             "no",
@@ -349,8 +349,8 @@ async def test_identical_concurrent_questions_open_one_request(agents: Standing)
     async with agents.family() as (_, _, below, _):
 
         async def ask() -> None:
-            told = await use(below, "session_reply_parent", **question)
-            asked.append(told["request"]["id"])
+            reply = await use(below, "session_reply_parent", **question)
+            asked.append(reply["request"]["id"])
 
         async with anyio.create_task_group() as tasks:
             for _ in range(8):
@@ -367,8 +367,8 @@ async def test_question_can_be_asked_without_waiting(agents: Standing) -> None:
         assert (asked["decision"], run["status"]) == (None, "running")
         request_id = asked["request"]["id"]
         await use(above, "request_resolve", request_id=request_id, decision="approve")
-        told = await use(below, "session_reply_parent", request_id=request_id)
-        assert told["decision"] == "approve"
+        reply = await use(below, "session_reply_parent", request_id=request_id)
+        assert reply["decision"] == "approve"
 
 
 async def test_tools_reach_only_descendants_of_the_agent(agents: Standing) -> None:

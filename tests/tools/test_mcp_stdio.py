@@ -63,8 +63,8 @@ async def test_question_can_be_asked_and_answered(agentctl: Path, agents: Standi
         asked = await use(tools, "session_reply_parent", **question, timeout_s=0)
         request_id = asked["request"]["id"]
         await use(above, "request_resolve", request_id=request_id, decision="approve")
-        told = await use(tools, "session_reply_parent", request_id=request_id)
-        assert told["decision"] == "approve"
+        reply = await use(tools, "session_reply_parent", request_id=request_id)
+        assert reply["decision"] == "approve"
 
 
 async def test_tools_of_an_ended_run_are_forbidden(agentctl: Path, agents: Standing) -> None:

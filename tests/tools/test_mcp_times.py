@@ -57,13 +57,13 @@ async def held(agent: Agent, name: str, **arguments: Any) -> tuple[Mapping[str, 
 def test_session_wait_returns_before_clients_time_out_and_can_be_repeated() -> None:
     async def body(people: Client, parent: Agent, child: Agent) -> None:
         for _ in range(200):
-            told, seconds = await held(parent, "session_wait", run_id=child.run_id)
-            assert told["timed_out"] is True
+            reply, seconds = await held(parent, "session_wait", run_id=child.run_id)
+            assert reply["timed_out"] is True
             assert 40 <= seconds < CUT_S
         assert trio.current_time() > 2 * 3600
         await people.transition_run(child.run_id, "completed", result={"text": "at last"})
-        told, seconds = await held(parent, "session_wait", run_id=child.run_id)
-        assert (told["run"]["result"]["text"], seconds) == ("at last", 0)
+        reply, seconds = await held(parent, "session_wait", run_id=child.run_id)
+        assert (reply["run"]["result"]["text"], seconds) == ("at last", 0)
 
     with_parent_and_child(body)
 
@@ -71,17 +71,17 @@ def test_session_wait_returns_before_clients_time_out_and_can_be_repeated() -> N
 def test_session_reply_parent_returns_before_clients_time_out() -> None:
     async def body(people: Client, parent: Agent, child: Agent) -> None:
         question = {"text": "May I?", "request_kind": "approval_request", "expires_in_s": 86_400}
-        told, seconds = await held(child, "session_reply_parent", **question)
-        assert (told["timed_out"], 40 <= seconds < CUT_S) == (True, True)
-        request_id = told["request"]["id"]
+        reply, seconds = await held(child, "session_reply_parent", **question)
+        assert (reply["timed_out"], 40 <= seconds < CUT_S) == (True, True)
+        request_id = reply["request"]["id"]
         for again in [{"request_id": request_id}, question] * 100:
-            told, seconds = await held(child, "session_reply_parent", **again)
-            assert (told["timed_out"], told["request"]["id"]) == (True, request_id)
+            reply, seconds = await held(child, "session_reply_parent", **again)
+            assert (reply["timed_out"], reply["request"]["id"]) == (True, request_id)
             assert 40 <= seconds < CUT_S
         assert trio.current_time() > 2 * 3600
         await held(parent, "request_resolve", request_id=request_id, decision="deny")
-        told, _ = await held(child, "session_reply_parent", request_id=request_id)
-        assert (told["decision"], told["timed_out"]) == ("deny", False)
+        reply, _ = await held(child, "session_reply_parent", request_id=request_id)
+        assert (reply["decision"], reply["timed_out"]) == ("deny", False)
         assert len((await people.requests()).requests) == 1
 
     with_parent_and_child(body)
@@ -97,7 +97,7 @@ def test_session_wait_lasts_hours_if_the_client_has_no_timeout() -> None:
 
         async with trio.open_nursery() as tasks:
             tasks.start_soon(end)
-            told, seconds = await held(parent, "session_wait", run_id=child.run_id)
-        assert (told["timed_out"], seconds) == (False, 5 * 3600)
+            reply, seconds = await held(parent, "session_wait", run_id=child.run_id)
+        assert (reply["timed_out"], seconds) == (False, 5 * 3600)
 
     with_parent_and_child(body)

@@ -324,8 +324,8 @@ async def test_canceled_question_stays_open_and_is_not_asked_twice() -> None:
             assert cut.cancelled_caught
         (request,) = (await work.client.requests()).requests
         await work.client.resolve_request(request.id, "approve")
-        told = await use(work.tools, "session_reply_parent", **question)
-        assert (told["request"]["id"], told["decision"]) == (request.id, "approve")
+        reply = await use(work.tools, "session_reply_parent", **question)
+        assert (reply["request"]["id"], reply["decision"]) == (request.id, "approve")
         again = await use(work.tools, "session_reply_parent", **question, timeout_s=0)
         assert again["request"]["id"] != request.id  # an approval holds once
 

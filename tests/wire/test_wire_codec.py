@@ -85,9 +85,9 @@ def test_both_encoders_of_an_event_give_the_same_json() -> None:
 
 @given(st.datetimes(datetime(1000, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
 def test_times_are_decoded_as_they_were_encoded_and_sort_as_text(moment: datetime) -> None:
-    told = codec.format_time(moment)
-    assert codec.parse_time(told) == moment
-    assert (told < codec.format_time(NOW)) == (moment < NOW)
+    encoded = codec.format_time(moment)
+    assert codec.parse_time(encoded) == moment
+    assert (encoded < codec.format_time(NOW)) == (moment < NOW)
 
 
 # --- commands -------------------------------------------------------------------------------
@@ -201,10 +201,10 @@ def test_answers_of_newer_and_older_daemons_are_decoded(kind: type) -> None:
     read = codec.from_plain(kind, plain)
     assert codec.to_plain(read) == plain
     newer = sample(kind, word=LATER)
-    told = strict_json.dumps(codec.to_plain(codec.from_plain(kind, newer)))
+    encoded = strict_json.dumps(codec.to_plain(codec.from_plain(kind, newer)))
     # Unknown values are kept, and unknown fields are dropped.
-    assert told.count(LATER) == strict_json.dumps(newer).count(LATER)
-    assert 'came_later":' not in told
+    assert encoded.count(LATER) == strict_json.dumps(newer).count(LATER)
+    assert 'came_later":' not in encoded
     for where, older in without_one(plain):
         found = codec.from_plain(kind, older)
         assert isinstance(found, kind), where

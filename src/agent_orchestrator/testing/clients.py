@@ -110,8 +110,8 @@ class ClientContract:
         assert await client.get_session(session.id) == moved
         assert (await client.get_session(child.id)).cwd == session.cwd
         assert (await client.get_run(queued.id)).status is RunStatus.QUEUED
-        told = [e for e in await _log(client, session.id) if e.event_type == "session.updated"]
-        assert [event.data for event in told] == [
+        updates = [e for e in await _log(client, session.id) if e.event_type == "session.updated"]
+        assert [event.data for event in updates] == [
             {"cwd": str(tmp_path), "previous_cwd": session.cwd}
         ]
         again = await client.update_session(session.id, cwd=session.cwd, title="both")
@@ -748,16 +748,16 @@ class ClientContract:
             asked.append(reply.request)
         first, second = asked
 
-        async def told(ignore: Sequence[str], run_id: str = watched.id) -> Request | None:
+        async def next_request(ignore: Sequence[str], run_id: str = watched.id) -> Request | None:
             reply = await client.wait_run(run_id, timeout_s=0, until="attention", ignore=ignore)
             assert reply.timed_out == (reply.request is None)
             return reply.request
 
-        assert await told(()) == first
-        assert await told([first.id]) == second
-        assert await told([second.id, "req_none"]) == first
-        assert await told([first.id, second.id]) is None
-        assert await told([first.id], children[0].run.id) is None
+        assert await next_request(()) == first
+        assert await next_request([first.id]) == second
+        assert await next_request([second.id, "req_none"]) == first
+        assert await next_request([first.id, second.id]) is None
+        assert await next_request([first.id], children[0].run.id) is None
         news: list[Request | None] = []
         async with anyio.create_task_group() as tasks:
             with anyio.fail_after(TIMEOUT_S):
@@ -977,8 +977,10 @@ class ClientContract:
         await client.resolve_request(asked.request.id, "approve")
         with pytest.raises(AlreadyResolved):
             await client.extend_request(asked.request.id, 6000)
-        told = [event for event in await _log(client, session.id) if "request." in event.event_type]
-        assert [event.event_type for event in told] == [
+        logged = [
+            event for event in await _log(client, session.id) if "request." in event.event_type
+        ]
+        assert [event.event_type for event in logged] == [
             "request.created",
             "request.extended",
             "request.resolved",
@@ -1027,11 +1029,11 @@ class ClientContract:
         parent = await client.create_session()
         child = await client.spawn("say hi", session_id=parent.id)
         await _end_run(client, child.run)
-        told = await client.reply_parent(child.run.id, "all is well", idempotency_key="k")
-        assert (told.parent_session_id, told.request) == (parent.id, None)
-        assert told.message is not None
-        assert (told.message.session_id, told.message.source.kind) == (parent.id, "child")
-        assert await client.reply_parent(child.run.id, "all is well", idempotency_key="k") == told
+        sent = await client.reply_parent(child.run.id, "all is well", idempotency_key="k")
+        assert (sent.parent_session_id, sent.request) == (parent.id, None)
+        assert sent.message is not None
+        assert (sent.message.session_id, sent.message.source.kind) == (parent.id, "child")
+        assert await client.reply_parent(child.run.id, "all is well", idempotency_key="k") == sent
         asked = await client.reply_parent(
             child.run.id,
             "Need approval to run: rm -rf ./tmp-cache",
@@ -1092,8 +1094,10 @@ class ClientContract:
                         items = []
                         while not any(isinstance(item, StreamItem) for item in items):
                             items += await subscription.receive()
-                        told = [item.event.data for item in items if isinstance(item, StreamItem)]
-                        assert told == [{"title": title}]
+                        received = [
+                            item.event.data for item in items if isinstance(item, StreamItem)
+                        ]
+                        assert received == [{"title": title}]
 
     # --- approval policies ---------------------------------------------------------------------
 

@@ -127,8 +127,8 @@ class Family(Opening):
                 statuses = {"answered", "approved"}
                 first, second = asked[0].id, asked[1].id
                 return [
-                    view.last_resolved(run.id, 2, statuses=statuses, excluding=told)
-                    for told in ((), (second,), (first, second))
+                    view.last_resolved(run.id, 2, statuses=statuses, excluding=excluded)
+                    for excluded in ((), (second,), (first, second))
                 ]
 
             assert await store.read(query) == [asked[1], asked[0], None]
