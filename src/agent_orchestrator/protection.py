@@ -70,6 +70,17 @@ def _database(path: Path) -> tuple[list[Path], list[Path]]:
 
 def _resolved(paths: list[Path]) -> Iterator[str]:
     """Yield the paths without symbolic links: a sandbox cannot protect a link's target by the link."""
-    for path in dict.fromkeys(os.path.realpath(path) for path in paths):
-        if os.path.isdir(os.path.dirname(path)):  # noqa: PTH112, PTH120 - a path of any bytes
+    folders: dict[str, str] = {}
+    """Most of the paths are in the same few directories."""
+
+    def real(path: Path) -> str:
+        if os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises for a long name
+            return os.path.realpath(path)
+        folder = os.path.dirname(path)  # noqa: PTH120 - a path of any bytes
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        return os.path.join(folders[folder], path.name)  # noqa: PTH118
+
+    for path in dict.fromkeys(map(real, paths)):
+        if os.path.isdir(os.path.dirname(path)):  # noqa: PTH112, PTH120
             yield path

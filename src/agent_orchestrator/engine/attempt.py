@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
@@ -48,6 +48,7 @@ from agent_orchestrator.operations.runs import WAIT_RUN, WaitReply, WaitRun
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.changes import Draft, Transaction
 from agent_orchestrator.ports.queries import MessageQueries
+from agent_orchestrator.ports.runner import ProtectedPaths
 from agent_orchestrator.tools.agent import Agent
 from agent_orchestrator.tools.toolbox import AgentTools
 from agent_orchestrator.wire import strict_json
@@ -84,7 +85,6 @@ class AttemptContext:
         self.session = session
         self.shared_cwd = shared_cwd
         self.is_cwd_resolved = bool(core.config.workspace_roots)
-        self.protected = core.config.protected(session.cwd)
         self._messages = tuple(message.id for message in messages)
         self.prompt = join_messages(messages)
         self.images = images
@@ -99,6 +99,10 @@ class AttemptContext:
         self._is_thread_recorded = thread is not None and run.thread_id == thread.id
         self._question_lock = anyio.Lock()
         """A run waits for one question at a time."""
+
+    @cached_property
+    def protected(self) -> ProtectedPaths:
+        return self._core.config.protected(self.session.cwd)
 
     @property
     def has_used_token(self) -> bool:

@@ -239,11 +239,13 @@ class CodexAppServerRunner(LiveRunner, CodexRunnerBase):
 
     async def _requested_turn(self, context: RunContext) -> LoadedThread:
         """Return the requested settings for the turns of a run."""
+        cwd, shared = context.session.cwd, context.shared_cwd
+        untrusted: tuple[str, ...] = ()
+        if cwd != shared:
+            untrusted = await anyio.to_thread.run_sync(untrusted_directories, cwd, shared)
         return LoadedThread(
-            context.session.cwd,
-            await anyio.to_thread.run_sync(
-                untrusted_directories, context.session.cwd, context.shared_cwd
-            ),
+            cwd,
+            untrusted,
             context.model or self.model,
             context.run.approval_policy or self.approval_policy,
             context.run.sandbox or self.sandbox,

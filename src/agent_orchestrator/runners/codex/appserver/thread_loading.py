@@ -67,8 +67,11 @@ async def load_thread(
     :raises AgentFailed: if codex does not load it, or its agent may not work there.
     """
     requested = await _applied_requirements(context, lease.server, requested)
-    home = str(home_of(dict(lease.server.spec.env)))
-    await anyio.to_thread.run_sync(check_home, home, requested.cwd, requested.sandbox)
+    if (
+        requested.sandbox == "workspace-write"
+    ):  # in others there is nothing to check, so no thread is needed
+        home = str(home_of(dict(lease.server.spec.env)))
+        await anyio.to_thread.run_sync(check_home, home, requested.cwd, requested.sandbox)
     threads = lease.server.threads
     before = threads.get(thread_id) if thread_id is not None else None
     if thread_id is not None and before is not None and not _is_reusable(before, requested):
@@ -284,7 +287,7 @@ def _confinement(context: RunContext, requested: LoadedThread) -> Mapping[str, A
 
 def _profile(context: RunContext, requested: LoadedThread) -> str | None:
     """Return the name of the profile for the requested sandbox; None if it needs none."""
-    if not context.protected or requested.sandbox == "danger-full-access":
+    if requested.sandbox == "danger-full-access" or not context.protected:
         return None
     return profile_name(cast("Mode", requested.sandbox))
 
