@@ -65,7 +65,7 @@ async def test_the_status_shows_it(gateway: Gateway) -> None:
     assert found.capabilities.steer
     assert found.capabilities.ask
     done = await by_command_line(gateway.daemon.url, "doctor")
-    assert "its agents' commands can read ANTHROPIC_API_KEY" in done.stdout
+    assert "ANTHROPIC_API_KEY: its agents' commands do not get it, but can read it" in done.stdout
 
 
 async def test_it_is_a_provider_without_configuration(

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import anyio
 import pytest
-from claude_runs import run
+from claude_runs import of, run
 from deciding import Deciding
 from loops import ON_ONE_LOOP
+from messages_server import FAKE_KEY
 
 from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.runners.claude.launch import KEYS
 from agent_orchestrator.runners.claude.trust import setting_sources
 
 pytestmark = [pytest.mark.anyio, pytest.mark.claude, ON_ONE_LOOP]
@@ -220,3 +222,38 @@ async def test_a_relative_directory_of_its_configuration_is_not_below_a_session(
         await run(runner, record("say hello", env={"CLAUDE_CONFIG_DIR": "relative"}))
     assert not (workspace / "relative").exists()
     assert (tmp_path / "relative").is_dir()
+
+
+async def test_commands_of_an_agent_do_not_get_the_keys_of_claude_code(
+    make_runner, record, models, env
+):
+    names = " ".join(sorted(KEYS))
+    command = (
+        f"shell for name in {names} CLAUDE_CODE_MESSAGING_TOKEN; do echo $name=${{!name}}; done"
+    )
+    given = {**dict.fromkeys(KEYS, FAKE_KEY), "OTHER_KEY": "of the user"}
+    # With these, it would ask another service.
+    for other in ("ANTHROPIC_FOUNDRY_API_KEY", "ANTHROPIC_AWS_API_KEY", "AWS_BEARER_TOKEN_BEDROCK"):
+        del given[other]
+    del given["ANTHROPIC_CUSTOM_HEADERS"], given["ANTHROPIC_AUTH_TOKEN"]
+    async with make_runner() as runner:
+        script = f"{command}\n& delegate {command}\nshell echo $OTHER_KEY"
+        context = record(script, env=given)
+        await run(runner, context)
+    *commands, other = [one for one in of(context, "tool.completed") if one["kind"] == "command"]
+    assert len(commands) == 2
+    for one in commands:
+        lines = one["output"].splitlines()
+        assert len(lines) == len(KEYS) + 1
+        assert all(line.endswith("=") for line in lines)
+    assert other["output"] == "of the user"
+    assert models.requests[0].key == FAKE_KEY
+
+
+async def test_a_user_can_let_commands_have_the_keys(make_runner, record, env):
+    async with make_runner() as runner:
+        context = record("shell echo $ANTHROPIC_API_KEY", env={"CLAUDE_ENV_FILE": ""})
+        await run(runner, context)
+        found = [one.message for one in runner.findings("p", {**env, "CLAUDE_ENV_FILE": ""})]
+    assert of(context, "tool.completed")[0]["output"] == FAKE_KEY
+    assert any("have it in their environment" in one for one in found)

@@ -9,7 +9,7 @@ from agent_orchestrator.domain.model import ApprovalPolicy, RunError, Sandbox
 from agent_orchestrator.operations.daemon import Finding
 from agent_orchestrator.operations.runs import Issue, IssueCode
 from agent_orchestrator.runners.claude.failures import REFUSED_ARGUMENTS
-from agent_orchestrator.runners.claude.launch import decides_alone
+from agent_orchestrator.runners.claude.launch import ENV_FILE, KEYS, decides_alone, hides_keys
 from agent_orchestrator.runners.claude.locate import locate
 from agent_orchestrator.runners.claude.trust import config_directory
 from agent_orchestrator.runners.program import NotInstalled
@@ -45,14 +45,16 @@ def claude_findings(
             "confine agentd itself, if agents must not be able to",
             security=True,
         )
-    if env.get("ANTHROPIC_API_KEY"):
-        yield Finding(
-            "note",
-            about,
-            "its agents' commands can read ANTHROPIC_API_KEY from their environment",
-            "log in with `claude auth login`, or set apiKeyHelper in Claude Code's settings, instead",
-            security=True,
-        )
+    if keys := ", ".join(sorted(name for name in KEYS if env.get(name))):
+        if hides_keys(env):
+            said = "do not get it, but can read it from the process of Claude Code, as each program of the user can"
+            hint = (
+                "log in with `claude auth login`, and confine agentd, if they must not be able to"
+            )
+        else:
+            said = f"have it in their environment, because {ENV_FILE} is set"
+            hint = f"leave {ENV_FILE} to agentd"
+        yield Finding("note", about, f"{keys}: its agents' commands {said}", hint, security=True)
     try:
         program = locate(command, env)
     except NotInstalled:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from signal import Signals
 from typing import Any, Final
 
@@ -35,7 +36,18 @@ _OFF: Final = (
 )
 """Tools that reach other conversations of the machine, start turns that nobody asked for, or change the directory."""
 
+_BEFORE_COMMANDS: Final = Path(__file__).with_name("before_commands.sh")
+"""What is executed before each command of an agent. It removes the keys of Claude Code from the command's environment, and
+the way to the messages of other conversations."""
+
+KEYS: Final = frozenset(
+    name for name in _BEFORE_COMMANDS.read_text().split()[1:] if "MESSAGING" not in name
+)
+
+ENV_FILE: Final = "CLAUDE_ENV_FILE"
+
 _DEFAULTS: Final = {
+    ENV_FILE: str(_BEFORE_COMMANDS),
     "SHELL": "/bin/bash",
     "CLAUDE_CODE_MAX_RETRIES": "4",
     "DISABLE_AUTOUPDATER": "1",
@@ -135,6 +147,11 @@ def environment(env: Mapping[str, str], home: str | None) -> dict[str, str]:
         # Unchanged if `~` cannot be resolved: Claude Code then makes the directory.
         own["CLAUDE_CONFIG_DIR"] = os.path.abspath(os.path.expanduser(home))  # noqa: PTH100, PTH111
     return {**_DEFAULTS, **own, **_FIXED}
+
+
+def hides_keys(env: Mapping[str, str]) -> bool:
+    """Return whether the commands of agents do not get the keys of Claude Code."""
+    return env.get(ENV_FILE) == _DEFAULTS[ENV_FILE]
 
 
 def permission_mode(sandbox: Sandbox, policy: ApprovalPolicy) -> str:
