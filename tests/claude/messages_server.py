@@ -22,7 +22,7 @@ between requests, so that killed and resumed turns work as with a real one. Step
 ``slow SECONDS``         wait before answering on
 ``hang``                 never answer
 ``disconnect``           break the connection in the middle of the answer
-``http STATUS [N]``      refuse the request with this status; with N, only the first N times
+``http STATUS [N] [TEXT]``  refuse the request with this status and text; with N, only the first N times
 ``fail TYPE``            end the answer with an ``error`` event of this type
 ``stop REASON``          the ``stop_reason`` of this answer
 ``usage IN CACHED OUT``  what each later answer of this turn says it used (100 0 10 without it)
@@ -257,9 +257,12 @@ class _Handler(ModelHandler):
     def _refuse_if_asked(self, steps: list[Step], prompt: str) -> None:
         for step in steps:
             if step.verb == "http":
-                status, _, times = step.rest.partition(" ")
-                if not times or self.server.refusals.count(prompt) <= int(times):
-                    error = {"type": ERRORS[int(status)], "message": f"scripted {status}"}
+                status, _, text = step.rest.partition(" ")
+                times, _, rest = text.partition(" ")
+                is_limited = times.isdigit()
+                if not is_limited or self.server.refusals.count(prompt) <= int(times):
+                    message = (rest if is_limited else text) or f"scripted {status}"
+                    error = {"type": ERRORS[int(status)], "message": message}
                     raise Refused(int(status), error)
 
     def _stream(

@@ -10,7 +10,7 @@ import pytest
 from attrs import evolve
 from claude_runs import end_of_descendants, of, problems, run, with_argument
 from loops import ON_ONE_LOOP
-from model_server import acknowledgement, closed_port
+from model_server import acknowledgement
 from pictures import RED
 
 from agent_orchestrator.domain.errors import AgentFailed
@@ -274,52 +274,21 @@ async def test_an_image_reaches_the_model(make_runner, record, models):
 
 # --- failures -------------------------------------------------------------------------------
 
-FAILURES = [
-    ("http 400", "provider_error"),
-    ("http 401", "auth_failed"),
-    ("http 403", "auth_failed"),
-    ("http 404", "invalid_config"),
-    ("http 413", "context_exceeded"),
-    ("http 429", "rate_limited"),
-    ("http 500", "provider_error"),
-    ("http 529", "provider_error"),
-    ("stop refusal", "provider_error"),
-]
+FAILURES = ("http 400", "http 401", "http 429", "http 529", "stop refusal")
 
 
 @ON_ONE_LOOP
-async def test_failures_have_their_codes_and_the_process_lives_on(make_runner, record):
+async def test_a_process_and_its_conversation_live_on_after_failures(make_runner, record):
     async with make_runner() as runner:
         thread = None
-        for script, code in FAILURES:
+        for script in FAILURES:
             context = record(script, thread=thread)
-            with pytest.raises(AgentFailed) as caught:
+            with pytest.raises(AgentFailed):
                 await run(runner, context)
-            assert caught.value.code == code, (script, caught.value.message)
-            assert caught.value.message
             assert context.texts() == []
             thread = context.thread
         context = record("say hello", thread=thread)
         assert (await run(runner, context)).text == "hello"
-
-
-@ON_ONE_LOOP
-async def test_a_model_that_cannot_be_reached(make_runner, record):
-    with closed_port() as port:
-        async with make_runner() as runner:
-            context = record("say hello", env={"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}"})
-            with pytest.raises(AgentFailed) as caught:
-                await run(runner, context)
-    assert caught.value.code == "provider_unreachable"
-
-
-@ON_ONE_LOOP
-async def test_retries_are_told_with_their_reason(make_runner, record):
-    async with make_runner() as runner:
-        context = record("http 529 1\nsay hello", env={"CLAUDE_CODE_MAX_RETRIES": "2"})
-        assert (await run(runner, context)).text == "hello"
-    (note,) = problems(context)
-    assert "attempt 1 of 2: overloaded (529)" in note
 
 
 @ON_ONE_LOOP

@@ -28,6 +28,8 @@ _SUBTYPES: Final = {
 _CONTEXT: Final = ("blocking_limit", "image_error", "prompt_too_long")
 """Reasons of an end because the conversation is too large for the model, or for one request."""
 
+_FULL: Final = "context window limit"
+
 _NO_CONVERSATION: Final = "No conversation found"
 _IN_USE: Final = "is already in use"
 _UNKNOWN_OPTION: Final = re.compile(r"^error: (.+)", re.MULTILINE)
@@ -53,7 +55,7 @@ def result_failure(result: Mapping[str, Any], error: str | None, said: str) -> A
 
 def _code(result: Mapping[str, Any], error: str | None, message: str) -> str:
     reason, subtype = result.get("terminal_reason"), str(result.get("subtype"))
-    if reason in _CONTEXT:
+    if reason in _CONTEXT or (error == "max_output_tokens" and _FULL in message):
         return "context_exceeded"
     if subtype in _SUBTYPES:
         return _SUBTYPES[subtype]
