@@ -35,7 +35,8 @@ from agent_orchestrator.runners.live.messages import (
     RpcError,
 )
 from agent_orchestrator.runners.live.questions import OpenQuestions, length_problem
-from agent_orchestrator.runners.live.stopping import PARKED, interrupt, run_shielded, until_deadline
+from agent_orchestrator.runners.live.steering import steer
+from agent_orchestrator.runners.live.stopping import PARKED, interrupt, until_deadline
 from agent_orchestrator.runners.live.turn_log import TurnLog
 from agent_orchestrator.runners.live.turn_state import Event, Prompt, Turn
 
@@ -148,7 +149,9 @@ class TurnDriver:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._log.report_late)
             if self.process.can_steer and self.agent.steers:
-                tasks.start_soon(self._steer)
+                tasks.start_soon(
+                    steer, self.context, self.process, self._log, self.pending, self._steer_with
+                )
             try:
                 while answer is None:
                     answer = await self._receive(tasks, await self._log.next(self.mailbox))
@@ -347,21 +350,6 @@ class TurnDriver:
         self.process.respond(incoming, answer)
         if is_canceled:
             await self._ask_to_stop()
-
-    async def _steer(self) -> None:
-        """Deliver steering messages to the turn."""
-        await self._log.wait_taken()
-        async with self.context.steering() as messages:
-            async for message in messages:
-                self.pending.append(message)  # first: it is accepted, and must not be lost
-                if len(self.pending) > 1:
-                    continue  # the next turn has them, in their order
-                try:
-                    await run_shielded(
-                        self.context, self.process, partial(self._steer_with, message)
-                    )
-                except AgentFailed:
-                    return
 
     async def _steer_with(self, message: str) -> None:
         """Give the turn a message."""

@@ -35,6 +35,7 @@ from agent_orchestrator.runners.live.messages import (
     RpcError,
 )
 from agent_orchestrator.runners.live.questions import OpenQuestions, length_problem
+from agent_orchestrator.runners.live.steering import steer
 from agent_orchestrator.runners.live.stopping import run_shielded, until_deadline
 from agent_orchestrator.runners.live.turn_log import TurnLog
 from agent_orchestrator.runners.live.turn_state import Action, Event, Prompt, Turn
@@ -131,7 +132,9 @@ class TurnDriver:
         async with anyio.create_task_group() as tasks:
             # Recorded while codex already works, so that the turn does not take longer.
             tasks.start_soon(self._log.report_late)
-            tasks.start_soon(self._steer)
+            tasks.start_soon(
+                steer, self.context, self.server, self._log, self.steered, self._steer_with
+            )
             try:
                 await run_shielded(
                     self.context, self.server, partial(self._send_prompt, turn_input)
@@ -288,22 +291,6 @@ class TurnDriver:
         if words is not None:
             with suppress(AgentFailed):
                 await run_shielded(self.context, self.server, partial(self._steer_with, words))
-
-    async def _steer(self) -> None:
-        """Deliver steering messages to the turn."""
-        await self._log.wait_taken()
-        async with self.context.steering() as messages:
-            async for message in messages:
-                self.steered.append(message)  # first: it is taken, and must not be lost
-                await self._log.until(lambda state: state.is_running)
-                if len(self.steered) > 1:
-                    continue  # codex did not take one before it, which goes first
-                try:
-                    await run_shielded(
-                        self.context, self.server, partial(self._steer_with, message)
-                    )
-                except AgentFailed:
-                    return
 
     async def _steer_with(self, message: str) -> None:
         """Give the turn a message."""
