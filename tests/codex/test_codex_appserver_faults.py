@@ -11,7 +11,7 @@ from pace import allowed
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.ports.runner import Availability
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
-from agent_orchestrator.runners.codex.versions import with_version_note
+from agent_orchestrator.runners.codex.versions import VERSIONS
 from agent_orchestrator.runners.live import peer, process, stopping, turn_log
 from agent_orchestrator.testing.runners import RecordingContext
 
@@ -276,7 +276,7 @@ def test_a_question_that_could_not_be_put_for_so_long_is_refused_as_a_setting(se
     ],
 )
 def test_the_age_of_codex_is_told(version, available, says):
-    found = with_version_note(Availability(available=True, version=version))
+    found = VERSIONS.judged(Availability(available=True, version=version))
     assert found.available is available
     assert (found.reason is None) if says is None else (says in found.reason)
 

@@ -13,13 +13,10 @@ from agent_orchestrator.ports.runner import Availability
 from agent_orchestrator.runners.claude.locate import locate
 from agent_orchestrator.runners.claude.trust import config_directory
 from agent_orchestrator.runners.program import NotInstalled
-from agent_orchestrator.runners.versions import numbers
+from agent_orchestrator.runners.versions import SupportedVersions
 
-OLDEST: Final = (2, 1, 332)
-"""The oldest supported version. No older one was tried with this runner."""
-
-_NEWEST: Final = (2, 1, 332)
-"""The newest one that was tried."""
+VERSIONS: Final = SupportedVersions("Claude Code", (2, 1, 332), (2, 1, 332), "run `claude update`")
+"""No older one was tried with this runner, nor a newer one."""
 
 _BANNER: Final = " (Claude Code)"
 
@@ -48,7 +45,7 @@ class Probe:
         if version is None:
             reason = f"{program} does not say that it is Claude Code"
             return Availability(available=False, reason=reason)
-        found = with_version_note(Availability(available=True, version=version))
+        found = VERSIONS.judged(Availability(available=True, version=version))
         if not found.available:
             return found
         is_logged_in = self._login(program, env)
@@ -114,19 +111,3 @@ def _output(program: Path, arguments: tuple[str, ...], env: Mapping[str, str]) -
     except OSError as error:
         raise NotInstalled(f"{program} cannot be run: {error.strerror}") from error
     return said.decode("utf-8", "replace")
-
-
-def with_version_note(found: Availability) -> Availability:
-    """Return an availability, with its version held against those that were tried."""
-    version = numbers(found.version, len(OLDEST))
-    if version is None:
-        return found
-    if version < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
-        reason = f"Claude Code {found.version} is too old: {oldest} or newer is needed; run `claude update`"
-        return evolve(found, available=False, reason=reason)
-    if version > _NEWEST:
-        newest = ".".join(map(str, _NEWEST))
-        reason = f"Claude Code {found.version} is newer than the tested versions (up to {newest})"
-        return evolve(found, reason=reason)
-    return found

@@ -21,7 +21,7 @@ from agent_orchestrator.runners.claude import approvals
 from agent_orchestrator.runners.claude.driver import user_message
 from agent_orchestrator.runners.claude.launch import Spec, environment, permission_mode
 from agent_orchestrator.runners.claude.locate import locate
-from agent_orchestrator.runners.claude.probe import Probe, with_version_note
+from agent_orchestrator.runners.claude.probe import VERSIONS, Probe
 from agent_orchestrator.runners.claude.process import ClaudeProcess
 from agent_orchestrator.runners.claude.protocol import LIFECYCLE, PROTOCOL
 from agent_orchestrator.runners.claude.stub_model import StubModel, stub_model
@@ -89,7 +89,7 @@ def _supported(command: str, env: Mapping[str, str], probe: Probe) -> tuple[tupl
         raise AgentFailed("provider_unavailable", str(problem)) from problem
     if version is None:
         raise AgentFailed("provider_unavailable", f"{command} does not say that it is Claude Code")
-    found = with_version_note(Availability(available=True, version=version))
+    found = VERSIONS.judged(Availability(available=True, version=version))
     if not found.available:
         raise AgentFailed("provider_unavailable", found.reason or "")
     return (str(program), program.stat().st_mtime_ns), version

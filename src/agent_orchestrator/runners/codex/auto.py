@@ -8,7 +8,7 @@ from attrs import evolve, field, frozen
 from agent_orchestrator.ports.runner import Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.runner import CodexAppServerRunner
 from agent_orchestrator.runners.codex.runner import CodexExecRunner
-from agent_orchestrator.runners.codex.versions import has_app_server
+from agent_orchestrator.runners.codex.versions import VERSIONS
 from agent_orchestrator.runners.live.pool import NotStarted
 
 APP_SERVER = "codex-app-server"
@@ -58,7 +58,7 @@ class CodexRunner(CodexAppServerRunner):
         if not availability.available:
             return evolve(availability, mode=EXEC)
         judged = super()._with_findings(availability)
-        if judged.available and has_app_server(availability.version):
+        if judged.available and VERSIONS.has(availability.version):
             return evolve(judged, mode=APP_SERVER)
         if judged.available or availability.reason is not None:
             return evolve(availability, mode=EXEC)

@@ -28,7 +28,7 @@ from agent_orchestrator.runners.codex.trust import (
     untrusted_directories,
     untrusted_environment,
 )
-from agent_orchestrator.runners.codex.versions import with_version_note
+from agent_orchestrator.runners.codex.versions import VERSIONS
 from agent_orchestrator.runners.conversations import (
     ConversationMissing,
     PromptNotTaken,
@@ -121,7 +121,7 @@ class CodexAppServerRunner(LiveRunner, CodexRunnerBase):
             return found
         if (refusal := self._refusals.get(found.version)) is not None:
             return evolve(found, available=False, reason=refusal)
-        return with_version_note(found)
+        return VERSIONS.judged(found)
 
     def _own_env(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of a process for the runs of this provider."""
