@@ -42,6 +42,11 @@ class UserState:
         return self.root / "last-daemon.json"
 
     @property
+    def last_list(self) -> Path:
+        """The file with the ids of the list that agentctl has shown last."""
+        return self.root / "last-list.json"
+
+    @property
     def tokens(self) -> Path:
         """The directory with the tokens that agentctl uses by default."""
         return self.root / "tokens"

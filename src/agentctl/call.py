@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,7 +12,11 @@ from agentctl.output import Output
 from agentctl.settings import CallSettings, Format, InvalidSetting, resolve
 
 if TYPE_CHECKING:
+    from agent_orchestrator.operations.table import Operation
     from agentctl.connection import DaemonConnection
+
+
+Res = TypeVar("Res")
 
 
 def here() -> Path:
@@ -47,6 +51,16 @@ class Call:
             return cls(resolve(chosen, default_format=default_format))
         except InvalidSetting as error:
             raise usage_failure(str(error)) from None
+
+    def ask(self, operation: "Operation[Any, Res]", **values: Any) -> "Res":
+        """Connect, call an operation, and return its answer."""
+        answers: list[Res] = []
+
+        async def body(connection: "DaemonConnection") -> None:
+            answers.append(await connection.call(operation, **values))
+
+        self.run(body)
+        return answers[0]
 
     def run(self, body: "Callable[[DaemonConnection], Awaitable[int | None]]") -> None:
         """Connect, run ``body``, and exit with the code it returns."""

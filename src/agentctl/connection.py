@@ -1,7 +1,7 @@
 """The connection to the daemon: retried calls, and streams that survive restarts."""
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -82,6 +82,11 @@ class DaemonConnection:
         self.retry_s = RETRY_S
         """Seconds to retry a call."""
 
+    @property
+    def url(self) -> str:
+        """The daemon's URL."""
+        return self._output.settings.url
+
     async def call(self, operation: Operation[Req, Res], **values: Any) -> Res:
         """Call an operation and return its answer. Values that are None are omitted.
 
@@ -92,7 +97,12 @@ class DaemonConnection:
 
     async def reply(self, operation: Operation[Req, Res], **values: Any) -> Reply[Res]:
         """Call an operation like :meth:`call`. The reply also shows whether the answer is replayed."""
+        from agentctl.ids import whole_ids
+
         present = {name: value for name, value in values.items() if value is not None}
+        # Checked first: what is wrong with the call is reported without asking for ids.
+        command(operation.request, present | _placeholders(present))
+        present = await whole_ids(self, present)
         return await self.perform(operation, command(operation.request, present))
 
     async def perform(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
@@ -210,6 +220,13 @@ class _RetryingTransport:
 
     def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
         return self.connection.subscribe(request)
+
+
+def _placeholders(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return ids in place of ``@last`` and ``@N``, for a check of the other fields."""
+    return {
+        name: "id" for name, value in values.items() if name.endswith("_id") and value[:1] == "@"
+    }
 
 
 def _is_refusal(error: Unreachable) -> bool:

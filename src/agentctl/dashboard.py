@@ -8,10 +8,10 @@ from attrs import define, field
 
 from agent_orchestrator.domain.model import Request, Run, Session
 from agent_orchestrator.operations.daemon import DaemonStatus
-from agentctl.questions import expires_soon, request_card, request_table
-from agentctl.tables import Cell, Column, table
-from agentctl.terminal import Style, one_line, truncated
-from agentctl.times import elapsed, local
+from agentctl.questions import expires_soon
+from agentctl.tables import Cell, Column, Style, request_card, request_table, table, truncated
+from agentctl.terminal import one_line
+from agentctl.times import elapsed
 
 MIN_VIEW_S: Final = 0.5
 """Seconds a request must be shown before a key answers it. It prevents answering a request that moved
@@ -158,7 +158,7 @@ class Dashboard:
         return [*lines, *requests, *bottom][:rows]
 
     def _head(self, style: Style, moment: datetime) -> list[str]:
-        status, time = self.status, f"{local(moment):%H:%M:%S}"
+        status, time = self.status, f"{moment.astimezone():%H:%M:%S}"
         if status is None:
             return [f"agentd at {one_line(self.url)}  {time}", ""]
         by_status = {name: sum(run.status == name for run in self.runs) for name in _ORDER}

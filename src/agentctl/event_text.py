@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event
-from agentctl.diffstat import changes_of, is_done, objects
+from agentctl.diffs import changes_of, is_done, objects
 from agentctl.terminal import one_line
 from agentctl.times import counted
 
@@ -40,25 +40,22 @@ def usage_parts(usage: Mapping[str, Any] | None) -> list[str]:
     """Return a run's token counts and cost as text."""
     if not usage:
         return []
-    names = ("input_tokens", "cached_input_tokens", "output_tokens", "cost_usd")
-    sent, cached, output, cost = (usage.get(name) for name in names)
+    names = ("input_tokens", "cached_input_tokens", "output_tokens")
     sent, cached, output = (
-        count if isinstance(count, int) else 0 for count in (sent, cached, output)
+        count if isinstance(count := usage.get(name), int) else 0 for name in names
     )
     text = f"{counted(sent, 'token')} in" + (f" ({cached:,} cached)" if cached else "")
-    parts = [f"{text}, {output:,} out"]
-    if isinstance(cost, (int, float)):
-        parts.append(f"${cost:.4f}")
-    return parts
+    cost = usage.get("cost_usd")
+    return [f"{text}, {output:,} out", *([f"${cost:.4f}"] if isinstance(cost, int | float) else [])]
 
 
 def tool_text(data: Mapping[str, Any]) -> str:
     """Return one line about a tool call: the command, or the tool's name with its input."""
     tool_input = part(data, "input")
     name = str(data.get("name") or data.get("kind") or "tool")
-    if data.get("kind") == "command" and tool_input.get("command"):
-        command = tool_input["command"]
-        return "$ " + bare_command(command if isinstance(command, str) else shlex.join(command))
+    if data.get("kind") == "command" and (command := tool_input.get("command")):
+        argv = command if isinstance(command, list | tuple) else None
+        return "$ " + bare_command(str(command) if argv is None else shlex.join(map(str, argv)))
     if data.get("kind") == "web_search" and tool_input.get("query"):
         return f"web search: {tool_input['query']}"
     return f"{name} {inline_json(tool_input)}" if tool_input else name
@@ -89,16 +86,17 @@ _SENTENCES: Final[dict[str, str]] = {
 
 
 def sentence(event: Event) -> str:
+    """Return the text of an event about a session, run or thread, or of an unknown type."""
     data = event.data
+    title, thread = data.get("title"), data.get("thread_id")
     match event.event_type:
         case EventType.SESSION_UPDATED if data.get("cwd") and data.get("previous_cwd"):
-            title_text = f", title {data['title']}" if data.get("title") else ""
-            return f"session moved from {data['previous_cwd']} to {data['cwd']}{title_text}"
+            moved = f"session moved from {data['previous_cwd']} to {data['cwd']}"
+            return f"{moved}, title {title}" if title else moved
         case EventType.RUN_QUEUED:
             attempt = data.get("attempt") or 1
-            attempt_text = f", attempt {attempt}" if attempt != 1 else ""
-            reason = f": {data['reason']}" if data.get("reason") else ""
-            return f"queued{attempt_text}{reason}  {event.run_id}"
+            text = "queued" + (f", attempt {attempt}" if attempt != 1 else "")
+            return text + (f": {data['reason']}" if data.get("reason") else "") + f" {event.run_id}"
         case EventType.RUN_STARTED:
             # "daemon/worker": within one transcript, the worker is enough.
             worker = str(data.get("worker_id") or "").rpartition("/")[2]
@@ -107,18 +105,32 @@ def sentence(event: Event) -> str:
             request_id = data.get("request_id")
             return "waiting for an answer" + (f" to {request_id}" if request_id else "")
         case EventType.THREAD_STARTED:
-            return f"thread {data.get('thread_id')}"
+            return f"thread {thread}"
         case EventType.THREAD_REPLACED:
-            return (
-                f"new thread {data.get('thread_id')} in place of {data.get('previous_thread_id')}"
-            )
+            return f"new thread {thread} in place of {data.get('previous_thread_id')}"
         case EventType.BACKEND_EVENT:
             return f"{data.get('kind', 'event')} {inline_json(data.get('payload'))}"
-    words = _SENTENCES.get(event.event_type)
-    title = data.get("title")
-    if words is not None:
+    if (words := _SENTENCES.get(event.event_type)) is not None:
         return f"{words}: {title}" if title else words
     return f"{event.event_type} {inline_json(data)}"
+
+
+def activity_of(event: Event) -> str | None:
+    """Return what an agent is doing according to an event; None if that is not known."""
+    match event.event_type:
+        case EventType.RUN_QUEUED:
+            return "queued"
+        case EventType.RUN_STARTED | EventType.RUN_RESUMED:
+            return "working"
+        case EventType.RUN_WAITING:
+            return "waiting for an answer"
+        case EventType.TOOL_STARTED:
+            return tool_text(event.data)[:2000]
+        case EventType.FILE_CHANGED:
+            return file_changes(event.data)[0]
+        case EventType.AGENT_MESSAGE | EventType.SUBAGENT_MESSAGE | EventType.AGENT_REASONING:
+            return text_of(event.data)[:500] or None
+    return None
 
 
 def file_changes(data: Mapping[str, Any]) -> list[str]:
@@ -145,13 +157,10 @@ def plan_steps(data: Mapping[str, Any]) -> list[Step]:
 def plan_text(steps: Sequence[Step], before: Sequence[Step]) -> str:
     """Return the text of a plan: all steps if they changed, otherwise only the progress."""
     if [text for text, _ in steps] != [text for text, _ in before] or not steps:
-        boxed = [f"{_BOXES.get(status, '[ ]')} {text}" for text, status in steps]
-        return "\n".join(["plan", *boxed])
+        return "\n".join(["plan", *(f"{_BOXES.get(now, '[ ]')} {text}" for text, now in steps)])
     done = sum(status == "completed" for _, status in steps)
-    current = next((text for text, status in steps if status == "in_progress"), None)
-    if current is None:
-        return f"plan: {done} of {len(steps)} done"
-    return f"plan: {done} of {len(steps)} done, now: {current}"
+    current = next((f", now: {text}" for text, now in steps if now == "in_progress"), "")
+    return f"plan: {done} of {len(steps)} done{current}"
 
 
 def tool_outcome(data: Mapping[str, Any]) -> tuple[bool, str, str]:
@@ -173,9 +182,11 @@ def child_id(data: Mapping[str, Any]) -> str:
 
 def spawned(data: Mapping[str, Any]) -> str:
     """Return the text of a ``child.spawned`` event."""
-    title = one_line(text_of(data, "title"))
+    title, task = (
+        one_line(text_of(data, "title")),
+        one_line(text_of(data, "task")[:_TASK_CHARACTERS]),
+    )
     name = f"{title} ({child_id(data)})" if title else child_id(data)
-    task = one_line(text_of(data, "task")[:_TASK_CHARACTERS])
     return f"spawned {name}" + (f": {task}" if task else "")
 
 
@@ -189,15 +200,11 @@ def child_outcome(data: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def author(data: Mapping[str, Any]) -> str:
     """Return the author of a message."""
-    role = str(data.get("role", "user"))
-    source = part(data, "source")
+    role, source = str(data.get("role", "user")), part(data, "source")
     kind = source.get("kind", "client")
     if kind != "client" and not data.get("request_id"):
         return one_line(str(kind))
-    if role != "user":
-        return one_line(role)
-    principal = source.get("principal")
-    return "you" if principal in (None, "local") else _person(principal)
+    return person(source.get("principal") or "local") if role == "user" else one_line(role)
 
 
 def image_count(images: object) -> str:
@@ -211,12 +218,12 @@ def origin(data: Mapping[str, Any]) -> str:
     source = part(data, "source")
     if request_id := data.get("request_id"):
         by = source.get("session_id") or source.get("principal")
-        return f"decision of {one_line(str(request_id))}" + (f" by {_person(by)}" if by else "")
+        return f"decision of {one_line(str(request_id))}" + (f" by {person(by)}" if by else "")
     sender = source.get("session_id")
     return f"from {one_line(str(sender))}" if sender else ""
 
 
-def _person(principal: object) -> str:
+def person(principal: object) -> str:
     return "you" if principal == "local" else one_line(str(principal))
 
 

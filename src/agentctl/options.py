@@ -5,11 +5,16 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import click
 
 from agentctl.failures import usage_failure
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _GIVEN = "agentctl.given"
 """The key of the global options in ``meta``, which all contexts of an invocation share."""
@@ -37,48 +42,31 @@ def given(context: click.Context) -> dict[str, Any]:
     return values
 
 
+_GLOBAL: Final[Mapping[str, tuple[str | None, str]]] = {
+    "--url": ("URL", """The address of agentd.  [env: AGENTCTL_URL; default: the running daemon of this
+        user, else http://127.0.0.1:8765]"""),
+    "--auth-token": ("TOKEN", "Your token.  [env: AGENTCTL_AUTH_TOKEN]"),
+    "--ca-file": ("FILE", """Certificates to trust (PEM) with an https URL.  [env: AGENTCTL_CA_FILE;
+        default: the system's]"""),
+    "--format": (None, """json: one compact document, or one per line for streams.  [default: text;
+        json for `tool`]"""),
+    "--field": ("A.B.C", "Print only the value at this path of the JSON answer."),
+    "--wide": (None, "Show all columns of tables and whole ids on a terminal."),
+}  # fmt: skip
+
+
 def global_options() -> list[click.Option]:
     """Return new instances of the options that every command takes."""
-
-    def option(name: str, **settings: Any) -> click.Option:
-        return GlobalOption([name], expose_value=False, callback=_remember, **settings)
-
+    kinds: dict[str, dict[str, Any]] = {
+        "--format": {"type": click.Choice(["text", "json"])},
+        "--wide": {"is_flag": True, "default": None},
+    }
     return [
-        option(
-            "--url",
-            metavar="URL",
-            help=(
-                "The address of agentd.  [env: AGENTCTL_URL; default: the running "
-                "daemon of this user, else http://127.0.0.1:8765]"
-            ),
-        ),
-        option(
-            "--auth-token",
-            metavar="TOKEN",
-            help="Your token.  [env: AGENTCTL_AUTH_TOKEN]",
-        ),
-        option(
-            "--ca-file",
-            metavar="FILE",
-            help=(
-                "Certificates to trust (PEM) with an https URL.  [env: "
-                "AGENTCTL_CA_FILE; default: the system's]"
-            ),
-        ),
-        option(
-            "--format",
-            type=click.Choice(["text", "json"]),
-            help=(
-                "json: one compact document, or one per line for streams.  "
-                "[default: text; json for `tool`]"
-            ),
-        ),
-        option(
-            "--field",
-            metavar="A.B.C",
-            help="Print only the value at this path of the JSON answer.",
-        ),
-    ]
+        GlobalOption([name], expose_value=False, callback=_remember, metavar=metavar,
+                     help=" ".join(help_.split()).replace(". [", ".  ["),
+                     **kinds.get(name, {}))
+        for name, (metavar, help_) in _GLOBAL.items()
+    ]  # fmt: skip
 
 
 class _SectionedHelp:
@@ -147,6 +135,13 @@ MAX_WAIT_S: Final = 2_592_000
 MAX_DAEMON_WAIT_S: Final = 86_400
 """Seconds that a wait for the start or stop of a daemon may be limited to."""
 
+
+def timeout_option(doc: str) -> Callable[[F], F]:
+    """Add the time limit of a wait to a command."""
+    help_ = f"{doc} After that, the exit code is 7.  [default: no limit]"
+    return click.option("--timeout-s", type=Number(0, MAX_WAIT_S), help=help_)
+
+
 _SENTENCE: Final = 1000
 """An upper bound for the length of the first sentence in a command's help."""
 
@@ -206,34 +201,55 @@ class Group(_SectionedHelp, click.Group):
         raise click.UsageError(message, context)
 
 
-F = TypeVar("F", bound=Callable[..., Any])
+class IdType(click.ParamType):  # type: ignore[type-arg]
+    """An id, whole or abbreviated. The shell completes it, and shows the titles."""
+
+    name = "id"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def shell_complete(
+        self, context: click.Context, _: click.Parameter, incomplete: str
+    ) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
+        from agentctl.ids import suggestions
+
+        found = suggestions(context, self.kind)
+        return [
+            CompletionItem(id_, help=title) for id_, title in found if id_.startswith(incomplete)
+        ]
+
+
+ID_HELP: Final = (
+    "Its beginning or end is enough, or @last, or @N of the last list. - reads standard input."
+)
 
 
 def identified(kind: str, *, required: bool = True, then: str | None = None) -> Callable[[F], F]:
     """Add an id to a command, as ``--<kind>-id ID`` or the first argument. ``-`` reads standard input.
 
-    :param then: the name of a required argument after it.
+    :param then: the name of an argument after it, in brackets if it may be missing.
     """
     name = f"{kind}_id"
-    following = () if then is None else (then,)
-    metavar = " ".join([f"[{kind.upper()}_ID]", *(name.upper() for name in following)])
+    metavar = f"[{kind.upper()}_ID]" + (f" {then.upper()}" if then else "")
+    may_be_missing, follower = (then or "").startswith("["), (then or "").strip("[]")
 
     def decorate(function: F) -> F:
-        @click.option(
-            f"--{kind}-id",
-            name,
-            metavar="ID",
-            help=f"The id of the {kind}. Use - for standard input.",
-        )
-        @click.argument("arguments", metavar=metavar, nargs=-1)
+        help_ = f"The id of the {kind}. {ID_HELP}"
+
+        @click.option(f"--{kind}-id", name, metavar="ID", help=help_, type=IdType(kind))
+        @click.argument("arguments", metavar=metavar, nargs=-1, type=IdType(kind))
         @keeping_name(function)
         def wrapper(**values: Any) -> Any:
             option = values.pop(name)
             remaining: list[str] = [*values.pop("arguments")]
-            for needed in reversed(following):
-                if not remaining:
-                    raise usage_failure(f"{needed} is missing")
-                values[needed] = remaining.pop()
+            if follower:
+                if not remaining and not may_be_missing:
+                    raise usage_failure(f"{follower} is missing")
+                is_given = len(remaining) > (0 if option or not may_be_missing else 1)
+                values[follower] = remaining.pop() if is_given else None
             if remaining[1:]:
                 raise usage_failure(f"got unexpected extra arguments ({' '.join(remaining[1:])})")
             argument = remaining[0] if remaining else None

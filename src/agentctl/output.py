@@ -4,17 +4,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from agentctl.failures import NOT_FOUND, Failure
-from agentctl.pager import page
 from agentctl.settings import CallSettings
-from agentctl.terminal import Buffer, Style, clean, is_terminal, put, style_of
+from agentctl.terminal import allow_rich, clean, dim, has_colour, is_terminal, put, put_pieces
 
-Rendering = Callable[[Style], Iterable[str]]
-"""Returns an answer as lines of text."""
+if TYPE_CHECKING:
+    from agentctl.console import Screen
+    from agentctl.document import Block
 
 _COMMAND: Final = re.compile(r"(?<![\w./-])agentctl(?= [a-z])")
 _LINE_BREAKING: Final = re.compile("[\x7f-\x9f\u2028\u2029]+")
@@ -59,34 +59,40 @@ class Output:
 
     def __init__(self, settings: CallSettings) -> None:
         self.settings = settings
-        self.style = style_of(sys.stdout)
-        self.error_style = style_of(sys.stderr)
+        self.structured = settings.structured
+        self.on_terminal = is_terminal(sys.stdout)
+        """True if standard output is a terminal."""
         self.interactive = is_terminal(sys.stderr) and not settings.structured
         """True if a person watches, so that progress and hints are useful."""
-        self.before_note: Callable[[], None] | None = None
-        """Called before a note is written, to erase a line that is being redrawn."""
         self.announcer: Callable[[str], None] | None = None
-        """Receives notes in place of standard error while a full-screen display is active."""
+        """Receives notes in place of standard error while a live display is active."""
+        self._screen: Screen | None = None
         self._streamed = 0
         self._shown = 0
 
     @property
-    def structured(self) -> bool:
-        return self.settings.structured
+    def screen(self) -> "Screen | None":
+        """The terminal of standard output; None for a file or a pipe."""
+        if self._screen is None and (self.on_terminal or os.environ.get("FORCE_COLOR")):
+            self._screen = self.screen_of(sys.stdout)
+        return self._screen
 
-    @property
-    def on_terminal(self) -> bool:
-        """True if standard output is a terminal."""
-        return is_terminal(sys.stdout)
+    def screen_of(self, stream: TextIO) -> "Screen":
+        """Return a terminal to show blocks on."""
+        allow_rich()
+        from agentctl.console import Screen
 
-    def answer(self, answer: Any, rendering: Rendering) -> None:
+        return Screen(stream, wide=self.settings.wide)
+
+    def answer(self, answer: Any, view: Callable[[], Iterable["Block"]]) -> None:
         """Print the answer of a command.
 
         :param answer: an API object or a JSON value.
+        :param view: returns the answer for people.
         :raises Failure: if ``--field`` is given and the answer has no such field.
         """
         if not self.structured:
-            self.lines(page(rendering(self.style), self.style))
+            self.show(view(), paged=True)
             return
         plain = to_plain(answer)
         if self.settings.field is None:
@@ -97,6 +103,19 @@ class Output:
         except LookupError:
             raise self._no_field() from None
         self._value(value)
+
+    def show(self, blocks: Iterable["Block"], *, paged: bool = False) -> None:
+        """Print blocks to standard output. Long output is written in parts."""
+        if (screen := self.screen) is not None:
+            screen.show(blocks, paged=paged)
+            if screen.listed:
+                from agentctl.ids import remember
+
+                remember(self.settings.url, screen.listed)
+            return
+        from agentctl.document import plain_lines
+
+        self.lines(plain_lines(blocks))
 
     def stream_item(self, answer: Any) -> None:
         """Print one item of a stream. Items without the field of ``--field`` are skipped."""
@@ -123,7 +142,7 @@ class Output:
     def note_next_page(self, cursor: str | int | None) -> None:
         """Print a note with the cursor of the next page, if there is one."""
         if cursor is not None:
-            self.note(self.error_style.paint(f"for the next page: --cursor {cursor}", "dim"))
+            self.note(dim(f"for the next page: --cursor {cursor}", sys.stderr))
 
     def _value(self, value: Any) -> None:
         if isinstance(value, str):
@@ -135,10 +154,16 @@ class Output:
         """Write a value like :func:`compact`, in parts."""
         from agent_orchestrator.wire import strict_json
 
-        buffer = Buffer(partial(put, sys.stdout))
-        strict_json.write_in_slices(plain, lambda piece: buffer.add(_escaped(piece)))
-        buffer.add("\n")
-        buffer.flush()
+        waiting: list[str] = []
+
+        def write(piece: str) -> None:
+            waiting.append(_escaped(piece))
+            if len(waiting) > 100 or len(piece) > 2**15:
+                put_pieces(partial(put, sys.stdout), waiting)
+                waiting.clear()
+
+        strict_json.write_in_slices(plain, write)
+        put_pieces(partial(put, sys.stdout), [*waiting, "\n"])
 
     def _no_field(self) -> Failure:
         return Failure(
@@ -150,9 +175,13 @@ class Output:
 
     def lines(self, lines: Iterable[str]) -> None:
         """Write lines to standard output and flush. Long output is written in parts."""
-        buffer = Buffer(partial(put, sys.stdout))
-        buffer.add_lines(lines)
-        buffer.flush()
+
+        def pieces() -> Iterator[str]:
+            for line in lines:
+                yield line
+                yield "\n"
+
+        put_pieces(partial(put, sys.stdout), pieces())
 
     def note(self, text: str) -> None:
         """Write a line to standard error for the user. Does nothing in JSON mode."""
@@ -162,16 +191,19 @@ class Output:
     def announce(self, text: str) -> None:
         """Write a line to standard error, also in JSON mode."""
         if self.announcer is not None:
-            self.announcer(text)
-            return
-        if self.before_note is not None:
-            self.before_note()
-        put(sys.stderr, as_typed(text) + "\n")
+            self.announcer(as_typed(text))
+        else:
+            put(sys.stderr, as_typed(text) + "\n")
 
     def hint(self, text: str) -> None:
         """Write a suggestion to standard error if a person watches."""
         if self.interactive:
-            self.note(self.error_style.paint(text, "dim"))
+            self.note(text if self.announcer is not None else dim(text, sys.stderr))
+
+    @property
+    def colour(self) -> bool:
+        """True if standard output has colours."""
+        return has_colour(sys.stdout)
 
 
 def to_plain(answer: Any) -> Any:
@@ -185,11 +217,8 @@ def to_plain(answer: Any) -> Any:
 
 def print_failure(failure: Failure, *, structured: bool) -> None:
     """Write an error to standard error, as one line or as JSON."""
-    text = (
-        compact(failure.as_json())
-        if structured
-        else "agentctl: " + as_typed(_line(failure.as_line()))
-    )
+    line = " ".join(clean(failure.as_line()).split())
+    text = compact(failure.as_json()) if structured else f"agentctl: {as_typed(line)}"
     put(sys.stderr, text + "\n")
 
 
@@ -200,7 +229,3 @@ def as_typed(text: str) -> str:
     """
     program = os.environ.get("AGENTCTL_PROGRAM", "")
     return _COMMAND.sub(lambda _: clean(program), text) if program else text
-
-
-def _line(text: str) -> str:
-    return " ".join(clean(text).split())

@@ -1,17 +1,20 @@
-"""Reading all pages of a list."""
+"""Reading all pages of a list or a tree."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from agent_orchestrator.operations.sessions import GET_TREE, SessionTree, TreePage
 from agent_orchestrator.operations.table import Operation
-from agentctl.connection import DaemonConnection
+
+if TYPE_CHECKING:
+    from agentctl.connection import DaemonConnection
 
 _PAGE: int = 1000
 
 
 async def pages(
-    connection: DaemonConnection,
+    connection: "DaemonConnection",
     operation: Operation[Any, Any],
     items: str,
     *,
@@ -32,3 +35,35 @@ async def pages(
         cursor = page.next_cursor
         if cursor is None:
             return attrs.evolve(page, **{items: entries})
+
+
+async def tree_pages(
+    connection: "DaemonConnection", session_id: str, limit: int | None, cursor: str | None
+) -> TreePage:
+    """Return one page of a tree if a limit or cursor is given, else the whole tree as one page."""
+    tree: TreePage = await connection.call(
+        GET_TREE,
+        session_id=session_id,
+        cursor=cursor,
+        **({} if limit is None else {"limit": limit}),
+    )
+    while limit is None and cursor is None and tree.next_cursor is not None:
+        page: TreePage = await connection.call(
+            GET_TREE, session_id=tree.session.id, cursor=tree.next_cursor
+        )
+        tree = attrs.evolve(_joined(tree, page), next_cursor=page.next_cursor)
+    return tree
+
+
+Branch = TypeVar("Branch", bound=SessionTree)
+
+
+def _joined(tree: Branch, page: SessionTree) -> Branch:
+    """Return a tree with the next page added."""
+    children = [*tree.children]
+    for child in page.children:
+        if child.repeated and children:  # it continues the last child
+            children[-1] = _joined(children[-1], child)
+        else:
+            children.append(child)
+    return attrs.evolve(tree, children=tuple(children))

@@ -1,12 +1,10 @@
-"""Access tokens as QR codes. No I/O."""
+"""Access tokens as QR codes."""
 
 import json
 from collections.abc import Iterator
 from typing import Final
 
 import segno
-
-from agentctl.terminal import Style
 
 QUIET_ZONE: Final = 4
 """Width of the margin in modules (ISO/IEC 18004, 5.3.8)."""
@@ -19,25 +17,24 @@ def access_text(url: str, secret: str) -> str:
     return json.dumps({"url": url, "token": secret}, separators=(",", ":"))
 
 
-def code(text: str, style: Style) -> list[str]:
+def code(
+    text: str, *, colour: bool = False, unicode: bool = True, columns: int | None = None
+) -> list[str]:
     """Return a QR code as lines.
 
     Without colours, the light modules are drawn, because most terminals have a dark background.
     """
     qr_code = segno.make(text, error="L", micro=False)
     rows = [
-        [bool(module) == style.colour for module in row]
-        for row in qr_code.matrix_iter(border=QUIET_ZONE)
+        [bool(module) == colour for module in row] for row in qr_code.matrix_iter(border=QUIET_ZONE)
     ]
-    columns = len(rows) if style.unicode else 2 * len(rows)
-    if style.columns is not None and style.columns < columns:
-        return [
-            f"the QR code needs a terminal of {columns} columns, but this one has {style.columns}"
-        ]
-    if not style.unicode:
+    needed = len(rows) if unicode else 2 * len(rows)
+    if columns is not None and columns < needed:
+        return [f"the QR code needs a terminal of {needed} columns, but this one has {columns}"]
+    if not unicode:
         return ["".join("##" if inked else "  " for inked in row) for row in rows]
-    lines = _halved(rows, blank=not style.colour)
-    return [_BLACK_ON_WHITE.format(line) if style.colour else line for line in lines]
+    lines = _halved(rows, blank=not colour)
+    return [_BLACK_ON_WHITE.format(line) if colour else line for line in lines]
 
 
 def _halved(rows: list[list[bool]], *, blank: bool) -> Iterator[str]:

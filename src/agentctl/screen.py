@@ -13,7 +13,8 @@ from typing import Final
 
 import anyio
 
-from agentctl.terminal import Style, put, style_of
+from agentctl.tables import Style, style_of
+from agentctl.terminal import put
 
 _KEY: Final = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O.)|\x1b|.", re.DOTALL)
 _NAMES: Final = {

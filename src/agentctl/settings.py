@@ -34,6 +34,7 @@ class CallSettings:
     ca_file: str | None = None
     format: Format = "text"
     field: str | None = None
+    wide: bool = False
 
     @property
     def structured(self) -> bool:
@@ -87,6 +88,7 @@ def resolve(
         ca_file=options.get("ca_file") or environ.get(CA_VARIABLE) or None,
         format=options.get("format") or default_format,
         field=options.get("field"),
+        wide=bool(options.get("wide")),
     )
 
 

@@ -1,6 +1,6 @@
 """Text for times, durations and counts."""
 
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import date, datetime, timedelta
 
 
 def duration(seconds: float) -> str:
@@ -27,18 +27,15 @@ def ago(moment: datetime, now: datetime) -> str:
     seconds = (now - moment).total_seconds()
     if seconds < 1:
         return "now" if seconds > -60 else f"in {duration(-seconds)}"
-    if seconds < 60:
-        return f"{int(seconds)} s ago"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min ago"
-    if seconds < 86_400:
-        return f"{int(seconds // 3600)} h ago"
-    return f"{int(seconds // 86_400)} d ago"
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} ago"
+    return "now"
 
 
-def local(moment: datetime, zone: tzinfo | None = None) -> datetime:
-    """Return a moment in a time zone; None for the local one."""
-    return moment.astimezone(zone)
+def clock(moment: datetime) -> str:
+    """Return a moment's local date and time."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def today() -> date:

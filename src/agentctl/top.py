@@ -15,9 +15,9 @@ from agent_orchestrator.operations.runs import LIST_RUNS
 from agent_orchestrator.operations.sessions import GET_SESSION
 from agentctl.connection import DaemonConnection
 from agentctl.dashboard import Dashboard, KeyAnswer
+from agentctl.event_text import activity_of
 from agentctl.output import Output
 from agentctl.paging import pages
-from agentctl.run_watch import activity_of
 from agentctl.screen import Screen, on_resize
 
 REDRAW_DELAY_S: Final = 0.15

@@ -1,396 +1,445 @@
-"""Text views of sessions, messages, runs and the daemon. No I/O."""
+"""What people see of sessions, messages, runs, access and the daemon. No I/O."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
-from agent_orchestrator.domain.capabilities import Capabilities
+from agent_orchestrator.domain.access import Grant
+from agent_orchestrator.domain.audit import DONE, AuditEntry
+from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Message, Run, Session
-from agent_orchestrator.operations.daemon import DaemonStatus, ProviderStatus
-from agent_orchestrator.operations.runs import Diagnostics
+from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.operations.access import NewToken
+from agent_orchestrator.operations.daemon import (
+    CheckReply,
+    DaemonStatus,
+    Finding,
+    ProviderStatus,
+)
+from agent_orchestrator.operations.messages import MessageReply, SpawnReply
+from agent_orchestrator.operations.runs import CancelReply, DiagnosisReply
+from agent_orchestrator.operations.sessions import CloseSessionReply, SessionTree
+from agentctl.document import Block, Card, Column, Markdown, Table, Text
 from agentctl.event_text import image_count, usage_parts
-from agentctl.tables import Cell, Column, card, table
-from agentctl.terminal import Style, clean, lines_of, one_line, wrapped
-from agentctl.times import ago, between, counted, duration, local
+from agentctl.times import ago, between, clock, counted, duration
 
-STATUS_STYLES: Final[dict[str, tuple[str, ...]]] = {
-    "queued": ("dim",),
-    "running": ("blue",),
-    "waiting": ("yellow",),
-    "completed": ("green",),
-    "failed": ("red",),
-    "canceled": ("yellow",),
-    "open": ("green",),
-    "closed": ("dim",),
-    "ok": ("green",),
-    "degraded": ("yellow",),
-    "draining": ("yellow",),
-    "delivered": ("green",),
-    "undeliverable": ("red",),
-}
+STYLES: Final[Mapping[str, str]] = {
+    "queued": "dim", "running": "blue", "waiting": "yellow", "completed": "green", "failed": "red",
+    "canceled": "yellow", "open": "green", "closed": "dim", "ok": "green", "degraded": "yellow",
+    "draining": "yellow", "delivered": "green", "undeliverable": "red", "pending": "bold yellow",
+    "approved": "green", "answered": "green", "denied": "red", "expired": "red",
+}  # fmt: skip
+
+MARKS: Final[Mapping[str, str]] = {
+    "queued": "·", "running": "●", "waiting": "?", "completed": "✓", "failed": "✗", "canceled": "■",
+}  # fmt: skip
 
 
-def _status(status: str) -> Cell:
-    return Cell(one_line(status), STATUS_STYLES.get(status, ()))
+def state(status: str) -> Text:
+    """Return a status in its colour."""
+    return Text(status, STYLES.get(status, ""))
 
 
 def _when(moment: datetime | None, now: datetime) -> str | None:
-    if moment is None:
-        return None
-    return f"{ago(moment, now)}  ({local(moment):%Y-%m-%d %H:%M:%S})"
+    return None if moment is None else f"{ago(moment, now)}  ({clock(moment)})"
 
 
 def took(run: Run, now: datetime) -> str:
-    """Return the duration of a run until its end or ``now``, as text."""
+    """Return the duration of a run until its end or ``now``."""
     time_taken = between(run.started_at, run.finished_at or now)
     return duration(time_taken.total_seconds()) if time_taken is not None else ""
 
 
-def outcome(run: Run) -> str:
-    """Return the outcome of a run on one line."""
+def _outcome(run: Run) -> Text:
+    text = "cancel requested" if run.cancel_requested_at and run.finished_at is None else ""
     if run.error is not None:
-        return one_line(f"{run.error.code}: {run.error.message}")
-    if run.result is not None:
-        return one_line(run.result.text)
-    if run.cancel_requested_at is not None and run.finished_at is None:
-        return "cancel requested"
-    return ""
+        text = f"{run.error.code}: {run.error.message[:500]}"
+    elif run.result is not None:
+        text = run.result.text[:500]
+    return Text(text, fit=True)
 
 
-# --- sessions ---------------------------------------------------------------------------------
+# --- sessions and messages ----------------------------------------------------------------------
 
 
-def session_card(session: Session, style: Style, now: datetime) -> list[str]:
-    threads = ", ".join(f"{name} {thread}" for name, thread in session.threads.items())
-    return card(
-        f"{style.paint('session', 'dim')} {style.paint(session.id, 'bold')}",
-        [
-            ("title", one_line(session.title or "")),
-            ("status", _status(session.status)),
-            ("provider", one_line(session.provider or "(default)")),
-            ("model", one_line(session.model or "")),
-            ("directory", one_line(session.cwd)),
-            ("approvals", session.approvals),
-            ("asks", session.approval_policy),
-            ("sandbox", session.sandbox),
-            ("children", _limits(session)),
-            ("parent", session.parent_session_id),
-            ("threads", one_line(threads)),
-            ("owner", one_line(session.owner)),
-            ("events", str(session.last_seq)),
-            ("created", _when(session.created_at, now)),
-            ("updated", _when(session.updated_at, now)),
-        ],
-        style,
-    )
-
-
-def _limits(session: Session) -> str:
+def session_card(session: Session, now: datetime) -> list[Block]:
     limits = [
         (session.max_depth, "generations"),
         (session.max_children, "of a run"),
         (session.max_descendants, "in all"),
     ]
-    parts = ", ".join(f"{most} {name}" for most, name in limits if most is not None)
-    return parts and f"at most {parts}"
+    children = ", ".join(f"{most} {name}" for most, name in limits if most is not None)
+    return [Card(Text(f"session {session.id}", "bold"), [
+        ("title", session.title),
+        ("status", state(session.status)),
+        ("provider", session.provider or "(default)"),
+        ("model", session.model),
+        ("directory", session.cwd),
+        ("approvals", session.approvals),
+        ("asks", session.approval_policy),
+        ("sandbox", session.sandbox),
+        ("children", children and f"at most {children}"),
+        ("parent", session.parent_session_id),
+        ("threads", ", ".join(f"{name} {thread}" for name, thread in session.threads.items())),
+        ("owner", session.owner),
+        ("events", str(session.last_seq)),
+        ("created", _when(session.created_at, now)),
+        ("updated", _when(session.updated_at, now)),
+    ])]  # fmt: skip
 
 
-def session_table(sessions: Sequence[Session], style: Style, now: datetime) -> list[str]:
-    columns = [
-        Column("SESSION"),
-        Column("STATUS"),
-        Column("PROVIDER"),
-        Column("EVENTS", align="right", optional=True),
-        Column("UPDATED", align="right"),
-        Column("TITLE", flexible=True),
-        Column("DIRECTORY", flexible=True),
+def session_table(sessions: Sequence[Session], now: datetime) -> list[Block]:
+    return [Table([
+        Column("SESSION", lambda one: one.id),
+        Column("STATUS", lambda one: state(one.status)),
+        Column("PROVIDER", lambda one: one.provider or "(default)"),
+        Column("EVENTS", lambda one: f"{one.last_seq:,}", right=True),
+        Column("UPDATED", lambda one: ago(one.updated_at, now), right=True),
+        Column("TITLE", lambda one: one.title, flexible=True),
+        Column("DIRECTORY", lambda one: one.cwd, flexible=True),
+    ], sessions, "no sessions", "TITLE STATUS PROVIDER UPDATED SESSION", newest_first=True)]  # fmt: skip
+
+
+def closed_line(reply: CloseSessionReply, _: datetime) -> list[Block]:
+    line = f"session {reply.session.id} is closed"
+    if not reply.at_work_count:
+        more = f", with all below it; {counted(len(reply.canceled), 'run')} canceled"
+        return [line + (more if reply.canceled or reply.closed_count > 1 else "")]
+    sessions = counted(reply.at_work_count, "session")
+    return [
+        line,
+        f"{sessions} below it still at work; to end them too:",
+        f"  agentctl session close {reply.session.id} --cascade",
     ]
-    rows: list[list[str | Cell]] = [
-        [
-            session.id,
-            _status(session.status),
-            one_line(session.provider or "(default)"),
-            f"{session.last_seq:,}",
-            ago(session.updated_at, now),
-            one_line(session.title or ""),
-            one_line(session.cwd),
-        ]
-        for session in sessions
-    ]
-    return table(columns, rows, style) or ["no sessions"]
 
 
-# --- messages ---------------------------------------------------------------------------------
+def message_table(messages: Sequence[Message], now: datetime) -> list[Block]:
+    def text(message: Message) -> Text:
+        images = image_count(message.images)
+        return Text((f"[{images}] " if images else "") + message.text[:2000], fit=True)
+
+    def source(message: Message) -> str:
+        kind = "" if message.source.kind == "client" else message.source.kind
+        return "decision" if message.request_id is not None else kind
+
+    return [Table([
+        Column("MESSAGE", lambda one: one.id),
+        Column("ROLE", lambda one: one.role),
+        Column("FROM", source),
+        Column("DELIVERY", lambda one: state(one.delivery)),
+        Column("SENT", lambda one: ago(one.created_at, now), right=True),
+        Column("TEXT", text, flexible=True),
+    ], messages, "no messages", "TEXT ROLE FROM DELIVERY SENT MESSAGE")]  # fmt: skip
 
 
-def message_table(messages: Sequence[Message], style: Style, now: datetime) -> list[str]:
-    columns = [
-        Column("MESSAGE"),
-        Column("ROLE"),
-        Column("FROM"),
-        Column("DELIVERY"),
-        Column("SENT", align="right"),
-        Column("TEXT", flexible=True),
-    ]
-    rows: list[list[str | Cell]] = [
-        [
-            message.id,
-            message.role,
-            _from(message),
-            _status(message.delivery),
-            ago(message.created_at, now),
-            " ".join(filter(None, [_pictures(message), one_line(message.text[:2000])])),
-        ]
-        for message in messages
-    ]
-    return table(columns, rows, style) or ["no messages"]
+def sent_line(reply: MessageReply | SpawnReply, _: datetime) -> list[Block]:
+    line = f"message {reply.message.id}"
+    if isinstance(reply, SpawnReply):
+        line = f"session {reply.session.id}, {line}"
+    if reply.run is not None:
+        line += f", run {reply.run.id} {reply.run.status} for {reply.run.provider}"
+    return [line]
 
 
-def _pictures(message: Message) -> str:
-    count = image_count(message.images)
-    return f"[{count}]" if count else ""
+# --- runs ---------------------------------------------------------------------------------------
 
 
-def _from(message: Message) -> str:
-    if message.request_id is not None:
-        return "decision"
-    return "" if message.source.kind == "client" else message.source.kind
+def run_card(run: Run, now: datetime) -> list[Block]:
+    usage = usage_parts(attrs.asdict(run.usage)) if run.usage is not None else []
+    return [Card(Text(f"run {run.id}", "bold"), [
+        ("status", state(run.status)),
+        ("session", run.session_id),
+        ("provider", run.provider),
+        ("model", run.model),
+        ("effort", run.effort),
+        ("attempt", str(run.attempt) if run.attempt > 1 else None),
+        ("worker", run.worker_id),
+        ("thread", run.thread_id),
+        ("waiting on", run.waiting_on),
+        ("created", _when(run.created_at, now)),
+        ("took" if run.finished_at else "going for", took(run, now)),
+        ("used", " · ".join(usage)),
+        ("exit code", None if run.exit_code is None else str(run.exit_code)),
+        ("cancel", "requested" if run.cancel_requested_at else None),
+    ]), *outcome(run)]  # fmt: skip
 
 
-def sent_lines(message: Message, run: Run | None, style: Style) -> list[str]:
-    where = f"message {style.paint(message.id, 'bold')}"
-    if run is None:
-        return [where]
-    status = style.paint(run.status, *STATUS_STYLES.get(run.status, ()))
-    return [f"{where}, run {style.paint(run.id, 'bold')} {status} for {one_line(run.provider)}"]
-
-
-# --- runs -------------------------------------------------------------------------------------
-
-
-def run_card(run: Run, style: Style, now: datetime) -> Iterator[str]:
-    yield from card(
-        f"{style.paint('run', 'dim')} {style.paint(run.id, 'bold')}",
-        [
-            ("status", _status(run.status)),
-            ("session", run.session_id),
-            ("provider", one_line(run.provider)),
-            ("model", one_line(run.model or "")),
-            ("effort", one_line(run.effort or "")),
-            ("attempt", str(run.attempt) if run.attempt > 1 else None),
-            ("worker", run.worker_id),
-            ("thread", one_line(run.thread_id or "")),
-            ("waiting on", run.waiting_on),
-            ("created", _when(run.created_at, now)),
-            ("took" if run.finished_at else "going for", took(run, now)),
-            ("used", style.symbol(" · ", ", ").join(_usage(run))),
-            ("exit code", None if run.exit_code is None else str(run.exit_code)),
-            ("cancel", "requested" if run.cancel_requested_at else None),
-        ],
-        style,
-    )
-    yield from outcome_lines(run, style)
-
-
-def _usage(run: Run) -> list[str]:
-    return usage_parts(attrs.asdict(run.usage)) if run.usage is not None else []
-
-
-def outcome_lines(run: Run, style: Style) -> Iterator[str]:
-    """Yield the lines of a run's result or error. There can be very many."""
+def outcome(run: Run) -> list[Block]:
+    """Return a run's result or error."""
     if run.error is not None:
-        yield ""
-        text = clean(f"{run.error.code}: {run.error.message}")
-        yield from (style.paint(line, "red") for line in lines_of(text, style.columns))
-    elif run.result is not None and run.result.text:
-        yield ""
-        yield from lines_of(clean(run.result.text), style.columns)
+        return ["", Text(f"{run.error.code}: {run.error.message}", "red")]
+    return ["", Markdown(run.result.text)] if run.result is not None and run.result.text else []
 
 
-def end_line(run: Run, style: Style, now: datetime) -> str:
-    """Return the status of a run on one line."""
-    symbols = {"completed": ("✓", "+"), "failed": ("✗", "x"), "canceled": ("■", "x")}
-    symbol = style.symbol(*symbols.get(run.status, ("·", "-")))
-    status = style.paint(f"{symbol} {run.status}", *STATUS_STYLES.get(run.status, ()))
+def ended(run: Run, now: datetime) -> list[Block]:
+    """Return the status of a run on one line, and its outcome."""
     time = f" after {took(run, now)}" if run.finished_at and run.started_at else ""
-    return style.symbol(" · ", ", ").join([f"run {run.id} {status}{time}", *_usage(run)])
+    usage = usage_parts(attrs.asdict(run.usage)) if run.usage is not None else []
+    line = " · ".join([f"run {run.id} {MARKS.get(run.status, '·')} {run.status}{time}", *usage])
+    return [Text(line, STYLES.get(run.status, "")), *outcome(run)]
 
 
-def run_table(
-    runs: Sequence[Run], style: Style, now: datetime, *, with_session: bool = True
-) -> list[str]:
-    columns = [
-        Column("RUN"),
-        Column("STATUS"),
-        Column("PROVIDER"),
-        Column("CREATED", align="right"),
-        Column("TOOK", align="right"),
-        Column("SESSION", optional=True),
-        Column("OUTCOME", flexible=True),
-    ]
-    rows: list[list[str | Cell]] = [
-        [
-            run.id,
-            _status(run.status),
-            one_line(run.provider),
-            ago(run.created_at, now),
-            took(run, now),
-            run.session_id if with_session else "",
-            outcome(run)[:500],
-        ]
-        for run in runs
-    ]
-    return table(columns, rows, style) or ["no runs"]
+def run_table(runs: Sequence[Run], now: datetime) -> list[Block]:
+    return [Table([
+        Column("RUN", lambda one: one.id),
+        Column("STATUS", lambda one: state(one.status)),
+        Column("PROVIDER", lambda one: one.provider),
+        Column("CREATED", lambda one: ago(one.created_at, now), right=True),
+        Column("TOOK", lambda one: took(one, now), right=True),
+        Column("SESSION", lambda one: one.session_id),
+        Column("OUTCOME", _outcome, flexible=True),
+    ], runs, "no runs", "OUTCOME STATUS PROVIDER CREATED SESSION RUN", newest_first=True)]  # fmt: skip
 
 
-def diagnosis(run: Run, diagnostics: Diagnostics, style: Style, now: datetime) -> list[str]:
+def canceled_line(reply: CancelReply, _: datetime) -> list[Block]:
+    run = reply.run
+    below = len(set(reply.canceled) - {run.id})
+    also = counted(below, "descendant") if below else ""
+    if run.id not in reply.canceled:
+        line = f"run {run.id} had ended before: {run.status}"
+        return [line + (f"; ended now: {also}" if also else "")]
+    told = "is canceled" if run.status == "canceled" else "is being canceled"
+    if run.id in reply.pending:
+        told = "is to be canceled, but no worker of this daemon executes it: see run diagnose"
+    return [f"run {run.id} {told}" + (f", with {also}" if also else "")]
+
+
+def diagnosis(reply: DiagnosisReply, now: datetime) -> list[Block]:
     """Return a run's diagnosis: the likely issue first, then the evidence."""
-    issue, counts = diagnostics.likely_issue, diagnostics.queue_counts
-    fine = issue.code == "none"
-    code = style.paint(issue.code, "green" if fine else "red", "bold")
-    invocation = diagnostics.agent_invocation
-    worker = diagnostics.worker_id
+    run, found = reply.run, reply.diagnostics
+    issue, counts, started = found.likely_issue, found.queue_counts, found.agent_invocation
+    worker = found.worker_id
     if worker and run.provider != MANUAL and run.finished_at is None:
-        worker += " (alive)" if diagnostics.worker_alive else " (gone)"
-    lines = [
-        f"{code}  {line}" if n == 0 else line for n, line in enumerate(_texts(issue.message, style))
+        worker += " (alive)" if found.worker_alive else " (gone)"
+    blocks: list[Block] = [
+        Text(f"{issue.code}  {issue.message}", "green" if issue.code == "none" else "bold red")
     ]
     if issue.hint:
-        lines += [style.paint(line, "bold") for line in _texts(issue.hint, style)]
-    lines += ["", *card(
-        f"run {style.paint(run.id, 'bold')}",
-        [
-            ("status", _status(run.status)),
-            ("session", run.session_id),
-            ("provider", one_line(run.provider)),
-            ("worker", worker),
-            ("workers", f"{diagnostics.alive_workers} of {diagnostics.max_concurrency}"),
-            ("queue", _counts(counts.queued_count, counts.running_count, counts.waiting_count)),
-            ("position", None if diagnostics.queue_position is None else str(diagnostics.queue_position)),
-            ("blocked by", diagnostics.blocked_by_run_id),
-            ("pid", None if diagnostics.active_pid is None else str(diagnostics.active_pid)),
-            ("thread", one_line(diagnostics.thread_id or "")),
-            ("last event", _when(diagnostics.last_event_at, now)),
-            ("last output", _when(diagnostics.last_output_at, now)),
-            ("directory", one_line(invocation.cwd) if invocation else None),
-            ("command", one_line(_command(invocation.argv)) if invocation else None),
-        ],
-        style,
-    )]  # fmt: skip
-    if diagnostics.attempts:
-        rows: list[list[str | Cell]] = [
-            [
-                str(attempt.attempt),
-                one_line(attempt.provider),
-                attempt.worker_id,
-                "" if attempt.pid is None else str(attempt.pid),
-                ago(attempt.started_at, now),
-                _status(attempt.outcome or "going on"),
-            ]
-            for attempt in diagnostics.attempts
-        ]
-        titles = ("ATTEMPT", "PROVIDER", "WORKER", "PID", "STARTED", "OUTCOME")
-        lines += ["", *table([Column(title) for title in titles], rows, style)]
-    if diagnostics.process_tree:
-        processes: list[list[str | Cell]] = [
-            [str(process.pid), one_line(process.status), one_line(process.command)]
-            for process in diagnostics.process_tree
-        ]
-        columns = [Column("PID", align="right"), Column("STATE"), Column("PROCESS", flexible=True)]
-        lines += ["", *table(columns, processes, style)]
-    if diagnostics.stderr_tail.strip():
-        tail = clean(diagnostics.stderr_tail.rstrip()).splitlines()[-20:]
-        lines += ["", style.paint("END OF STDERR", "dim"), *(f"  {line}" for line in tail)]
-    return lines
+        blocks.append(Text(issue.hint, "bold"))
+    position, pid = found.queue_position, found.active_pid
+    blocks += ["", Card(Text(f"run {run.id}", "bold"), [
+        ("status", state(run.status)),
+        ("session", run.session_id),
+        ("provider", run.provider),
+        ("worker", worker),
+        ("workers", f"{found.alive_workers} of {found.max_concurrency}"),
+        ("queue", _counts(counts)),
+        ("position", None if position is None else str(position)),
+        ("blocked by", found.blocked_by_run_id),
+        ("pid", None if pid is None else str(pid)),
+        ("thread", found.thread_id),
+        ("last event", _when(found.last_event_at, now)),
+        ("last output", _when(found.last_output_at, now)),
+        ("directory", started.cwd if started else None),
+        ("command", shlex.join(started.argv) if started else None),
+    ])]  # fmt: skip
+    if found.attempts:
+        blocks += ["", Table([
+            Column("ATTEMPT", lambda one: str(one.attempt)),
+            Column("PROVIDER", lambda one: one.provider),
+            Column("WORKER", lambda one: one.worker_id),
+            Column("PID", lambda one: "" if one.pid is None else str(one.pid)),
+            Column("STARTED", lambda one: ago(one.started_at, now)),
+            Column("OUTCOME", lambda one: state(one.outcome or "going on")),
+        ], found.attempts)]  # fmt: skip
+    if found.process_tree:
+        blocks += ["", Table([
+            Column("PID", lambda one: str(one.pid), right=True),
+            Column("STATE", lambda one: one.status),
+            Column("PROCESS", lambda one: one.command, flexible=True),
+        ], found.process_tree)]  # fmt: skip
+    if found.stderr_tail.strip():
+        tail = found.stderr_tail.rstrip().splitlines()[-20:]
+        blocks += ["", Text("END OF STDERR", "dim"), *(f"  {line}" for line in tail)]
+    return blocks
 
 
-def _texts(text: str, style: Style) -> list[str]:
-    return wrapped(clean(text), style.columns)
+def _counts(counts: Any) -> str:
+    return (
+        f"{counts.queued_count} queued, {counts.running_count} running, "
+        f"{counts.waiting_count} waiting"
+    )
 
 
-def _command(argv: Sequence[str]) -> str:
-    import shlex
-
-    return shlex.join(argv)
-
-
-def _counts(queued: int, running: int, waiting: int) -> str:
-    return f"{queued} queued, {running} running, {waiting} waiting"
+@attrs.frozen
+class _Branch:
+    id: str
+    drawn: str
+    tree: SessionTree
 
 
-# --- daemon -----------------------------------------------------------------------------------
+def tree_table(tree: SessionTree, now: datetime) -> list[Block]:
+    """Return a tree, one session on a line, with the status of its active run, or else of its last run."""
+
+    def drawn(parent: SessionTree, indent: str) -> Iterator[_Branch]:
+        for number, child in enumerate(parent.children, 1):
+            is_last = number == len(parent.children)
+            yield _Branch(child.session.id, indent + ("└─ " if is_last else "├─ "), child)
+            yield from drawn(child, indent + ("   " if is_last else "│  "))
+
+    def latest(branch: SessionTree) -> Run | None:
+        at_work = (RunStatus.RUNNING, RunStatus.WAITING)
+        active = (run for run in branch.runs if run.status in at_work)
+        return next(active, branch.runs[-1] if branch.runs else None)
+
+    def status(branch: SessionTree) -> Text:
+        run, closed = latest(branch), " (closed)" if branch.session.status == "closed" else ""
+        if run is None:
+            return Text(f"no run{closed}", "dim")
+        error = f": {run.error.code}" if run.error is not None else ""
+        text = f"{MARKS.get(run.status, '·')} {run.status}{error}{closed}"
+        return Text(text, STYLES.get(run.status, ""))
+
+    def since(branch: SessionTree) -> datetime:
+        run = latest(branch)
+        created = branch.session.created_at
+        return (run.finished_at or run.started_at or run.created_at) if run else created
+
+    return [Table([
+        Column("SESSION", lambda one: one.drawn + one.id),
+        Column("TREE", lambda one: one.drawn + (one.tree.session.title or "-"), flexible=True, only_on_terminal=True),
+        Column("STATUS", lambda one: status(one.tree), flexible=True),
+        Column("PROVIDER", lambda one: one.tree.session.provider or "(default)"),
+        Column("RUNS", lambda one: str(one.tree.runs_count if one.tree.runs_count is not None else len(one.tree.runs)), right=True),
+        Column("SINCE", lambda one: ago(since(one.tree), now), right=True),
+        Column("ID", lambda one: one.id, only_on_terminal=True),
+        Column("TITLE", lambda one: one.tree.session.title, flexible=True),
+    ], [_Branch(tree.session.id, "", tree), *drawn(tree, "")], short="TREE STATUS PROVIDER SINCE ID")]  # fmt: skip
 
 
-def daemon_overview(status: DaemonStatus, url: str, style: Style) -> list[str]:
-    counts, store = status.queue_counts, status.store
-    health = style.paint(status.daemon_health, *STATUS_STYLES.get(status.daemon_health, ()), "bold")
-    where = one_line(store.path or "")
-    lines = card(
-        f"agentd {one_line(status.version)} at {url}: {health}",
+# --- access -------------------------------------------------------------------------------------
+
+
+def grant_table(grants: Sequence[Grant], _: datetime) -> list[Block]:
+    columns = [Column("ROLE", lambda one: one.role), Column("PRINCIPAL", lambda one: one.principal)]
+    return [Table(columns, grants, "not shared")]
+
+
+def token_card(created: NewToken, _: datetime) -> list[Block]:
+    token = created.token
+    return [Card(Text(f"token {token.id}", "bold"), [
+        ("name", token.name),
+        ("principal", token.principal),
+        ("scopes", ", ".join(token.scopes)),
+        ("ends", None if token.expires_at is None else clock(token.expires_at)),
+        ("secret", Text(created.secret, "bold")),
+        ("", "shown only once: store it where you set AGENTCTL_AUTH_TOKEN"),
+    ])]  # fmt: skip
+
+
+def token_table(tokens: Sequence[AccessToken], now: datetime) -> list[Block]:
+    def validity(token: AccessToken) -> Text:
+        if token.revoked_at is not None:
+            return Text("revoked", "red")
+        if token.expires_at is None:
+            return Text("good", "green")
+        if token.expires_at <= now:
+            return Text("expired", "red")
+        return Text(f"valid, expires {ago(token.expires_at, now)}", "green")
+
+    return [Table([
+        Column("TOKEN", lambda one: one.id),
+        Column("STATE", validity),
+        Column("PRINCIPAL", lambda one: one.principal),
+        Column("SCOPES", lambda one: ",".join(one.scopes)),
+        Column("MADE", lambda one: ago(one.created_at, now), right=True),
+        Column("NAME", lambda one: one.name, flexible=True),
+    ], tokens, "no tokens", "NAME STATE PRINCIPAL SCOPES MADE TOKEN", newest_first=True)]  # fmt: skip
+
+
+def revoked_token(token: AccessToken, now: datetime) -> list[Block]:
+    return token_table([token], now)
+
+
+def audit_table(entries: Sequence[AuditEntry], _: datetime) -> list[Block]:
+    def detail(entry: AuditEntry) -> Text:
+        values = (f"{name}={value}" for name, value in entry.detail.items() if value)
+        return Text(" ".join(values), fit=True)
+
+    return [Table([
+        Column("SEQ", lambda one: str(one.seq), right=True),
+        Column("WHEN", lambda one: clock(one.at)),
+        Column("WHO", lambda one: one.principal),
+        Column("BY TOKEN", lambda one: one.token),
+        Column("DID", lambda one: one.operation),
+        Column("DECISION", lambda one: Text(one.decision, "" if one.decision == DONE else "red")),
+        Column("ON", lambda one: one.target),
+        Column("DETAIL", detail, flexible=True),
+    ], entries, "no entries", "WHEN WHO DID DECISION ON DETAIL")]  # fmt: skip
+
+
+# --- the daemon ---------------------------------------------------------------------------------
+
+
+def daemon_overview(status: DaemonStatus, url: str) -> list[Block]:
+    store = status.store
+    blocks: list[Block] = [Card(
+        Text(f"agentd {status.version} at {url}: {status.daemon_health}", STYLES.get(status.daemon_health, "")),
         [
             ("running", f"for {duration(status.uptime_s)}, pid {status.pid}"),
             ("workers", f"{status.alive_workers} of {status.max_concurrency} alive"),
-            ("runs", _counts(counts.queued_count, counts.running_count, counts.waiting_count)),
-            ("store", f"{one_line(store.backend)} {where}".rstrip()),
+            ("runs", _counts(status.queue_counts)),
+            ("store", f"{store.backend} {store.path or ''}".rstrip()),
             ("", f"{counted(store.events, 'event')}, schema {store.schema_version}"),
         ],
-        style,
-    )
-    lines += ["", *provider_table(status.providers, style)]
+    ), ""]  # fmt: skip
+    blocks.append(Table([
+        Column("PROVIDER", lambda one: Text(one.name, "bold")),
+        Column("READY", lambda one: Text("yes", "green") if one.available else Text("no", "red")),
+        Column("VERSION", lambda one: one.version),
+        Column("LOGIN", lambda one: _LOGIN[one.logged_in]),
+        Column("RUNNER", lambda one: one.mode or one.runner),
+        Column("NOTE", lambda one: " ".join(filter(None, ["(default)" if one.default else "", one.reason])), flexible=True),
+        Column("CAN", _abilities, flexible=True),
+    ], status.providers, "no providers"))  # fmt: skip
     for problem in status.problems:
-        text = f"{one_line(problem.code)}: {one_line(problem.message)}"
-        lines += [
-            "",
-            *(style.paint(line, "yellow") for line in wrapped(f"! {text}", style.columns)),
-        ]
-    return lines
+        blocks += ["", Text(f"! {problem.code}: {problem.message}", "yellow")]
+    return blocks
 
 
-def provider_table(providers: Sequence[ProviderStatus], style: Style) -> list[str]:
-    rows: list[list[str | Cell]] = [
-        [
-            Cell(one_line(provider.name), ("bold",)),
-            Cell("yes", ("green",)) if provider.available else Cell("no", ("red",)),
-            one_line(provider.version or ""),
-            _LOGIN[provider.logged_in],
-            one_line(provider.mode or provider.runner),
-            one_line(" ".join(filter(None, [
-                "(default)" if provider.default else "", provider.reason or ""
-            ]))),
-            ", ".join(_abilities(provider.capabilities)),
-        ]
-        for provider in providers
-    ]  # fmt: skip
-    columns = [Column("PROVIDER"), Column("READY"), Column("VERSION"), Column("LOGIN")]
-    columns += [Column("RUNNER"), Column("NOTE", flexible=True), Column("CAN", optional=True)]
-    return table(columns, rows, style)
-
-
-def provider_cards(providers: Sequence[ProviderStatus], style: Style) -> list[str]:
-    lines: list[str] = []
+def provider_cards(providers: Sequence[ProviderStatus]) -> list[Block]:
+    blocks: list[Block] = []
     for provider in providers:
         ready = "yes" if provider.available else f"no: {provider.reason or 'for an unknown reason'}"
-        lines += ["", *card(
-            style.paint(one_line(provider.name), "bold") + (" (default)" if provider.default else ""),
-            [
-                ("ready", Cell(one_line(ready), ("green",) if provider.available else ("red",))),
-                ("version", one_line(provider.version or "")),
-                ("login", _LOGIN[provider.logged_in]),
-                ("runner", one_line(provider.mode or provider.runner)),
-                ("can", ", ".join(_abilities(provider.capabilities))),
-            ],
-            style,
-        )]  # fmt: skip
-    return lines[1:] or ["no providers"]
+        blocks += ["", Card(Text(provider.name + (" (default)" if provider.default else ""), "bold"), [
+            ("ready", Text(ready, "green" if provider.available else "red")),
+            ("version", provider.version),
+            ("login", _LOGIN[provider.logged_in]),
+            ("runner", provider.mode or provider.runner),
+            ("can", _abilities(provider)),
+        ])]  # fmt: skip
+    return blocks[1:] or ["no providers"]
 
 
 _LOGIN: Final[Mapping[bool | None, str]] = {True: "yes", False: "no", None: ""}
 
 
-def _abilities(capabilities: Capabilities) -> list[str]:
-    """Return the names of what a runner can do."""
-    return [
-        name for name, value in attrs.asdict(capabilities, recurse=False).items() if value is True
-    ]
+def _abilities(provider: ProviderStatus) -> str:
+    abilities = attrs.asdict(provider.capabilities, recurse=False)
+    return ", ".join(name for name, value in abilities.items() if value is True)
+
+
+def checked_lines(reply: CheckReply, _: datetime) -> list[Block]:
+    counts = [(reply.sessions, "session"), (reply.runs, "run"), (reply.events, "event")]
+    looked = ", ".join(counted(number, noun) for number, noun in counts)
+    return [*reply.findings, f"{looked}: {'no problems' if reply.ok else 'problems found'}"]
+
+
+_LEVELS: Final = {
+    "error": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim"), "ok": ("✓", "green"),
+}  # fmt: skip
+
+
+def findings_list(findings: Sequence[Finding]) -> list[Block]:
+    """Return all findings with their hints, most severe first."""
+    blocks: list[Block] = []
+    for level, (mark, style) in _LEVELS.items():
+        for finding in findings:
+            if finding.level == level:
+                blocks.append(Text(f"{mark} {finding.about}: {finding.message}", style))
+                if finding.hint:
+                    blocks.append(Text(f"  → {finding.hint}", "dim"))
+    return blocks or [Text("no findings", "dim")]

@@ -61,7 +61,8 @@ for name in (
     importlib.import_module(name)
 for package in map(importlib.import_module, ("agentctl", "agentctl.commands")):
     for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        importlib.import_module(found.name)
+        if not found.name.startswith(("agentctl.chat", "agentctl.console", "agentctl.top")):
+            importlib.import_module(found.name)  # those need a terminal, and rich
 """,
 )
 

@@ -41,7 +41,7 @@ def test_the_commands_there_are() -> None:
             "ask", "completion", "daemon start", "daemon stop", "daemon status", "session create",
             "session list", "session get", "session move", "session close", "message send", "message list",
             "run create", "run get", "run list", "run wait", "run cancel", "run transition",
-            "run diagnose", "events list", "events tail", "session tree", "session share", "tool session-spawn",
+            "run diagnose", "run retry", "session rename", "session reopen", "events list", "events tail", "session tree", "session share", "tool session-spawn",
             "tool session-send", "tool session-wait", "tool session-list",
             "tool session-reply-parent", "request list", "request show", "request approve",
             "request deny", "request answer", "request extend", "daemon audit",
@@ -346,9 +346,9 @@ def _imported(code: str) -> set[str]:
 def test_what_is_not_needed_is_not_imported() -> None:
     imported = _imported("import agentctl.main")
     assert not imported & {"anyio", "asyncio", "cattrs", "httpx", "psutil", "agent_orchestrator"}
-    imported = _imported("import agentctl.run_commands, agentctl.tail, agentctl.commands.daemon")
+    imported = _imported("import agentctl.follow, agentctl.commands.daemon")
     assert "httpx" in imported
     assert not imported & {
         "quart", "hypercorn", "apsw", "agentd", "psutil", "agent_orchestrator.engine",
-        "agent_orchestrator.stores",
+        "agent_orchestrator.stores", "rich", "rich.console", "textual",
     }  # fmt: skip

@@ -6,8 +6,9 @@ import pytest
 from driving import Ctl, Daemon, free_port
 
 from agent_orchestrator.operations.daemon import Finding
-from agentctl.findings import findings_list
-from agentctl.terminal import Style
+from agentctl.console import screen_lines
+from agentctl.document import plain_lines
+from agentctl.views import findings_list
 
 
 def test_a_daemon_that_runs(daemon: Daemon) -> None:
@@ -78,9 +79,11 @@ def test_the_worst_comes_first(columns: int | None) -> None:
         ),
         Finding("warning", "address", "no TLS"),
     ]
-    style = Style(colour=False, unicode=False, columns=columns)
-    lines = findings_list(findings, style)
-    assert [line[0] for line in lines if line[0] != " "] == ["x", "!", "-", "+"]
-    assert "  -> restrict them" in lines
+    blocks = findings_list(findings)
+    lines = (
+        [*plain_lines(blocks)] if columns is None else screen_lines(blocks, columns, colour=False)
+    )
+    assert [line[0] for line in lines if line[0] in "✗!·✓"] == ["✗", "!", "·", "✓"]
+    assert "  → restrict them" in [line.rstrip() for line in lines]
     assert not [line for line in lines if "\x1b" in line or len(line) > (columns or 1000)]
-    assert findings_list([], style) == ["no findings"]
+    assert [*plain_lines(findings_list([]))] == ["no findings"]

@@ -21,7 +21,8 @@ def test_a_session_is_moved(ctl: Ctl, tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_move_is_told(ctl: Ctl, tmp_path: Path) -> None:
     session = ctl.field("session.id", "session", "create")
     for arguments, code, words in (
-        (["session", "move"], 2, "directory"),
+        (["session", "move"], 2, "name the session"),
+        (["session", "move", session], 2, "name the directory"),
         (["session", "move", session, str(tmp_path), "more"], 2, "extra"),
         (["session", "move", session, str(tmp_path / "none")], None, "cwd"),
         (["session", "move", "ses_" + "0" * 26, str(tmp_path)], None, "session"),

@@ -12,8 +12,8 @@ from attrs import evolve
 from driving import PATIENCE_S, Ctl, Daemon, Result, wait_until
 
 from agent_orchestrator.domain.model import Option, Request
+from agentctl.document import plain_lines
 from agentctl.questions import request_card, request_table
-from agentctl.terminal import Style
 
 APPROVAL = ("--request-kind", "approval_request")
 INPUT = ("--request-kind", "input_request")
@@ -311,19 +311,19 @@ CLOSED = evolve(
 
 
 def test_request_table() -> None:
-    assert request_table([REQUEST], Style(), NOW) == [
+    assert [*plain_lines(request_table([REQUEST], NOW))] == [
         "REQUEST  KIND          ASKED         EXPIRES  SESSION  TEXT",
         "req_1    approval  5 min ago  in 55 min 00 s  ses_2    May I? ^[[2Jrm ^Gx",
     ]
-    assert "denied" in request_table([REQUEST, CLOSED], Style(), NOW)[2]
-    assert "in 55" not in request_table([CLOSED], Style(), NOW)[1]
+    assert "denied" in [*plain_lines(request_table([REQUEST, CLOSED], NOW))][2]
+    assert "in 55" not in [*plain_lines(request_table([CLOSED], NOW))][1]
     late = evolve(REQUEST, expires_at=NOW - timedelta(seconds=1))
-    assert "  now  " in request_table([late], Style(), NOW)[1]
+    assert "  now  " in [*plain_lines(request_table([late], NOW))][1]
 
 
 @pytest.mark.usefixtures("in_utc")
 def test_request_card() -> None:
-    assert request_card(REQUEST, Style(), NOW) == [
+    assert [*plain_lines(request_card(REQUEST, NOW))] == [
         "request req_1",
         "  status   pending",
         "  kind     approval",
@@ -346,7 +346,7 @@ def test_request_card() -> None:
         '  "why": "\\u001b]0;t\\u0007"',
         "}",
     ]
-    assert request_card(CLOSED, Style(), NOW)[1:] == [
+    assert [*plain_lines(request_card(CLOSED, NOW))][1:] == [
         "  status   denied",
         "  kind     approval",
         "  session  ses_2",
@@ -367,7 +367,7 @@ def test_request_card() -> None:
 
 def test_request_card_says_who_is_called_on() -> None:
     def asks(**changes: Any) -> str:
-        lines = request_card(evolve(REQUEST, **changes), Style(), NOW)
+        lines = [*plain_lines(request_card(evolve(REQUEST, **changes), NOW))]
         return next(line for line in lines if line.startswith("  asks"))
 
     soon = NOW + timedelta(seconds=90)

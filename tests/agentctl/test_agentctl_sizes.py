@@ -23,15 +23,14 @@ import pytest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event
 from agentctl import terminal
-from agentctl.diffstat import changes_of
-from agentctl.event_text import bare_command
+from agentctl.console import screen_lines
+from agentctl.diffs import changes_of, diff_blocks
+from agentctl.document import Card, Column, Table, Text, plain_lines
+from agentctl.event_text import activity_of, bare_command
 from agentctl.failures import EXIT_CODES, FAILED
 from agentctl.main import invoke
 from agentctl.output import Output, compact
-from agentctl.run_watch import activity_of
 from agentctl.settings import CallSettings
-from agentctl.tables import Column, card, table
-from agentctl.terminal import Style
 from agentctl.transcript import Transcript
 
 SIZE: Final = 10_000
@@ -70,21 +69,29 @@ UNITS: Final = {
     "digits": "@@ -1,9",
     "shells": "sh -c ",
 }
-LOOK: Final = Style(colour=True, columns=80)
+COLUMNS: Final = [Column("A", lambda row: row[0], flexible=True), Column("B", lambda row: row[1])]
+
+
+def blocks_of(text: str) -> list[Any]:
+    card = Card(Text("title"), [("name", text), ("other", Text(text, fit=True))])
+    return [
+        Text("    " + text + " x"),
+        Text(text, reveal=True),
+        card,
+        Table(COLUMNS, [[text, text]]),
+    ]
+
 
 SHOWN: Final[dict[str, Callable[[str], Any]]] = {
     "clean": terminal.clean,
     "revealed": terminal.revealed,
     "one line": terminal.one_line,
     "width": terminal.width,
-    "truncated": lambda text: terminal.truncated(text, len(text)),
-    "wrapped": lambda text: terminal.wrapped(text, 80),
-    "wrapped, indented": lambda text: terminal.wrapped("    " + text + " x", 80),
-    "a card": lambda text: card("title", [("name", text), ("other", text)], LOOK),
-    "a table": lambda text: table([Column("A", flexible=True), Column("B")], [[text, text]], LOOK),
+    "in a pipe": lambda text: [*plain_lines(blocks_of(text))],
+    "on a terminal": lambda text: screen_lines(blocks_of(text), 80),
     "JSON": compact,
     "a command": bare_command,
-    "a diff": lambda text: changes_of({"changes": [{"kind": "update", "diff": text}]}),
+    "a diff": lambda text: diff_blocks(changes_of({"changes": [{"kind": "update", "diff": text}]})),
 }
 
 
@@ -176,10 +183,10 @@ VALUES: Final[dict[str, Any]] = {
 def test_whatever_an_event_holds_it_is_told(event_type: str) -> None:
     for value in VALUES.values():
         told = event(event_type, Everything(value))
-        for style in (LOOK, Style()):
-            for streaming in (False, True):
-                transcript = Transcript(style, streaming=streaming)
-                assert isinstance(transcript.render(told) + transcript.render(told), str)
+        transcript = Transcript(diffs=True)
+        blocks = [*transcript.entries(told), *transcript.entries(told)]
+        assert isinstance("".join(plain_lines(blocks)), str)
+        assert isinstance("".join(screen_lines(blocks, 80)), str)
         activity_of(told)
 
 
@@ -190,21 +197,19 @@ def test_a_long_event_of_each_type_takes_linear_time(unit: str) -> None:
         told = event(event_type, Everything(text))
         listed = event(event_type, Everything([Everything(text)]))
         return lambda: [
-            Transcript(LOOK).render(told),
-            Transcript(LOOK, streaming=True).render(listed),
+            [*plain_lines(Transcript().entries(told))],
+            screen_lines(Transcript(diffs=True).entries(listed), 80),
         ]
 
     assert [one for one in TYPES if not is_linear(partial(telling, one))] == []
 
 
 def test_one_wide_cell_does_not_widen_all_rows() -> None:
-    columns = [Column("A"), Column("B")]
     rows = [["x" * 100_000, "b"], *[["a", "b"]] * 1000]
-    for style in (LOOK, Style()):
-        lines = table(columns, rows, style)
-        assert len(lines) == 1002
-        assert sum(map(len, lines)) < 100_000 + 1_000 * 400
-        assert lines[1].split()[0] == rows[0][0]  # an id can always be copied
+    lines = [*plain_lines([Table(COLUMNS, rows)])]
+    assert len(lines) == 1002
+    assert sum(map(len, lines)) < 100_000 + 1_000 * 400
+    assert lines[1].split()[0] == rows[0][0]  # an id can always be copied
 
 
 def test_long_lines_are_written_without_copies_of_them(

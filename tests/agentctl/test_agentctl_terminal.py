@@ -1,16 +1,17 @@
 """What reaches a terminal, and how it is broken and aligned."""
 
+import io
 import re
 import unicodedata
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentctl.tables import Cell, Column, card, table
-from agentctl.terminal import Style, clean, one_line, truncated, width, wrapped
-
-PLAIN = Style(colour=False, unicode=True, columns=None)
+from agentctl.console import screen_lines
+from agentctl.document import Card, Column, Diff, DiffLine, Markdown, Table, Text, plain_lines
+from agentctl.terminal import clean, one_line, spelled, width
 
 
 @pytest.mark.parametrize(
@@ -49,20 +50,9 @@ def test_nothing_a_terminal_obeys_is_left(text: str) -> None:
 
 @given(st.text(st.sampled_from("ab c漢\u0301é\n"), max_size=200), st.integers(8, 40))
 def test_wrapping_fits_and_keeps_every_character(text: str, columns: int) -> None:
-    lines = wrapped(clean(text), columns)
+    lines = screen_lines([Text(text)], columns, colour=False)
     assert all(width(line) <= columns for line in lines)
     assert "".join("".join(lines).split()) == "".join(text.split())
-
-
-def test_wrapping_keeps_the_indent() -> None:
-    assert wrapped("  - one two three four", 14) == ["  - one two", "  three four"]
-    assert wrapped("unbreakable" * 2, 12) == ["unbreakableu", "nbreakable"]
-    assert wrapped("as it is " * 20, None) == [("as it is " * 20).rstrip()]
-
-
-@given(st.text(st.sampled_from("abc漢é"), max_size=30), st.integers(1, 40))
-def test_truncation_fits(text: str, columns: int) -> None:
-    assert width(truncated(text, columns)) <= columns
 
 
 def test_width_of_wide_and_combining_characters() -> None:
@@ -70,55 +60,71 @@ def test_width_of_wide_and_combining_characters() -> None:
     assert width(unicodedata.normalize("NFD", "é")) == 1
 
 
+def row_of(*values: str | Text) -> list[str | Text]:
+    return [*values]
+
+
 COLUMNS = [
-    Column("ID"),
-    Column("AGE", align="right"),
-    Column("EXTRA", optional=True),
-    Column("TEXT", flexible=True),
+    Column("ID", lambda row: row[0]),
+    Column("AGE", lambda row: row[1], right=True),
+    Column("EXTRA", lambda row: row[2]),
+    Column("TEXT", lambda row: row[3], flexible=True),
 ]
 ROWS = [
-    ["run_1", "1 s", "abcdefgh", Cell("a long text about 漢字 that goes on", ("red",))],
-    ["run_22", "10 min", "x", "short"],
+    row_of("run_1", "1 s", "abcdefgh", Text("a long text about 漢字 that goes on", "red")),
+    row_of("run_22", "10 min", "x", "short"),
 ]
+TABLE = Table(COLUMNS, ROWS, short="TEXT AGE ID", newest_first=True)
 
 
 def test_table_in_a_pipe_is_not_cut() -> None:
-    assert table(COLUMNS, ROWS, PLAIN) == [
+    assert [*plain_lines([TABLE])] == [
         "ID         AGE  EXTRA     TEXT",
         "run_1      1 s  abcdefgh  a long text about 漢字 that goes on",
         "run_22  10 min  x         short",
     ]
 
 
-def test_table_shortens_the_flexible_column() -> None:
-    lines = table(COLUMNS, ROWS, Style(columns=50))
-    assert lines[1] == "run_1      1 s  abcdefgh  a long text about 漢字 …"
-    assert all(width(line) <= 50 for line in lines)
-
-
-def test_table_drops_optional_columns_before_it_cuts_an_id() -> None:
-    lines = table(COLUMNS, ROWS, Style(columns=30))
-    assert lines == [
-        "ID         AGE  TEXT",
-        "run_1      1 s  a long text a…",
-        "run_22  10 min  short",
+def test_table_on_a_terminal_has_less_in_its_order_and_the_newest_first() -> None:
+    lines = screen_lines([TABLE], 40, colour=False)
+    assert [line.rstrip() for line in lines] == [
+        "    TEXT                     AGE  ID",
+        "@1  short                 10 min  run_22",
+        "@2  a long text about  …     1 s  run_1",
     ]
 
 
 def test_table_without_rows_and_with_an_empty_column() -> None:
-    assert table(COLUMNS, [], PLAIN) == []
-    assert table([Column("A"), Column("B")], [["1", ""]], PLAIN) == ["A", "1"]
+    assert [*plain_lines([Table(COLUMNS, [])])] == []
+    assert [*plain_lines([Table(COLUMNS, [], "no rows")])] == ["no rows"]
+    assert [*plain_lines([Table(COLUMNS, [row_of("1", "", "", "")])])] == ["ID", "1"]
 
 
 def test_colour_only_where_it_is_understood() -> None:
-    coloured = table(COLUMNS, ROWS, Style(colour=True))
-    assert "\x1b[31m" in coloured[1]
-    stripped = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in coloured]
-    assert stripped == table(COLUMNS, ROWS, PLAIN)
+    coloured = screen_lines([TABLE], 50)
+    assert "\x1b[31m" in coloured[2]
+    stripped = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in coloured]
+    assert stripped == screen_lines([TABLE], 50, colour=False)
 
 
 def test_card() -> None:
-    lines = card(
-        "run run_1", [("status", "failed"), ("no", None), ("why", "one two\nthree")], PLAIN
-    )
-    assert lines == ["run run_1", "  status  failed", "  why     one two", "          three"]
+    card = Card(Text("run run_1"), [("status", "failed"), ("no", None), ("why", "one two\nthree")])
+    assert [*plain_lines([card])] == ["run run_1", "  status  failed", "  why     one two three"]
+
+
+BLOCKS = [
+    TABLE, Text("a\x1b[2Jb\x9bc", reveal=True), Text("\x1b]0;x\x07y", "red"), Markdown("**b** \x1b[2J[x](http://y)"),
+    Card(Text("\x1b[2Jc"), [("n", Text("v\x1b]0;x\x07", "bold"))]), Diff([DiffLine("+", 1, "\x1b[2J")], 7),
+    Table([Column("A", lambda row: row)], ["a\x1b[2Jb"]), "plain\x1b[2J",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_no_block_commands_a_terminal(block: Any) -> None:
+    shown = "\n".join([*plain_lines([block]), *screen_lines([block], 40, colour=False)])
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+
+
+def test_our_symbols_are_ascii_where_nothing_else_is_understood() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    assert spelled("✓ · … ├─ │ └─ → ✎ ☰ ⋮ é", stream).encode("ascii", "replace").endswith(b"?")

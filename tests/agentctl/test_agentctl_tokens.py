@@ -9,7 +9,6 @@ from driving import Daemon
 
 from agent_orchestrator.user_state import user_state
 from agentctl.qr import code
-from agentctl.terminal import Style
 
 
 def status_of(daemon: Daemon, token: str | None = None) -> int:
@@ -109,13 +108,13 @@ def test_a_code_in_every_look() -> None:
     wanted = expected("hello")
     coloured = [
         line.removeprefix("\x1b[38;5;16;48;5;231m").removesuffix("\x1b[0m")
-        for line in code("hello", Style(colour=True))
+        for line in code("hello", colour=True)
     ]
     assert modules(coloured, HALVES)[: len(wanted)] == wanted
-    plain = code("hello", Style(unicode=False))
+    plain = code("hello", unicode=False)
     assert [[pair == "  " for pair in map("".join, zip(*[iter(line)] * 2, strict=True))]
             for line in plain] == wanted  # fmt: skip
-    assert code("hello", Style(columns=28)) == [
+    assert code("hello", columns=28) == [
         "the QR code needs a terminal of 29 columns, but this one has 28"
     ]
-    assert len(code("hello", Style(columns=29))) == 15
+    assert len(code("hello", columns=29)) == 15

@@ -22,7 +22,8 @@ from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment, running, star
 from agent_orchestrator.domain.model import Request
 from agent_orchestrator.testing.stores.samples import a_request, a_run
 from agentctl.dashboard import MIN_VIEW_S, Dashboard
-from agentctl.terminal import Style, width
+from agentctl.tables import Style
+from agentctl.terminal import width
 
 AGENTS = """
 import anyio

@@ -17,7 +17,7 @@ from agent_orchestrator.testing import ScriptedRunner
 from agent_orchestrator.tools.agent import Agent, calls_over
 from agent_orchestrator.tools.toolbox import AgentTools
 from agentctl.connection import DaemonConnection
-from agentctl.tree_view import tree_pages
+from agentctl.paging import tree_pages
 
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 

@@ -13,50 +13,88 @@ from agent_orchestrator.operations.options import (
 from agent_orchestrator.operations.sessions import SessionOptions
 from agentctl.call import Call
 from agentctl.commands.session import working_directory
+from agentctl.failures import usage_failure
 from agentctl.fields import options_of
-from agentctl.options import Command, read_id, read_text
+from agentctl.options import ID_HELP, Command, IdType, read_id, read_text
 
 
 @click.command(
     cls=Command,
     examples="""
     agentctl ask "Why does the build fail?"
-    agentctl ask "Now fix it" --session-id ses_01k0
+    agentctl ask --continue Now fix it
     git diff | agentctl ask - --provider review
+    agentctl ask --detach "Run the whole suite"
     agentctl ask "Say hello" --field run.result.text
     """,
 )
-@click.argument("text")
-@click.option("--session-id", metavar="ID", help="Continue this session.  [default: a new one]")
+@click.argument("text", nargs=-1, required=True)
+@click.option(
+    "--session-id",
+    metavar="ID",
+    type=IdType("session"),
+    help=f"Continue this session.  [default: a new one] {ID_HELP}",
+)
+@click.option(
+    "--continue",
+    "last",
+    is_flag=True,
+    help="Continue this directory's last session.",
+)
 @options_of(
     SessionOptions,
-    only=("provider", "cwd"),
+    only=("provider", "cwd", "title"),
     cwd="The agent's working directory.  [default: this directory]",
+    title="The title of a new session.  [default: the beginning of TEXT]",
 )
 @options_of(ModelOptions)
 @options_of(ImageOptions)
 @options_of(ConfinementOptions)
 @options_of(Keyed)
-def ask(text: str, session_id: str | None, cwd: str | None, **values: Any) -> None:
-    """Ask an agent, watch it work, and print its answer. With - as TEXT, read standard input.
+@click.option("--detach", is_flag=True, help="Print the ids and leave the run working.")
+def ask(
+    text: tuple[str, ...],
+    session_id: str | None,
+    cwd: str | None,
+    title: str | None,
+    *,
+    last: bool,
+    detach: bool,
+    **values: Any,
+) -> None:
+    """Ask an agent, watch it work, and print its answer. Words need no quotes. With - as TEXT, read
+    standard input.
 
     Creates a session, or continues one, and shows tool calls, file changes and messages as they
-    happen. If standard output is not a terminal, only the answer is printed there. Ctrl-C cancels
-    the run.
+    happen. On a terminal, keys answer what the agent or a child of it asks, and Ctrl-C asks whether
+    to cancel the run or to leave it working. If standard output is not a terminal, only the answer
+    is printed there, and Ctrl-C cancels the run.
 
     Exit codes: 0 if the run completed, 1 if it did not, 130 if interrupted. See `agentctl --help`
     for the others.
     """
     call = Call.current()
-    session_id = read_id(session_id) if session_id else None
-    text = read_text(text)
+    if last and session_id:
+        raise usage_failure("give only one of --continue and --session-id")
+    if title is not None and (last or session_id):
+        raise usage_failure("--title is for a new session; see `agentctl session rename`")
+    chosen = read_id(session_id) if session_id else None
+    words = read_text(" ".join(text))
     directory = working_directory(cwd, local=call.settings.is_local)
 
     async def body(connection: Any) -> int:
-        from agentctl import run_commands
+        from agentctl import follow
+        from agentctl.ids import last_session
 
-        return await run_commands.ask(
-            connection, call.output, text, session_id=session_id, cwd=directory, **values
+        continued = await last_session(connection, directory) if last else chosen
+        return await follow.ask(
+            connection,
+            call.output,
+            words,
+            session_id=continued,
+            detach=detach,
+            new={"cwd": directory, "title": title},
+            **values,
         )
 
     call.run(body)

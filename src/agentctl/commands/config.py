@@ -56,11 +56,11 @@ def trust(*, file: str) -> None:
         raise Failure("not_recorded", f"{error.filename}: {error.strerror}") from None
     answer = {"path": str(config.path), "sha256": config.digest}
 
-    def rendering(_: Any) -> list[str]:
-        from agentctl.terminal import revealed
+    def view() -> list[Any]:
+        from agentctl.document import Text
 
         content = config.content.decode(errors="replace").splitlines()
-        lines = [f"  {revealed(line)}" for line in content]
+        lines = [Text(f"  {line}", reveal=True) for line in content]
         return [*lines, f"{config.path} is trusted with the content shown above"]
 
-    call.output.answer(answer, rendering)
+    call.output.answer(answer, view)

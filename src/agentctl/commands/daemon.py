@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
-from agent_orchestrator.operations.access import LIST_AUDIT, ListAudit
+from agent_orchestrator.operations.access import LIST_AUDIT
+from agent_orchestrator.operations.daemon import BACK_UP, CHECK_STORE, STATUS
 from agentctl.call import Call
 from agentctl.failures import TIMED_OUT, Failure
-from agentctl.fields import ALL, options_of
 from agentctl.options import MAX_DAEMON_WAIT_S, Group, Number
+from agentctl.rows import row, view_of
 
 
 @click.group(
@@ -72,7 +73,7 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
             "already_running": True,
         }
         line = f"agentd runs already at {call.settings.url}, pid {status.pid}, database {database}"
-        call.output.answer(answer, lambda _: [line])
+        call.output.answer(answer, lambda: [line])
         return
     before = endpoints.last_endpoint(user_state())
     with waiting(call.output, "agentd is starting"):
@@ -94,18 +95,15 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
         "already_running": False,
     }
 
-    def rendering(style: Any) -> list[str]:
-        from agentctl.tables import card
+    def view() -> list[Any]:
+        from agentctl.document import Card, Text
 
-        pairs = [
-            ("url", url),
-            ("pid", str(started.pid)),
-            ("database", database),
-            ("log", started.log),
+        shown = [(name, answer[name]) for name in ("url", "pid", "database", "log")]
+        return [
+            Card(Text("agentd started"), [(name, value and str(value)) for name, value in shown])
         ]
-        return card("agentd started", pairs, style)
 
-    call.output.answer(answer, rendering)
+    call.output.answer(answer, view)
     if database is not None and before is not None and before.database != database:
         call.output.announce(
             f"agentctl: the previous daemon used another database, {before.database}: its sessions are "
@@ -161,7 +159,7 @@ def stop(*, wait: bool, now: bool, timeout_s: float) -> None:
     running = status.queue_counts.running_count
     answer = {"pid": status.pid, "stopped": stopped, "running_count": running, "drain": report}
     line = _stopped(status.pid, report) if stopped else _stopping(status.pid, running)
-    call.output.answer(answer, lambda _: [line])
+    call.output.answer(answer, lambda: [line])
     if wait and not stopped:
         raise Failure(
             "timeout",
@@ -197,20 +195,7 @@ def _stopping(pid: int, running: int) -> str:
 
 
 def _status(call: Call) -> Any:
-    return _answer(call, "STATUS")
-
-
-def _answer(call: Call, operation: str, **values: Any) -> Any:
-    """Return an operation's answer. It is given by name, because importing operations is slow."""
-
-    async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import daemon as daemon_calls
-
-        answers.append(await connection.call(getattr(daemon_calls, operation), **values))
-
-    answers: list[Any] = []
-    call.run(body)
-    return answers[0]
+    return call.ask(STATUS)
 
 
 @daemon.command(
@@ -225,39 +210,34 @@ def status() -> None:
     call = Call.current()
     reply = _status(call)
 
-    def rendering(style: Any) -> list[str]:
+    def view() -> list[Any]:
         from agentctl.views import daemon_overview
 
-        return daemon_overview(reply, call.settings.url, style)
+        return daemon_overview(reply, call.settings.url)
 
-    call.output.answer(reply, rendering)
+    call.output.answer(reply, view)
 
 
-@daemon.command(
-    examples="""
-    agentctl daemon backup agents-2026-01-31.db
-    agentctl daemon backup /var/backups/agents.db --force
-    """
-)
-@click.argument("file", type=click.Path())
-@click.option(
-    "--force", is_flag=True, help="Replace an existing backup. Never replaces any other file."
-)
-def backup(*, file: str, force: bool) -> None:
+def _absolute(call: Call, values: dict[str, Any]) -> dict[str, Any]:
+    file = values.pop("file")
+    return values | {"path": str(Path(file).absolute()) if call.settings.is_local else file}
+
+
+row(
+    daemon, "backup", BACK_UP, "{path}: {size:,} bytes",
     """Back up agentd's database to FILE while agentd runs. The copy is consistent, checked, and
     flushed to disk.
 
     agentd writes FILE, on its machine. To restore a copy, stop agentd, replace the database with
     the copy, and remove the old -wal and -shm files.
+    """,
     """
-    call = Call.current()
-    path = str(Path(file).absolute()) if call.settings.is_local else file
-    reply = _answer(call, "BACK_UP", path=path, force=force)
-
-    def rendering(_: Any) -> list[str]:
-        return [f"{reply.path}: {reply.size:,} bytes"]
-
-    call.output.answer(reply, rendering)
+    agentctl daemon backup agents-2026-01-31.db
+    agentctl daemon backup /var/backups/agents.db --force
+    """,
+    without=("path",), prepare=_absolute, extra=(click.argument("file", type=click.Path()),),
+    force="Replace an existing backup. Never replaces any other file.",
+)  # fmt: skip
 
 
 @daemon.command(
@@ -273,18 +253,10 @@ def check() -> None:
     The exit code is 1 if something is wrong.
     """
     call = Call.current()
-    reply = _answer(call, "CHECK_STORE")
-
-    def rendering(_: Any) -> list[str]:
-        looked = (
-            f"{counted(reply.sessions, 'session')}, {counted(reply.runs, 'run')},"
-            f" {counted(reply.events, 'event')}"
-        )
-        return [*reply.findings, f"{looked}: {'no problems' if reply.ok else 'problems found'}"]
-
+    reply = call.ask(CHECK_STORE)
     from agentctl.times import counted
 
-    call.output.answer(reply, rendering)
+    call.output.answer(reply, lambda: view_of("views:checked_lines", reply))
     if not reply.ok:
         raise Failure(
             "damaged",
@@ -293,27 +265,15 @@ def check() -> None:
         )
 
 
-@daemon.command(
-    examples="""
-    agentctl daemon audit
-    agentctl --format json daemon audit --field entries
-    """
-)
-@options_of(ListAudit, limit=ALL)
-def audit(**values: Any) -> None:
+row(
+    daemon, "audit", LIST_AUDIT, "views:audit_table:entries",
     """List the audit trail, oldest first. Needs the scope admin.
 
     It records decisions about requests, cancels, transitions, and refused calls of agents, each
     with the caller.
+    """,
     """
-    call = Call.current()
-
-    async def body(connection: Any) -> None:
-        from agentctl.access import audit_table
-        from agentctl.paging import pages
-
-        page = await pages(connection, LIST_AUDIT, "entries", **values)
-        call.output.answer(page, lambda style: audit_table(page.entries, style))
-        call.output.note_next_page(page.next_cursor)
-
-    call.run(body)
+    agentctl daemon audit
+    agentctl --format json daemon audit --field entries
+    """,
+)  # fmt: skip

@@ -40,32 +40,26 @@ def doctor(*, security: bool, options: tuple[str, ...]) -> None:
     from agent_orchestrator.operations.daemon import DoctorReport
     from agentctl.times import counted
 
-    def rendering(style: Any) -> list[str]:
-        from agentctl.findings import findings_list
+    def view() -> list[Any]:
+        from agentctl.views import findings_list
 
-        return findings_list(findings, style)
+        return findings_list(findings)
 
-    call.output.answer(DoctorReport(not wrong, tuple(findings)), rendering)
+    call.output.answer(DoctorReport(not wrong, tuple(findings)), view)
     if wrong:
         raise Failure("unsound", f"{counted(wrong, 'problem')} to fix", exit_code=FAILED, hint=None)
 
 
 def _daemon_report(call: Call) -> Any:
     """Return the daemon's report; None if no daemon is running on this machine."""
-    reports: list[Any] = []
-
-    async def body(connection: Any) -> None:
-        from agent_orchestrator.operations.daemon import DOCTOR
-
-        reports.append(await connection.call(DOCTOR))
+    from agent_orchestrator.operations.daemon import DOCTOR
 
     try:
-        call.run(body)
+        return call.ask(DOCTOR)
     except Failure as failure:
         if failure.code != "unreachable" or not call.settings.is_local or _is_answering(failure):
             raise
         return None
-    return reports[0]
 
 
 def _is_answering(failure: Failure) -> bool:

@@ -41,17 +41,17 @@ def list_(**values: Any) -> None:
 
         page = await connection.call(LIST_EVENTS, **values)
 
-        def rendering(style: Any) -> Iterator[str]:
-            transcript = Transcript(style, today=today())
+        def view() -> Iterator[Any]:
+            transcript = Transcript(today=today(), diffs=call.output.on_terminal)
             has_output = False
             for event in page.events:
-                for line in transcript.lines(event):
+                for block in transcript.entries(event):
                     has_output = True
-                    yield line
+                    yield block
             if not has_output:
                 yield "no events"
 
-        call.output.answer(page, rendering)
+        call.output.answer(page, view)
         if page.has_more:
             call.output.note_next_page(page.next_cursor)
 
@@ -73,12 +73,13 @@ def tail(session_id: str, *, follow: bool, **options: Any) -> None:
     """Print a session's events in order, from the start or from a cursor.
 
     With --follow, a lost connection is opened again, also after a restart of agentd. Printing
-    resumes after the last event, so that no event is lost or repeated.
+    resumes after the last event, so that no event is lost or repeated. On a terminal, keys answer
+    what the session and its descendants ask.
     """
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agentctl.tail import tail_events
+        from agentctl.follow import tail_events
 
         await tail_events(connection, call.output, session_id, follow=follow, **options)
 

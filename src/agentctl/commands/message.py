@@ -1,15 +1,15 @@
 """``agentctl message``: the messages of a session."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from agent_orchestrator.operations.messages import LIST_MESSAGES, ListMessages, SendMessage
+from agent_orchestrator.operations.messages import LIST_MESSAGES, SendMessage
 from agentctl.call import Call
 from agentctl.failures import usage_failure
-from agentctl.fields import ALL, options_of
+from agentctl.fields import options_of
 from agentctl.options import Group, identified
+from agentctl.rows import row
 
 
 @click.group(
@@ -43,32 +43,17 @@ def send(*, wait: bool, follow: bool, **values: Any) -> None:
         raise usage_failure("give only one of --wait and --follow")
 
     async def body(connection: Any) -> int:
-        from agentctl.run_commands import send_message
+        from agentctl.follow import send_message
 
         return await send_message(connection, call.output, values, wait=wait, follow=follow)
 
     call.run(body)
 
 
-@message.command(
-    "list",
-    examples="""
+row(
+    message, "list", LIST_MESSAGES, "views:message_table:messages",
+    "List a session's messages, oldest first.",
+    """
     agentctl message list --session-id ses_01k0
     """,
-)
-@identified("session")
-@options_of(ListMessages, without=("session_id",), limit=ALL)
-def list_(**values: Any) -> None:
-    """List a session's messages, oldest first."""
-    call = Call.current()
-
-    async def body(connection: Any) -> None:
-        from agentctl.paging import pages
-        from agentctl.views import message_table
-
-        page = await pages(connection, LIST_MESSAGES, "messages", **values)
-        now = datetime.now(UTC)
-        call.output.answer(page, lambda style: message_table(page.messages, style, now))
-        call.output.note_next_page(page.next_cursor)
-
-    call.run(body)
+)  # fmt: skip

@@ -40,6 +40,6 @@ def list_() -> None:
         from agentctl.views import provider_cards
 
         found = (await connection.call(STATUS)).providers
-        call.output.answer({"providers": found}, lambda style: provider_cards(found, style))
+        call.output.answer({"providers": found}, lambda: provider_cards(found))
 
     call.run(body)

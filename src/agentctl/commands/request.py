@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,14 +13,13 @@ from agent_orchestrator.operations.requests import (
     GET_REQUEST,
     LIST_REQUESTS,
     RESOLVE_REQUEST,
-    ExtendRequest,
     ListRequests,
-    ResolveRequest,
 )
 from agentctl.call import Call
 from agentctl.failures import usage_failure
 from agentctl.fields import ALL, options_of
-from agentctl.options import Group, identified
+from agentctl.options import Group
+from agentctl.rows import row
 
 
 @click.group(
@@ -61,7 +61,7 @@ def list_(status: str | None, *, every: bool, **values: Any) -> None:
 
         page = await pages(connection, LIST_REQUESTS, "requests", **values)
         now = datetime.now(UTC)
-        call.output.answer(page, lambda style: request_table(page.requests, style, now))
+        call.output.answer(page, lambda: request_table(page.requests, now))
         call.output.note_next_page(page.next_cursor)
         if any(request.is_open for request in page.requests):
             call.output.hint("show one in full: agentctl request show REQUEST_ID")
@@ -71,27 +71,15 @@ def list_(status: str | None, *, every: bool, **values: Any) -> None:
     call.run(body)
 
 
-@request.command(
-    examples="""
+row(
+    request, "show", GET_REQUEST, "questions:request_card:request",
+    "Show a request with its full text and details.",
+    """
     agentctl request show req_01k0
     agentctl request show --request-id req_01k0 --field request.detail
-    """
-)
-@identified("request")
-def show(request_id: str) -> None:
-    """Show a request with its full text and details."""
-    call = Call.current()
-
-    async def body(connection: Any) -> None:
-        from agentctl.questions import answering, request_card
-
-        reply = await connection.call(GET_REQUEST, request_id=request_id)
-        request = reply.request
-        call.output.answer(reply, lambda style: request_card(request, style, datetime.now(UTC)))
-        if request.is_open:
-            call.output.hint(f"next: {answering(request.kind, request.id)}")
-
-    call.run(body)
+    """,
+    without=("wait_s",), hint="questions:next_step:request",
+)  # fmt: skip
 
 
 @request.command(
@@ -117,22 +105,18 @@ def watch(hook: str | None, *, every: bool, once: bool) -> None:
     AGENTCTL_REQUEST_RUN_ID in its environment. Its output goes to standard error.
     """
     call = Call.current()
-    argv = None if hook is None else program(hook)
+    argv = None if hook is None else _program(hook)
 
     async def body(connection: Any) -> None:
         from agentctl.request_watch import Hook, watch_requests
 
-        hooked = (
-            None
-            if argv is None
-            else Hook(argv, call.settings.url, call.output, call.settings.ca_file)
-        )
+        hooked = None if argv is None else Hook(argv, call.output)
         await watch_requests(connection, call.output, hooked, every=every, once=once)
 
     call.run(body)
 
 
-def program(line: str) -> list[str]:
+def _program(line: str) -> list[str]:
     """Return the program and arguments in a command line.
 
     :raises Failure: if there is no such program.
@@ -146,80 +130,54 @@ def program(line: str) -> list[str]:
     return argv
 
 
-@request.command(
-    examples="""
+row(
+    request, "extend", EXTEND_REQUEST, "questions:extended_line:request",
+    "Give a request more time. This never shortens its time.",
+    """
     agentctl request extend req_01k0 --expires-in-s 3600
     agentctl request extend --request-id req_01k0 --expires-in-s 86400 --field request.expires_at
+    """,
+)  # fmt: skip
+
+_RESOLVED = "request {request.id} is {request.status}"
+_WORDS = ("option", "text", "idempotency_key")
+
+
+def _as(decision: str) -> Any:
+    def prepare(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
+        if decision == "answer" and values["text"] is None and values["option"] is None:
+            raise usage_failure("give --text or --option")
+        return values | {"decision": decision}
+
+    return prepare
+
+
+row(
+    request, "approve", RESOLVE_REQUEST, _RESOLVED,
+    "Approve a request. The first decision counts; repeating it succeeds.",
     """
-)
-@identified("request")
-@options_of(ExtendRequest, without=("request_id",))
-def extend(**values: Any) -> None:
-    """Give a request more time. This never shortens its time."""
-    call = Call.current()
-
-    async def body(connection: Any) -> None:
-        from agentctl.times import local
-
-        reply = await connection.call(EXTEND_REQUEST, **values)
-        end = f"{local(reply.request.expires_at):%Y-%m-%d %H:%M:%S}"
-        call.output.answer(reply, lambda _: [f"request {reply.request.id} expires at {end}"])
-
-    call.run(body)
-
-
-def _resolve(decision: str, request_id: str, **values: Any) -> None:
-    call = Call.current()
-
-    async def body(connection: Any) -> None:
-
-        reply = await connection.call(
-            RESOLVE_REQUEST, request_id=request_id, decision=decision, **values
-        )
-        closed = reply.request
-        call.output.answer(reply, lambda _: [f"request {closed.id} is {closed.status}"])
-
-    call.run(body)
-
-
-@request.command(
-    examples="""
     agentctl request approve req_01k0
     agentctl request approve req_01k0 --text "Only in ./tmp-cache"
     agentctl request approve req_01k0 --option acceptForSession
+    """,
+    only=(*_WORDS, "scope"), prepare=_as("approve"),
+)  # fmt: skip
+row(
+    request, "deny", RESOLVE_REQUEST, _RESOLVED,
+    "Deny a request. The first decision counts; repeating it succeeds.",
     """
-)
-@identified("request")
-@options_of(ResolveRequest, without=("request_id", "decision"))
-def approve(**values: Any) -> None:
-    """Approve a request. The first decision counts; repeating it succeeds."""
-    _resolve("approve", **values)
-
-
-@request.command(
-    examples="""
     agentctl request deny req_01k0
     agentctl request deny req_01k0 --text "Leave the cache alone"
+    """,
+    only=_WORDS, prepare=_as("deny"),
+)  # fmt: skip
+row(
+    request, "answer", RESOLVE_REQUEST, _RESOLVED,
+    "Answer a question with a text or one of its options. The first answer counts; repeating it succeeds.",
     """
-)
-@identified("request")
-@options_of(ResolveRequest, only=("option", "text", "idempotency_key"))
-def deny(**values: Any) -> None:
-    """Deny a request. The first decision counts; repeating it succeeds."""
-    _resolve("deny", **values)
-
-
-@request.command(
-    examples="""
     agentctl request answer req_01k0 --text "Use port 8080"
     agentctl request answer req_01k0 --option 8080
     agentctl request answer req_01k0 --text - < answer.md
-    """
-)
-@identified("request")
-@options_of(ResolveRequest, only=("option", "text", "idempotency_key"))
-def answer(**values: Any) -> None:
-    """Answer a question with a text or one of its options. The first answer counts; repeating it succeeds."""
-    if values["text"] is None and values["option"] is None:
-        raise usage_failure("give --text or --option")
-    _resolve("answer", **values)
+    """,
+    only=_WORDS, prepare=_as("answer"),
+)  # fmt: skip

@@ -1,8 +1,9 @@
 """``agentctl session``: sessions and access to them."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -15,16 +16,14 @@ from agent_orchestrator.operations.sessions import (
     LIST_SESSIONS,
     SET_ACCESS,
     UPDATE_SESSION,
-    CloseSession,
     GetTree,
-    ListSessions,
-    SessionOptions,
     SetAccess,
 )
 from agentctl.call import Call, here
 from agentctl.failures import usage_failure
-from agentctl.fields import ALL, options_of
+from agentctl.fields import options_of
 from agentctl.options import Group, identified
+from agentctl.rows import row
 
 
 @click.group(
@@ -38,7 +37,7 @@ from agentctl.options import Group, identified
     """,
 )
 def session() -> None:
-    """Create, list, move, share and close sessions."""
+    """Create, list, rename, move, share, close and reopen sessions."""
 
 
 def working_directory(path: str | None, *, local: bool) -> str | None:
@@ -48,135 +47,82 @@ def working_directory(path: str | None, *, local: bool) -> str | None:
     return str(here()) if local else None
 
 
-@session.command(
-    examples="""
+def _placed(call: Call, values: dict[str, Any]) -> Mapping[str, Any]:
+    return values | {"cwd": working_directory(values["cwd"], local=call.settings.is_local)}
+
+
+def _moved(call: Call, values: dict[str, Any]) -> Mapping[str, Any]:
+    if (directory := values.pop("directory") or values["cwd"]) is None:
+        raise usage_failure("name the directory: session move SESSION_ID DIRECTORY")
+    return _placed(call, values | {"cwd": directory})
+
+
+row(
+    session, "create", CREATE_SESSION, "views:session_card:session", "Create a session.",
+    """
     agentctl session create --title "Fix the build" --provider demo
     agentctl session create --cwd ~/project --field session.id
+    """,
+    hint="next: agentctl ask --session-id {session.id} …",
+    without=("text", "images", "effort", "output_schema"), prepare=_placed,
+    cwd="The working directory of its agents.  [default: this directory]",
+)  # fmt: skip
+row(
+    session, "list", LIST_SESSIONS, "views:session_table:sessions",
+    "List sessions: the newest first on a terminal, otherwise the oldest.",
     """
-)
-@options_of(SessionOptions, cwd="The working directory of its agents.  [default: this directory]")
-def create(cwd: str | None, **values: Any) -> None:
-    """Create a session."""
-    call = Call.current()
-    values["cwd"] = working_directory(cwd, local=call.settings.is_local)
-
-    async def body(connection: Any) -> None:
-        from agentctl.views import session_card
-
-        reply = await connection.call(CREATE_SESSION, **values)
-        created = reply.session
-        call.output.answer(reply, lambda style: session_card(created, style, datetime.now(UTC)))
-        call.output.hint(f'next: agentctl ask --session-id {created.id} "…"')
-
-    call.run(body)
-
-
-@session.command(
-    "list",
-    examples="""
     agentctl session list
     agentctl session list --status open --format json
     """,
-)
-@options_of(ListSessions, limit=ALL)
-def list_(**values: Any) -> None:
-    """List sessions, oldest first."""
-    call = Call.current()
-
-    async def body(connection: Any) -> None:
-        from agentctl.paging import pages
-        from agentctl.views import session_table
-
-        page = await pages(connection, LIST_SESSIONS, "sessions", **values)
-        now = datetime.now(UTC)
-        call.output.answer(page, lambda style: session_table(page.sessions, style, now))
-        call.output.note_next_page(page.next_cursor)
-
-    call.run(body)
-
-
-@session.command(
-    examples="""
+)  # fmt: skip
+row(
+    session, "get", GET_SESSION, "views:session_card:session", "Show a session.",
+    """
     agentctl session get ses_01k0
-    agentctl session get --session-id ses_01k0 --field session.last_seq
+    agentctl session get @last --field session.last_seq
+    """,
+)  # fmt: skip
+row(
+    session, "rename", UPDATE_SESSION, "session {session.id} is called {session.title}",
+    "Change a session's title.",
     """
-)
-@identified("session")
-def get(session_id: str) -> None:
-    """Show a session."""
-    call = Call.current()
+    agentctl session rename ses_01k0 "Fix the build"
+    """,
+    then="title", only=("idempotency_key",),
+)  # fmt: skip
+row(
+    session, "move", UPDATE_SESSION, "session {session.id} works in {session.cwd}",
+    """Change a session's working directory, from the next run on.
 
-    async def body(connection: Any) -> None:
-        from agentctl.views import session_card
-
-        reply = await connection.call(GET_SESSION, session_id=session_id)
-        now = datetime.now(UTC)
-        call.output.answer(reply, lambda style: session_card(reply.session, style, now))
-
-    call.run(body)
-
-
-@session.command(
-    examples="""
-    agentctl session move ses_01k0 ~/project
-    agentctl session move --session-id ses_01k0 .
-    """
-)
-@identified("session", then="directory")
-@options_of(Keyed)
-def move(session_id: str, directory: str, idempotency_key: str | None) -> None:
-    """Change a session's working directory to DIR, from the next run on.
-
-    Queued runs also start in DIR. Child sessions keep their directories. A session with an active
+    Queued runs also start there. Child sessions keep their directories. A session with an active
     run cannot be moved.
+    """,
     """
-    call = Call.current()
-    cwd = working_directory(directory, local=call.settings.is_local)
-
-    async def body(connection: Any) -> None:
-        from agentctl.terminal import one_line
-
-        reply = await connection.call(
-            UPDATE_SESSION, session_id=session_id, cwd=cwd, idempotency_key=idempotency_key
-        )
-        moved = reply.session
-        lines = [f"session {moved.id} works in {one_line(moved.cwd)}"]
-        call.output.answer(reply, lambda _: lines)
-
-    call.run(body)
-
-
-@session.command(
-    examples="""
-    agentctl session close ses_01k0
-    agentctl session close ses_01k0 --cascade
-    """
-)
-@identified("session")
-@options_of(CloseSession, without=("session_id",))
-def close(**values: Any) -> None:
+    agentctl session move ses_01k0 ~/project
+    agentctl session move --session-id ses_01k0 --cwd .
+    """,
+    then="[directory]", only=("cwd", "idempotency_key"), prepare=_moved,
+    cwd="The new directory, instead of the argument.",
+)  # fmt: skip
+row(
+    session, "close", CLOSE_SESSION, "views:closed_line",
     """Close a session, so that it accepts no more messages.
 
     Active and queued runs of the session and its descendants continue, unless --cascade is given.
+    """,
     """
-    call = Call.current()
-
-    async def body(connection: Any) -> None:
-        from agentctl.times import counted
-
-        reply = await connection.call(CLOSE_SESSION, **values)
-        closed = reply.session.id
-        lines = [f"session {closed} is closed"]
-        if values["cascade"]:
-            stopping = counted(len(reply.canceled), "run")
-            lines[0] += f", with all below it; {stopping} canceled"
-        elif reply.at_work_count:
-            goes_on = counted(reply.at_work_count, "session")
-            lines.append(f"{goes_on} below it still at work; to end them too:")
-            lines.append(f"  agentctl session close {closed} --cascade")
-        call.output.answer(reply, lambda _: lines)
-
-    call.run(body)
+    agentctl session close ses_01k0
+    agentctl session close ses_01k0 --cascade
+    """,
+)  # fmt: skip
+row(
+    session, "reopen", UPDATE_SESSION, "session {session.id} is {session.status}",
+    "Open a closed session again, so that it accepts messages.",
+    """
+    agentctl session reopen ses_01k0
+    """,
+    only=("idempotency_key",), prepare=lambda _, values: values | {"status": "open"},
+)  # fmt: skip
 
 
 @session.command(
@@ -194,14 +140,28 @@ def tree(**values: Any) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agentctl.tree_view import tree_pages, tree_table
+        from agentctl.paging import tree_pages
+        from agentctl.views import tree_table
 
         reply = await tree_pages(connection, **values)
-        now = datetime.now(UTC)
-        call.output.answer(reply, lambda style: tree_table(reply, style, now))
+        call.output.answer(reply, lambda: tree_table(reply, datetime.now(UTC)))
         call.output.note_next_page(reply.next_cursor)
 
     call.run(body)
+
+
+_ROLES: Final = {
+    "reader": "Grant read access; repeatable.",
+    "writer": "Grant write access; repeatable.",
+    "owner": "Grant all rights of the owner; repeatable.",
+    "remove": "Remove the access of this principal; repeatable.",
+}
+
+
+def _role_options(function: Any) -> Any:
+    for name, help_ in reversed(_ROLES.items()):
+        function = click.option(f"--{name}", metavar="NAME", multiple=True, help=help_)(function)
+    return function
 
 
 @session.command(
@@ -212,58 +172,29 @@ def tree(**values: Any) -> None:
     """
 )
 @identified("session")
-@click.option(
-    "--reader", "readers", metavar="NAME", multiple=True, help="Grant read access; repeatable."
-)
-@click.option(
-    "--writer", "writers", metavar="NAME", multiple=True, help="Grant write access; repeatable."
-)
-@click.option(
-    "--owner",
-    "owners",
-    metavar="NAME",
-    multiple=True,
-    help="Grant all rights of the owner; repeatable.",
-)
-@click.option(
-    "--remove",
-    "removed",
-    metavar="NAME",
-    multiple=True,
-    help="Remove the access of this principal; repeatable.",
-)
+@_role_options
 @options_of(Keyed)
-def share(
-    session_id: str,
-    readers: tuple[str, ...],
-    writers: tuple[str, ...],
-    owners: tuple[str, ...],
-    removed: tuple[str, ...],
-    idempotency_key: str | None,
-) -> None:
+def share(session_id: str, idempotency_key: str | None, **names: tuple[str, ...]) -> None:
     """Share a session and its descendants with other principals. Without options, list the grants."""
     call = Call.current()
-    chosen: dict[str, Any] = {}
-    for role, names in (
-        ("reader", readers),
-        ("writer", writers),
-        ("owner", owners),
-        (None, removed),
-    ):
-        for name in names:
+    chosen: dict[str, str] = {}
+    for role in _ROLES:
+        for name in names[role]:
             if chosen.setdefault(name, role) != role:
                 raise usage_failure(f"{name} is given two different roles: choose one")
 
     async def body(connection: Any) -> None:
         from agent_orchestrator.domain.access import Grant
-        from agentctl.access import grant_table
+        from agentctl.views import grant_table
 
-        reply = await connection.call(GET_ACCESS, session_id=session_id)
+        reply = await connection.call(GET_SESSION, session_id=session_id)
+        whole_id = reply.session.id
+        reply = await connection.call(GET_ACCESS, session_id=whole_id)
         if chosen:
-            roles = {grant.principal: grant.role for grant in reply.grants} | chosen
-            grants = tuple(Grant(name, role) for name, role in roles.items() if role is not None)
-            request = SetAccess(session_id, grants, idempotency_key=idempotency_key)
+            roles: dict[str, Any] = {one.principal: one.role for one in reply.grants} | chosen
+            grants = tuple(Grant(name, role) for name, role in roles.items() if role != "remove")
+            request = SetAccess(whole_id, grants, idempotency_key=idempotency_key)
             reply = (await connection.perform(SET_ACCESS, request)).answer
-        call.output.answer(reply, lambda style: grant_table(reply.grants, style))
+        call.output.answer(reply, lambda: grant_table(reply.grants, datetime.now(UTC)))
 
     call.run(body)

@@ -1,5 +1,7 @@
 """``agentctl token``: named tokens."""
 
+import shutil
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,12 +12,12 @@ from agent_orchestrator.operations.access import (
     LIST_TOKENS,
     REVOKE_TOKEN,
     CreateToken,
-    ListTokens,
 )
 from agentctl.call import Call
 from agentctl.failures import usage_failure
-from agentctl.fields import ALL, options_of
-from agentctl.options import Group, identified
+from agentctl.fields import options_of
+from agentctl.options import Group
+from agentctl.rows import row
 
 _SCOPES = ["read", "write", "approve", "admin"]
 
@@ -61,7 +63,7 @@ def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
         raise usage_failure("--qr prints a picture: leave out --format json and --field")
 
     async def body(connection: Any) -> None:
-        from agentctl.access import token_card
+        from agentctl.views import token_card
 
         is_first = not (await connection.call(LIST_TOKENS, limit=1)).tokens
         reply = await connection.call(CREATE_TOKEN, scopes=scopes or None, **values)
@@ -70,13 +72,20 @@ def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
                 "agentctl: this is the first token. From now on calls without a token are refused. "
                 "On agentd's machine, agentctl of the same user finds a token by itself."
             )
+        call.output.answer(reply, lambda: token_card(reply, datetime.now(UTC)))
         if not qr:
-            call.output.answer(reply, lambda style: token_card(reply, style))
             return
         from agentctl.qr import access_text, code
+        from agentctl.terminal import is_unicode
 
-        text = access_text(call.settings.url, reply.secret)
-        call.output.answer(reply, lambda style: [*token_card(reply, style), "", *code(text, style)])
+        columns = shutil.get_terminal_size().columns if call.output.on_terminal else None
+        drawn = code(
+            access_text(call.settings.url, reply.secret),
+            colour=call.output.colour,
+            unicode=is_unicode(sys.stdout),
+            columns=columns,
+        )
+        call.output.lines(["", *drawn])
         if call.settings.is_local:
             call.output.note(
                 f"agentctl: the code contains {call.settings.url}, which only this machine can reach: "
@@ -86,46 +95,19 @@ def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
     call.run(body)
 
 
-@token.command(
-    "list",
-    examples="""
+row(
+    token, "list", LIST_TOKENS, "views:token_table:tokens",
+    "List tokens, including expired and revoked ones.",
+    """
     agentctl token list
     agentctl --format json token list --field tokens
     """,
-)
-@options_of(ListTokens, limit=ALL)
-def list_(**values: Any) -> None:
-    """List tokens, oldest first, including expired and revoked ones."""
-    call = Call.current()
-
-    async def body(connection: Any) -> None:
-        from agentctl.access import token_table
-        from agentctl.paging import pages
-
-        page = await pages(connection, LIST_TOKENS, "tokens", **values)
-        now = datetime.now(UTC)
-        call.output.answer(page, lambda style: token_table(page.tokens, style, now))
-        call.output.note_next_page(page.next_cursor)
-
-    call.run(body)
-
-
-@token.command(
-    examples="""
+)  # fmt: skip
+row(
+    token, "revoke", REVOKE_TOKEN, "views:revoked_token:token",
+    "Revoke a token. Streams and waits that use it end.",
+    """
     agentctl token revoke tok_01k0
     agentctl token revoke --token-id tok_01k0
-    """
-)
-@identified("token")
-def revoke(token_id: str) -> None:
-    """Revoke a token. Streams and waits that use it end."""
-    call = Call.current()
-
-    async def body(connection: Any) -> None:
-        from agentctl.access import token_table
-
-        reply = await connection.call(REVOKE_TOKEN, token_id=token_id)
-        now = datetime.now(UTC)
-        call.output.answer(reply, lambda style: token_table([reply.token], style, now))
-
-    call.run(body)
+    """,
+)  # fmt: skip

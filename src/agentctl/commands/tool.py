@@ -1,29 +1,26 @@
 """``agentctl tool``: the tools for agents. Answers are JSON by default, because programs read them."""
 
 import os
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Any, Final
 
 import click
 
-from agent_orchestrator.operations.messages import SEND_TO_SESSION, SendToSession
+from agent_orchestrator.operations.messages import SEND_TO_SESSION
 from agent_orchestrator.operations.options import Keyed, SpawnOptions
 from agent_orchestrator.operations.requests import ReplyParent
 from agent_orchestrator.operations.runs import WaitRun
-from agent_orchestrator.operations.sessions import LIST_SESSIONS, ListSessions
+from agent_orchestrator.operations.sessions import LIST_SESSIONS
 from agentctl.call import Call
 from agentctl.commands.session import working_directory
 from agentctl.failures import usage_failure
-from agentctl.fields import ALL, options_of
-from agentctl.options import MAX_WAIT_S, Group, Number, identified, read_id
+from agentctl.fields import options_of
+from agentctl.options import Group, identified, read_id, timeout_option
+from agentctl.rows import row
 
 RUN_VARIABLE: Final = "AGENTCTL_RUN_ID"
 SESSION_VARIABLE: Final = "AGENTCTL_SESSION_ID"
 """Variables with an agent's own run id and session id."""
-
-
-def _env(help_: str, variable: str) -> str:
-    return f"{help_}  [env: {variable}]"
 
 
 @click.group(
@@ -42,13 +39,9 @@ def tool() -> None:
     """
 
 
-def _own_id(variable: str) -> str | None:
-    """Return the id of the calling agent's run or session; None outside of runs."""
-    return os.environ.get(variable) or None
-
-
-def _required_id(value: str | None, variable: str) -> str | None:
-    return read_id(value) if value else _own_id(variable)
+def _own(value: str | None, variable: str) -> str | None:
+    """Return an id, by default the one of the calling agent's run or session."""
+    return (read_id(value) if value else os.environ.get(variable)) or None
 
 
 @tool.command(
@@ -82,48 +75,36 @@ def session_spawn(
     if parent_run_id and parent_session_id:
         raise usage_failure("give only one of --parent-run-id and --parent-session-id")
     if parent_session_id:
-        parent = {"session_id": read_id(parent_session_id)}
-    elif run_id := _required_id(parent_run_id, RUN_VARIABLE):
-        parent = {"run_id": run_id}
+        values["session_id"] = read_id(parent_session_id)
+    elif run_id := _own(parent_run_id, RUN_VARIABLE):
+        values["run_id"] = run_id
     else:
         raise usage_failure("name the parent: --parent-run-id or --parent-session-id ID")
     if cwd is not None:
-        cwd = working_directory(cwd, local=call.settings.is_local)
-    values |= parent | {"cwd": cwd}
+        values["cwd"] = working_directory(cwd, local=call.settings.is_local)
 
     async def body(connection: Any) -> int:
-        from agentctl.run_commands import spawn
+        from agentctl.follow import spawn
 
         return await spawn(connection, call.output, values, wait=wait)
 
     call.run(body)
 
 
-@tool.command(
-    "session-send",
-    examples="""
+def _from_own_run(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
+    return values | {"from_run_id": _own(values["from_run_id"], RUN_VARIABLE)}
+
+
+row(
+    tool, "session-send", SEND_TO_SESSION, "views:sent_line",
+    "Send a message to the agent of another session.",
+    """
     agentctl tool session-send --session-id ses_01k1 --text "Also cover the errors"
     agentctl tool session-send --session-id ses_01k1 --text "Stop that" --when-busy interrupt
     """,
-)
-@identified("session")
-@options_of(
-    SendToSession,
-    without=("session_id",),
-    from_run_id=_env("The run that sends the message.", RUN_VARIABLE),
-)
-def session_send(**values: Any) -> None:
-    """Send a message to the agent of another session."""
-    call = Call.current(default_format="json")
-    values["from_run_id"] = values["from_run_id"] or _own_id(RUN_VARIABLE)
-
-    async def body(connection: Any) -> None:
-        from agentctl.views import sent_lines
-
-        reply = await connection.call(SEND_TO_SESSION, **values)
-        call.output.answer(reply, lambda style: sent_lines(reply.message, reply.run, style))
-
-    call.run(body)
+    default_format="json", prepare=_from_own_run,
+    from_run_id=f"The run that sends the message.  [env: {RUN_VARIABLE}]",
+)  # fmt: skip
 
 
 @tool.command(
@@ -135,11 +116,7 @@ def session_send(**values: Any) -> None:
     """,
 )
 @identified("run")
-@click.option(
-    "--timeout-s",
-    type=Number(0, MAX_WAIT_S),
-    help="Maximum seconds to wait. After that, the exit code is 7.  [default: no limit]",
-)
+@timeout_option("Maximum seconds to wait.")
 @options_of(WaitRun, only=("until", "ignore"))
 def session_wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
     """Wait until a child's run has ended. The exit code is 0 if it completed, and 1 if it did not.
@@ -151,7 +128,7 @@ def session_wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
     call = Call.current(default_format="json")
 
     async def body(connection: Any) -> int:
-        from agentctl.run_commands import finish_run
+        from agentctl.follow import finish_run
 
         return await finish_run(connection, call.output, run_id, timeout_s, **values)
 
@@ -169,22 +146,13 @@ def session_wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
 @options_of(
     ReplyParent,
     without=("wait", "idempotency_key"),
-    run_id=_env("The run that sends the message.", RUN_VARIABLE),
+    run_id=f"The run that sends the message.  [env: {RUN_VARIABLE}]",
     optional=("run_id",),
 )
 @click.option("--wait", is_flag=True, help="Wait for the answer; the run is `waiting` until then.")
-@click.option(
-    "--timeout-s",
-    type=Number(0, MAX_WAIT_S),
-    help=("Maximum seconds for --wait. After that, the exit code is 7.  [default: no limit]"),
-)
+@timeout_option("Maximum seconds for --wait.")
 @options_of(Keyed)
-def session_reply_parent(
-    *,
-    wait: bool,
-    timeout_s: float | None,
-    **values: Any,
-) -> None:
+def session_reply_parent(*, wait: bool, timeout_s: float | None, **values: Any) -> None:
     """Send a message or a question to the parent of a run.
 
     The answer has the "message" to the parent, its "parent_session_id", and the "request". With
@@ -203,47 +171,31 @@ def session_reply_parent(
         raise usage_failure(
             "--timeout-s needs --wait; to set when the question expires, use --expires-in-s"
         )
-    values["run_id"] = values["run_id"] or _own_id(RUN_VARIABLE)
+    values["run_id"] = _own(values["run_id"], RUN_VARIABLE)
     if values["run_id"] is None:
         raise usage_failure("name the run that sends the message: --run-id ID")
 
     async def body(connection: Any) -> int:
-        from agentctl.run_commands import reply_parent
+        from agentctl.follow import reply_parent
 
         return await reply_parent(connection, call.output, values, wait=wait, timeout_s=timeout_s)
 
     call.run(body)
 
 
-@tool.command(
-    "session-list",
-    examples="""
+def _of_own_session(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
+    if (parent_id := _own(values["parent_session_id"], SESSION_VARIABLE)) is None:
+        raise usage_failure("name the parent session: --parent-session-id ID")
+    return values | {"parent_session_id": parent_id}
+
+
+row(
+    tool, "session-list", LIST_SESSIONS, "views:session_table:sessions",
+    "List the children of a session, oldest first.",
+    """
     agentctl tool session-list
     agentctl tool session-list --parent-session-id ses_01k0 --field sessions.0.id
     """,
-)
-@options_of(
-    ListSessions,
-    without=("status",),
-    limit=ALL,
-    parent_session_id=_env("The session whose children to list.", SESSION_VARIABLE),
-)
-def session_list(parent_session_id: str | None, **values: Any) -> None:
-    """List the children of a session, oldest first."""
-    call = Call.current(default_format="json")
-    parent_id = parent_session_id or _own_id(SESSION_VARIABLE)
-    if parent_id is None:
-        raise usage_failure("name the parent session: --parent-session-id ID")
-
-    async def body(connection: Any) -> None:
-        from agentctl.paging import pages
-        from agentctl.views import session_table
-
-        page = await pages(
-            connection, LIST_SESSIONS, "sessions", parent_session_id=parent_id, **values
-        )
-        now = datetime.now(UTC)
-        call.output.answer(page, lambda style: session_table(page.sessions, style, now))
-        call.output.note_next_page(page.next_cursor)
-
-    call.run(body)
+    without=("status",), default_format="json", prepare=_of_own_session,
+    parent_session_id=f"The session whose children to list.  [env: {SESSION_VARIABLE}]",
+)  # fmt: skip
