@@ -18,6 +18,7 @@ from agent_orchestrator.domain.errors import (
     Unreachable,
 )
 from agent_orchestrator.domain.model import Event
+from agent_orchestrator.fields import check
 from agent_orchestrator.operations.events import StreamItem, StreamPart, StreamRequest
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.transport import Reply, Subscription, Transport
@@ -77,7 +78,7 @@ class DaemonConnection:
 
     def __init__(self, transport: Transport, output: Output) -> None:
         self._transport = transport
-        self._output = output
+        self.output = output
         self._was_reached = False
         self.retry_s = RETRY_S
         """Seconds to retry a call."""
@@ -85,7 +86,7 @@ class DaemonConnection:
     @property
     def url(self) -> str:
         """The daemon's URL."""
-        return self._output.settings.url
+        return self.output.settings.url
 
     async def call(self, operation: Operation[Req, Res], **values: Any) -> Res:
         """Call an operation and return its answer. Values that are None are omitted.
@@ -101,7 +102,7 @@ class DaemonConnection:
 
         present = {name: value for name, value in values.items() if value is not None}
         # Checked first: what is wrong with the call is reported without asking for ids.
-        command(operation.request, present | _placeholders(present))
+        check(operation.request, command(operation.request, present | _placeholders(present)))
         present = await whole_ids(self, present)
         return await self.perform(operation, command(operation.request, present))
 
@@ -110,7 +111,7 @@ class DaemonConnection:
         if operation.is_mutation and getattr(request, "idempotency_key", "takes none") is None:
             key = secrets.token_hex(16)
             request = cast("Req", evolve(cast("Any", request), idempotency_key=key))
-        with waiting(self._output, "waiting for agentd"):
+        with waiting(self.output, "waiting for agentd"):
             return await self._with_retry(lambda: self._transport.call(operation, request))
 
     def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
@@ -190,7 +191,7 @@ class DaemonConnection:
                     self._was_reached = True
                     if lost_at is not None:
                         away = duration(anyio.current_time() - lost_at)
-                        self._output.announce(f"agentctl: connected again after {away}")
+                        self.output.announce(f"agentctl: connected again after {away}")
                         lost_at, pauses = None, _Backoff(retry_s)
                     while True:
                         for item in await subscription.receive():
@@ -204,7 +205,7 @@ class DaemonConnection:
                     lost_at = anyio.current_time()
                     pauses = _Backoff(retry_s)
                     on_lost()
-                    self._output.announce("agentctl: connection lost, connecting again …")
+                    self.output.announce("agentctl: connection lost, connecting again …")
                 if not lost or not await pauses.pause():
                     raise
 

@@ -223,7 +223,8 @@ class Screen:
         if self.is_dumb:
             yield
             return
-        self._live = Live(console=self.console, transient=True, refresh_per_second=10,
+        # Drawn by the task that also prints: another thread would draw between two parts of a print.
+        self._live = Live(console=self.console, transient=True, auto_refresh=False,
                           redirect_stdout=False, redirect_stderr=False)  # fmt: skip
         try:
             with self._live:
@@ -246,12 +247,7 @@ class Screen:
             parts.append(
                 Spinner("dots" if is_unicode(self._stream) else "line", shown, style="dim")
             )
-        self._live.update(Group(*parts))
-
-    def refresh(self) -> None:
-        """Draw the live part at once."""
-        if self._live is not None:
-            self._live.refresh()
+        self._live.update(Group(*parts), refresh=True)
 
 
 def screen_lines(blocks: Iterable[Block], columns: int, *, colour: bool = True) -> list[str]:

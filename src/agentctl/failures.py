@@ -1,19 +1,4 @@
-"""Failures of a command: exit codes and error messages.
-
-====  ==============================
-code  meaning
-====  ==============================
-0     success
-1     the run failed, or any other error
-2     invalid usage
-3     the daemon cannot be reached
-4     not found
-5     not allowed
-6     conflict
-7     timed out
-130   interrupted
-====  ==============================
-"""
+"""Failures of a command: exit codes, which ``agentctl --help`` explains, and error messages."""
 
 import errno
 from collections.abc import Mapping
@@ -33,27 +18,16 @@ CONFLICT: Final = 6
 TIMED_OUT: Final = 7
 INTERRUPTED: Final = 130
 
-EXIT_CODES: Final[dict[str, int]] = {
-    "invalid_request": USAGE,
-    "unauthorized": DENIED,
-    "forbidden": DENIED,
-    "not_found": NOT_FOUND,
-    "method_not_allowed": FAILED,
-    "conflict": CONFLICT,
-    "invalid_transition": CONFLICT,
-    "idempotency_conflict": CONFLICT,
-    "already_resolved": CONFLICT,
-    "session_busy": CONFLICT,
-    "session_closed": CONFLICT,
-    "cursor_ahead": CONFLICT,
-    "gone": FAILED,
-    "payload_too_large": FAILED,
-    "unsupported_media_type": FAILED,
-    "misdirected_request": FAILED,
-    "rate_limited": FAILED,
-    "unavailable": FAILED,
-    "internal": FAILED,
+_CODES: Final = {
+    USAGE: "invalid_request",
+    DENIED: "unauthorized forbidden",
+    NOT_FOUND: "not_found",
+    CONFLICT: "conflict invalid_transition idempotency_conflict already_resolved session_busy "
+    "session_closed cursor_ahead",
+    FAILED: "method_not_allowed gone payload_too_large unsupported_media_type misdirected_request "
+    "rate_limited unavailable internal",
 }
+EXIT_CODES: Final = {code: number for number, codes in _CODES.items() for code in codes.split()}
 """Exit codes by the daemon's error codes."""
 
 _HINTS: Final[dict[str, str]] = {

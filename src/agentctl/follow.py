@@ -1,7 +1,7 @@
 """Commands that follow a session or wait for a run."""
 
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from math import inf
@@ -9,6 +9,7 @@ from typing import Any, Final, TextIO
 
 import anyio
 
+from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.errors import OrchestratorError, Unreachable
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus, is_terminal
@@ -23,19 +24,27 @@ from agent_orchestrator.operations.messages import (
 )
 from agent_orchestrator.operations.requests import GET_REQUEST, REPLY_PARENT
 from agent_orchestrator.operations.runs import CANCEL_RUN, GET_RUN, WAIT_RUN, WaitReply
-from agent_orchestrator.operations.sessions import CREATE_SESSION, GET_SESSION, CreateSessionReply
+from agent_orchestrator.operations.sessions import (
+    CREATE_SESSION,
+    GET_ACCESS,
+    GET_SESSION,
+    SET_ACCESS,
+    CreateSessionReply,
+    SetAccess,
+)
 from agent_orchestrator.ports.transport import Reply
 from agentctl.connection import FOLLOW_RETRY_S, DaemonConnection
 from agentctl.document import Block, Text
 from agentctl.event_text import concerns_run, ends_run
 from agentctl.failures import DONE, FAILED, TIMED_OUT, Failure
 from agentctl.live import Answers, Display, ask_person, note_still_running
-from agentctl.output import Output
-from agentctl.paging import pages
+from agentctl.paging import pages, tree_pages
 from agentctl.questions import GRANTED, answering, request_card
 from agentctl.terminal import clean, one_line
 from agentctl.terminal import is_terminal as is_a_terminal
-from agentctl.views import ended, sent_line
+from agentctl.times import today
+from agentctl.transcript import Transcript
+from agentctl.views import ended, grant_table, sent_line, tree_table
 
 _CANCEL_S = 10.0
 """Seconds an interrupted ``ask`` tries to cancel its run."""
@@ -56,14 +65,12 @@ def exit_code(run: Run) -> int:
     return DONE if run.status is RunStatus.COMPLETED else FAILED
 
 
-async def follow_run(
-    connection: DaemonConnection, output: Output, run: Run, cursor: int, stream: TextIO
-) -> Run:
+async def follow_run(connection: DaemonConnection, run: Run, cursor: int, stream: TextIO) -> Run:
     """Show the events of a run until it ends. Return the finished run.
 
     :param cursor: a position in the session's log before the run's first event.
     """
-    display = Display(output, stream)
+    display = Display(connection.output, stream)
     answers = Answers(connection, display, run.session_id)
 
     def take(event: Event) -> bool:
@@ -83,7 +90,6 @@ async def follow_run(
 
 async def wait_for_run(
     connection: DaemonConnection,
-    output: Output,
     run_id: str,
     timeout_s: float | None,
     **options: Any,
@@ -96,9 +102,9 @@ async def wait_for_run(
     wait_call = partial(connection.call, WAIT_RUN, run_id=run_id, **options)
     connection.retry_s = FOLLOW_RETRY_S
     run = (await connection.call(GET_RUN, run_id=run_id)).run
-    if is_terminal(run.status) or not output.interactive:
+    if is_terminal(run.status) or not connection.output.interactive:
         return await _wait(wait_call, timeout_s)
-    display = Display(output, sys.stderr)
+    display = Display(connection.output, sys.stderr)
     answers = Answers(connection, display, run.session_id, with_text=True)
 
     def take(event: Event) -> bool:
@@ -135,58 +141,48 @@ async def _wait(ask: Callable[..., Awaitable[WaitReply]], timeout_s: float | Non
 
 async def finish_run(
     connection: DaemonConnection,
-    output: Output,
     run_id: str,
     timeout_s: float | None,
     **options: Any,
 ) -> int:
     """Wait until a run ends or asks a question, and print that. Return the exit code."""
-    with note_still_running(output, run_id):
-        reply = await wait_for_run(connection, output, run_id, timeout_s, **options)
+    with note_still_running(connection.output, run_id):
+        reply = await wait_for_run(connection, run_id, timeout_s, **options)
     if (question := reply.request) is not None:
-        output.answer(reply, lambda: request_card(question, _now()))
-        output.hint(f"next: {answering(question.kind, question.id)}")
+        connection.output.answer(reply, lambda: request_card(question, _now()))
+        connection.output.hint(f"next: {answering(question.kind, question.id)}")
         return DONE
-    output.answer(reply, lambda: ended(reply.run, _now()))
+    connection.output.answer(reply, lambda: ended(reply.run, _now()))
     if reply.timed_out:
-        output.note(
+        connection.output.note(
             f"agentctl: the run has not ended after {timeout_s:g} s; see `agentctl run diagnose {run_id}`"
         )
         return TIMED_OUT
     return exit_code(reply.run)
 
 
-async def _finish(
-    connection: DaemonConnection, output: Output, run: Run, before: Mapping[str, Any]
-) -> int:
+async def _finish(connection: DaemonConnection, run: Run, before: Mapping[str, Any]) -> int:
     """Wait for the end of a run, and print it with what is known before. Return the exit code."""
-    with note_still_running(output, run.id):
-        found = (await wait_for_run(connection, output, run.id, None)).run
-    output.answer({**before, "run": found}, lambda: ended(found, _now()))
+    with note_still_running(connection.output, run.id):
+        found = (await wait_for_run(connection, run.id, None)).run
+    connection.output.answer({**before, "run": found}, lambda: ended(found, _now()))
     return exit_code(found)
 
 
-async def spawn(
-    connection: DaemonConnection, output: Output, values: Mapping[str, Any], *, wait: bool
-) -> int:
+async def spawn(connection: DaemonConnection, *, wait: bool, **values: Any) -> int:
     """Create a child session and optionally wait for its run. Return the exit code."""
     operation: Any = SPAWN_FROM_RUN if "run_id" in values else SPAWN_FROM_SESSION
     spawned = await connection.call(operation, **values)
     if wait:
         before = {"session": spawned.session, "message": spawned.message}
-        return await _finish(connection, output, spawned.run, before)
-    output.answer(spawned, lambda: sent_line(spawned, _now()))
-    output.hint(f"next: agentctl tool session-wait --run-id {spawned.run.id}")
+        return await _finish(connection, spawned.run, before)
+    connection.output.answer(spawned, lambda: sent_line(spawned, _now()))
+    connection.output.hint(f"next: agentctl tool session-wait --run-id {spawned.run.id}")
     return DONE
 
 
 async def reply_parent(
-    connection: DaemonConnection,
-    output: Output,
-    values: Mapping[str, Any],
-    *,
-    wait: bool,
-    timeout_s: float | None,
+    connection: DaemonConnection, *, wait: bool, timeout_s: float | None, **values: Any
 ) -> int:
     """Send a message or question to a run's parent, and optionally wait. Return the exit code.
 
@@ -200,9 +196,9 @@ async def reply_parent(
         )
         if request is not None:
             lines.append(f"request {request.id} is open: {answering(request.kind, request.id)}")
-        output.answer(sent, lambda: lines)
+        connection.output.answer(sent, lambda: lines)
         return DONE
-    output.note(f"agentctl: waiting; {answering(request.kind, request.id)}")
+    connection.output.note(f"agentctl: waiting; {answering(request.kind, request.id)}")
     connection.retry_s = FOLLOW_RETRY_S
     try:
         end = inf if timeout_s is None else anyio.current_time() + timeout_s
@@ -212,26 +208,21 @@ async def reply_parent(
             )
             request = reply.request
     except anyio.get_cancelled_exc_class():
-        output.announce(
+        connection.output.announce(
             f"agentctl: the question stays open; see `agentctl request show {request.id}`"
         )
         raise
     found = request
     answer = {"request": found, "timed_out": found.is_open}
-    output.answer(answer, lambda: request_card(found, _now()))
+    connection.output.answer(answer, lambda: request_card(found, _now()))
     if found.is_open:
-        output.note(f"agentctl: no answer yet; see `agentctl request show {found.id}`")
+        connection.output.note(f"agentctl: no answer yet; see `agentctl request show {found.id}`")
         return TIMED_OUT
     return DONE if found.status in GRANTED else FAILED
 
 
 async def send_message(
-    connection: DaemonConnection,
-    output: Output,
-    values: Mapping[str, Any],
-    *,
-    wait: bool,
-    follow: bool,
+    connection: DaemonConnection, *, wait: bool, follow: bool, **values: Any
 ) -> int:
     """Send a message, and optionally wait for its run or show its events. Return the exit code."""
     cursor = 0
@@ -241,22 +232,22 @@ async def send_message(
     sent = await connection.reply(SEND_MESSAGE, **values)
     run = sent.answer.run
     if run is None or not (wait or follow):
-        output.answer(sent.answer, lambda: sent_line(sent.answer, _now()))
+        connection.output.answer(sent.answer, lambda: sent_line(sent.answer, _now()))
         if run is not None:
-            output.hint(f"next: agentctl run wait --run-id {run.id}")
+            connection.output.hint(f"next: agentctl run wait --run-id {run.id}")
         return DONE
     if not follow:
-        return await _finish(connection, output, run, {"message": sent.answer.message})
+        return await _finish(connection, run, {"message": sent.answer.message})
     # The run of a replayed message may have begun, or ended, long ago.
     cursor = 0 if sent.replayed else cursor
-    with note_still_running(output, run.id):
-        if output.structured:
-            return await _documents(connection, output, run, cursor)
-        output.show(sent_line(sent.answer, _now()))
-        return exit_code(await follow_run(connection, output, run, cursor, sys.stdout))
+    with note_still_running(connection.output, run.id):
+        if connection.output.structured:
+            return await _documents(connection, run, cursor)
+        connection.output.show(sent_line(sent.answer, _now()))
+        return exit_code(await follow_run(connection, run, cursor, sys.stdout))
 
 
-async def _documents(connection: DaemonConnection, output: Output, run: Run, cursor: int) -> int:
+async def _documents(connection: DaemonConnection, run: Run, cursor: int) -> int:
     """Print the events of a run as JSON, one per line."""
     completed = False
 
@@ -264,18 +255,17 @@ async def _documents(connection: DaemonConnection, output: Output, run: Run, cur
         nonlocal completed
         if event.run_id != run.id:
             return False
-        output.stream_item(event)
+        connection.output.stream_item(event)
         completed = event.event_type == "run.completed"
         return ends_run(event, run.id)
 
     await connection.follow(run.session_id, cursor, take)
-    output.end_of_stream()
+    connection.output.end_of_stream()
     return DONE if completed else FAILED
 
 
 async def ask(
     connection: DaemonConnection,
-    output: Output,
     text: str,
     *,
     session_id: str | None,
@@ -310,41 +300,45 @@ async def ask(
     head = Text(f"session {session.id}  run {run.id}", "dim")
     if detach:
         answer = {"session": session, "message": message, "run": run}
-        output.answer(answer, lambda: [head])
-        output.hint(f"see it with: agentctl events tail {session.id} --follow")
+        connection.output.answer(answer, lambda: [head])
+        connection.output.hint(f"see it with: agentctl events tail {session.id} --follow")
         return DONE
     try:
-        if output.structured:
-            found = (await wait_for_run(connection, output, run.id, None)).run
+        if connection.output.structured:
+            found = (await wait_for_run(connection, run.id, None)).run
         else:
-            stream = sys.stdout if output.on_terminal else sys.stderr
-            Display(output, stream).show([head])
-            found = await follow_run(connection, output, run, cursor, stream)
+            stream = sys.stdout if connection.output.on_terminal else sys.stderr
+            Display(connection.output, stream).show([head])
+            found = await follow_run(connection, run, cursor, stream)
     except anyio.get_cancelled_exc_class():
-        await _interrupted(connection, output, run)
+        await _interrupted(connection, run)
         raise
-    if output.structured:
-        output.answer({"session": session, "message": message, "run": found}, lambda: ())
-    elif not output.on_terminal and found.result is not None:
-        output.lines([found.result.text])
-    output.hint(_next_hint(session, found))
+    if connection.output.structured:
+        connection.output.answer({"session": session, "message": message, "run": found}, lambda: ())
+    elif not connection.output.on_terminal and found.result is not None:
+        connection.output.lines([found.result.text])
+    connection.output.hint(_next_hint(session, found))
     return exit_code(found)
 
 
-async def _interrupted(connection: DaemonConnection, output: Output, run: Run) -> None:
+async def _interrupted(connection: DaemonConnection, run: Run) -> None:
     """Cancel the run of an interrupted ``ask``, unless the person wants to leave it running."""
     with anyio.CancelScope(shield=True):
-        if output.interactive and is_a_terminal(sys.stdin):
+        if connection.output.interactive and is_a_terminal(sys.stdin):
             question = "agentctl: c cancels the run, l leaves it running: "
             if await ask_person(question, "cl") == "l":
-                output.note(f"agentctl: run {run.id} continues; see `agentctl run wait {run.id}`")
+                connection.output.note(
+                    f"agentctl: run {run.id} continues; see `agentctl run wait {run.id}`"
+                )
                 return
     with anyio.move_on_after(_CANCEL_S, shield=True):
         reply = await connection.call(CANCEL_RUN, run_id=run.id, reason="interrupted")
         state = "has ended" if is_terminal(reply.run.status) else "is being canceled"
-        output.note(f"agentctl: interrupted; run {run.id} {state}")
+        connection.output.note(f"agentctl: interrupted; run {run.id} {state}")
         return
-    output.note(f"agentctl: run {run.id} may continue; end it with `agentctl run cancel {run.id}`")
+    connection.output.note(
+        f"agentctl: run {run.id} may continue; end it with `agentctl run cancel {run.id}`"
+    )
 
 
 def _next_hint(session: Session, run: Run) -> str:
@@ -355,7 +349,6 @@ def _next_hint(session: Session, run: Run) -> str:
 
 async def tail_events(
     connection: DaemonConnection,
-    output: Output,
     session_id: str,
     *,
     follow: bool,
@@ -372,19 +365,19 @@ async def tail_events(
     """
     session = (await connection.call(GET_SESSION, session_id=session_id)).session
     start = max(cursor or 0, 0 if lines is None else session.last_seq - lines)
-    display = Display(output, sys.stdout)
+    display = Display(connection.output, sys.stdout)
     answers = Answers(connection, display, session.id)
 
     def take(event: Event) -> bool:
         answers.note(event)
-        if output.structured:
-            output.stream_item(event)
+        if connection.output.structured:
+            connection.output.stream_item(event)
         else:
             display.show(display.transcript.entries(event))
         return False
 
     if follow:
-        if output.structured or display.screen is None:
+        if connection.output.structured or display.screen is None:
             await connection.follow(session.id, start, take, retry_s=None, epoch=epoch)
             return
         async with display.live(""), anyio.create_task_group() as tasks:
@@ -400,12 +393,10 @@ async def tail_events(
         start = page.next_cursor
         if not page.has_more:
             break
-    output.end_of_stream()
+    connection.output.end_of_stream()
 
 
-async def retry_run(
-    connection: DaemonConnection, output: Output, run_id: str, idempotency_key: str | None
-) -> None:
+async def retry_run(connection: DaemonConnection, run_id: str, idempotency_key: str | None) -> None:
     """Send the message of a run again with the same settings."""
     run = (await connection.call(GET_RUN, run_id=run_id)).run
     page = await pages(
@@ -423,6 +414,49 @@ async def retry_run(
         idempotency_key=idempotency_key,
         **{name: getattr(run, name) for name in names},
     )
-    output.answer(sent, lambda: sent_line(sent, _now()))
+    connection.output.answer(sent, lambda: sent_line(sent, _now()))
     if sent.run is not None:
-        output.hint(f"next: agentctl run wait --run-id {sent.run.id}")
+        connection.output.hint(f"next: agentctl run wait --run-id {sent.run.id}")
+
+
+async def list_events(connection: DaemonConnection, **values: Any) -> None:
+    """Print one page of events."""
+    page = await connection.call(LIST_EVENTS, **values)
+    transcript = Transcript(today=today(), diffs=connection.output.on_terminal)
+
+    def view() -> Iterator[Block]:
+        blocks = (block for event in page.events for block in transcript.entries(event))
+        first = next(blocks, None)
+        yield first or "no events"
+        yield from blocks
+
+    connection.output.answer(page, view)
+    if page.has_more:
+        connection.output.note_next_page(page.next_cursor)
+
+
+async def show_tree(connection: DaemonConnection, **values: Any) -> None:
+    """Print a session and its descendants."""
+    reply = await tree_pages(connection, **values)
+    connection.output.answer(reply, lambda: tree_table(reply, _now()))
+    connection.output.note_next_page(reply.next_cursor)
+
+
+async def share_session(
+    connection: DaemonConnection,
+    session_id: str,
+    chosen: Mapping[str, str],
+    idempotency_key: str | None,
+) -> None:
+    """Grant or remove access, and print who has it.
+
+    :param chosen: a role, or ``remove``, by principal.
+    """
+    whole_id = (await connection.call(GET_SESSION, session_id=session_id)).session.id
+    reply = await connection.call(GET_ACCESS, session_id=whole_id)
+    if chosen:
+        roles: dict[str, Any] = {one.principal: one.role for one in reply.grants} | dict(chosen)
+        grants = tuple(Grant(name, role) for name, role in roles.items() if role != "remove")
+        request = SetAccess(whole_id, grants, idempotency_key=idempotency_key)
+        reply = (await connection.perform(SET_ACCESS, request)).answer
+    connection.output.answer(reply, lambda: grant_table(reply.grants, _now()))

@@ -37,7 +37,7 @@ from agentctl.transcript import Transcript
 if TYPE_CHECKING:
     from agentctl.console import Screen
 
-_TICK_S: Final = 0.5
+_TICK_S: Final = 0.1
 """Seconds between updates of the time that is shown."""
 
 SHOW_ALL: Final = "v"
@@ -92,7 +92,6 @@ class Display:
         if text := (is_said and said) or activity_of(event):
             self._activity = one_line(text)
         self._partial = self.transcript.partial(event.run_id or "")
-        self.redraw()
 
     @asynccontextmanager
     async def live(self, activity: str) -> AsyncIterator[None]:
@@ -126,8 +125,6 @@ class Display:
         """Show what keys do; empty for none."""
         self._menu = text
         self.redraw()
-        if self.screen is not None:
-            self.screen.refresh()
 
     def redraw(self) -> None:
         if self.screen is None:

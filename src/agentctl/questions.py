@@ -111,6 +111,16 @@ def request_card(request: Request, now: datetime) -> list[Block]:
     return blocks
 
 
+def inbox_hints(requests: Sequence[Request], now: datetime) -> list[str]:
+    """Return what to do about a list of requests."""
+    hints = []
+    if any(request.is_open for request in requests):
+        hints.append("show one in full: agentctl request show REQUEST_ID")
+    if soon := sum(expires_soon(request, now) for request in requests):
+        hints.append(f"{soon} expire soon; more time: {extending('REQUEST_ID')}")
+    return hints
+
+
 def next_step(request: Request, _: datetime) -> list[str]:
     """Return how to answer an open request."""
     return [f"next: {answering(request.kind, request.id)}"] if request.is_open else []

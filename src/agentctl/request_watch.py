@@ -78,13 +78,16 @@ class Hook:
 
 
 async def watch_requests(
-    connection: DaemonConnection, output: Output, hook: Hook | None, *, every: bool, once: bool
+    connection: DaemonConnection, argv: Sequence[str] | None, *, every: bool, once: bool
 ) -> None:
     """Announce each open request once, now and in future.
 
+    :param argv: a program to run for each.
     :param every: include requests that a parent's agent should answer.
     :param once: return after the first request.
     """
+    output = connection.output
+    hook = None if argv is None else Hook(argv, output)
     # None when the events that exist are over.
     sender, receiver = anyio.create_memory_object_stream[Event | None](math.inf)
 

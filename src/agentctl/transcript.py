@@ -8,27 +8,10 @@ from attrs import define, field
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event
+from agentctl import event_text as texts
 from agentctl.diffs import Diffstat, changes_of, diff_blocks, is_done
 from agentctl.document import Block, Entry, Markdown, Text
-from agentctl.event_text import (
-    RUN_ENDS,
-    Step,
-    author,
-    child_id,
-    child_outcome,
-    file_changes,
-    image_count,
-    origin,
-    part,
-    plan_steps,
-    plan_text,
-    sentence,
-    spawned,
-    text_of,
-    tool_outcome,
-    tool_text,
-    usage_parts,
-)
+from agentctl.event_text import part, text_of
 from agentctl.questions import asked, escalated, expiring, extended, resolved
 from agentctl.terminal import clean, one_line
 from agentctl.times import between, counted, duration
@@ -64,7 +47,7 @@ class _Run:
     """The agent's messages. The result is usually the last one, or all of them."""
     tool: str | None = None
     """The id of the tool on the previous line."""
-    plan: list[Step] = field(factory=list)
+    plan: list[texts.Step] = field(factory=list)
     pieces: dict[str, list[str]] = field(factory=dict)
     """The pieces of incomplete messages, by item id."""
     diffstat: Diffstat = field(factory=Diffstat)
@@ -118,7 +101,7 @@ class Transcript:
         entries = self._renderers.get(event.event_type, self._other)(event, run)
         if event.event_type not in (EventType.TOOL_STARTED, EventType.TOOL_COMPLETED):
             run.tool = None
-        if event.event_type in RUN_ENDS and event.run_id:
+        if event.event_type in texts.RUN_ENDS and event.run_id:
             self._runs.pop(event.run_id, None)
         return entries
 
@@ -156,9 +139,9 @@ class Transcript:
         data = event.data
         self._shown_message = data.get("message_id")
         child = self._children.get(str(part(data, "source").get("session_id")))
-        more = ["" if child else origin(data), image_count(data.get("images"))]
+        more = ["" if child else texts.origin(data), texts.image_count(data.get("images"))]
         return self._entry(
-            event, (child and child.title) or author(data), "›", "cyan",
+            event, (child and child.title) or texts.author(data), "›", "cyan",
             Text(text_of(data), "bold"), *(Text(line, "dim") for line in more if line),
         )  # fmt: skip
 
@@ -167,14 +150,14 @@ class Transcript:
         title = one_line(text_of(event.data, "title"))
         self._children[text_of(event.data, "session_id")] = _Child(title, event.created_at)
         actor = spawner.provider if spawner else ""
-        return self._entry(event, actor, "↳", "magenta", Text(spawned(event.data), fit=True))
+        return self._entry(event, actor, "↳", "magenta", Text(texts.spawned(event.data), fit=True))
 
     def _child_finished(self, event: Event, _: _Run) -> list[Block]:
         child = self._children.get(text_of(event.data, "session_id"))
         title = child.title if child else ""
-        status, failure, outcome = child_outcome(event.data)
+        status, failure, outcome = texts.child_outcome(event.data)
         mark, style = _OUTCOMES.get(status, ("·", "dim"))
-        text = status if title else f"{child_id(event.data)} {status}"
+        text = status if title else f"{texts.child_id(event.data)} {status}"
         if child is not None and child.spawned_at is not None:
             text += f" after {duration((event.created_at - child.spawned_at).total_seconds())}"
             child.spawned_at = None
@@ -197,8 +180,8 @@ class Transcript:
         return (child and child.title) or "child"
 
     def _asked(self, event: Event, _: _Run) -> list[Block]:
-        texts = {EventType.REQUEST_CREATED: asked, EventType.REQUEST_EXPIRING: expiring}
-        text, more = texts.get(event.event_type, escalated)(event.data)  # type: ignore[call-overload]
+        wordings = {EventType.REQUEST_CREATED: asked, EventType.REQUEST_EXPIRING: expiring}
+        text, more = wordings.get(event.event_type, escalated)(event.data)  # type: ignore[call-overload]
         return self._entry(
             event, self._asker(event), "?", "bold yellow",
             Text(text, "bold yellow", reveal=True), *(Text(line, "dim") for line in more),
@@ -228,12 +211,14 @@ class Transcript:
 
     def _tool_started(self, event: Event, run: _Run) -> list[Block]:
         run.tool = str(event.data.get("tool_id"))
-        return self._entry(event, run.provider, "▸", "blue", Text(tool_text(event.data), fit=True))
+        return self._entry(
+            event, run.provider, "▸", "blue", Text(texts.tool_text(event.data), fit=True)
+        )
 
     def _tool_completed(self, event: Event, run: _Run) -> list[Block]:
-        succeeded, text, output = tool_outcome(event.data)
+        succeeded, text, output = texts.tool_outcome(event.data)
         if run.tool != str(event.data.get("tool_id")):
-            text = f"{one_line(tool_text(event.data))}  {text}"
+            text = f"{one_line(texts.tool_text(event.data))}  {text}"
         run.tool = None
         mark, style = ("✓", "green") if succeeded else ("✗", "red")
         return self._entry(event, run.provider, mark, style, Text(text, fit=True), *_end_of(output))
@@ -242,14 +227,14 @@ class Transcript:
         changes, done = changes_of(event.data), is_done(event.data)
         if done:
             run.diffstat.note(changes)
-        body: Sequence[Block] = file_changes(event.data)
+        body: Sequence[Block] = texts.file_changes(event.data)
         if self._diffs and done and any(change.diff for change in changes):
             body = diff_blocks(changes)
         return self._entry(event, run.provider, "✎", "magenta" if done else "red", *body)
 
     def _plan(self, event: Event, run: _Run) -> list[Block]:
-        steps = plan_steps(event.data)
-        text, run.plan = plan_text(steps, run.plan), steps
+        steps = texts.plan_steps(event.data)
+        text, run.plan = texts.plan_text(steps, run.plan), steps
         return self._entry(event, run.provider, "☰", "yellow", text)
 
     def _problem(self, event: Event, run: _Run) -> list[Block]:
@@ -262,7 +247,8 @@ class Transcript:
         for pieces in run.pieces.values():
             blocks += self._entry(event, run.provider, "", "", Markdown("".join(pieces)))
         result = str(part(data, "result").get("text") or "")
-        if result and result not in (*run.messages[-1:], "\n".join(run.messages)):
+        said = (*run.messages[-1:], "\n".join(run.messages))
+        if result and result.strip() not in [text.strip() for text in said]:
             blocks += self._entry(event, run.provider, "", "", Markdown(result))
         # The net change, if the run was followed from its start.
         if run.started_at is not None and (changed := str(run.diffstat)):
@@ -270,7 +256,7 @@ class Transcript:
         time_taken = between(run.started_at, event.created_at)
         text = status + (f" after {duration(time_taken.total_seconds())}" if time_taken else "")
         if status == "completed":
-            text = " · ".join([text, *usage_parts(part(data, "usage"))])
+            text = " · ".join([text, *texts.usage_parts(part(data, "usage"))])
         elif status == "failed":
             error = part(data, "error")
             text += f": {error.get('code', 'unknown')}: {error.get('message', '')}"
@@ -281,7 +267,7 @@ class Transcript:
 
     def _other(self, event: Event, run: _Run) -> list[Block]:
         actor = "" if event.run_id is None else run.provider
-        return self._entry(event, actor, "·", "dim", Text(sentence(event), "dim", fit=True))
+        return self._entry(event, actor, "·", "dim", Text(texts.sentence(event), "dim", fit=True))
 
 
 def _end_of(output: str) -> list[Block]:

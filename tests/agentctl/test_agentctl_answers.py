@@ -116,7 +116,7 @@ def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     (directory / "answer_agents.py").write_text(AGENTS)
     patched = pytest.MonkeyPatch()
     patched.setattr("driving.CONFIG", CONFIG)
-    patched.setenv("PYTHONPATH", str(directory))
+    patched.setenv("PYTHONPATH", str(directory), prepend=os.pathsep)
     try:
         yield from running(directory)
     finally:

@@ -46,7 +46,7 @@ def test_the_commands_there_are() -> None:
             "tool session-reply-parent", "request list", "request show", "request approve",
             "request deny", "request answer", "request extend", "daemon audit",
             "token create", "token list", "token revoke",
-            "daemon backup", "daemon check", "provider list", "request watch", "mcp", "top", "doctor", "config trust",
+            "daemon backup", "daemon check", "provider list", "session diff", "request watch", "mcp", "top", "doctor", "config trust",
         ]
     }  # fmt: skip
 
@@ -333,7 +333,11 @@ def test_completion(words: str, offered: str) -> None:
 
 def _imported(code: str) -> set[str]:
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        [
+            sys.executable,
+            "-c",
+            f"{code}\nimport sys; print(*(one for one in sys.modules if sys.modules[one] is not None))",
+        ],
         env=environment(),
         capture_output=True,
         text=True,
@@ -346,7 +350,8 @@ def _imported(code: str) -> set[str]:
 def test_what_is_not_needed_is_not_imported() -> None:
     imported = _imported("import agentctl.main")
     assert not imported & {"anyio", "asyncio", "cattrs", "httpx", "psutil", "agent_orchestrator"}
-    imported = _imported("import agentctl.follow, agentctl.commands.daemon")
+    hidden = "from agentctl.main import _skip_unused_imports; _skip_unused_imports(); "
+    imported = _imported(hidden + "import agentctl.follow, agentctl.commands.daemon")
     assert "httpx" in imported
     assert not imported & {
         "quart", "hypercorn", "apsw", "agentd", "psutil", "agent_orchestrator.engine",

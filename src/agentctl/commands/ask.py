@@ -89,7 +89,6 @@ def ask(
         continued = await last_session(connection, directory) if last else chosen
         return await follow.ask(
             connection,
-            call.output,
             words,
             session_id=continued,
             detach=detach,

@@ -3,7 +3,6 @@
 import shlex
 import shutil
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -13,11 +12,9 @@ from agent_orchestrator.operations.requests import (
     GET_REQUEST,
     LIST_REQUESTS,
     RESOLVE_REQUEST,
-    ListRequests,
 )
 from agentctl.call import Call
 from agentctl.failures import usage_failure
-from agentctl.fields import ALL, options_of
 from agentctl.options import Group
 from agentctl.rows import row
 
@@ -35,42 +32,24 @@ def request() -> None:
     """List and answer the requests of agents."""
 
 
-@request.command(
-    "list",
-    examples="""
+def _open_by_default(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
+    if (every := values.pop("every")) and values["status"]:
+        raise usage_failure("give only one of --all and --status")
+    return values | {"status": None if every else values["status"] or "pending"}
+
+
+row(
+    request, "list", LIST_REQUESTS, "questions:request_table:requests",
+    "List requests, oldest first. Default: only open ones.",
+    """
     agentctl request list
     agentctl request list --root-session-id ses_01k0 --all
     agentctl request list --field requests.0.id
     """,
-)
-@options_of(
-    ListRequests, only=("status",), status="Only requests in this state.  [default: pending]"
-)
-@click.option("--all", "every", is_flag=True, help="Also closed requests.")
-@options_of(ListRequests, without=("status", "resolvable"), limit=ALL)
-def list_(status: str | None, *, every: bool, **values: Any) -> None:
-    """List requests, oldest first. Default: only open ones."""
-    call = Call.current()
-    if every and status:
-        raise usage_failure("give only one of --all and --status")
-    values["status"] = None if every else status or "pending"
-
-    async def body(connection: Any) -> None:
-        from agentctl.paging import pages
-        from agentctl.questions import expires_soon, extending, request_table
-
-        page = await pages(connection, LIST_REQUESTS, "requests", **values)
-        now = datetime.now(UTC)
-        call.output.answer(page, lambda: request_table(page.requests, now))
-        call.output.note_next_page(page.next_cursor)
-        if any(request.is_open for request in page.requests):
-            call.output.hint("show one in full: agentctl request show REQUEST_ID")
-        if soon := sum(expires_soon(request, now) for request in page.requests):
-            call.output.hint(f"{soon} expire soon; more time: {extending('REQUEST_ID')}")
-
-    call.run(body)
-
-
+    without=("resolvable",), prepare=_open_by_default, hint="questions:inbox_hints:requests",
+    extra=(click.option("--all", "every", is_flag=True, help="Also closed requests."),),
+    status="Only requests in this state.  [default: pending]",
+)  # fmt: skip
 row(
     request, "show", GET_REQUEST, "questions:request_card:request",
     "Show a request with its full text and details.",
@@ -82,54 +61,41 @@ row(
 )  # fmt: skip
 
 
-@request.command(
-    examples="""
-    agentctl request watch
-    agentctl request watch --exec "notify-send 'An agent asks'"
-    agentctl request watch --once --field id
-    """
-)
-@click.option("--exec", "hook", metavar="CMD", help="Run this program for each request.")
-@click.option(
-    "--all", "every", is_flag=True, help="Also print requests that a parent's agent should answer."
-)
-@click.option("--once", is_flag=True, help="Exit after the first request.")
-def watch(hook: str | None, *, every: bool, once: bool) -> None:
-    """Print each request for a person as it arrives. The terminal beeps.
-
-    Requests that are already open are printed first. A request to a parent's agent is printed when that agent does
-    not answer in time.
-
-    CMD is a program with arguments, not a shell command line. It gets the request as JSON on
-    standard input, and AGENTCTL_REQUEST_ID, AGENTCTL_REQUEST_KIND, AGENTCTL_REQUEST_SESSION_ID and
-    AGENTCTL_REQUEST_RUN_ID in its environment. Its output goes to standard error.
-    """
-    call = Call.current()
-    argv = None if hook is None else _program(hook)
-
-    async def body(connection: Any) -> None:
-        from agentctl.request_watch import Hook, watch_requests
-
-        hooked = None if argv is None else Hook(argv, call.output)
-        await watch_requests(connection, call.output, hooked, every=every, once=once)
-
-    call.run(body)
-
-
-def _program(line: str) -> list[str]:
-    """Return the program and arguments in a command line.
-
-    :raises Failure: if there is no such program.
-    """
+def _with_program(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
+    if (line := values.pop("hook")) is None:
+        return values | {"argv": None}
     try:
         argv = shlex.split(line)
     except ValueError as error:
         raise usage_failure(f"--exec: {error}") from None
     if not argv or shutil.which(argv[0]) is None:
         raise usage_failure(f"--exec: there is no program {argv[0] if argv else line}")
-    return argv
+    return values | {"argv": argv}
 
 
+row(
+    request, "watch", None, "!request_watch:watch_requests",
+    """Print each request for a person as it arrives. The terminal beeps.
+
+    Requests that are already open are printed first. A request to a parent's agent is printed when
+    that agent does not answer in time.
+
+    CMD is a program with arguments, not a shell command line. It gets the request as JSON on
+    standard input, and AGENTCTL_REQUEST_ID, AGENTCTL_REQUEST_KIND, AGENTCTL_REQUEST_SESSION_ID and
+    AGENTCTL_REQUEST_RUN_ID in its environment. Its output goes to standard error.
+    """,
+    """
+    agentctl request watch
+    agentctl request watch --exec "notify-send 'An agent asks'"
+    agentctl request watch --once --field id
+    """,
+    prepare=_with_program,
+    extra=(
+        click.option("--exec", "hook", metavar="CMD", help="Run this program for each request."),
+        click.option("--all", "every", is_flag=True, help="Also print requests that a parent's agent should answer."),
+        click.option("--once", is_flag=True, help="Exit after the first request."),
+    ),
+)  # fmt: skip
 row(
     request, "extend", EXTEND_REQUEST, "questions:extended_line:request",
     "Give a request more time. This never shortens its time.",

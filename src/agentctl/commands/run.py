@@ -13,11 +13,11 @@ from agent_orchestrator.operations.runs import (
     GET_RUN,
     LIST_RUNS,
     TRANSITION_RUN,
-    WaitRun,
+    WAIT_RUN,
 )
 from agentctl.call import Call
 from agentctl.fields import options_of
-from agentctl.options import Group, identified, read_text, timeout_option
+from agentctl.options import Group, read_text, timeout_option
 from agentctl.rows import row
 
 
@@ -58,32 +58,20 @@ row(
 )  # fmt: skip
 
 
-@run.command(
-    examples="""
-    agentctl run wait --run-id run_01k0
-    agentctl run wait run_01k0 --timeout-s 60 --field run.status
-    agentctl run wait run_01k0 --until attention --field request.id
-    """
-)
-@identified("run")
-@timeout_option("Maximum seconds to wait.")
-@options_of(WaitRun, only=("until", "ignore"))
-def wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
+row(
+    run, "wait", WAIT_RUN, "!follow:finish_run",
     """Wait until a run has ended. The exit code is 0 if it completed, and 1 if it did not.
 
     With --until attention, also return if the run or a descendant asks something. Then the exit
     code is 0 and the answer has the "request". Otherwise, on a terminal, keys answer what is asked.
+    """,
     """
-    call = Call.current()
-
-    async def body(connection: Any) -> int:
-        from agentctl.follow import finish_run
-
-        return await finish_run(connection, call.output, run_id, timeout_s, **values)
-
-    call.run(body)
-
-
+    agentctl run wait --run-id run_01k0
+    agentctl run wait run_01k0 --timeout-s 60 --field run.status
+    agentctl run wait run_01k0 --until attention --field request.id
+    """,
+    extra=(timeout_option("Maximum seconds to wait."),), only=("until", "ignore"),
+)  # fmt: skip
 row(
     run, "cancel", CANCEL_RUN, "views:canceled_line", "Cancel a run and the runs that it started.",
     """
@@ -93,27 +81,18 @@ row(
 )  # fmt: skip
 
 
-@run.command(
-    examples="""
-    agentctl run retry run_01k0
-    agentctl run retry @last --field run.id
-    """
-)
-@identified("run")
-@options_of(Keyed)
-def retry(run_id: str, idempotency_key: str | None) -> None:
+row(
+    run, "retry", GET_RUN, "!follow:retry_run",
     """Send the message of a run again, with the same settings: a new run of the same session.
 
     A message with images cannot be sent again, because its images are no longer stored.
+    """,
     """
-    call = Call.current()
-
-    async def body(connection: Any) -> None:
-        from agentctl.follow import retry_run
-
-        await retry_run(connection, call.output, run_id, idempotency_key)
-
-    call.run(body)
+    agentctl run retry run_01k0
+    agentctl run retry @last --field run.id
+    """,
+    extra=(options_of(Keyed),),
+)  # fmt: skip
 
 
 def _with_outcome(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:

@@ -1,28 +1,23 @@
 """``agentctl session``: sessions and access to them."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from agent_orchestrator.operations.options import Keyed
 from agent_orchestrator.operations.sessions import (
     CLOSE_SESSION,
     CREATE_SESSION,
-    GET_ACCESS,
     GET_SESSION,
+    GET_TREE,
     LIST_SESSIONS,
     SET_ACCESS,
     UPDATE_SESSION,
-    GetTree,
-    SetAccess,
 )
 from agentctl.call import Call, here
 from agentctl.failures import usage_failure
-from agentctl.fields import options_of
-from agentctl.options import Group, identified
+from agentctl.options import Group
 from agentctl.rows import row
 
 
@@ -125,30 +120,31 @@ row(
 )  # fmt: skip
 
 
-@session.command(
-    examples="""
+row(
+    session, "tree", GET_TREE, "!follow:show_tree",
+    "Show a session and its descendants as a tree, each with the state of its last run.",
+    """
     agentctl session tree ses_01k0
     agentctl session tree --session-id ses_01k0 --field children.0.session.id
+    """,
+    limit="Maximum number of descendants.  [default: all]",
+)  # fmt: skip
+
+row(
+    session, "diff", GET_SESSION, "!session_diff:show_diff",
+    """Show what changed in a session's directory since the session began.
+
+    In a git checkout on this machine: the files that were written since then and differ from the
+    commit of that time, committed or not. Elsewhere: the changes that the session's agents have
+    reported.
+    """,
     """
-)
-@identified("session")
-@options_of(
-    GetTree, without=("session_id",), limit="Maximum number of descendants.  [default: all]"
-)
-def tree(**values: Any) -> None:
-    """Show a session and its descendants as a tree, each with the state of its last run."""
-    call = Call.current()
-
-    async def body(connection: Any) -> None:
-        from agentctl.paging import tree_pages
-        from agentctl.views import tree_table
-
-        reply = await tree_pages(connection, **values)
-        call.output.answer(reply, lambda: tree_table(reply, datetime.now(UTC)))
-        call.output.note_next_page(reply.next_cursor)
-
-    call.run(body)
-
+    agentctl session diff ses_01k0
+    agentctl session diff @last --whole
+    agentctl --format json session diff ses_01k0 --field changes
+    """,
+    extra=(click.option("--whole", is_flag=True, help="Show long changes in full."),),
+)  # fmt: skip
 
 _ROLES: Final = {
     "reader": "Grant read access; repeatable.",
@@ -158,43 +154,23 @@ _ROLES: Final = {
 }
 
 
-def _role_options(function: Any) -> Any:
-    for name, help_ in reversed(_ROLES.items()):
-        function = click.option(f"--{name}", metavar="NAME", multiple=True, help=help_)(function)
-    return function
+def _with_roles(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
+    chosen: dict[str, str] = {}
+    for role in _ROLES:
+        for name in values.pop(role):
+            if chosen.setdefault(name, role) != role:
+                raise usage_failure(f"{name} is given two different roles: choose one")
+    return values | {"chosen": chosen}
 
 
-@session.command(
-    examples="""
+row(
+    session, "share", SET_ACCESS, "!follow:share_session",
+    "Share a session and its descendants with other principals. Without options, list the grants.",
+    """
     agentctl session share ses_01k0 --reader bob --writer carol
     agentctl session share ses_01k0 --remove bob
     agentctl session share ses_01k0
-    """
-)
-@identified("session")
-@_role_options
-@options_of(Keyed)
-def share(session_id: str, idempotency_key: str | None, **names: tuple[str, ...]) -> None:
-    """Share a session and its descendants with other principals. Without options, list the grants."""
-    call = Call.current()
-    chosen: dict[str, str] = {}
-    for role in _ROLES:
-        for name in names[role]:
-            if chosen.setdefault(name, role) != role:
-                raise usage_failure(f"{name} is given two different roles: choose one")
-
-    async def body(connection: Any) -> None:
-        from agent_orchestrator.domain.access import Grant
-        from agentctl.views import grant_table
-
-        reply = await connection.call(GET_SESSION, session_id=session_id)
-        whole_id = reply.session.id
-        reply = await connection.call(GET_ACCESS, session_id=whole_id)
-        if chosen:
-            roles: dict[str, Any] = {one.principal: one.role for one in reply.grants} | chosen
-            grants = tuple(Grant(name, role) for name, role in roles.items() if role != "remove")
-            request = SetAccess(whole_id, grants, idempotency_key=idempotency_key)
-            reply = (await connection.perform(SET_ACCESS, request)).answer
-        call.output.answer(reply, lambda: grant_table(reply.grants, datetime.now(UTC)))
-
-    call.run(body)
+    """,
+    without=("grants",), prepare=_with_roles,
+    extra=[click.option(f"--{one}", metavar="NAME", multiple=True, help=_ROLES[one]) for one in _ROLES],
+)  # fmt: skip
