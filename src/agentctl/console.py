@@ -133,7 +133,7 @@ class Screen:
             case Text(fit=True):
                 return _text(block)
             case Markdown():
-                return RichMarkdown(clean(block.text), hyperlinks=False, code_theme="ansi_dark")
+                return _markdown(clean(block.text))
             case Table():
                 return self._table(block)
             case Card():
@@ -205,7 +205,7 @@ class Screen:
         grid = RichTable.grid()
         grid.add_column(width=10, style="dim", no_wrap=True)
         grid.add_column(width=11, style="bold", no_wrap=True)
-        grid.add_column(width=2, no_wrap=True)
+        grid.add_column(width=3, no_wrap=True)
         grid.add_column(ratio=1)
         grid.expand = True
         body = Group(*[self.renderable(one) for one in block.body])
@@ -259,6 +259,19 @@ def screen_lines(blocks: Iterable[Block], columns: int, *, colour: bool = True) 
         for block in blocks:
             screen.console.print(screen.renderable(block))
     return captured.get().splitlines()
+
+
+def _markdown(text: str) -> RichMarkdown:
+    """Return formatted text in which nothing is left out: no line break, and nothing like HTML."""
+    markdown = RichMarkdown(text, hyperlinks=False, code_theme="ansi_dark")
+    for token in markdown.parsed:
+        token.type = "code_block" if token.type == "html_block" else token.type
+        for child in token.children or ():
+            child.type = _INLINE.get(child.type, child.type)
+    return markdown
+
+
+_INLINE: Final = {"softbreak": "hardbreak", "html_inline": "text"}
 
 
 def _text(block: Text) -> RichText:

@@ -40,8 +40,7 @@ from agentctl.failures import DONE, FAILED, TIMED_OUT, Failure
 from agentctl.live import Answers, Display, ask_person, note_still_running
 from agentctl.paging import pages, tree_pages
 from agentctl.questions import GRANTED, answering, request_card
-from agentctl.terminal import clean, one_line
-from agentctl.terminal import is_terminal as is_a_terminal
+from agentctl.terminal import clean, one_line, takes_keys
 from agentctl.times import today
 from agentctl.transcript import Transcript
 from agentctl.views import ended, grant_table, sent_line, tree_table
@@ -324,7 +323,7 @@ async def ask(
 async def _interrupted(connection: DaemonConnection, run: Run) -> None:
     """Cancel the run of an interrupted ``ask``, unless the person wants to leave it running."""
     with anyio.CancelScope(shield=True):
-        if connection.output.interactive and is_a_terminal(sys.stdin):
+        if connection.output.interactive and takes_keys():
             question = "agentctl: c cancels the run, l leaves it running: "
             if await ask_person(question, "cl") == "l":
                 connection.output.note(

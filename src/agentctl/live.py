@@ -30,7 +30,7 @@ from agentctl.questions import (
     needs_person,
     question_blocks,
 )
-from agentctl.terminal import clean, is_terminal, one_line, put, put_pieces
+from agentctl.terminal import clean, one_line, put, put_pieces, takes_keys
 from agentctl.times import elapsed
 from agentctl.transcript import Transcript
 
@@ -68,7 +68,7 @@ class Display:
     @property
     def takes_keys(self) -> bool:
         """True if a person can answer here."""
-        return self.screen is not None and not self.screen.is_dumb and is_terminal(sys.stdin)
+        return self.screen is not None and not self.screen.is_dumb and takes_keys()
 
     def show(self, blocks: Iterable[Block]) -> None:
         """Show blocks above the live part."""

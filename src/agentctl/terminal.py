@@ -108,7 +108,7 @@ def _width(character: str) -> int:
 
 _ASCII: Final = str.maketrans({
     "✓": "+", "✗": "x", "■": "x", "●": "*", "·": "-", "…": "...", "→": "->", "›": ">", "»": ">", "↳": "&",
-    "▸": "*", "✎": "%", "☰": "=", "├": "|", "└": "`", "│": "|", "─": "-", "⋮": ":", "’": "'", "◆": "*",
+    "▸": "*", "✎": "%", "☰": "=", "├": "|", "└": "`", "│": "|", "─": "-", "⋮": ":", "’": "'", "•": "*", "▌": "|", "▏": "_", "━": "-",
 })  # fmt: skip
 
 
@@ -136,6 +136,16 @@ def is_terminal(stream: TextIO | None) -> bool:
         return stream is not None and stream.isatty()
     except ValueError:  # closed
         return False
+
+
+def takes_keys() -> bool:
+    """Return whether a person can type to this process: a job in the background would be stopped."""
+    if not is_terminal(sys.stdin):
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # a terminal that controls no jobs
+        return True
 
 
 def has_colour(stream: TextIO) -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +157,10 @@ def test_a_run_is_tried_again(ctl: Ctl) -> None:
 # --- diff --------------------------------------------------------------------------------------
 
 
-def git(directory: Path, *arguments: str) -> None:
-    env = {"HOME": str(directory), "PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1"}
+def git(directory: Path, *arguments: str, at: float = 1_000_000_000) -> None:
+    """Run git at this time, which it knows only to the second."""
+    env = {"HOME": str(directory), "PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1",
+           "GIT_COMMITTER_DATE": f"{at:.0f} +0000"}  # fmt: skip
     names = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
     subprocess.run(["git", "-C", str(directory), *names, *arguments], check=True, env=env,
                    capture_output=True, timeout=PATIENCE_S)  # fmt: skip
@@ -182,7 +185,7 @@ def test_what_a_session_changed_in_a_checkout(ctl: Ctl, tmp_path: Path) -> None:
     (tmp_path / "new é").write_text("a\nb\n")
     (tmp_path / "committed").write_text("committed\nlater\n")
     (tmp_path / "gone").unlink()
-    git(tmp_path, "commit", "-qm", "second", "committed")
+    git(tmp_path, "commit", "-qm", "second", "committed", at=time.time() + 60)
     # What the directory's configuration names is not run.
     trap = tmp_path / "trap"
     for name in ("core.fsmonitor", "diff.external", "filter.x.clean"):

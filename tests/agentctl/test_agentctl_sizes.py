@@ -33,6 +33,9 @@ from agentctl.output import Output, compact
 from agentctl.settings import CallSettings
 from agentctl.transcript import Transcript
 
+SESSION: Final = f"ses_{0:026}"
+"""A whole id, which is not looked up."""
+
 SIZE: Final = 10_000
 DOUBLED: Final = 2.5
 SLACK_S: Final = 0.01
@@ -289,7 +292,9 @@ def test_a_hostile_answer_ends_in_one_line(
 ) -> None:
     answer, codes = ANSWERS[shape]
     with answering(answer) as url:
-        found = invoke(["--url", url, "--format", format_, "events", "list", "s", "--limit", "1"])
+        found = invoke(
+            ["--url", url, "--format", format_, "events", "list", SESSION, "--limit", "1"]
+        )
     assert found in codes
     told = capsys.readouterr().err
     assert told.count("\n") == 1
@@ -302,7 +307,7 @@ def test_deep_data_is_shown_or_refused(format_: str, capsys: pytest.CaptureFixtu
     for depth in (30, 300, 600, 800, 850, 900, 925, 950, 975, 1000, 5_000):
         with answering(whole(page(depth))) as url:
             found = invoke(
-                ["--url", url, "--format", format_, "events", "list", "s", "--limit", "1"]
+                ["--url", url, "--format", format_, "events", "list", SESSION, "--limit", "1"]
             )
         out, told = capsys.readouterr()
         assert found in (0, FAILED)
@@ -340,7 +345,7 @@ def test_an_answer_takes_little_memory(
         body = told(text)
         with answering(whole(body)) as url:
             tracemalloc.start()
-            found = invoke(["--url", url, "--format", format_, "events", "list", "s"])
+            found = invoke(["--url", url, "--format", format_, "events", "list", SESSION])
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
     assert found == 0

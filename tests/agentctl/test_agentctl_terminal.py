@@ -125,6 +125,13 @@ def test_no_block_commands_a_terminal(block: Any) -> None:
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
 
 
+def test_markdown_leaves_nothing_out() -> None:
+    text = "one\ntwo `x` with Vec<T> and <b>tag</b>\n\n<div>\n- item\n\n- list\n\n| a | b |\n|---|---|\n| 1 | 2 |"
+    lines = [line.strip() for line in screen_lines([Markdown(text)], 60, colour=False)]
+    assert lines[:2] == ["one", "two x with Vec<T> and <b>tag</b>"]
+    assert {"<div>", "- item", "• list", "1  2"} <= {*lines}
+
+
 def test_our_symbols_are_ascii_where_nothing_else_is_understood() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     assert spelled("✓ · … ├─ │ └─ → ✎ ☰ ⋮ é", stream).encode("ascii", "replace").endswith(b"?")

@@ -294,7 +294,7 @@ def test_strange_data_is_told_too(kind: str, columns: int | None) -> None:
 
 def test_lines_are_broken_under_their_head() -> None:
     told = tell(("agent.message", {"text": "one two three four five"}), columns=40)
-    assert told == "09:30:01  agent        one two three\n                       four five\n"
+    assert told == "09:30:01  agent         one two three\n                        four five\n"
 
 
 def test_the_end_of_long_output() -> None:
