@@ -220,9 +220,6 @@ class Screen:
     @contextmanager
     def live(self) -> Iterator[None]:
         """Keep a part at the bottom that :meth:`set_live` changes, and that leaves nothing behind."""
-        if self.is_dumb:
-            yield
-            return
         # Drawn by the task that also prints: another thread would draw between two parts of a print.
         self._live = Live(console=self.console, transient=True, auto_refresh=False,
                           redirect_stdout=False, redirect_stderr=False)  # fmt: skip

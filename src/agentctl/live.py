@@ -30,7 +30,7 @@ from agentctl.questions import (
     needs_person,
     question_blocks,
 )
-from agentctl.terminal import clean, one_line, put, put_pieces, takes_keys
+from agentctl.terminal import clean, is_terminal, one_line, put, put_pieces, takes_keys
 from agentctl.times import elapsed
 from agentctl.transcript import Transcript
 
@@ -62,13 +62,14 @@ class Display:
         self.transcript = Transcript(
             today=datetime.now().astimezone().date(), diffs=self.screen is not None
         )
+        self._is_live = self.screen is not None and not self.screen.is_dumb and is_terminal(stream)
         self._activity = self._partial = self._menu = ""
         self._started = anyio.current_time()
 
     @property
     def takes_keys(self) -> bool:
         """True if a person can answer here."""
-        return self.screen is not None and not self.screen.is_dumb and takes_keys()
+        return self._is_live and takes_keys()
 
     def show(self, blocks: Iterable[Block]) -> None:
         """Show blocks above the live part."""
@@ -99,7 +100,7 @@ class Display:
 
         :param activity: the first text of the last line; empty for none.
         """
-        if self.screen is None:
+        if self.screen is None or not self._is_live:
             yield
             return
         self._activity = activity
@@ -229,6 +230,8 @@ class Answers:
                 self._asking = request_id, scope
                 try:
                     await self._ask(request_id)
+                except EOFError:  # the terminal is gone
+                    return
                 except (OrchestratorError, Unreachable) as error:
                     self._say(f"{error}; see `agentctl request show {request_id}`", "yellow")
             self._asking = None

@@ -20,6 +20,7 @@ AT_LENGTH = frozenset(
         # the same contract as test_embedded.py, over HTTP
         "client/test_http.py",
         # three seconds of processor time or more, for what others show in less
+        "agentctl/test_agentctl_answers.py",
         "agentctl/test_agentctl_children.py",
         "agentctl/test_agentctl_daemon.py",
         "agentctl/test_agentctl_doctor.py",
@@ -27,6 +28,7 @@ AT_LENGTH = frozenset(
         "agentctl/test_agentctl_maintenance.py",
         "agentctl/test_agentctl_newer_daemon.py",
         "agentctl/test_agentctl_pager.py",
+        "agentctl/test_agentctl_people.py",
         "agentctl/test_agentctl_progress.py",
         "agentctl/test_agentctl_questions.py",
         "agentctl/test_agentctl_sizes.py",
