@@ -264,6 +264,7 @@ def request_card(request: Request, style: Style, now: datetime) -> list[str]:
     lines = card(
         f"{style.paint('request', 'dim')} {style.paint(request.id, 'bold')}",
         [
+            ("kind", request.kind.removesuffix("_request")),
             ("session", request.session_id),
             ("run", request.run_id),
             ("asked", ago(request.created_at, now)),
