@@ -33,6 +33,8 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     "ready": times.ready_again,
     "sizes": sizes.sweep,
     "codex": agents.codex_restart,
+    "claude": agents.claude,
+    "opencode": agents.opencode,
     "model": engines.model,
     "simulation": engines.simulation,
     "mutants": engines.mutants,

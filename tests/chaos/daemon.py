@@ -22,6 +22,9 @@ SOURCE: Final = ROOT / "src"
 ORPHAN_S: Final = 2.0
 """Seconds after a kill by which nothing of the daemon may be alive."""
 
+PROBES: Final = (b"\0--version\0", b"\0auth\0status\0")
+"""The ends of the command lines of probes."""
+
 _READY_S: Final = 90.0
 
 CONFIG: Final = f"""\
@@ -194,10 +197,11 @@ class Daemon:
         return self.log.read_bytes()[-3000:].decode("utf-8", "replace")
 
     def family(self) -> list[int]:
-        """Return the live processes that bear the token, the daemon itself aside."""
+        """Return the live processes that bear the token, the daemon itself and its probes aside."""
         entry = f"\0CHAOS_TOKEN={self.token}\0".encode()
         own = self.process.pid if self.process is not None else None
-        return [pid for pid, environ in _environments() if entry in environ and pid != own]
+        found = [pid for pid, environ in _environments() if entry in environ and pid != own]
+        return [pid for pid in found if not _is_probe(pid)]
 
     def orphans(self, seconds: float = ORPHAN_S) -> list[str]:
         """Say what is alive so many seconds after the end; it is killed then."""
@@ -211,6 +215,13 @@ class Daemon:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return told
+
+
+def _is_probe(pid: int) -> bool:
+    """Return whether a process prints whether its agent can be run. It is no part of a run, and soon ends."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().endswith(PROBES)
+    return False
 
 
 def _described(pid: int) -> str:

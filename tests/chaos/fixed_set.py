@@ -11,12 +11,15 @@ from tests.chaos.outcome import Effort
 
 SEED = 20_251
 
+REAL = {"codex": "codex", "claude": "claude", "opencode": "acp"}
+"""Experiments with a real agent, and their marks."""
 
-@pytest.mark.timeout(400)
+
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.codex] if name == "codex" else [])
+        pytest.param(name, marks=[getattr(pytest.mark, REAL[name])] if name in REAL else [])
         for name in chaos.EXPERIMENTS
         if name != "model"  # tests/engine/test_model.py is a test itself
     ],
@@ -24,7 +27,7 @@ SEED = 20_251
 def test_it_holds(name, tmp_path):
     outcome = chaos.make(name, Effort(SEED, 0), str(tmp_path))
     if outcome.skipped is not None:
-        if name == "codex" and os.environ.get("REQUIRE_REAL_AGENTS") == "1":
+        if name in REAL and os.environ.get("REQUIRE_REAL_AGENTS") == "1":
             pytest.fail(outcome.skipped)
         pytest.skip(outcome.skipped)
     assert outcome.passed, outcome.problems

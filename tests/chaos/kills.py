@@ -10,8 +10,9 @@ import anyio
 import anyio.to_thread
 from attrs import define, field
 from tests.chaos.checker import check_killed, check_subscribers
-from tests.chaos.daemon import Daemon, NotReady, daemon
+from tests.chaos.daemon import CONFIG, Daemon, NotReady, daemon
 from tests.chaos.outcome import Effort, Outcome, Skipped
+from tests.chaos.real_agents import IDLE_S, check_conversations, installed
 from tests.chaos.traffic import Traffic
 
 from agent_orchestrator import connect
@@ -19,6 +20,9 @@ from agent_orchestrator.testing import invariants
 
 EPOCH: Final = 10
 """Kills one database goes through: enough to recover from recoveries, few enough to check each."""
+
+_SETTLES_S: Final = 240.0
+"""Seconds in which all runs must end after the last kill. Those of real agents start again."""
 
 CALLS: Final = "pwrite64,fdatasync"
 """The system calls SQLite makes a commit of."""
@@ -46,6 +50,8 @@ class Siege:
     one: Daemon
     traffic: Traffic
     outcome: Outcome
+    kept_s: float = 0
+    """Seconds after the last run in which processes of agents may be alive."""
     failed: bool = field(default=False)
 
     async def start(self, tracer: Sequence[str] = ()) -> bool:
@@ -70,6 +76,9 @@ class Siege:
             self.outcome.fault("broken", f"{internal} answers were an internal error")
         await self.traffic.settled()
         await self._judge()
+        with anyio.move_on_after(self.kept_s):
+            while self.one.family():
+                await anyio.sleep(0.1)
         if left := self.one.family():
             self.outcome.fault("orphans", f"{left} are alive while no run is", len(left))
         status = await anyio.to_thread.run_sync(self.one.stop)
@@ -94,16 +103,24 @@ class Siege:
 
 
 async def at_random(effort: Effort, directory: Path) -> Outcome:
-    """``kill -9`` at random moments, also while it starts, under 50 clients and five subscribers."""
+    """``kill -9`` at random moments, also while it starts, under 50 clients and five subscribers.
+
+    Some of the clients talk to the real agents that are installed.
+    """
     outcome = Outcome("kills", effort.seed)
     tries = effort.tries(200, 4)
     chance = effort.chance("kills")
     epoch = 0
     while outcome.tries < tries:
         epoch += 1
-        with daemon(directory / f"{epoch}") as one:
+        place = directory / f"{epoch}"
+        with (
+            installed(place, outcome) as (config, real),
+            daemon(place, config=CONFIG + config) as one,
+        ):
             traffic = Traffic(one.url, effort, effort.chance("kills", epoch), outcome)
-            under = Siege(one, traffic, outcome)
+            traffic.agents = tuple(scripted.agent.name for scripted in real)
+            under = Siege(one, traffic, outcome, kept_s=2 * IDLE_S)
             async with traffic.going():
                 for _ in range(min(EPOCH, tries - outcome.tries)):
                     outcome.tries += 1
@@ -114,10 +131,14 @@ async def at_random(effort: Effort, directory: Path) -> Outcome:
                     else:
                         if not await under.start():
                             break
-                        await anyio.sleep(chance.uniform(0, 0.8))
+                        # A real agent needs some seconds to get anywhere.
+                        await anyio.sleep(chance.uniform(0, 0.8 if chance.random() < 0.8 else 6))
                     await anyio.to_thread.run_sync(one.kill)
                     await under.check()
                 if not under.failed and await under.start():
+                    await traffic.settled(_SETTLES_S)
+                    async with connect(one.url) as client:
+                        await check_conversations(client, real, traffic, outcome)
                     await under.finish()
         if under.failed:
             break

@@ -3,13 +3,17 @@
 import subprocess
 import sys
 from contextlib import suppress
+from types import SimpleNamespace
 
 import anyio
 import psutil
 import pytest
 from tests.chaos import __main__ as chaos
-from tests.chaos import engines
+from tests.chaos import engines, real_agents
 from tests.chaos.outcome import Effort, Outcome, percentile, table
+from tests.chaos.traffic import Ack, Traffic
+
+from agent_orchestrator.domain.lifecycle import RunStatus
 
 
 def test_an_experiment_that_is_cut_short_leaves_nothing_running(tmp_path):
@@ -97,6 +101,39 @@ def test_percentile():
     assert percentile(range(1, 21), 0.95) == 19
     assert percentile([3], 0.95) == 3
     assert percentile(range(1, 101), 0.95) == 95
+
+
+class Seen:
+    """A request to the model of Claude Code, with what the user's side has sent."""
+
+    def __init__(self, *texts):
+        self.texts = texts
+
+
+@pytest.mark.parametrize(
+    ("requests", "faults"),
+    [
+        ([Seen("say a"), Seen("say a", "say b")], []),
+        ([Seen("say a"), Seen("say a")], ["lost"]),
+        ([Seen("say a", "say b"), Seen("say a", "say b", "say b")], ["doubled"]),
+    ],
+)
+def test_a_message_that_an_agent_was_not_given_or_given_twice_is_a_failure(requests, faults):
+    agent = real_agents.Scripted(
+        next(one for one in real_agents.REAL_AGENTS if one.name == "claude"),
+        SimpleNamespace(requests=requests),
+    )
+    outcome = Outcome("thing", seed=7)
+    traffic = Traffic("", Effort(1), Effort(1).chance(), outcome)
+    for key in ("a", "b"):
+        traffic.acks[key] = Ack(key, f"say {key}", f"message {key}", "session", f"run {key}")
+
+    class Runs:
+        async def get_run(self, _run_id):
+            return SimpleNamespace(provider="claude", status=RunStatus.COMPLETED, attempt=2)
+
+    anyio.run(real_agents.check_conversations, Runs(), [agent], traffic, outcome)
+    assert [problem.partition(":")[0] for problem in outcome.problems] == faults
 
 
 def test_the_page_has_a_place_for_it():

@@ -29,6 +29,13 @@ T = TypeVar("T")
 PROVIDERS: Final = ("manual", "manual", "manual", "inside", "program")
 VERBS: Final = ("say", "say", "talk 5", "slow 0.1", "child 0.2", "ask")
 
+REAL_VERBS: Final = (
+    "say {key}",
+    "stream 30 30 {key}-",
+    "say {key}\nshell setsid sleep 600 >/dev/null 2>&1 & sleep 0.3\nsay done",
+)
+"""What real agents are asked, in the language of their scripted models."""
+
 _PAUSE_S: Final = 0.02
 """Between tries where nobody answers."""
 
@@ -80,6 +87,8 @@ class Traffic:
     clients: int = 50
     providers: tuple[str, ...] = PROVIDERS
     verbs: tuple[str, ...] = VERBS
+    agents: tuple[str, ...] = ()
+    """Providers of real agents. Each has two clients of its own."""
     padding: int = 0
     """Characters a message has beside what it says."""
     acks: dict[str, Ack] = field(factory=dict)
@@ -119,11 +128,11 @@ class Traffic:
                 self.refusals[type(error).__name__] += 1
                 await anyio.sleep(_PAUSE_S * (0.5 + self.chance.random()))
 
-    async def client(self, number: int, http: Client) -> None:
+    async def client(self, number: int, provider: str, http: Client) -> None:
         """Send messages until told to stop."""
         self._talking += 1
         try:
-            await self._talk(number, http)
+            await self._talk(number, provider, http)
         except Stopped:
             pass
         except OrchestratorError as error:
@@ -131,13 +140,15 @@ class Traffic:
         finally:
             self._talking -= 1
 
-    async def _talk(self, number: int, http: Client) -> None:
-        provider = self.providers[number % len(self.providers)]
+    async def _talk(self, number: int, provider: str, http: Client) -> None:
+        approvals: Literal["allow"] | None = "allow" if provider in self.agents else None
         key = f"session-{number}"
         self.sent.add(key)
 
         async def make() -> str:
-            made = await http.create_session(title=key, provider=provider, idempotency_key=key)
+            made = await http.create_session(
+                title=key, provider=provider, approvals=approvals, idempotency_key=key
+            )
             return made.id
 
         session_id = await self.until_told(make)
@@ -150,6 +161,8 @@ class Traffic:
     async def _message(self, key: str, session_id: str, provider: str, http: Client) -> None:
         verbs = self.verbs if provider == "inside" else [v for v in self.verbs if v != "ask"]
         text = f"{key} {self.chance.choice(verbs)}" + " " * bool(self.padding) + "x" * self.padding
+        if provider in self.agents:
+            text = self.chance.choice(REAL_VERBS).format(key=key)
         self.sent.add(key)
 
         async def send() -> Ack:
@@ -171,7 +184,9 @@ class Traffic:
             self.canceled.add(run_id)
         elif provider != "manual" and ack.run_id is not None:
             run_id = ack.run_id
-            await self.until_told(lambda: http.wait_run(run_id, timeout_s=1))
+            reply = await self.until_told(lambda: http.wait_run(run_id, timeout_s=1))
+            while reply.timed_out and provider in self.agents:
+                reply = await self.until_told(lambda: http.wait_run(run_id, timeout_s=1))
 
     async def answerer(self, http: Client) -> None:
         """Answer what agents ask."""
@@ -265,8 +280,10 @@ class Traffic:
         self.stopping = False
         async with connect(self.url) as http, anyio.create_task_group() as readers:
             async with anyio.create_task_group() as tasks:
-                for number in range(self.clients):
-                    tasks.start_soon(self.client, number, http)
+                real = [name for name in self.agents for _ in range(2)]
+                others = [self.providers[n % len(self.providers)] for n in range(self.clients)]
+                for number, provider in enumerate([*others, *real]):
+                    tasks.start_soon(self.client, number, provider, http)
                 tasks.start_soon(self.answerer, http)
                 if subscribed:
                     tasks.start_soon(self._subscribe, http, readers)
