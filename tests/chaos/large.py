@@ -1,8 +1,10 @@
 """An agent that says as much as may be said, in the shape that its prompt names: ``SHAPE SIZE``.
 
-It imports nothing that costs time.
+With the argument ``acp`` it speaks ACP, and all that it says are pieces of the output of one command. It imports
+nothing that costs time.
 """
 
+import json
 import os
 import sys
 
@@ -58,6 +60,42 @@ def pieces(shape, size):
         yield from _repeated(_BEGIN + b"x" * (length - 25) + b'"}\n', size // length)
 
 
+_UPDATE = b'{"jsonrpc":"2.0","method":"session/update","params":{"sessionId":"one","update":%s}}\n'
+
+_PIECE = _UPDATE % (
+    b'{"sessionUpdate":"tool_call_update","toolCallId":"call",'
+    b'"_meta":{"terminal_output_delta":{"data":"a"}}}'
+)
+
+
+def tool_pieces(size):
+    """Yield a call of a tool with pieces of its output, of so many bytes in all."""
+    call = b'"toolCallId":"call","kind":"execute","title":"run","rawInput":{"command":"run"}'
+    yield _UPDATE % (b'{"sessionUpdate":"tool_call",%s,"status":"in_progress"}' % call)
+    yield from _repeated(_PIECE, size // len(_PIECE))
+    end = b'{"sessionUpdate":"tool_call_update","toolCallId":"call","status":"completed"}'
+    yield _UPDATE % end
+
+
+def answer(request):
+    """Return the result of a request, after what comes before it."""
+    match request["method"]:
+        case "initialize":
+            return {"protocolVersion": 1, "agentCapabilities": {}}
+        case "session/new":
+            return {"sessionId": "one"}
+    size = int(request["params"]["prompt"][0]["text"].split()[1])
+    for piece in tool_pieces(size):
+        write(piece)
+    return {"stopReason": "end_turn"}
+
+
+def write(piece):
+    view = memoryview(piece)
+    while view:
+        view = view[os.write(1, view) :]
+
+
 def _repeated(unit, times):
     many = max(1, 65536 // len(unit))
     for _ in range(times // many):
@@ -66,8 +104,12 @@ def _repeated(unit, times):
 
 
 if __name__ == "__main__":
-    shape, size = sys.stdin.read().split()
-    for piece in pieces(shape, int(size)):
-        view = memoryview(piece)
-        while view:
-            view = view[os.write(1, view) :]
+    if sys.argv[1:] == ["acp"]:
+        for line in sys.stdin:
+            asked = json.loads(line)
+            told = {"jsonrpc": "2.0", "id": asked["id"], "result": answer(asked)}
+            write(json.dumps(told).encode() + b"\n")
+    else:
+        shape, size = sys.stdin.read().split()
+        for piece in pieces(shape, int(size)):
+            write(piece)

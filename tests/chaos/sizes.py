@@ -51,7 +51,18 @@ output = "jsonl"
 map = [
   {{ when = {{ type = "say" }}, emit = "agent.message", data = {{ text = "$.text", more = "$.more" }} }},
 ]
+
+[providers.live]
+runner = "acp"
+argv = ["{sys.executable}", "-I", "-S", "{ROOT}/tests/chaos/large.py", "acp"]
+tools = false
+
+[routing]
+default = "large"
 """
+
+TOOL_PIECES: Final = "tool-pieces"
+"""The shape that an agent with ACP has."""
 
 
 @frozen
@@ -91,6 +102,7 @@ CASES: Final = (
     *(Case(shape) for shape in ("strings", "values", "deep", "lines-of-60000", "lines-of-1000000")),
     *(Case(shape, MANY) for shape in ("twins", "small-lines")),
     Case("blank-lines", 8 * MANY),
+    Case(TOOL_PIECES, 8 * MANY),
     Case("cjk", path=STREAM),
     Case("cjk", path="/stream"),
     Case("cjk", path=STREAM, is_socket=True),
@@ -117,12 +129,13 @@ CASES: Final = (
 
 QUICK: Final = (
     Case("deep"),
+    Case(TOOL_PIECES, 2 * MANY),
     Case("small-lines", MANY // 4, path=STREAM),
     Case("small-lines", MANY // 4, path=STREAM, is_socket=True),
     Case("lines-of-60000", path="/sessions/{session}/events?limit=1000"),
     Case("lines-of-60000", path=STREAM, stalled=5),
 )
-"""One of each kind, where time is short: a line of an agent, a frame of each stream, a call, slow readers."""
+"""One of each kind, where time is short: a line of an agent, messages of a live one, a frame of each stream, a call, slow readers."""
 
 
 @frozen
@@ -200,7 +213,7 @@ def _compared(case: Case, full: int, directory: Path) -> tuple[_Figures, list[st
 def _cost(case: Case, size: int, directory: Path) -> Cost:
     with daemon(directory, config=CONFIG) as one:
         one.start()
-        _say(one, "text 100")
+        _say(one, f"{case.shape} 100" if case.shape == TOOL_PIECES else "text 100")
         if case.path is None:
             with _measured(one) as cost:
                 _say(one, f"{case.shape} {size}")
@@ -226,7 +239,8 @@ def _cost(case: Case, size: int, directory: Path) -> Cost:
 def _say(one: Daemon, prompt: str) -> tuple[str, str]:
     """Have the agent say something; return its session and run once it has."""
     with httpx.Client(base_url=one.url, trust_env=False, timeout=600) as client:
-        session = client.post("/sessions", json={"provider": "large"}).json()["session"]["id"]
+        provider = "live" if prompt.startswith(TOOL_PIECES) else "large"
+        session = client.post("/sessions", json={"provider": provider}).json()["session"]["id"]
         sent = client.post(f"/sessions/{session}/messages", json={"text": prompt}).json()
         run = sent["run"]["id"]
         # The run itself may hold a large result.

@@ -9,7 +9,10 @@ from agent_orchestrator.runners.live.messages import AgentRequest, Answer, Notif
 
 pytestmark = pytest.mark.anyio
 
-STREAMS = {"piece": ("delta",), "update": ("update", "content", "text")}
+STREAMS = {
+    "piece": (("delta",),),
+    "update": (("update", "content", "text"), ("update", "_meta", "data")),
+}
 
 
 async def heard(mailbox):
@@ -52,6 +55,27 @@ async def test_pieces_of_another_shape_are_kept_apart(delta):
     for one in (fine, odd, odd, fine):
         box.put(one)
     assert await heard(box) == [fine, odd, odd, fine]
+
+
+async def test_pieces_of_texts_at_different_paths_are_not_joined_with_each_other():
+    def update(**parts):
+        return Notification("update", {"update": parts}, 9)
+
+    said, printed = {"text": "a"}, {"data": "b"}
+    box = Mailbox(STREAMS)
+    for parts in (
+        {"content": said},
+        {"_meta": printed},
+        {"_meta": printed},
+        {"content": said, "_meta": printed},
+        {"content": said, "_meta": printed},
+    ):
+        box.put(update(**parts))
+    assert [one.params for one in await heard(box)] == [
+        update(content=said).params,
+        update(_meta={"data": "bb"}).params,
+        *[update(content=said, _meta=printed).params] * 2,
+    ]
 
 
 async def test_pieces_deep_in_a_message_are_joined_as_long_as_all_else_is_equal():

@@ -35,7 +35,12 @@ INITIALIZE: Final = {
     "clientInfo": {"name": "agent-orchestrator", "version": "1"},
 }
 
-_STREAMS: Final = {"session/update": ("update", "content", "text")}
+_STREAMS: Final = {
+    "session/update": (
+        ("update", "content", "text"),
+        ("update", "_meta", "terminal_output_delta", "data"),
+    )
+}
 
 
 @frozen

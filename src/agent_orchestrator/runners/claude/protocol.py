@@ -100,6 +100,6 @@ def _stream_event(message: JsonObject, size: int) -> Notification:
 PROTOCOL: Final = AgentProtocol(
     "Claude Code",
     StreamJson(),
-    streams={TEXT_DELTA: ("text",)},
+    streams={TEXT_DELTA: (("text",),)},
     kept=frozenset({LIFECYCLE, RESULT}),
 )

@@ -30,9 +30,11 @@ _OVERHEAD: Final = 1_000
 _MAX_JOINED: Final = 64 * 2**10
 """Characters after which no more pieces of a stream are joined."""
 
-Streams = Mapping[str, Sequence[str]]
-"""The methods of notifications with a piece of a text, and the path to it in their params. Pieces that follow
-each other and are otherwise equal may be joined."""
+Path = Sequence[str]
+
+Streams = Mapping[str, Sequence[Path]]
+"""The methods of notifications with a piece of a text, and the paths in their params at which it may be. Pieces
+that follow each other and are otherwise equal may be joined."""
 
 
 @frozen
@@ -62,9 +64,8 @@ class _Entry:
             isinstance(last, Notification)
             and isinstance(incoming, Notification)
             and last.method == incoming.method
-            and (path := streams.get(last.method)) is not None
+            and (path := _path_of(last, streams)) is not None
             and (piece := _text_at(incoming.params, path)) is not None
-            and _text_at(last.params, path) is not None
             and self.size < _MAX_JOINED
             and _with_text(incoming.params, path, "") == _with_text(last.params, path, "")
         ):
@@ -77,12 +78,20 @@ class _Entry:
         if not self.pieces:
             return first
         assert isinstance(first, Notification)
-        path = streams[first.method]
+        path = _path_of(first, streams)
+        assert path is not None
         text = "".join([_text_at(first.params, path) or "", *self.pieces])
         return evolve(first, params=_with_text(first.params, path, text), size=len(text))
 
 
-def _text_at(params: JsonObject, path: Sequence[str]) -> str | None:
+def _path_of(incoming: Notification, streams: Streams) -> Path | None:
+    """Return the path of the text of which it has a piece; None if it has none, or pieces of several."""
+    paths = streams.get(incoming.method, ())
+    found = [path for path in paths if _text_at(incoming.params, path) is not None]
+    return found[0] if len(found) == 1 else None
+
+
+def _text_at(params: JsonObject, path: Path) -> str | None:
     """Return the text at a path; None if there is none."""
     found: object = params
     for name in path:
@@ -90,7 +99,7 @@ def _text_at(params: JsonObject, path: Sequence[str]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _with_text(params: JsonObject, path: Sequence[str], text: str) -> JsonObject:
+def _with_text(params: JsonObject, path: Path, text: str) -> JsonObject:
     """Return the params with another text at a path that has one."""
     name, *rest = path
     return {**params, name: _with_text(params[name], rest, text) if rest else text}

@@ -78,7 +78,7 @@ DELTA_METHODS: Final = frozenset(
 
 
 STREAMS: Final = dict.fromkeys(
-    ("item/agentMessage/delta", "item/commandExecution/outputDelta"), ("delta",)
+    ("item/agentMessage/delta", "item/commandExecution/outputDelta"), (("delta",),)
 )
 """The messages with a piece of a text."""
 
