@@ -23,6 +23,7 @@ from agent_orchestrator.operations import messages as message_calls
 from agent_orchestrator.operations import requests as request_calls
 from agent_orchestrator.operations import runs as run_calls
 from agent_orchestrator.operations import sessions as session_calls
+from agent_orchestrator.operations import takeovers as takeover_calls
 from agent_orchestrator.operations.events import CaughtUp, StreamItem
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.transport import Subscription, Transport
@@ -163,6 +164,33 @@ class Client:
         :raises Forbidden: if the caller does not own the session. Agents own none.
         """
         return await self._call(session_calls.CLOSE_SESSION, request)
+
+    @takes(takeover_calls.AttachSession)
+    async def attach_session(
+        self, request: takeover_calls.AttachSession
+    ) -> takeover_calls.AttachReply:
+        """Hold a session while a process of the daemon's machine uses its conversation.
+
+        The run of the reply waits until that process has ended, then records what was said.
+
+        :raises InvalidRequest: if the daemon does not see the process, or the provider has no such program.
+        :raises SessionBusy: if a run of the session is active.
+        :raises Conflict: if the session has no conversation that the program could open.
+        """
+        return await self._call(takeover_calls.ATTACH_SESSION, request)
+
+    @takes(takeover_calls.AdoptSession)
+    async def adopt_session(
+        self, request: takeover_calls.AdoptSession
+    ) -> session_calls.CreateSessionReply:
+        """Create a session of a conversation that was begun in the agent's own program.
+
+        The run of the reply records what was said so far.
+
+        :raises Conflict: if a session has this conversation.
+        :raises InvalidRequest: if there is no such conversation, or agents may not work in its directory.
+        """
+        return await self._call(takeover_calls.ADOPT_SESSION, request)
 
     async def get_access(self, session_id: str) -> tuple[Grant, ...]:
         """Return the grants on a session.

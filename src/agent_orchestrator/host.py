@@ -181,6 +181,12 @@ class Host(Protocol):
         """Return the deepest common directory of the paths, with symbolic links resolved."""
         ...
 
+    async def process_end(self, pid: int, start_id: str) -> None:
+        """Wait until a process has ended, which need not be a child. Return at once if the pid now belongs to
+        another process.
+        """
+        ...
+
     def process_tree(self, pid: int, start_id: str | None, limit: int) -> Sequence[ProcessView]:
         """Return a process and its descendants, the process first. The list is empty if the process has
         ended, or if the pid now belongs to another process.

@@ -16,6 +16,8 @@ COMPLETION_VARIABLE: Final = "_AGENTCTL_COMPLETE"
 
 _COMMANDS: Final = {
     "ask": "agentctl.commands.ask:ask",
+    "attach": "agentctl.commands.attach:attach",
+    "adopt": "agentctl.commands.adopt:adopt",
     "session": "agentctl.commands.session:session",
     "message": "agentctl.commands.message:message",
     "run": "agentctl.commands.run:run",

@@ -73,6 +73,7 @@ class Transcript:
         """The id of the last message that was shown."""
         self._renderers: dict[str, Callable[[Event, _Run], list[Block]]] = {
             EventType.MESSAGE_CREATED: self._message,
+            EventType.USER_MESSAGE: self._said,
             EventType.AGENT_MESSAGE: self._agent_message,
             EventType.AGENT_REASONING: self._reasoning,
             EventType.SUBAGENT_MESSAGE: self._subagent_message,
@@ -144,6 +145,13 @@ class Transcript:
             event, (child and child.title) or texts.author(data), "›", "cyan",
             Text(text_of(data), "bold"), *(Text(line, "dim") for line in more if line),
         )  # fmt: skip
+
+    def _said(self, event: Event, run: _Run) -> list[Block]:
+        at = text_of(event.data, "recorded_at")
+        place = f"in {run.provider} itself" + (f", {at}" if at else "")
+        return self._entry(
+            event, "user", "›", "cyan", Text(text_of(event.data), "bold"), Text(place, "dim")
+        )
 
     def _child_spawned(self, event: Event, _: _Run) -> list[Block]:
         spawner = self._runs.get(str(event.data.get("parent_run_id")))

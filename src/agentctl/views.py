@@ -159,12 +159,19 @@ def run_card(run: Run, now: datetime) -> list[Block]:
         ("worker", run.worker_id),
         ("thread", run.thread_id),
         ("waiting on", run.waiting_on),
+        ("held by", _holder(run)),
         ("created", _when(run.created_at, now)),
         ("took" if run.finished_at else "going for", took(run, now)),
         ("used", " · ".join(usage)),
         ("exit code", None if run.exit_code is None else str(run.exit_code)),
         ("cancel", "requested" if run.cancel_requested_at else None),
     ]), *outcome(run)]  # fmt: skip
+
+
+def _holder(run: Run) -> str | None:
+    if run.holder is None or not run.is_held:
+        return None
+    return f"{run.holder.principal}, process {run.holder.pid}"
 
 
 def outcome(run: Run) -> list[Block]:

@@ -22,7 +22,7 @@ from forking import AGENTD, Forked
 
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports.runner import Outcome, RunContext
+from agent_orchestrator.ports.runner import Outcome, RunContext, Runner
 from agent_orchestrator.runners.function import Function, FunctionRunner
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.wire import sse
@@ -116,7 +116,7 @@ async def serving(
     tokens: tuple[str, ...] = (),
     allowed_hosts: tuple[str, ...] = (),
     allowed_origins: tuple[str, ...] = (),
-    agents: Mapping[str, Function] | None = None,
+    agents: Mapping[str, Function | Runner] | None = None,
     max_concurrency: int = 4,
     first_request_s: float = FIRST_REQUEST_S,
     tls: ssl.SSLContext | None = None,
@@ -126,11 +126,18 @@ async def serving(
     **app_options: Any,
 ) -> AsyncIterator[Serving]:
     """Serve on a free port until the scope is left; with TLS, on a second one for agents, too."""
-    functions = {"echo": echo, "forever": forever, "talkative": talkative, **(agents or {})}
+    functions: dict[str, Function | Runner] = {
+        "echo": echo,
+        "forever": forever,
+        "talkative": talkative,
+        **(agents or {}),
+    }
     config = EngineConfig(
         providers={
-            name: ProviderConfig(FunctionRunner(name, function), "function")
-            for name, function in functions.items()
+            name: ProviderConfig(
+                agent if isinstance(agent, Runner) else FunctionRunner(name, agent), "function"
+            )
+            for name, agent in functions.items()
         },
         routing=Routing("echo"),
         cwd=str(directory),

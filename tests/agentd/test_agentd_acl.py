@@ -58,6 +58,16 @@ ROWS = {
     "GET /sessions/{session_id}": row(LOOK),
     "PATCH /sessions/{session_id}": row(OWN_WRITE, metadata={"by": "somebody"}),
     "POST /sessions/{session_id}/close": row(OWN_WRITE, cascade=True),
+    "POST /sessions/{session_id}/attach": row(
+        # The session has a run, so nobody's program gets its conversation.
+        "403 409 403 | 409 409 409 409 403 404 | 403 403",
+        pid=1,
+        process_start_id="x",
+    ),
+    "POST /sessions/adopt": row(
+        # Its default provider has no conversations.
+        "403 403 403 | 400 403 403 403 403 403 | 403 403"
+    ),
     "GET /sessions/{session_id}/access": row(OWN),
     "PUT /sessions/{session_id}/access": row(OWN_WRITE, grants=GRANTS),
     "GET /sessions/{session_id}/messages": row(LOOK),

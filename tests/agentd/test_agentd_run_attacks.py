@@ -106,6 +106,8 @@ ROWS: dict[str, Row] = {
     "get_session": ({}, READ),
     "update_session": ({"title": "mine"}, NOBODY),
     "close_session": ({}, NOBODY),
+    "attach_session": ({"pid": 1, "process_start_id": "x"}, NO_AGENT),
+    "adopt_session": ({}, NO_AGENT),
     "get_access": ({}, NOBODY),
     "set_access": ({"grants": [{"principal": "bob", "role": "owner"}]}, NOBODY),
     "send_message": ({"text": "x"}, NOBODY),

@@ -5,6 +5,7 @@ are replaced by short and stable values.
 """
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -15,12 +16,16 @@ from unittest.mock import patch
 
 import anyio
 import httpx
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from serving import serving
 from websockets.asyncio.client import connect
 
+from agent_orchestrator.domain.model import Session, Thread
 from agent_orchestrator.operations import OPERATIONS
-from agent_orchestrator.ports.runner import RunContext
+from agent_orchestrator.operations.takeovers import Program
+from agent_orchestrator.ports.runner import Handover, RunContext
+from agent_orchestrator.processes import process_start_id
+from agent_orchestrator.testing.scripted import ScriptedRunner
 
 _WIDTH: Final = 112
 _FULL: Final = ("create_session", "send_message", "get_request", "list_events", "create_token")
@@ -30,6 +35,8 @@ _KEPT: Final = (
     "id", "status", "run_id", "parent_session_id", "parent_run_id", "provider", "kind", "text",
     "result", "decision", "answer",
 )  # fmt: skip
+
+_THREAD: Final = "0199f3a0-5d1e-7c40-9a55-1f6f3f7b8c21"
 
 _TOKEN: Final = "the-daemon's-own-token-of-32-characters"
 
@@ -90,6 +97,7 @@ class Conversation:
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "2026-01-02T15:04:05.000000Z", text)
         text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8765", text)
         text = re.sub(r'"(pid|size|schema_version)": \d+', r'"\1": 42', text)
+        text = re.sub(r"\(process \d+\)", "(process 42)", text)
         text = re.sub(
             r'"epoch": ?"[0-9a-f]{12}"', lambda found: found[0][:-13] + '5f0c9a31d2e4"', text
         )
@@ -162,6 +170,17 @@ async def hold(conversation: Conversation) -> None:
     await call("get_session", session_id=session)
     await call("list_sessions", parent_session_id=session, limit=1)
 
+    await call("adopt_session", provider="codex", cwd=here)
+    adopted = await call("adopt_session", provider="codex", thread_id=_THREAD)
+    await call("wait_run", run_id=adopted["run"]["id"], timeout_s=30)
+    await call("adopt_session", provider="codex", thread_id=_THREAD)
+    handed, process = adopted["session"]["id"], os.getpid()
+    await call("attach_session", session_id=handed, pid=process, process_start_id="another's")
+    started = {"pid": process, "process_start_id": process_start_id(process)}
+    await call("attach_session", session_id=handed, **started)
+    await call("attach_session", session_id=handed, **started)
+    await call("close_session", session_id=handed, cascade=True)
+
     await call("status")
     await call("back_up", path=f"{here}/backup.db")
     await call("back_up", path=f"{here}/backup.db")
@@ -195,7 +214,8 @@ def said() -> Said:
     async def main(directory: Path) -> Said:
         agent = Agent()
         with anyio.fail_after(60):
-            async with serving(directory, tokens=(_TOKEN,), agents={"forever": agent}) as server:
+            agents = {"forever": agent, "codex": Codex()}
+            async with serving(directory, tokens=(_TOKEN,), agents=agents) as server:
                 call = Conversation(server.client, directory)
                 await hold(call)
                 session = call.found["get_session"][0].answer["session"]
@@ -237,6 +257,16 @@ class Agent:
         self.came.set()
         await self.left.wait()
         return "done"
+
+
+class Codex(ScriptedRunner):
+    """Stands for codex, whose program the example shows."""
+
+    async def hand_over(self, session: Session, thread: Thread, env: Mapping[str, str]) -> Handover:
+        handed = await super().hand_over(session, thread, env)
+        argv = ("/usr/bin/codex", "resume", "--no-daemon", thread.id)
+        program = Program(argv, session.cwd, {"CODEX_HOME": "/home/ann/.codex"})
+        return evolve(handed, program=program)
 
 
 async def others(call: Conversation, agent: Agent) -> Mapping[str, str]:
@@ -322,7 +352,8 @@ def _shortened(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if str(value.get("id")).startswith(("ses_", "msg_", "run_", "req_")):
-        return {key: value[key] for key in _KEPT if value.get(key) is not None} | {"…": None}
+        usual = (None, "message")  # the usual kind of a run
+        return {key: value[key] for key in _KEPT if value.get(key) not in usual} | {"…": None}
     return {key: _shortened(one) for key, one in value.items()}
 
 

@@ -38,6 +38,9 @@ async def test_long_values_of_an_older_schema_are_migrated(tmp_path):
         connection.execute("ALTER TABLE messages DROP COLUMN images")
         connection.execute("ALTER TABLE runs DROP COLUMN chosen")
         connection.execute("ALTER TABLE requests DROP COLUMN option")
+        connection.execute("ALTER TABLE runs DROP COLUMN kind")
+        connection.execute("ALTER TABLE runs DROP COLUMN holder")
+        connection.execute("DROP INDEX threads_by_id")
         for table in ("image_uses", "images", "image_space"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("PRAGMA user_version = 20")

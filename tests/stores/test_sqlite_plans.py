@@ -108,6 +108,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "status": (None, "pending"),
     "statuses": (("approved",),),
     "thread": (Thread("thread", {}),),
+    "thread_id": ("thread",),
     "excluding": ((),),
     "token": (TOKEN,),
     "token_hash": ("hash",),

@@ -13,7 +13,8 @@ session.closed         the same
 message.created        message_id, role, source {kind, session_id, run_id, principal}, text, [request_id]: the request whose decision it contains, [images]: media_type, size and digest of each
 run.queued             provider, attempt, [message_id], [reason]: why it is back in the queue
 run.started            provider, attempt, worker_id
-run.waiting            request_id, [parked]: true once its agent's process has ended
+run.waiting            request_id, [parked]: true once its agent's process has ended; of a run of kind
+                       attach: held_by, pid: the principal and its process
 run.resumed            request_id
 run.recovered          attempt, action, reason, worker_id, delivered, ended_processes: the daemon
                        ended while the run was active
@@ -38,6 +39,7 @@ Events of agents have the same shape for all agents. A field in brackets is pres
 =====================  ===========================================================================
 type                   data
 =====================  ===========================================================================
+user.message           text, recorded_at: what a person said in the agent's own program
 agent.message          text, [item_id]
 agent.message.delta    text, item_id: a part of the message that ``agent.message`` later has whole
 agent.reasoning        text, [item_id]
@@ -56,6 +58,9 @@ thread.started         provider, thread_id
 thread.replaced        provider, thread_id, previous_thread_id
 backend.event          kind, payload: any other output of an agent
 =====================  ===========================================================================
+
+Events from an agent's own record have ``recorded_at``: the time in the record, or null. They are of a
+run of kind ``attach`` or ``adopt``.
 
 An event of a sub-agent has ``parent_tool_id``: the call that it works for.
 
@@ -85,6 +90,7 @@ class EventType(StrEnum):
     RUN_FAILED = "run.failed"
     RUN_ERROR = "run.error"
     RUN_CANCELED = "run.canceled"
+    USER_MESSAGE = "user.message"
     AGENT_MESSAGE = "agent.message"
     AGENT_MESSAGE_DELTA = "agent.message.delta"
     AGENT_REASONING = "agent.reasoning"
@@ -110,6 +116,7 @@ class EventType(StrEnum):
 AGENT_EVENTS = frozenset(
     {
         EventType.RUN_ERROR,
+        EventType.USER_MESSAGE,
         EventType.AGENT_MESSAGE,
         EventType.AGENT_MESSAGE_DELTA,
         EventType.AGENT_REASONING,

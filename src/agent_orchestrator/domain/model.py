@@ -22,6 +22,7 @@ Decision = Literal["approve", "deny", "answer"]
 OptionKind = Literal[
     "allow_once", "allow_session", "allow_always", "deny", "deny_and_stop", "answer"
 ]
+RunKind = Literal["message", "attach", "adopt"]
 RequestStatus = Literal["pending", "approved", "denied", "answered", "expired", "canceled"]
 
 MANUAL: Final = "manual"
@@ -166,8 +167,18 @@ class ChoiceLimits:
 
 
 @frozen
+class Holder:
+    """Who holds a session: a person with a program on the agent's machine."""
+
+    principal: str
+    pid: int
+    process_start_id: str
+    """The start of the process (:func:`agent_orchestrator.processes.process_start_id`)."""
+
+
+@frozen
 class Run:
-    """One execution of an agent for one message."""
+    """One execution of an agent for one message, or of what a person does with its conversation."""
 
     id: str
     session_id: str
@@ -206,6 +217,16 @@ class Run:
     """JSON Schema that its answer must match, from its message."""
     chosen: ChoiceLimits = field(factory=ChoiceLimits)
     """Limits on what its agent may choose for children, from its message, its session or its sender."""
+    kind: RunKind = "message"
+    """``message`` runs the agent. ``attach`` holds the session while a person uses its conversation in the
+    agent's own program, then records what was said. ``adopt`` records a conversation from its beginning."""
+    holder: Holder | None = None
+    """Who holds the session, if ``kind`` is ``attach``."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a person's program has the conversation now."""
+        return self.kind == "attach" and self.status is RunStatus.WAITING
 
 
 @frozen

@@ -27,6 +27,7 @@ from agent_orchestrator.operations import access as access_calls
 from agent_orchestrator.operations import requests as request_calls
 from agent_orchestrator.operations import runs as run_calls
 from agent_orchestrator.operations import sessions as session_calls
+from agent_orchestrator.operations import takeovers as takeover_calls
 from agent_orchestrator.operations.access import AuditPage, ListAudit
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.changes import Transaction
@@ -45,6 +46,8 @@ AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
     access_calls.REVOKE_TOKEN.name: (),
     run_calls.TRANSITION_RUN.name: ("to_status", "reason"),
     session_calls.SET_ACCESS.name: ("grants",),
+    takeover_calls.ATTACH_SESSION.name: ("pid",),
+    takeover_calls.ADOPT_SESSION.name: ("provider", "thread_id", "cwd"),
 }
 """The operations that are recorded when they succeed, and the recorded fields of the command."""
 

@@ -23,6 +23,7 @@ from agent_orchestrator.engine import (
     retention,
     runs,
     sessions,
+    takeovers,
     tokens,
     trees,
 )
@@ -36,6 +37,7 @@ from agent_orchestrator.operations import messages as message_calls
 from agent_orchestrator.operations import requests as request_calls
 from agent_orchestrator.operations import runs as run_calls
 from agent_orchestrator.operations import sessions as session_calls
+from agent_orchestrator.operations import takeovers as takeover_calls
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import IdempotencyRecord, View
@@ -52,6 +54,8 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     session_calls.CREATE_SESSION.name: sessions.create,
     session_calls.UPDATE_SESSION.name: sessions.update,
     session_calls.CLOSE_SESSION.name: sessions.close,
+    takeover_calls.ATTACH_SESSION.name: takeovers.attach,
+    takeover_calls.ADOPT_SESSION.name: takeovers.adopt,
     session_calls.SET_ACCESS.name: grants.set_,
     message_calls.SEND_MESSAGE.name: messages.send,
     message_calls.SPAWN_FROM_SESSION.name: children.spawn_from_session,

@@ -14,6 +14,7 @@ from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import MANUAL, Attempt, Request, Run
+from agent_orchestrator.engine import run_changes
 from agent_orchestrator.engine.access import forbid_runs, require_active, run_for
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
@@ -330,6 +331,12 @@ def _issue(
         return _queue_issue(core, facts, availability)
     if run.cancel_requested_at is not None and run.worker_id is not None and not worker_alive:
         return _lost_issue(core, facts)
+    if run.is_held:
+        return Issue(
+            "held",
+            run_changes.state_of(run),
+            "leave that program; or cancel the run, which does not end the program",
+        )
     if run.status is RunStatus.WAITING:
         return Issue(
             "waiting_on_request",
@@ -368,7 +375,7 @@ def _queue_issue(core: Core, facts: _Facts, availability: Availability) -> Issue
         blocker = facts.blocked_by
         return Issue(
             "queued_behind_run",
-            f"run {blocker.id} of the same session is {blocker.status}",
+            run_changes.state_of(blocker),
             f"wait for it, or cancel it: agentctl run cancel --run-id {blocker.id}",
         )
     if run.provider == MANUAL:

@@ -116,8 +116,10 @@ def deliver(
         tx.notify(run_changes.steer_topic(active.id))
         return MessageReply(message, active)
     if busy == "reject" and (blocker := active or next(iter(_queued(tx, session)), None)):
+        raise SessionBusy(run_changes.state_of(blocker), {"run_id": blocker.id})
+    if busy == "interrupt" and active is not None and active.is_held:
         raise SessionBusy(
-            f"run {blocker.id} of the session is {blocker.status}", {"run_id": blocker.id}
+            f"{run_changes.state_of(active)}: a message cannot interrupt it", {"run_id": active.id}
         )
     if busy == "interrupt":
         _interrupt(core, tx, session)
@@ -295,7 +297,8 @@ def _can_steer(
 def _interrupt(core: Core, tx: Transaction, session: Session) -> None:
     """Cancel the session's started runs, and the queued runs of earlier interrupts."""
     waiting = [run for run in _queued(tx, session) if run.priority and run.attempt == 1]
-    for run in [*transitions.started_runs(tx, session), *waiting]:
+    agents = [run for run in transitions.started_runs(tx, session) if run.kind == "message"]
+    for run in [*agents, *waiting]:
         transitions.request_cancel(
             core, tx, run, reason="interrupted by a newer message", cascade=True
         )

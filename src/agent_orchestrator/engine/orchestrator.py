@@ -14,7 +14,7 @@ from agent_orchestrator.domain.access import LOCAL, Principal
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.engine import audit, feed, recovery, requests, retention, tokens
+from agent_orchestrator.engine import audit, feed, recovery, requests, retention, takeovers, tokens
 from agent_orchestrator.engine.access import holder, seconds_left
 from agent_orchestrator.engine.calls import dispatch
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
@@ -90,6 +90,7 @@ class Orchestrator:
             await self._recover_lost_runs()
             self._tasks.start_soon(self.pool.serve, self._tasks)
             self._tasks.start_soon(requests.watch_deadlines, self.core)
+            self._tasks.start_soon(takeovers.watch_holds, self.core)
             self._tasks.start_soon(retention.delete_expired, self.core)
             self._stack = stack.pop_all()
         return self

@@ -190,8 +190,9 @@ def has_active_agent(tx: RunQueries, session: Session) -> bool:
     """Return True if an open session has an active or queued run."""
     if session.status == "closed":
         return False
-    if tx.active_run(session.id) is not None:
-        return True
+    active = tx.active_run(session.id)
+    if active is not None:
+        return not active.is_held  # a person's program does not have its questions
     return has_queued_run(tx, session)
 
 

@@ -6,7 +6,15 @@ from attrs import evolve
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import MANUAL, ChoiceLimits, Message, Run, Session
+from agent_orchestrator.domain.model import (
+    MANUAL,
+    ChoiceLimits,
+    Holder,
+    Message,
+    Run,
+    RunKind,
+    Session,
+)
 from agent_orchestrator.engine.confinement import DEFAULT_CONFINEMENT, Confinement
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.run_changes import QUEUE_TOPIC, message_created_event, session_of
@@ -28,6 +36,8 @@ def enqueue(
     confinement: Confinement = DEFAULT_CONFINEMENT,
     priority: bool = False,
     is_new: bool = True,
+    kind: RunKind = "message",
+    holder: Holder | None = None,
 ) -> Run:
     """Queue a run, and add or update the message that it delivers.
 
@@ -35,6 +45,7 @@ def enqueue(
     :param chosen: limits on what its agent may choose.
     :param confinement: the values that differ from the session's.
     :param is_new: whether to add the message.
+    :param holder: who will hold the session, if ``kind`` is ``attach``.
     """
     confined = confinement.or_else(Confinement.of(session))
     run = Run(
@@ -64,6 +75,8 @@ def enqueue(
         effort=options.effort,
         output_schema=options.output_schema,
         chosen=chosen,
+        kind=kind,
+        holder=holder,
     )
     tx.add_run(run)
     drafts = []

@@ -243,6 +243,8 @@ def _decide(core: Core, tx: RunQueries, run: Run, *, is_delivered: bool) -> _Dec
     if lost >= maximum:
         times = "time" if lost == 1 else "times"
         return _Decision("failed", f"the daemon stopped {lost} {times} during this run")
+    if run.kind != "message":
+        return _Decision("queued", "the daemon stopped while it read the agent's own record")
     if not is_delivered:
         return _Decision("queued", "the daemon stopped before the agent got the message")
     stopped = "the daemon stopped while the agent was working"
@@ -268,7 +270,7 @@ def _last_activity_at(view: RunQueries, run: Run, attempt: Attempt) -> datetime 
 
 def resumes(core: Core, view: RunQueries, run: Run | None) -> bool:
     """Return True if a new attempt of the run can resume the conversation of the previous one."""
-    if run is None:
+    if run is None or run.kind != "message":
         return False
     provider = core.config.providers.get(run.provider)
     return (

@@ -1,7 +1,7 @@
 """Execution of a run by its provider, or by a fallback."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import anyio
@@ -26,7 +26,7 @@ from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
 from agent_orchestrator.engine.turn_options import TurnOptions, accepted_options
 from agent_orchestrator.host import Host, use_host
 from agent_orchestrator.ports.changes import Draft, Transaction
-from agent_orchestrator.ports.runner import TAG_VARIABLE, Outcome, Runner
+from agent_orchestrator.ports.runner import TAG_VARIABLE, Attachable, Outcome, RunContext, Runner
 
 MAX_EXIT_CODE: Final = 2**32 - 1
 """The largest exit code, on Windows: 32 bits."""
@@ -43,10 +43,12 @@ async def run_with_fallback(
 ) -> Outcome | AgentFailed:
     """Execute a run with its provider, or with its fallbacks as long as the agent has had no effects."""
     run = running.run
+    is_turn = run.kind == "message"  # else the agent's record is read, which only its runner can
     problem = await core.cwd_problem(running.assignment.session.cwd)
-    if problem is not None:
+    if problem is not None and is_turn:
         return AgentFailed("invalid_config", problem)
-    names = [run.provider, *core.config.routing.fallback.get(run.provider, ())]
+    fallbacks = core.config.routing.fallback.get(run.provider, ()) if is_turn else ()
+    names = [run.provider, *fallbacks]
     substitutes: list[str | None] = [*names[1:], None]
     for name, substitute in zip(names, substitutes, strict=True):
         provider = core.config.providers.get(name)
@@ -75,13 +77,28 @@ async def run_with_fallback(
     return AgentFailed("invalid_config", f"unknown provider {run.provider!r}")
 
 
-async def _try(runner: Runner, context: AttemptContext, host: Host) -> Outcome | AgentFailed:
+async def _work(
+    runner: Runner, context: AttemptContext, host: Host
+) -> Callable[[RunContext], Awaitable[Outcome]] | AgentFailed:
+    """Return what the runner has to do for a run, or why it cannot."""
+    if context.run.kind != "message":
+        # The agent is not needed for this: it may be logged out by now.
+        if isinstance(runner, Attachable):
+            return runner.read_record
+        return AgentFailed("invalid_config", f"{runner.name} cannot read its agent's own record")
     availability = await probe(runner, context.env, host)
     if not availability.available:
         return AgentFailed("provider_unavailable", availability.reason or "it is not available")
+    return runner.run
+
+
+async def _try(runner: Runner, context: AttemptContext, host: Host) -> Outcome | AgentFailed:
+    execute = await _work(runner, context, host)
+    if isinstance(execute, AgentFailed):
+        return execute
     try:
         with use_host(host):
-            outcome = await runner.run(context)
+            outcome = await execute(context)
     except AgentFailed as failure:
         return failure
     except anyio.get_cancelled_exc_class():

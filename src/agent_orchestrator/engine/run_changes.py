@@ -26,6 +26,10 @@ QUEUE_TOPIC = "queue"
 """Notified when a worker may have a run to start."""
 
 
+HOLD_TOPIC = "holds"
+"""Notified when a person's program gets a conversation, or a run that held its session has ended."""
+
+
 def cancel_topic(run_id: str) -> str:
     """Return the topic that is notified when a run's cancel is requested."""
     return f"cancel:{run_id}"
@@ -73,6 +77,16 @@ def message_created_event(message: Message) -> Draft:
 
 def has_queued_run(tx: RunQueries, session: Session) -> bool:
     return bool(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=1))
+
+
+def state_of(run: Run) -> str:
+    """Return a clause about a run that occupies its session."""
+    if run.is_held and run.holder is not None:
+        by = f"{run.holder.principal} (process {run.holder.pid})"
+        return (
+            f"run {run.id} holds the session for {by}, who uses its conversation in {run.provider}"
+        )
+    return f"run {run.id} of the session is {run.status}"
 
 
 def session_of(tx: SessionQueries, run: Run) -> Session:

@@ -10,6 +10,8 @@ from agent_orchestrator.domain.lifecycle import RunStatus, Signal, is_terminal, 
 from agent_orchestrator.domain.model import (
     MANUAL,
     Attempt,
+    Holder,
+    Invocation,
     Run,
     RunError,
     RunResult,
@@ -30,6 +32,7 @@ from agent_orchestrator.engine.results import (
     record_child_result,
 )
 from agent_orchestrator.engine.run_changes import (
+    HOLD_TOPIC,
     QUEUE_TOPIC,
     amend_attempt,
     cancel_topic,
@@ -38,6 +41,7 @@ from agent_orchestrator.engine.run_changes import (
     session_of,
 )
 from agent_orchestrator.engine.steering import drop_steering, settle_messages
+from agent_orchestrator.operations.takeovers import Program
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import RunQueries
 from agent_orchestrator.wire.codec import to_plain
@@ -52,7 +56,8 @@ def start(
     :param token_hash: the hash of its agent's token.
     """
     at = core.now()
-    attach_results(core, tx, run, session_of(tx, run))
+    if run.kind == "message":
+        attach_results(core, tx, run, session_of(tx, run))
     started = evolve(run, status=step(run.status, Signal.START), worker_id=worker_id, started_at=at)
     if (thread := tx.thread(run.session_id, run.provider)) is not None:
         started = evolve(started, thread_id=thread.id)  # the runner may replace it
@@ -70,6 +75,34 @@ def start(
     data = {"attempt": run.attempt, "provider": run.provider, "worker_id": worker_id}
     log(tx, started, EventType.RUN_STARTED, data, at)
     return started
+
+
+def hold(core: Core, tx: Transaction, run: Run, holder: Holder, program: Program) -> Run:
+    """Start a queued run that holds its session until a person's program ends. It needs no worker."""
+    at = core.now()
+    worker_id = f"attach/{holder.principal}"
+    tx.put_attempt(
+        Attempt(
+            run.id,
+            run.attempt,
+            worker_id,
+            run.provider,
+            at,
+            pid=holder.pid,
+            process_start_id=holder.process_start_id,
+            invocation=Invocation(program.argv[0], program.argv, program.cwd),
+            host=core.config.host.id,
+        )
+    )
+    data = {"attempt": run.attempt, "provider": run.provider, "worker_id": worker_id}
+    log(tx, run, EventType.RUN_STARTED, data, at)
+    status = step(step(run.status, Signal.START), Signal.WAIT)
+    held = evolve(run, status=status, started_at=at)
+    tx.put_run(held)
+    waiting = {"held_by": holder.principal, "pid": holder.pid}
+    log(tx, held, EventType.RUN_WAITING, waiting, at)
+    tx.notify(HOLD_TOPIC)
+    return held
 
 
 @frozen
@@ -222,6 +255,7 @@ def request_cancel(
             tx.put_run(current)
         if current.worker_id is None or current.provider == MANUAL:
             finish(core, tx, current, AttemptEnd(Signal.CANCEL))
+            tx.notify(HOLD_TOPIC)  # perhaps it held its session
         else:
             tx.notify(cancel_topic(current.id))
     return reached

@@ -6,7 +6,9 @@ import subprocess
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
+import anyio
 from anyio.to_thread import run_sync
 from attrs import frozen
 
@@ -15,6 +17,9 @@ from agent_orchestrator.host import ReapResult
 from agent_orchestrator.hosts import process_tree, reaping, scratch
 from agent_orchestrator.operations.daemon import Finding
 from agent_orchestrator.operations.runs import ProcessView
+
+_POLL_S: Final = 1.0
+"""Seconds between looks at a process whose end the system does not report."""
 
 
 @frozen
@@ -50,6 +55,10 @@ class LocalHost:
 
     def common_directory(self, paths: Collection[str]) -> str:
         return os.path.commonpath([os.path.realpath(path) for path in paths])
+
+    async def process_end(self, pid: int, start_id: str) -> None:
+        while self.process_start_id(pid) == start_id:  # noqa: ASYNC110 - nothing reports its end
+            await anyio.sleep(_POLL_S)
 
     def process_tree(self, pid: int, start_id: str | None, limit: int) -> Sequence[ProcessView]:
         return process_tree.process_tree(pid, start_id, limit, self.process_start_id)

@@ -43,6 +43,7 @@ from agent_orchestrator.operations.sessions import (
     UPDATE_SESSION,
 )
 from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.operations.takeovers import ADOPT_SESSION, ATTACH_SESSION
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     CREATE_SESSION,
@@ -50,6 +51,8 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     GET_SESSION,
     UPDATE_SESSION,
     CLOSE_SESSION,
+    ATTACH_SESSION,
+    ADOPT_SESSION,
     GET_ACCESS,
     SET_ACCESS,
     SEND_MESSAGE,

@@ -138,6 +138,7 @@ IssueCode = Literal[
     "no_workers",
     "provider_unavailable",
     "waiting_on_request",
+    "held",
     "agent_silent",
     "agent_exited",
     "auth_failed",

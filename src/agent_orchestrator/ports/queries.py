@@ -143,6 +143,10 @@ class RunQueries(Protocol):
 
     def thread(self, session_id: str, provider: str) -> Thread | None: ...
 
+    def session_of_thread(self, thread_id: str) -> str | None:
+        """Return the id of a session that has this thread, with any provider."""
+        ...
+
     def last_event_at(self, run: Run) -> datetime | None:
         """Return the time of a run's last event. The cost does not depend on the number of events."""
         ...

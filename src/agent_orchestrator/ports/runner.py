@@ -22,6 +22,7 @@ from agent_orchestrator.operations.daemon import Finding
 from agent_orchestrator.operations.messages import MessageReply, SpawnReply
 from agent_orchestrator.operations.options import AskOptions, SendOptions, SpawnOptions
 from agent_orchestrator.operations.runs import Issue, WaitReply
+from agent_orchestrator.operations.takeovers import Program
 
 TAG_VARIABLE: Final = "AGENT_ORCHESTRATOR_TAG"
 """The variable in :attr:`RunContext.env` whose value identifies this attempt's processes. A runner finds
@@ -404,6 +405,65 @@ class Diagnosing(Protocol):
 
     def diagnose(self, error: RunError) -> Issue | None:
         """Return the likely issue of a failed run; None to leave it to the error's code. Must not block."""
+        ...
+
+
+@frozen
+class Handover:
+    """What a person's program needs to go on with a conversation.
+
+    :param thread: the conversation, with the place in the agent's own record where the program begins.
+    """
+
+    program: Program
+    thread: Thread
+
+
+@frozen
+class Conversation:
+    """A conversation in an agent's own record.
+
+    :param thread: the conversation, with the beginning of the record as the place to read from.
+    :param cwd: its directory, as an absolute path.
+    """
+
+    thread: Thread
+    cwd: str
+    model: str | None = None
+
+
+@runtime_checkable
+class Attachable(Protocol):
+    """A runner whose agent keeps a record of its conversations, and has a program for a terminal."""
+
+    async def hand_over(self, session: Session, thread: Thread, env: Mapping[str, str]) -> Handover:
+        """Let go of a conversation, so that no process has it, and return the program that opens it.
+
+        No run of the session is active.
+
+        :param env: the environment of its provider's runs.
+        :raises AgentFailed: if it has no record of the conversation, or no such program.
+        """
+        ...
+
+    async def find_conversation(
+        self, thread_id: str | None, cwd: str, env: Mapping[str, str]
+    ) -> Conversation:
+        """Return a conversation of the agent.
+
+        :param thread_id: its id; None for the latest conversation in the directory.
+        :raises AgentFailed: if there is none.
+        """
+        ...
+
+    async def read_record(self, context: RunContext) -> Outcome:
+        """Emit what is in the agent's record of ``context.thread`` after the place in its state, and move
+        that place on. The result is the last answer.
+
+        The record may have been written by anybody.
+
+        :raises AgentFailed: if it cannot be read.
+        """
         ...
 
 

@@ -1,5 +1,6 @@
 """The contract suite for clients, over any transport."""
 
+import os
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ from agent_orchestrator.operations.messages import (
     SpawnReply,
 )
 from agent_orchestrator.operations.options import ImageUpload
+from agent_orchestrator.processes import process_start_id
 from agent_orchestrator.testing.scripted import PROVIDER
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -1487,6 +1489,53 @@ class ClientContract:
         await client.transition_run(first.id, "running")
         with pytest.raises(SessionBusy):
             await client.transition_run(second.id, "running")
+
+    # --- takeovers ----------------------------------------------------------------------------
+
+    async def test_a_process_holds_a_session_until_its_run_is_canceled(
+        self, client: Client
+    ) -> None:
+        session = await client.create_session()
+        await _turn(client, session.id, "thread t-1")
+        start_id = process_start_id(os.getpid())
+        assert start_id is not None
+        holder: dict[str, Any] = {"pid": os.getpid(), "process_start_id": start_id}
+        reply = await client.attach_session(session.id, **holder, idempotency_key="k")
+        assert await client.attach_session(session.id, **holder, idempotency_key="k") == reply
+        assert reply.program.argv == ("agent", "--resume", "t-1")
+        assert (reply.program.cwd, reply.program.env) == (session.cwd, {"AGENT_HOME": "/agent"})
+        held = await client.get_run(reply.run.id)
+        assert held == reply.run
+        assert (held.kind, held.status, held.is_held) == ("attach", RunStatus.WAITING, True)
+        assert held.holder is not None
+        assert held.holder.pid == os.getpid()
+        sent = await client.send_message(session.id, "say next")
+        with pytest.raises(SessionBusy):
+            await client.send_message(session.id, "x", when_busy="interrupt")
+        assert not (await client.cancel_run(held.id)).pending
+        assert (await _end(client, sent)).status is RunStatus.COMPLETED
+
+    async def test_a_process_that_the_daemon_does_not_see_holds_nothing(
+        self, client: Client
+    ) -> None:
+        session = await client.create_session()
+        await _turn(client, session.id, "thread t-1")
+        with pytest.raises(InvalidRequest) as caught:
+            await client.attach_session(session.id, pid=os.getpid(), process_start_id="another")
+        assert list(caught.value.details["fields"]) == ["pid"]
+
+    async def test_a_conversation_is_adopted_once(self, client: Client) -> None:
+        adopted = await client.adopt_session(thread_id="t-9", title="from before")
+        session, run = adopted.session, adopted.run
+        assert run is not None
+        assert (session.title, session.threads) == ("from before", {PROVIDER: "t-9"})
+        assert (run.kind, run.message_id, adopted.message) == ("adopt", None, None)
+        assert (await _end_run(client, run)).status is RunStatus.COMPLETED
+        with pytest.raises(Conflict) as caught:
+            await client.adopt_session(thread_id="t-9")
+        assert caught.value.details == {"session_id": session.id}
+        with pytest.raises(InvalidRequest):
+            await client.adopt_session(thread_id="unknown")
 
     # --- waiting ------------------------------------------------------------------------------
 

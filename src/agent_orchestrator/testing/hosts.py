@@ -151,6 +151,29 @@ class HostContract:
         ended.wait()
         assert host.process_start_id(ended.pid) is None
 
+    async def test_the_end_of_another_process_is_awaited(self) -> None:
+        host = self.make_host()
+        other = subprocess.Popen(  # noqa: ASYNC220 - it starts in no time
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE
+        )
+        try:
+            start_id = host.process_start_id(other.pid)
+            assert start_id is not None
+            with anyio.move_on_after(0.1) as alive:
+                await host.process_end(other.pid, start_id)
+            assert alive.cancelled_caught
+            with anyio.fail_after(_LIMIT_S):
+                # The pid belongs to another process than the one that is meant.
+                await host.process_end(other.pid, f"{start_id}0")
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(host.process_end, other.pid, start_id)
+                    await anyio.lowlevel.checkpoint()
+                    other.communicate(b"end\n")
+                await host.process_end(other.pid, start_id)
+        finally:
+            other.kill()
+            other.communicate()
+
     def test_directories_are_checked_and_resolved(self, tmp_path: Path) -> None:
         host = self.make_host()
         (tmp_path / "real/a").mkdir(parents=True)

@@ -1,15 +1,17 @@
 """A runner for tests. Its prompts are scripts."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import anyio
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import Run, Usage
-from agent_orchestrator.ports.runner import Outcome, RunContext
+from agent_orchestrator.domain.model import Run, Session, Thread, Usage
+from agent_orchestrator.operations.takeovers import Program
+from agent_orchestrator.ports.runner import Conversation, Handover, Outcome, RunContext
 
 PROVIDER: Final = "scripted"
 
@@ -45,6 +47,8 @@ class ScriptedRunner:
     """Whether it reports the capability to resume threads."""
     prompts: list[str] = field(factory=list)
     """All prompts in the order of their runs."""
+    record: list[str] = field(factory=list)
+    """What people said in the agent's own program, which repeats it."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -58,6 +62,41 @@ class ScriptedRunner:
         for line in context.prompt.splitlines():
             last_text = await _execute_line(line, context, runs) or last_text
         return Outcome(last_text)
+
+    async def hand_over(
+        self,
+        session: Session,
+        thread: Thread,
+        env: Mapping[str, str],  # noqa: ARG002
+    ) -> Handover:
+        program = Program(("agent", "--resume", thread.id), session.cwd, {"AGENT_HOME": "/agent"})
+        return Handover(program, evolve(thread, state={_PLACE: len(self.record)}))
+
+    async def find_conversation(
+        self,
+        thread_id: str | None,
+        cwd: str,
+        env: Mapping[str, str],  # noqa: ARG002
+    ) -> Conversation:
+        if thread_id == "unknown":
+            raise AgentFailed("thread_missing", "there is no such conversation")
+        return Conversation(Thread(thread_id or "latest", {_PLACE: 0}), cwd, "recorded-model")
+
+    async def read_record(self, context: RunContext) -> Outcome:
+        assert context.thread is not None
+        thread, text = context.thread, ""
+        for place in range(thread.state[_PLACE], len(self.record)):
+            text = self.record[place]
+            data = {"text": text, "recorded_at": None}
+            await context.emit(EventType.USER_MESSAGE, data)
+            await context.emit(EventType.AGENT_MESSAGE, data)
+            await context.set_thread(thread.id, {_PLACE: place + 1})
+            if text == "hold":
+                await anyio.sleep_forever()
+        return Outcome(text)
+
+
+_PLACE: Final = "place"
 
 
 async def _execute_line(line: str, context: RunContext, runs: list[Run]) -> str | None:

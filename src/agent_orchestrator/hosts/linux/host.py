@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Self
 
+import anyio
 from anyio.to_thread import run_sync
 from attrs import frozen
 
@@ -17,7 +18,7 @@ from agent_orchestrator.hosts.linux.start import open_process
 from agent_orchestrator.hosts.linux.supervisor import fork_server
 from agent_orchestrator.hosts.local import LocalHost
 from agent_orchestrator.operations.daemon import Finding
-from agent_orchestrator.processes import live_process, process_start_id
+from agent_orchestrator.processes import is_running, live_process, process_start_id
 
 _HIDDEN = "/proc does not show the processes of this machine"
 
@@ -42,6 +43,18 @@ class LinuxHost(LocalHost):
 
     def process_start_id(self, pid: int) -> str | None:
         return process_start_id(pid)
+
+    async def process_end(self, pid: int, start_id: str) -> None:
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:  # it has ended, or there are no descriptors or no pidfd_open
+            await super().process_end(pid, start_id)
+            return
+        try:
+            if is_running(pid, start_id):
+                await anyio.wait_readable(fd)
+        finally:
+            os.close(fd)
 
     def open_process(self, spec: ProcessSpec) -> AbstractAsyncContextManager[Process]:
         return open_process(spec)

@@ -11,11 +11,24 @@ from attrs import evolve, field, frozen
 
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
-from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, RunError, Sandbox, Thread
+from agent_orchestrator.domain.model import (
+    ApprovalPolicy,
+    Invocation,
+    RunError,
+    Sandbox,
+    Session,
+    Thread,
+)
 from agent_orchestrator.fields import runner_option
 from agent_orchestrator.operations.daemon import Finding
 from agent_orchestrator.operations.runs import Issue
-from agent_orchestrator.ports.runner import Availability, Outcome, RunContext
+from agent_orchestrator.ports.runner import (
+    Availability,
+    Conversation,
+    Handover,
+    Outcome,
+    RunContext,
+)
 from agent_orchestrator.runners.claude.driver import RunDriver
 from agent_orchestrator.runners.claude.failures import is_conversation_in_use
 from agent_orchestrator.runners.claude.findings import claude_findings, likely_issue
@@ -29,11 +42,20 @@ from agent_orchestrator.runners.claude.launch import (
 from agent_orchestrator.runners.claude.probe import Probe
 from agent_orchestrator.runners.claude.process import ClaudeProcess
 from agent_orchestrator.runners.claude.protocol import PROTOCOL
+from agent_orchestrator.runners.claude.record import (
+    RecordReader,
+    find,
+    handover,
+    home_in,
+    is_uuid,
+    record_of,
+)
 from agent_orchestrator.runners.claude.self_test import SelfTest
 from agent_orchestrator.runners.claude.trust import setting_sources
 from agent_orchestrator.runners.conversations import ConversationMissing, PromptNotTaken
 from agent_orchestrator.runners.live.pool import NotStarted, ProcessPool
 from agent_orchestrator.runners.live.runner import LiveRunner
+from agent_orchestrator.runners.record import replay
 
 
 @frozen(kw_only=True, eq=False)
@@ -121,6 +143,43 @@ class ClaudeRunner(LiveRunner):
         """Return the likely issue of a failed run."""
         return likely_issue(error)
 
+    async def hand_over(self, session: Session, thread: Thread, env: Mapping[str, str]) -> Handover:
+        """Let go of a conversation, and return Claude Code for it, with the rights of the session's runs.
+
+        :raises AgentFailed: if it has no record of the conversation.
+        """
+        await self._pool.end(thread.id, "its conversation was handed over")
+        sandbox = session.sandbox or self.sandbox
+        policy = session.approval_policy or self.approval_policy
+        model = session.model or self.model
+        options = (
+            *("--permission-mode", permission_mode(sandbox, policy)),
+            *(("--model", model) if model else ()),
+            *self.extra_args,
+        )
+        own = environment(env, self.home)
+        return await anyio.to_thread.run_sync(handover, self.command, own, session, thread, options)
+
+    async def find_conversation(
+        self, thread_id: str | None, cwd: str, env: Mapping[str, str]
+    ) -> Conversation:
+        """Return a conversation of Claude Code, or the latest of a directory.
+
+        :raises AgentFailed: if there is none.
+        """
+        home = await anyio.to_thread.run_sync(home_in, environment(env, self.home))
+        return await anyio.to_thread.run_sync(find, home, thread_id, cwd)
+
+    async def read_record(self, context: RunContext) -> Outcome:
+        """Emit what Claude Code has recorded of the run's conversation since it was read last.
+
+        :raises AgentFailed: if it cannot be read.
+        """
+        assert context.thread is not None
+        home = await anyio.to_thread.run_sync(home_in, environment(context.env, self.home))
+        path = await anyio.to_thread.run_sync(record_of, home, context.thread.id)
+        return await replay(context, home, path, RecordReader())
+
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.
 
@@ -149,7 +208,7 @@ class ClaudeRunner(LiveRunner):
         )
 
     async def _turn(self, context: RunContext, spec: Spec, thread: Thread | None) -> Outcome:
-        if thread is None or not _is_uuid(thread.id):
+        if thread is None or not is_uuid(thread.id):
             if thread is not None:
                 raise ConversationMissing(f"{thread.id!r} is not the id of a conversation")
             thread = Thread(str(uuid.uuid4()), {})
@@ -210,10 +269,3 @@ class ClaudeRunner(LiveRunner):
                     if process.failure is None or driver.is_taken:
                         raise
                     raise PromptNotTaken(failure, context.thread) from failure
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False

@@ -135,6 +135,11 @@ class RunReader:
             return [agent_event(EventType.BACKEND_EVENT, kind=name, payload=params)]
         return events
 
+    def begin_turn(self) -> None:
+        """Forget the answer of the turn before."""
+        self._answer, self._is_continued = [], False
+        self._error, self._said = None, ""
+
     def finish(self) -> list[AgentEvent]:
         """Return the events that close what was left open."""
         self._calls.clear()
@@ -156,8 +161,7 @@ class RunReader:
             case _ if name == TEXT_DELTA:
                 return self._delta(params)
             case _ if name == INIT:
-                self._answer, self._is_continued = [], False
-                self._error, self._said = None, ""
+                self.begin_turn()
                 self.mode = text(params.get("permissionMode"))
                 return self._servers(params)
             case _ if name == RESULT:

@@ -115,6 +115,12 @@ class ProcessPool(Generic[P]):
             for process in idle[: max(len(idle) - self.max_idle, 0)]:
                 process.retire(f"{process.protocol.agent} was idle")
 
+    async def end(self, key: str, reason: str) -> None:
+        """End the process of a key when no run uses it, and wait for that."""
+        if (present := self._of_key.get(key)) is not None:
+            present.retire(reason)
+            await present.ended.wait()
+
     @asynccontextmanager
     async def lease_of(
         self, key: str, is_usable: Callable[[P], bool], make: Callable[[], P]
@@ -129,8 +135,7 @@ class ProcessPool(Generic[P]):
         """
         present = self._of_key.get(key)
         if present is not None and not (present.failure is None and is_usable(present)):
-            present.retire(f"{present.protocol.agent} had other settings")
-            await present.ended.wait()
+            await self.end(key, f"{present.protocol.agent} had other settings")
             present = None
         if present is None:
             present = self._of_key[key] = self.start(make())

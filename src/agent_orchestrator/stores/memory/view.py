@@ -506,6 +506,14 @@ class MemoryView:
     def thread(self, session_id: str, provider: str) -> Thread | None:
         return self._state.threads.get((session_id, provider))
 
+    def session_of_thread(self, thread_id: str) -> str | None:
+        owners = (
+            session_id
+            for (session_id, _), thread in self._state.threads.items()
+            if thread.id == thread_id
+        )
+        return min(owners, default=None)
+
     def grants(self, session_id: str) -> list[Grant]:
         granted = self._state.grants.get(session_id, {})
         return [Grant(principal, role) for principal, role in sorted(granted.items())]

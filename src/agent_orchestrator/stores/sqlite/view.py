@@ -706,6 +706,12 @@ class SqliteView:
         )
         return None if row is None else Thread(row[0], json.loads(row[1]))
 
+    def session_of_thread(self, thread_id: str) -> str | None:
+        found: str | None
+        query = "SELECT min(session_id) FROM threads WHERE thread_id = ?"
+        (found,) = self._first_row(query, thread_id)
+        return found
+
     def grants(self, session_id: str) -> list[Grant]:
         rows = self._execute(
             "SELECT principal, role FROM grants WHERE session_id = ? ORDER BY principal",

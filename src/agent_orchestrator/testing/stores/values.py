@@ -18,6 +18,7 @@ from agent_orchestrator.domain.model import (
     Attempt,
     ChoiceLimits,
     Event,
+    Holder,
     Invocation,
     RunError,
     RunResult,
@@ -128,6 +129,8 @@ class Values(Opening):
                 effort="low",
                 output_schema={"type": "object"},
                 chosen=ChoiceLimits("low", {"claude": "m", HARD_TEXT: "n"}),
+                kind="attach",
+                holder=Holder(HARD_TEXT, 2**40, "boot/7"),
             )
             await store.transact(lambda tx: tx.put_run(changed))
             stored = await store.read(lambda view: view.run(run.id))
@@ -352,6 +355,11 @@ class Values(Opening):
 
             assert await store.read(query) == (thread, {"demo": "t-1", "more": "t-2"})
             assert await store.read(lambda view: view.thread(other.id, "demo")) is None
+
+            def owners(view: View) -> list[str | None]:
+                return [view.session_of_thread(thread_id) for thread_id in ("t-1", "t-2", "t-0")]
+
+            assert await store.read(owners) == [session.id, session.id, None]
 
     async def test_a_token_is_removed(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:

@@ -10,7 +10,7 @@ from attrs import evolve, field, frozen
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox, Thread
+from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox, Session, Thread
 from agent_orchestrator.fields import runner_option
 from agent_orchestrator.ports.runner import RUN_VARIABLES, Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.server import ANOTHER_LOGIN, Spec
@@ -128,6 +128,12 @@ class CodexAppServerRunner(LiveRunner, CodexRunnerBase):
         own = environment(_shared_env(env), self.home)
         url = own.get("AGENTCTL_URL")
         return without_proxy_for(own, url) if self.tools and url else own
+
+    async def _let_go(self, thread_id: str) -> None:
+        await self._pool.let_go(thread_id)
+
+    def _policy_of(self, session: Session) -> ApprovalPolicy | None:
+        return session.approval_policy or self.approval_policy
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from attrs import define, field
 
+from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.runners.codex.appserver.server import (
     ANOTHER_LOGIN,
     PROTOCOL,
@@ -64,6 +65,20 @@ class ServerPool(ProcessPool[Server]):
                 yield lease
         finally:
             lease.end()
+
+    async def let_go(self, thread_id: str) -> None:
+        """Unload a thread that no run uses, so that another process can have it.
+
+        :raises AgentFailed: if codex keeps it.
+        """
+        for server in [one for one in self.serving if thread_id in one.threads]:
+            await server.keep_loaded(thread_id)  # it may be unloading already
+            if thread_id in server.threads:
+                await server.unload(thread_id)
+            if thread_id in server.threads and server.failure is None:
+                raise AgentFailed("provider_error", "codex did not let go of the thread: try again")
+        for leaving in [one for one in self.ending if thread_id in one.threads]:
+            await leaving.ended.wait()
 
     def _suitable(self, spec: Spec, thread_id: str | None) -> Server | None:
         for server in self.serving:

@@ -1,0 +1,47 @@
+"""``agentctl adopt``: a session of a conversation that was begun in the agent's own program."""
+
+from typing import Any
+
+import click
+
+from agent_orchestrator.operations.takeovers import ADOPT_SESSION, AdoptSession
+from agentctl.call import Call
+from agentctl.commands.session import working_directory
+from agentctl.failures import usage_failure
+from agentctl.fields import options_of
+from agentctl.options import Command
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    agentctl adopt codex --last
+    agentctl adopt claude 0b5a3c0e-6d9f-4a3e-9d57-2f6f0c1a7b11
+    """,
+)
+@click.argument("provider")
+@click.argument("thread_id", metavar="[THREAD]", required=False)
+@click.option("--last", is_flag=True, help="The latest conversation in the directory.")
+@options_of(
+    AdoptSession,
+    without=("provider", "thread_id"),
+    cwd="The directory for --last.  [default: this directory]",
+)
+def adopt(thread_id: str | None, last: bool, cwd: str | None, **values: Any) -> None:
+    """Make a session of a conversation that was begun in the agent's own program.
+
+    THREAD is the agent's id of the conversation. What was said so far is recorded in the session.
+    Needs a token with the scope admin, because the daemon reads its own user's conversations.
+    """
+    call = Call.current()
+    if last == (thread_id is not None):
+        raise usage_failure("name either the conversation's THREAD or --last")
+    values["cwd"] = working_directory(cwd, local=call.settings.is_local) if last else None
+
+    async def body(connection: Any) -> int:
+        from agentctl.takeover import show_recorded
+
+        adopted = await connection.call(ADOPT_SESSION, thread_id=thread_id, **values)
+        return await show_recorded(connection, call.output, adopted.run, 0)
+
+    call.run(body)

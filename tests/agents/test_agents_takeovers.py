@@ -1,0 +1,173 @@
+"""A person takes a session over in the agent's own program, and hands it back."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+import attrs
+import psutil
+import pytest
+from adapters import AGENTS, Agent
+from cases import Case, answer, ended, log, send, turn
+from gateway import Daemon, by_command_line
+from person import prepare_for_people, terminal
+from real_agents import required
+from serving import environment
+
+from agent_orchestrator import Client, Run, Session
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.one_loop,
+]
+
+each_agent = pytest.mark.parametrize(
+    "agent", [pytest.param(one, id=one.name, marks=one.mark) for one in AGENTS]
+)
+
+
+@attrs.frozen
+class Place:
+    """An agent with a home that a person and the daemon share."""
+
+    case: Case
+    variables: dict[str, str]
+    program: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**environment(), **self.variables}
+
+    def attach(self, session: Session):
+        """Attach in a shell, which stays the leader of the terminal if agentctl is killed."""
+        url = self.case.daemon.daemon.url
+        command = [sys.executable, "-m", "agentctl.main", "--url", url, "attach", session.id]
+        shell = ["/bin/sh", "-c", '"$@"; code=$?; wait; exit $code', "sh", *command]
+        return terminal(shell, self.env, self.case.workspace)
+
+    def has(self, prompt: str) -> bool:
+        return any(one.prompt.strip() == prompt for one in self.case.requests)
+
+
+@pytest.fixture
+def place(agent: Agent, tmp_path: Path) -> Iterator[Place]:
+    program = required(agent.program)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    with ExitStack() as stack:
+        models = stack.enter_context(agent.server())
+        variables = dict(agent.prepare(tmp_path / "home", models.port))
+        prepare_for_people(tmp_path / "home", workspace)
+        daemon = Daemon(tmp_path)
+        routing = f"[routing]\ndefault = {json.dumps(agent.name)}\n"
+        daemon.configure(routing + agent.configuration(program, variables))
+        daemon.start()
+        yield Place(Case(agent, daemon, models, workspace, 0), variables, program)
+        daemon.stop()
+
+
+async def takeover_of(client: Client, session: Session) -> Run:
+    """Wait until a person has the session, and return the run that holds it."""
+    found: list[Run] = []
+
+    async def look() -> bool:
+        runs = (await client.list_runs(session_id=session.id)).runs
+        found[:] = [run for run in runs if run.is_held]
+        return bool(found)
+
+    with anyio.fail_after(60):
+        while not await look():
+            await anyio.sleep(0.05)
+    return found[0]
+
+
+@each_agent
+async def test_what_is_said_in_the_program_is_in_the_log_and_known_to_the_next_message(
+    place: Place,
+) -> None:
+    case = place.case
+    async with case.client() as client:
+        session = await case.session(client)
+        await turn(client, session, "say begun-by-the-gateway")
+        with place.attach(session) as person:
+            held = await takeover_of(client, session)
+            queued = await send(client, session, "say queued-meanwhile")
+            await person.shows("begun-by-the-gateway")
+            await person.say("say typed-by-hand", lambda: place.has("say typed-by-hand"))
+            await person.shows("typed-by-hand")
+            assert (await client.get_run(held.id)).is_held
+            assert (await client.get_run(queued)).status == "queued"
+            leave = "/exit" if case.agent.program == "claude" else "/quit"
+            await person.say(leave, lambda: "turn recorded" in person.text)
+            assert await person.ends() == 0
+            assert "1 turn recorded" in person.text
+        assert answer(await ended(client, queued)) == "queued-meanwhile"
+        done = await client.get_run(held.id)
+        events = [event for event in await log(client, session) if event.run_id == held.id]
+    assert answer(done) == "typed-by-hand"
+    assert done.usage is not None
+    assert (done.usage.input_tokens, done.usage.output_tokens) == (100, 10)
+    said = {event.event_type: event.data for event in events}
+    assert said["user.message"]["text"].strip() == "say typed-by-hand"
+    assert said["agent.message"]["text"] == "typed-by-hand"
+    assert said["agent.message"]["recorded_at"].startswith("20")
+    known = case.agent.texts(case.requests[-1])
+    assert known[-1].strip() == "say queued-meanwhile"
+    assert any(text.strip() == "say typed-by-hand" for text in known)
+
+
+@each_agent
+async def test_a_hold_follows_the_program_when_agentctl_and_the_daemon_end(place: Place) -> None:
+    case = place.case
+    async with case.client() as client:
+        session = await case.session(client)
+        await turn(client, session, "say begun-by-the-gateway")
+        with place.attach(session) as person:
+            held = await takeover_of(client, session)
+            assert held.holder is not None
+            program = psutil.Process(held.holder.pid)
+            await person.shows("begun-by-the-gateway")
+            agentctl = program.parent()
+            assert agentctl is not None
+            agentctl.kill()
+            await anyio.to_thread.run_sync(case.daemon.kill)
+            await anyio.to_thread.run_sync(case.daemon.start)
+            async with case.client() as again:
+                assert (await again.get_run(held.id)).is_held
+                queued = await send(again, session, "say queued-meanwhile")
+                assert program.is_running()
+                assert (await again.get_run(queued)).status == "queued"
+                program.kill()
+                done = await ended(again, held.id)
+                assert (done.status, answer(done)) == ("completed", "")
+                assert answer(await ended(again, queued)) == "queued-meanwhile"
+
+
+@each_agent
+async def test_a_conversation_begun_in_the_program_becomes_a_session(place: Place) -> None:
+    case = place.case
+    command = [place.program, *_ALONE[case.agent.program], "say begun-by-hand"]
+    await anyio.run_process(command, env=place.env, cwd=case.workspace, stdin=subprocess.DEVNULL)
+    url = case.daemon.daemon.url
+    named = ("adopt", case.agent.name, "--last", "--cwd", str(case.workspace))
+    adopted = await by_command_line(url, *named, "--field", "run.session_id")
+    assert adopted.returncode == 0, adopted
+    async with case.client() as client:
+        session = await client.get_session(adopted.stdout.strip())
+        assert session.cwd == str(case.workspace)
+        events = await log(client, session)
+        said = [(e.event_type, e.data["text"]) for e in events if "text" in e.data]
+        assert said == [("user.message", "say begun-by-hand"), ("agent.message", "begun-by-hand")]
+        assert answer(await turn(client, session, "say continued")) == "continued"
+    assert "say begun-by-hand" in [text.strip() for text in case.agent.texts(case.requests[-1])]
+    again = await by_command_line(url, *named)
+    assert again.returncode == 6
+    assert session.id in again.stderr
+
+
+_ALONE = {"codex": ("exec", "--skip-git-repo-check"), "claude": ("-p",)}
+"""How each program answers one prompt and ends."""
