@@ -18,7 +18,6 @@ from typing import Final
 
 import anyio
 import attrs
-from cases import PATIENCE_S
 
 _LEADER: Final = """
 import fcntl, os, sys, termios
@@ -26,6 +25,9 @@ os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
+
+_LIMIT_S: Final = 40.0
+"""Seconds for one thing to happen: less than a test may take."""
 
 _ANSWERS: Final = {b"\x1b[6n": b"\x1b[1;1R", b"\x1b[c": b"\x1b[?62;22c", b"\x1b[>0q": b""}
 """What a terminal is asked, and what it answers."""
@@ -83,7 +85,7 @@ class Terminal:
         return self.process.returncode
 
     async def _until(self, condition: object, what: str, pause_s: float = 0.05) -> None:
-        with anyio.move_on_after(PATIENCE_S):
+        with anyio.move_on_after(_LIMIT_S):
             while not condition():  # type: ignore[operator]
                 await anyio.sleep(pause_s)
             return
