@@ -46,7 +46,13 @@ class Place:
         """Attach in a shell, which stays the leader of the terminal if agentctl is killed."""
         url = self.case.daemon.daemon.url
         command = [sys.executable, "-m", "agentctl.main", "--url", url, "attach", session.id]
-        shell = ["/bin/sh", "-c", '"$@"; code=$?; [ $code -lt 128 ] || sleep 300; exit $code', "sh", *command]
+        shell = [
+            "/bin/sh",
+            "-c",
+            '"$@"; code=$?; [ $code -lt 128 ] || sleep 300; exit $code',
+            "sh",
+            *command,
+        ]
         return terminal(shell, self.env, self.case.workspace)
 
     def has(self, prompt: str) -> bool:

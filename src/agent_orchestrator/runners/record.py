@@ -113,6 +113,13 @@ def first_entry(home: Path, path: Path) -> JsonObject:
         os.close(fd)
 
 
+def joined_texts(parts: Any) -> str:
+    """Return the texts of the parts of a message."""
+    blocks = parts if isinstance(parts, list) else ()
+    found = (block.get("text") for block in blocks if isinstance(block, Mapping))
+    return "\n\n".join(one for one in found if isinstance(one, str))
+
+
 def latest_of(
     home: Path, paths: Iterable[Path], cwd: str, directory_of: Callable[[Path, Path], str | None]
 ) -> Path | None:
@@ -183,7 +190,8 @@ async def replay(context: RunContext, home: Path, path: Path, reader: RecordRead
         os.close(fd)
     events = [*reader.finish()]
     if unread:
-        note = f"{unread} entries of the agent's record could not be read"
+        entries = "1 entry" if unread == 1 else f"{unread:,} entries"
+        note = f"{entries} of the agent's record could not be read"
         events.append(agent_event(EventType.RUN_ERROR, message=note))
     await _record(context, events, thread, place, reader.state)
     if reader.usage is not None:

@@ -179,7 +179,4 @@ def _is_result(message: JsonObject) -> bool:
 
 def _text_of(message: JsonObject) -> str:
     content = message.get("content")
-    if isinstance(content, str):
-        return content
-    parts = [part.get("text") for part in content or () if isinstance(part, Mapping)]
-    return "\n\n".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else record.joined_texts(content)

@@ -124,7 +124,7 @@ class RolloutReader:
             case "event_msg", "item_completed":
                 item = require_object(payload.get("item"))
                 is_user = item.get("type") == "UserMessage"
-                return _said(_joined(item.get("content"))) if is_user else []
+                return _said(record.joined_texts(item.get("content"))) if is_user else []
             case "event_msg", "error":
                 return [agent_event(EventType.RUN_ERROR, message=text(payload.get("message")))]
             case "event_msg", "turn_aborted":
@@ -146,10 +146,12 @@ class RolloutReader:
         match kind:
             case "message" if item.get("role") == "assistant":
                 said = {"type": "agent_message", "id": item.get("id")}
-                return self._read("completed", {**said, "text": _joined(item.get("content"))})
+                return self._read(
+                    "completed", {**said, "text": record.joined_texts(item.get("content"))}
+                )
             case "reasoning":
                 thought = {"type": "reasoning", "id": item.get("id")}
-                summary = _joined(item.get("summary"))
+                summary = record.joined_texts(item.get("summary"))
                 return self._read("completed", {**thought, "text": summary}) if summary else []
             case "web_search_call":
                 action = item.get("action")
@@ -178,7 +180,7 @@ class RolloutReader:
         call = self._calls.pop(call_id, None)
         if call is None:
             return []
-        said = output if isinstance(output, str) else _joined(output)
+        said = output if isinstance(output, str) else record.joined_texts(output)
         found = _EXIT_CODE.search(said)
         code = int(found[1]) if found else 0
         said = said.partition(_OUTPUT)[2] if found and _OUTPUT in said else said
@@ -205,12 +207,6 @@ _MAX_CALLS: Final = 10_000
 
 def _said(words: str) -> list[AgentEvent]:
     return [agent_event(EventType.USER_MESSAGE, text=words)] if words else []
-
-
-def _joined(parts: Any) -> str:
-    """Return the texts of a message's parts."""
-    found = [part.get("text") for part in parts if isinstance(part, Mapping)] if parts else []
-    return "\n\n".join(one for one in found if isinstance(one, str))
 
 
 def _arguments(item: JsonObject) -> dict[str, Any]:
