@@ -85,7 +85,7 @@ def _require_free(view: RunQueries, session: Session) -> None:
     """Raise ``SessionBusy`` if a started run of the session has not ended."""
     for run in transitions.started_runs(view, session):
         raise SessionBusy(
-            f"{run_changes.state_of(run)}: wait for it, or cancel it with `agentctl run cancel {run.id}`",
+            f"{run_changes.state_of(run)}; `agentctl run cancel {run.id}` ends it",
             {"run_id": run.id},
         )
 
@@ -126,7 +126,9 @@ async def adopt(core: Core, caller: Principal, command: AdoptSession) -> Change[
     await core.store.read(partial(require_admin, caller=caller))
     provider = core.known_provider(command.provider or core.config.routing.default)
     runner = _attachable(core, provider)
-    cwd = await core.workspace(command.cwd or core.config.cwd)
+    cwd = command.cwd or core.config.cwd
+    if command.thread_id is None:
+        cwd = await core.workspace(cwd)
     env = core.config.agent_env(core.config.providers[provider])
     with use_host(core.config.host):
         try:
