@@ -14,6 +14,7 @@ from anyio.to_thread import run_sync
 
 from agent_orchestrator.domain.errors import Unreachable
 from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Event, Run
 from agent_orchestrator.operations.runs import GET_RUN
 from agent_orchestrator.operations.sessions import GET_SESSION
@@ -23,9 +24,8 @@ from agentctl.connection import DaemonConnection
 from agentctl.event_text import ends_run
 from agentctl.failures import DONE, FAILED, usage_failure
 from agentctl.output import Output
-from agentctl.run_commands import exit_code
+from agentctl.terminal import one_line
 from agentctl.times import counted
-from agentctl.views import outcome_lines
 
 _LAUNCHER: Final = """
 import json, os, signal, sys
@@ -104,9 +104,13 @@ async def show_recorded(connection: DaemonConnection, output: Output, run: Run, 
     except Unreachable:
         output.note("agentctl: agentd cannot be reached; it records what was said when it runs")
         return FAILED
-    lines = [f"{counted(turns, 'turn')} recorded in session {run.session_id}"]
-    if exit_code(ended) != DONE:
-        lines = [*outcome_lines(ended, output.style)]
-    output.answer({"run": ended, "turns": turns}, lambda _: lines)
+    if output.structured:
+        output.answer({"run": ended, "turns": turns}, lambda *_: ())
+    else:
+        output.lines([f"{counted(turns, 'turn')} recorded in session {run.session_id}"])
+    if ended.status is not RunStatus.COMPLETED:
+        why = f"{ended.error.code}: {ended.error.message}" if ended.error else ended.status
+        output.note(f"agentctl: the rest is not recorded: {one_line(why)}")
+        return FAILED
     output.hint(f'continue with: agentctl ask --session-id {run.session_id} "…"')
-    return exit_code(ended)
+    return DONE
