@@ -102,7 +102,8 @@ def sentence(event: Event) -> str:
             worker = str(data.get("worker_id") or "").rpartition("/")[2]
             return "started" + (f" by {worker}" if worker else "")
         case EventType.RUN_WAITING if data.get("held_by"):
-            return f"held by {_person(data['held_by'])}, in the agent's own program (process {data.get('pid')})"
+            by = "you" if data["held_by"] == "local" else data["held_by"]
+            return f"held by {by}, in the agent's own program (process {data.get('pid')})"
         case EventType.RUN_WAITING:
             request_id = data.get("request_id")
             return "waiting for an answer" + (f" to {request_id}" if request_id else "")
