@@ -23,6 +23,7 @@ from agent_orchestrator import Client, Run, Session
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.one_loop,
+    pytest.mark.timeout(300),  # each starts a daemon, an agent and its program
 ]
 
 _ALONE = {"codex": ("exec", "--skip-git-repo-check"), "claude": ("-p",)}
