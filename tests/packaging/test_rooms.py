@@ -18,6 +18,7 @@ NAMED = {
     "codex": {
         "agent_orchestrator/known_runners.py": "the registry and the defaults",
         "agent_orchestrator/operations/runs.py": "`codex_invocation` is a field of the API",
+        "agentctl/commands/adopt.py": "examples of a provider and its conversations",
         "agent_orchestrator/runners/acp/agents.py": "`codex-acp`, another program",
     },
     "claude": {

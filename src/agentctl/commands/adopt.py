@@ -16,7 +16,7 @@ from agentctl.options import Command
     cls=Command,
     examples="""
     agentctl adopt codex --last
-    agentctl adopt claude 0b5a3c0e-6d9f-4a3e-9d57-2f6f0c1a7b11
+    agentctl adopt codex 0199f3a0-5d1e-7c40-9a55-1f6f3f7b8c21
     """,
 )
 @click.argument("provider")

@@ -14,13 +14,13 @@ from agentctl.options import Command, identified
     cls=Command,
     examples="""
     agentctl attach ses_01k0
-    agentctl attach --session-id ses_01k0 --provider codex
+    agentctl attach --session-id ses_01k0
     """,
 )
 @identified("session")
 @options_of(AttachSession, only=("provider",))
 def attach(**values: Any) -> None:
-    """Open the agent's own program, such as codex, on a session's conversation.
+    """Open the agent's own program on a session's conversation.
 
     Until you leave it, the session is held: its messages wait. Then what was said is recorded in the
     session, and the next message goes on from there. It works on the daemon's own machine only.
