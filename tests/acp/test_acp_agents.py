@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 from loops import ON_ONE_LOOP
-from test_acp_runner import APPROVED, DENIED, Deciding, of
+from test_acp_runner import APPROVED, DENIED, context_for, of
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Usage
@@ -40,7 +40,7 @@ async def replayed(name, case, cwd, decisions=()):
         case,
     ]
     env = {"AGENTCTL_URL": "http://127.0.0.1:1", "AGENTCTL_AUTH_TOKEN": "token"}
-    context = Deciding("do it", decisions, cwd=cwd, env=env if case == "tools" else None)
+    context = context_for("do it", decisions, cwd=cwd, env=env if case == "tools" else None)
     ended = None
     stderr = ""
     async with AcpRunner(name=name, argv=argv) as runner:

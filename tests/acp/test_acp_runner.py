@@ -4,25 +4,24 @@ import itertools
 import json
 import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 import psutil
 import pytest
 from attrs import evolve
+from deciding import CANCELED, EXPIRED, Deciding
 
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
-from agent_orchestrator.domain.model import Request, Thread, Usage
+from agent_orchestrator.domain.model import Thread, Usage
 from agent_orchestrator.runners.acp import agents, runner, sessions
 from agent_orchestrator.runners.acp.agent import AcpAgent, OwnTool
 from agent_orchestrator.runners.live import stopping
-from agent_orchestrator.testing.runners import RecordingContext, RunnerContract
+from agent_orchestrator.testing.runners import RunnerContract
 
 pytestmark = pytest.mark.anyio
 
 AGENT = Path(__file__).parent / "scripted_agent.py"
-THEN = datetime(2030, 1, 1, tzinfo=UTC)
 NUMBERS = itertools.count()
 
 COMMAND = {
@@ -34,47 +33,17 @@ COMMAND = {
 KINDS = ["allow_always", "allow_once", "reject_always", "reject_once"]
 
 
-class Deciding(RecordingContext):
-    """A run in a new session. Its questions get these decisions, in order; without any, they stay open."""
-
-    def __init__(self, prompt, decisions=(), **more):
-        super().__init__(prompt if isinstance(prompt, str) else json.dumps(prompt), **more)
-        self.session = evolve(self.session, id=f"ses_{next(NUMBERS)}")
-        self.decisions = [*decisions]
-        self.questions = []
-
-    async def ask_parent(
-        self, text, *, kind="input_request", detail=None, options=None, expires_in_s=3600.0
-    ):
-        json.dumps(detail)
-        self.questions.append({"text": text, "kind": kind, "detail": detail, "options": options})
-        await self._note("ask")
-        if not self.decisions:
-            await anyio.sleep_forever()
-        decision = {"decision": None, "answer": None, "scope": None, **self.decisions.pop(0)}
-        assert len({one.id for one in options}) == len(options)
-        return Request(
-            id="req_0",
-            session_id="ses_0",
-            run_id="run_0",
-            attempt=1,
-            root_session_id="ses_0",
-            parent_session_id=None,
-            kind=kind,
-            text=text,
-            detail=detail,
-            options=options,
-            decided_by=None,
-            created_at=THEN,
-            expires_at=THEN,
-            resolved_at=THEN,
-            **decision,
-        )
-
-
-APPROVED = {"status": "approved", "decision": "approve"}
+APPROVED = {"decision": "approve"}
 FOR_SESSION = {**APPROVED, "scope": "session"}
-DENIED = {"status": "denied", "decision": "deny"}
+DENIED = {"decision": "deny"}
+
+
+def context_for(prompt, decisions=(), **more):
+    """Return the context of a run in a new session, with what is decided about its questions, in order."""
+    context = Deciding(prompt if isinstance(prompt, str) else json.dumps(prompt), **more)
+    context.session = evolve(context.session, id=f"ses_{next(NUMBERS)}")
+    context.decide = [*decisions]
+    return context
 
 
 def make_runner(settings=None, known=None, monkeypatch=None, **more):
@@ -101,7 +70,7 @@ def known(monkeypatch):
 @pytest.fixture
 def record(tmp_path):
     def make(prompt, decisions=(), **more):
-        return Deciding(prompt, decisions, cwd=tmp_path, **more)
+        return context_for(prompt, decisions, cwd=tmp_path, **more)
 
     return make
 
@@ -127,7 +96,7 @@ async def failed(one, context):
 
 def following(context, prompt, decisions=(), **more):
     """Return the context of the session's next run."""
-    found = Deciding(prompt, decisions, cwd=context.session.cwd, thread=context.thread, **more)
+    found = context_for(prompt, decisions, cwd=context.session.cwd, thread=context.thread, **more)
     found.session = context.session
     return found
 
@@ -153,7 +122,7 @@ class TestContract(RunnerContract):
         return make_runner()
 
     def make_context(self, prompt, cwd):
-        return Deciding(prompt, cwd=cwd)
+        return context_for(prompt, cwd=cwd)
 
 
 # --- sessions
@@ -287,10 +256,10 @@ async def test_the_first_option_is_not_the_choice(record):
     [
         (APPROVED, KINDS, "allow_once-1"),
         (FOR_SESSION, KINDS, "allow_once-1"),
-        ({"status": "answered", "answer": "yes, do"}, KINDS, "reject_once-3"),
+        ({"decision": "answer", "text": "yes, do"}, KINDS, "reject_once-3"),
         (DENIED, KINDS, "reject_once-3"),
-        ({"status": "expired"}, KINDS, "reject_once-3"),
-        ({"status": "canceled"}, KINDS, "reject_once-3"),
+        (EXPIRED, KINDS, "reject_once-3"),
+        (CANCELED, KINDS, "reject_once-3"),
         (DENIED, ["allow_once", "reject_always"], "cancelled"),
     ],
 )
@@ -339,7 +308,7 @@ async def test_an_approval_for_the_session_holds_for_the_same_and_in_the_next_pr
 
 async def test_words_of_a_denial_are_the_next_prompt(record):
     async with make_runner() as one:
-        decision = {**DENIED, "answer": "use the other file"}
+        decision = {**DENIED, "text": "use the other file"}
         context = record([["ask", COMMAND, KINDS], ["say", "stopped"]], [decision])
         ended = await run(one, context)
     assert messages(context) == ["stopped", ended.text]
@@ -358,7 +327,7 @@ async def test_an_agent_whose_turn_a_denial_ends_is_told_to_go_on(record, known,
 async def test_a_question_that_is_denied_and_stopped_ends_the_turn(record):
     async with make_runner() as one:
         context = record(
-            [["ask", COMMAND, KINDS], ["say", "no"]], [{**DENIED, "option": "deny_and_stop"}]
+            [["ask", COMMAND, KINDS], ["say", "no"]], [{"option": "deny_and_stop"}]
         )
         failure = await failed(one, context)
         assert failure.code == "denied"
@@ -376,7 +345,7 @@ async def test_a_question_that_the_agent_withdraws_ends_and_the_turn_goes_on(rec
                 self.calls.append("withdrawn")
 
     async with make_runner() as one:
-        context = Marking([["withdraw", COMMAND], ["say", "on"]], cwd=tmp_path)
+        context = Marking(json.dumps([["withdraw", COMMAND], ["say", "on"]]), cwd=tmp_path)
         assert (await run(one, context)).text == "on"
     assert "withdrawn" in context.calls
 

@@ -12,12 +12,14 @@ from agent_orchestrator.testing.runners import RecordingContext
 
 THEN = datetime(2030, 1, 1, tzinfo=UTC)
 EXPIRED = "expired"
+CANCELED = "canceled"
 
 
 class Deciding(RecordingContext):
     """A context in which what is asked is decided as told; without that, never.
 
-    ``decide`` has the arguments of :func:`agent_orchestrator.domain.approvals.decide`, or is :data:`EXPIRED`.
+    ``decide`` has the arguments of :func:`agent_orchestrator.domain.approvals.decide`, or is :data:`EXPIRED` or
+    :data:`CANCELED`. A list of these is for one question after the other.
     """
 
     decide = None
@@ -32,7 +34,10 @@ class Deciding(RecordingContext):
         json.dumps(detail)
         self.questions.append({"text": text, "kind": kind, "detail": detail, "options": options})
         await self._note("ask")
-        if self.decide is None:
+        decision = self.decide
+        if isinstance(decision, list):
+            decision = decision.pop(0) if decision else None
+        if decision is None:
             await anyio.sleep_forever()
         request = Request(
             id="req_0",
@@ -54,7 +59,7 @@ class Deciding(RecordingContext):
             expires_at=THEN,
             resolved_at=THEN,
         )
-        if self.decide == EXPIRED:
-            return request
-        request = decide(request, **self.decide)
+        if isinstance(decision, str):
+            return evolve(request, status=decision)
+        request = decide(request, **decision)
         return evolve(request, status=RESOLUTIONS[kind, request.decision].status)
