@@ -10,6 +10,8 @@ from chat_model import ChatModel
 from opencode import AcpGateway, AcpGateways
 from opencode_home import opencode_env
 
+from agent_orchestrator.runners.acp.agents import AGENTS
+
 MODULES = Path(__file__).parent.parent / "node_modules"
 
 PINNED = MODULES / "opencode-linux-x64" / "bin" / "opencode"
@@ -59,7 +61,11 @@ def gateways(
         directory = tmp_path / f"gateway-{len(made)}"
         directory.mkdir()
         env = opencode_env(opencode_home, model.port)
-        made.append(AcpGateway(directory, [opencode, "acp"], env, settings, arguments))
+        made.append(
+            AcpGateway(
+                directory, [opencode, *AGENTS["opencode"].argv[1:]], env, settings, arguments
+            )
+        )
         return made[-1]
 
     yield make

@@ -1,6 +1,7 @@
 """The real opencode on the scripted model, and an agentd with it."""
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -30,13 +31,14 @@ class AcpGateway:
         env: dict[str, str],
         settings: str = "",
         arguments: tuple[str, ...] = (),
+        name: str = "opencode",
     ) -> None:
         self._directory = directory
         self._arguments = arguments
         self._stack = ExitStack()
         values = ", ".join(f"{name} = {json.dumps(value)}" for name, value in env.items())
         (directory / "agentd.toml").write_text(
-            f'[providers.opencode]\nrunner = "acp"\nargv = {json.dumps(argv)}\n'
+            f'[providers.{name}]\nrunner = "acp"\nargv = {json.dumps(argv)}\n'
             f"env = {{ set = {{ {values} }} }}\n{settings}\n"
         )
         self.start()
@@ -57,7 +59,11 @@ class AcpGateway:
 
     def agents(self) -> list[psutil.Process]:
         """Return the processes of agents."""
-        return [one for one, command in family(self.daemon.pid).items() if " acp" in command]
+        return [
+            one
+            for one, command in family(self.daemon.pid).items()
+            if re.search(r"\bacp\b", command)
+        ]
 
 
 AcpGateways = Callable[..., AcpGateway]

@@ -2,7 +2,8 @@
 
 SETTINGS is a JSON object: ``version`` of the protocol; ``mode`` to start in and ``modes`` to have; ``resumes``, ``loads``;
 ``steers``; ``sticky``: it does not change its mode; ``mute``: methods that it never answers; ``refuses``: methods with
-the code that they are refused with; ``sessions``: a directory of the sessions that it knows.
+the code that they are refused with; ``sessions``: a directory of the sessions that it knows; ``deaf``: it does not end on SIGTERM;
+``late_replay``: it repeats a conversation after the answer; ``says``, ``says_more``: values in its answer to ``initialize``.
 
 A prompt is a list of steps in JSON:
 
@@ -18,6 +19,7 @@ A prompt is a list of steps in JSON:
 ["variable", NAME]      say the value of an environment variable
 ["model"]               say which model it has
 ["raw", TEXT]           write a line
+["stderr", TEXT]        write a line on stderr
 ["line", N]             write a line of N bytes that is no message
 ["run", [ARGV…]]        start a program, and do not wait for it
 ["touch", PATH]         make a file
@@ -34,6 +36,7 @@ A prompt that is not a list is said again. A prompt in JSON with other steps end
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -169,6 +172,8 @@ def do(step):
         case ["raw", text]:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
+        case ["stderr", text]:
+            print(text, file=sys.stderr, flush=True)
         case ["line", size]:
             sys.stdout.write("x" * size + "\n")
             sys.stdout.flush()
@@ -235,6 +240,7 @@ def handle(message):
                 "protocolVersion": SETTINGS.get("version", 1),
                 "agentCapabilities": capabilities,
                 "agentInfo": {"name": "scripted", "version": "7.0"},
+                **{name: SETTINGS[name] for name in ("says", "says_more") if name in SETTINGS},
             }
             if SETTINGS.get("steers"):
                 result["_meta"] = {"steering": {"supported": True}}
@@ -247,14 +253,18 @@ def handle(message):
             send(id=number, result={"sessionId": state["session"], "configOptions": options()})
         case "session/resume" | "session/load":
             state["servers"] = params["mcpServers"]
-            if known() is not None and not (known() / params["sessionId"]).exists():
+            if known() is not None and not (known() / params["sessionId"].strip()).exists():
                 send(id=number, error={"code": -32002, "message": "there is no such session"})
                 return
             state["session"] = params["sessionId"]
+            is_late = SETTINGS.get("late_replay")
             state["mode"], state["model"] = SETTINGS.get("mode", "auto"), "large"
-            if method == "session/load":
+            if method == "session/load" and not is_late:
                 say("what was said before")
             send(id=number, result={"configOptions": options()})
+            if method == "session/load" and is_late:
+                say("what was said before")
+                update({"sessionUpdate": "available_commands_update", "availableCommands": []})
         case "session/set_config_option":
             offered = next(one["options"] for one in options() if one["id"] == params["configId"])
             if params["value"] not in [one["value"] for one in offered]:
@@ -274,6 +284,8 @@ def handle(message):
             send(id=number, error={"code": -32601, "message": f"there is no {method}"})
 
 
+if SETTINGS.get("deaf"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 threading.Thread(target=read, daemon=True).start()
 while (incoming := INCOMING.get()) is not None:
     handle(incoming)

@@ -14,6 +14,7 @@ from agent_orchestrator.domain.model import Usage
 from agent_orchestrator.known_runners import KNOWN_PROVIDERS
 from agent_orchestrator.runners.acp.agents import AGENTS
 from agent_orchestrator.runners.acp.prompts import blocks
+from agent_orchestrator.runners.acp.recording import START, STARTS
 from agent_orchestrator.runners.acp.runner import AcpRunner
 
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
@@ -22,13 +23,8 @@ HERE = Path(__file__).parent
 RECORDINGS = HERE / "recordings"
 
 
-def recorded(case):
-    """Return the agents with a recording of a case."""
-    lines = {path.stem: path.read_text() for path in sorted(RECORDINGS.glob("*.jsonl"))}
-    return [name for name, text in lines.items() if f'"case": "{case}"' in text]
-
-
-RECORDED = recorded("ask")
+RECORDED = sorted(path.stem for path in RECORDINGS.glob("*.jsonl"))
+"""Agents with recordings of turns: the cases ``ask``, ``deny``, ``write``, ``tools`` and ``error``."""
 
 
 async def replayed(name, case, cwd, decisions=()):
@@ -36,7 +32,7 @@ async def replayed(name, case, cwd, decisions=()):
     argv = [
         sys.executable,
         str(HERE / "replayed_agent.py"),
-        str(RECORDINGS / f"{name}.jsonl"),
+        str((STARTS if case == START else RECORDINGS) / f"{name}.jsonl"),
         case,
     ]
     env = {"AGENTCTL_URL": "http://127.0.0.1:1", "AGENTCTL_AUTH_TOKEN": "token"}
@@ -124,17 +120,16 @@ async def test_an_error_of_the_model_is_a_failure(name, tmp_path):
     assert "400" in ended.message
 
 
-STARTS = {
+WITHOUT_A_LOGIN = {
     **dict.fromkeys(("auggie", "cline", "droid", "kimi"), "auth_failed"),
-    "opencode": None,
     "pi": "provider_error",  # its adapter was there, and pi itself was not
 }
 
 
-@pytest.mark.parametrize("name", recorded("start"))
+@pytest.mark.parametrize("name", AGENTS)
 async def test_an_agent_without_a_login_says_how_to_log_in(name, tmp_path):
-    _, ended, _ = await replayed(name, "start", tmp_path)
-    code = STARTS[name]
+    _, ended, _ = await replayed(name, START, tmp_path)
+    code = WITHOUT_A_LOGIN.get(name)
     if code is None:  # it answers the prompt, which is not in the recording
         assert ended == ""
         return
@@ -145,7 +140,8 @@ async def test_an_agent_without_a_login_says_how_to_log_in(name, tmp_path):
 
 
 def test_each_row_has_a_recording():
-    assert {*RECORDED, *recorded("start")} == set(AGENTS)
+    assert {path.stem for path in STARTS.glob("*.jsonl")} == set(AGENTS)
+    assert set(RECORDED) <= set(AGENTS)
 
 
 @pytest.mark.parametrize(

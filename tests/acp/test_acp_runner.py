@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -160,6 +161,59 @@ async def test_another_process_continues_the_conversation(record, tmp_path, way)
     assert second.pid != first.pid
     assert second.thread.id == first.thread.id
     assert messages(second) == ["two"]  # and not what was said before
+
+
+async def test_a_conversation_that_is_repeated_after_the_answer_is_no_part_of_the_run(
+    record, known, tmp_path
+):
+    """The id in messages is the one that it was loaded by. The conversation keeps its own."""
+    (tmp_path / "sessions").mkdir()
+    settings = {"sessions": str(tmp_path / "sessions"), "resumes": False, "loads": True}
+    row = {"load_prefix": " ", "replay_end": "available_commands_update"}
+    first = record("one")
+    async with known({**settings, "late_replay": True}, **row) as one:
+        await run(one, first)
+    async with known({**settings, "late_replay": True}, **row) as one:
+        second = following(first, "two")
+        assert (await run(one, second)).text == "two"
+        third = following(second, [["ask", COMMAND, KINDS], ["answer"]], [APPROVED])
+        assert "allow_once-1" in (await run(one, third)).text
+        assert third.pid == second.pid
+    assert second.thread.id == third.thread.id == first.thread.id
+    assert messages(second) == ["two"]
+
+
+async def test_an_agent_that_never_ends_the_repeated_conversation_is_ended(
+    record, known, monkeypatch
+):
+    monkeypatch.setattr(sessions, "OPEN_S", 0.5)
+    settings = {"resumes": False, "loads": True}
+    async with known(settings, replay_end="available_commands_update") as one:
+        failure = await failed(one, record("one", thread=Thread("s-1", {})))
+    assert (failure.code, "session/load" in failure.message) == ("provider_error", True)
+
+
+async def test_a_request_to_the_model_that_fails_is_told(record, known):
+    """Whatever else is on stderr, and also if nothing else comes."""
+    pattern = re.compile(r"failed: (.*)")
+    noise = ["stderr", "x" * 20_000]
+    script = [
+        *[["stderr", "failed: slow down"], noise, ["sleep", 0.3]],
+        *[["stderr", "no failure"], ["stderr", "failed: " + "y" * 20_000], noise, ["sleep", 0.3]],
+        ["say", "done"],
+    ]
+    async with known(failed_request=pattern) as one:
+        context = record(script)
+        assert (await run(one, context)).text == "done"
+        notes = [data["message"] for data in of(context, "run.error")]
+        assert notes[0] == "a request to the model of scripted failed: slow down"
+        assert len(notes) == 2
+        assert len(notes[1]) < 3_000
+        assert context.calls.index("delivered") < context.calls.index("emit run.error")
+        # What was told is not told again.
+        after = following(context, [["stderr", "else"], ["sleep", 0.3], ["say", "on"]])
+        await run(one, after)
+        assert of(after, "run.error") == []
 
 
 @pytest.mark.parametrize("choice", ["fresh", "fail"])
@@ -326,9 +380,7 @@ async def test_an_agent_whose_turn_a_denial_ends_is_told_to_go_on(record, known,
 
 async def test_a_question_that_is_denied_and_stopped_ends_the_turn(record):
     async with make_runner() as one:
-        context = record(
-            [["ask", COMMAND, KINDS], ["say", "no"]], [{"option": "deny_and_stop"}]
-        )
+        context = record([["ask", COMMAND, KINDS], ["say", "no"]], [{"option": "deny_and_stop"}])
         failure = await failed(one, context)
         assert failure.code == "denied"
         after = following(context, "hello")

@@ -286,7 +286,7 @@ async def test_what_goes_wrong_has_a_code(
 
         assert await code("http 401 a wrong key, unauthorized") == (
             "auth_failed",
-            "Internal error: a wrong key, unauthorized",
+            "a wrong key, unauthorized",
         )
         assert (await code("http 400 a bad request"))[0] == "provider_error"
         # Nobody answers. Its process was stopped between these runs, because it was idle.

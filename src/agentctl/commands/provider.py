@@ -1,11 +1,18 @@
 """``agentctl provider``: the agents that agentd can run."""
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agentctl.call import Call
-from agentctl.options import Group
+from agentctl.failures import usage_failure
+from agentctl.options import Group, given
+from agentctl.output import Output
+from agentctl.settings import DEFAULT_URL, resolve
+
+if TYPE_CHECKING:
+    from agent_orchestrator.testing.agents import Report
 
 
 @click.group(
@@ -13,10 +20,11 @@ from agentctl.options import Group
     examples="""
     agentctl provider list
     agentctl ask --provider demo "What does this project do?"
+    agentctl provider check opencode
     """,
 )
 def provider() -> None:
-    """Show the agents that agentd can run."""
+    """Show the agents that agentd can run, and check how one starts."""
 
 
 @provider.command(
@@ -43,3 +51,66 @@ def list_() -> None:
         call.output.answer({"providers": found}, lambda: provider_cards(found))
 
     call.run(body)
+
+
+@provider.command(
+    "check",
+    examples="""
+    agentctl provider check opencode
+    agentctl provider check gemini --record gemini.jsonl
+    agentctl provider check mine -- my-agent --acp
+    """,
+)
+@click.argument("name")
+@click.argument("argv", nargs=-1)
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the recording to this file, without secrets.",
+)
+def check(name: str, argv: tuple[str, ...], record: Path | None) -> None:
+    """Start an agent that speaks ACP, and check it against what is known of it.
+
+    The agent runs here, without agentd, in an empty directory, with your login. It opens a session, is set to
+    the mode in which it asks, and is ended. No model is asked. The results are compared with its row in the
+    table of known agents and with its recording. The exit code is 1 if something does not fit.
+
+    ARGV is another program with its arguments, for an agent that is not known or not on the PATH.
+    """
+    import anyio
+
+    from agent_orchestrator.known_runners import KNOWN_PROVIDERS
+    from agent_orchestrator.testing.agents import check_agent, write_start
+
+    chosen = given(click.get_current_context())
+    # It uses no daemon, so it does not matter whether there are several.
+    output = Output(resolve({**chosen, "url": DEFAULT_URL}, {}))
+    known = KNOWN_PROVIDERS.get(name)
+    if known is not None and known.runner != "acp":
+        raise usage_failure(
+            f"{name} does not speak ACP, so there is no recording to check: its runner tests it before its "
+            "first run; see `agentctl provider list`"
+        )
+    try:
+        report = anyio.run(check_agent, name, argv)
+    except LookupError:
+        raise usage_failure(
+            f"no agent {name!r} is known: give its program and arguments after --"
+        ) from None
+    if record is not None and report.lines:
+        write_start(record, report.lines)
+    found = {"name": report.name, "version": report.version, "fits": report.fits}
+    findings = [{"fits": one.fits, "message": one.message} for one in report.findings]
+    output.answer({**found, "findings": findings}, lambda: _lines(report, record))
+    if not report.fits:
+        raise click.exceptions.Exit(1)
+
+
+_WORDS = {True: "fits", False: "differs", None: "note"}
+
+
+def _lines(report: "Report", record: Path | None) -> list[str]:
+    lines = [f"{_WORDS[one.fits]:8} {one.message}" for one in report.findings]
+    if record is not None and report.lines:
+        lines.append(f"{len(report.lines)} messages in {record}")
+    return lines

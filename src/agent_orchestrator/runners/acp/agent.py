@@ -42,12 +42,17 @@ class AcpAgent:
     :param usage: where it reports its tokens.
     :param own_tool: how to recognise a call of an orchestration tool; None if it does not ask before one.
     :param takes_tools: whether it takes an MCP server.
-    :param renews_tools: whether ``session/resume`` of a session that the process has connects to the MCP servers
-        again. The token of the tools is another in each run. Without this, a run with tools gets a new process.
+    :param renews_tools: whether the process connects to the MCP servers again when it is to continue a session that
+        it has. The token of the tools is another in each run. Without this, a run with tools gets a new process.
     :param resumes: whether another process can continue its conversations.
+    :param load_prefix: what to put before the id of a conversation in ``session/load``. It is the id then.
+    :param replay_end: the update that follows the conversation, which ``session/load`` repeats; None if its answer
+        does.
     :param steers: whether it takes messages during a turn (``_session/steering``).
     :param images: whether a prompt may have images.
     :param hides_errors: whether an error of its model is an ordinary end of the turn, but without usage.
+    :param failed_request: a line of its stderr about a request that its model did not answer. Its group is the
+        reason. It usually repeats the request.
     :param notice: how messages of the program begin that are not the model's.
     :param denial_ends_turn: whether it ends the turn when its request is denied.
     :param slash_prefix: what to put before a prompt that begins with ``/``, so that it is no command of the agent.
@@ -66,9 +71,12 @@ class AcpAgent:
     takes_tools: bool = True
     renews_tools: bool = False
     resumes: bool = True
+    load_prefix: str = ""
+    replay_end: str | None = None
     steers: bool = False
     images: bool = True
     hides_errors: bool = False
+    failed_request: re.Pattern[str] | None = None
     notice: re.Pattern[str] | None = None
     denial_ends_turn: bool = False
     slash_prefix: str = "\u200b"

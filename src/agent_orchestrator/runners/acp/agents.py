@@ -23,13 +23,16 @@ _OPENCODE_PERMISSION: Final = {
 
 AGENTS: Final[Mapping[str, AcpAgent]] = {
     "opencode": AcpAgent(
-        argv=("opencode", "acp"),
+        argv=("opencode", "acp", "--print-logs", "--log-level", "ERROR"),
         env={"OPENCODE_PERMISSION": json.dumps(_OPENCODE_PERMISSION)},
         child_env={"OPENCODE_DISABLE_PROJECT_CONFIG": "1"},
         ask_mode="build",
         usage="last_call",
         own_tool=OwnTool("title", rf"{TOOL_SERVER}_(\w+)", kind="other"),
         renews_tools=True,
+        failed_request=re.compile(
+            r'[^"]*message="stream error" [^"]*small=false [^"]*error\.error="(?:AI_APICallError: )?(.*)"'
+        ),
         denial_ends_turn=True,
         login="opencode auth login",
         install="npm install -g opencode-ai",
@@ -39,8 +42,12 @@ AGENTS: Final[Mapping[str, AcpAgent]] = {
         ask_mode="default",
         usage="quota",
         own_tool=OwnTool("title", rf"(\w+) \({TOOL_SERVER} MCP Server\)", kind="other"),
-        takes_tools=False,  # only with the token of its first run, as it cannot load a session again
-        resumes=False,
+        renews_tools=True,
+        # The name of a conversation's file has the minute of the time and the beginning of the id. Within a minute, a
+        # conversation that is loaded by its id is overwritten first. gemini strips an id, but not for the name.
+        load_prefix=" ",
+        replay_end="available_commands_update",
+        failed_request=re.compile(r"(Attempt \d+ failed with status \d+)"),
         stop_s=0,
         login="gemini, or set GEMINI_API_KEY",
         install="npm install -g @google/gemini-cli",

@@ -85,7 +85,7 @@ def failure_of(agent_name: str, agent: AcpAgent, error: RpcError) -> AgentFailed
 
 def message_of(error: RpcError) -> str:
     """Return the message of an error with its details."""
-    message = error.message
+    message = error.message.removeprefix("Internal error: ")  # opencode 1.18, before all words
     with suppress(ValueError, RecursionError):  # gemini 0.61 quotes the answer of its model
         message = text(value_at(json.loads(message), ["error", "message"])) or message
     details = text(value_at(error.data, ["details"]))

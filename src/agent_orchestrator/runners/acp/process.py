@@ -16,7 +16,7 @@ from agent_orchestrator.runners.acp.usage import Totals
 from agent_orchestrator.runners.acp.values import value_at
 from agent_orchestrator.runners.events import JsonObject, text
 from agent_orchestrator.runners.live.jsonrpc import JsonRpc
-from agent_orchestrator.runners.live.messages import RpcError
+from agent_orchestrator.runners.live.messages import Dialect, Notification, RpcError
 from agent_orchestrator.runners.live.process import AgentProtocol, Launch, LiveProcess
 from agent_orchestrator.runners.program import NotRunnable, locate
 
@@ -34,6 +34,15 @@ INITIALIZE: Final = {
     },
     "clientInfo": {"name": "agent-orchestrator", "version": "1"},
 }
+
+REQUEST_FAILED: Final = "agent_orchestrator/request_failed"
+"""The notification that a request to the model has failed, from a line of stderr."""
+
+_OVERLAP: Final = 32 * 2**10
+"""Characters of stderr by which new output is told from old."""
+
+_LONGEST_LINE: Final = 2_000
+"""Characters of a line of stderr that are looked at."""
 
 _STREAMS: Final = {
     "session/update": (
@@ -68,6 +77,7 @@ class AcpProcess(LiveProcess):
     """A process.
 
     :ivar session_id: the session that it has loaded.
+    :ivar address: that session's id in messages.
     :ivar token: the token with which that session reaches the orchestration tools; None without them.
     :ivar totals: what it has used since its start.
     :ivar settings: the mode and the model of the session, as they are now.
@@ -76,16 +86,22 @@ class AcpProcess(LiveProcess):
 
     spec: Spec
     session_id: str | None = field(default=None, init=False)
+    address: str = field(default="", init=False)
     token: str | None = field(default=None, init=False)
     totals: Totals = field(factory=Totals, init=False)
     capabilities: JsonObject = field(factory=dict, init=False)
     version: str | None = field(default=None, init=False)
     can_steer: bool = field(default=False, init=False)
     settings: dict[Category, Setting] = field(factory=dict, init=False)
+    _heard: str = field(default="", init=False)
+    """The lines of stderr that were looked at."""
 
     @classmethod
-    def of(cls, spec: Spec, tag: str, idle_s: float) -> "AcpProcess":
-        return cls(AgentProtocol(spec.name, JsonRpc(), streams=_STREAMS), tag, idle_s, spec)
+    def of(
+        cls, spec: Spec, tag: str, idle_s: float, dialect: Dialect | None = None
+    ) -> "AcpProcess":
+        protocol = AgentProtocol(spec.name, dialect or JsonRpc(), streams=_STREAMS)
+        return cls(protocol, tag, idle_s, spec)
 
     async def launch(self) -> Launch:
         env = dict(self.spec.env)
@@ -101,7 +117,24 @@ class AcpProcess(LiveProcess):
             self.spec.cwd,
             self.spec.is_cwd_resolved,
             self.spec.stop,
+            self._hear_stderr if self.spec.agent.failed_request is not None else None,
         )
+
+    def _hear_stderr(self, tail: str) -> None:
+        """Tell the run of the last request to the model that failed, of those in the new lines."""
+        end = tail.rfind("\n") + 1
+        # Without its beginning, the tail still has the end of what it was before.
+        known = self._heard if tail.startswith(self._heard) else self._heard[-_OVERLAP:]
+        at = tail.find(known)
+        begin = at + len(known) if at >= 0 else 0
+        self._heard = tail[:end]
+        pattern, mailbox = self.spec.agent.failed_request, self._mailboxes.get("")
+        if pattern is None or mailbox is None:
+            return
+        for line in reversed(tail[begin:end].splitlines()):
+            if (found := pattern.match(line[:_LONGEST_LINE])) is not None:
+                self.deliver(Notification(REQUEST_FAILED, {"reason": found[1]}), mailbox)
+                return
 
     async def greet(self) -> None:
         try:
@@ -131,4 +164,5 @@ class AcpProcess(LiveProcess):
 
     def forget_session(self) -> None:
         self.session_id = self.token = None
+        self.address = ""
         self.settings.clear()

@@ -181,7 +181,7 @@ class AcpRunner(LiveRunner):
                     session = await open_session(process, mailbox, thread, requested)
                     approvals = Approvals.of(session.state)
                     state = {**session.state, **approvals.state()}
-                    await context.set_thread(session.id, state)
+                    await context.set_thread(session.thread_id, state)
                     driver = TurnDriver(
                         context,
                         process,

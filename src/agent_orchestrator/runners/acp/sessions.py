@@ -1,6 +1,7 @@
 """Starts or continues the session of an agent, with its tools, mode and model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import anyio
@@ -13,10 +14,11 @@ from agent_orchestrator.runners.acp.agent import TOOL_SERVER
 from agent_orchestrator.runners.acp.failures import AUTHENTICATION_REQUIRED, failure_of, message_of
 from agent_orchestrator.runners.acp.process import AcpProcess
 from agent_orchestrator.runners.acp.settings import Category, setting_of
+from agent_orchestrator.runners.acp.values import value_at
 from agent_orchestrator.runners.conversations import ConversationMissing
 from agent_orchestrator.runners.events import JsonObject, text
 from agent_orchestrator.runners.live.mailbox import Mailbox
-from agent_orchestrator.runners.live.messages import AgentRequest, Answer, RpcError
+from agent_orchestrator.runners.live.messages import AgentRequest, Answer, Notification, RpcError
 
 OPEN_S: Final = 120.0
 """Seconds that an agent has to open a session. opencode 1.18 takes one second, and 12 on a busy machine."""
@@ -49,9 +51,12 @@ class Requested:
 class OpenSession:
     """A session that is ready for a prompt.
 
+    :param thread_id: the id of the conversation.
+    :param id: its id in messages.
     :param state: what the thread is to keep: the model that was its first.
     """
 
+    thread_id: str
     id: str
     state: Mapping[str, Any]
     mode: str | None
@@ -70,18 +75,18 @@ async def open_session(
     params: dict[str, Any] = {"cwd": requested.cwd, "mcpServers": requested.servers()}
     if thread is None:
         answer = await _open(process, mailbox, "session/new", params)
-        session_id = text(answer.get("sessionId"))
+        thread_id = session_id = text(answer.get("sessionId"))
         if not session_id:
             raise AgentFailed(
                 "provider_error", f"{process.spec.name} opened a session without an id"
             )
     else:
-        session_id = thread.id
-        if process.session_id == session_id and process.token == token:
-            answer = {}
+        thread_id = thread.id
+        if process.session_id == thread_id and process.token == token:
+            answer, session_id = {}, process.address
         else:
-            answer = await _continue(process, mailbox, {"sessionId": session_id, **params})
-    process.session_id, process.token = session_id, token
+            answer, session_id = await _continue(process, mailbox, thread_id, params)
+    process.session_id, process.address, process.token = thread_id, session_id, token
     try:
         mode = await _set(process, mailbox, answer, session_id, "mode", requested.mode)
         first = setting_of(answer, "model")
@@ -92,7 +97,7 @@ async def open_session(
     except BaseException:
         process.forget_session()
         raise
-    return OpenSession(session_id, state, mode)
+    return OpenSession(thread_id, session_id, state, mode)
 
 
 async def _open(
@@ -105,23 +110,45 @@ async def _open(
     return answer if isinstance(answer, Mapping) else {}
 
 
-async def _continue(process: AcpProcess, mailbox: Mailbox, params: JsonObject) -> JsonObject:
-    name = process.spec.name
+async def _continue(
+    process: AcpProcess, mailbox: Mailbox, thread_id: str, params: JsonObject
+) -> tuple[JsonObject, str]:
+    """Continue a conversation. Return the answer, and its id in messages."""
+    name, agent = process.spec.name, process.spec.agent
+    session_id = thread_id
     if process.has("sessionCapabilities", "resume"):
         method = "session/resume"
-    elif process.has("loadSession") and process.spec.agent.resumes:
+    elif process.has("loadSession") and agent.resumes:
         method = "session/load"
+        session_id = agent.load_prefix + thread_id
     else:
         raise ConversationMissing(f"{name} cannot continue a conversation in another process")
     try:
-        answer = await exchange(process, mailbox, method, params)
+        answer = await exchange(process, mailbox, method, {"sessionId": session_id, **params})
     except RpcError as refused:
         if refused.code == AUTHENTICATION_REQUIRED:
             raise failure_of(name, process.spec.agent, refused) from refused
         if "in use" in refused.message:
             raise AgentFailed("provider_error", message_of(refused)) from refused
         raise ConversationMissing(message_of(refused)) from refused
-    return answer if isinstance(answer, Mapping) else {}
+    if method == "session/load" and agent.replay_end is not None:
+        await _skip_replay(process, mailbox, agent.replay_end)
+    return answer if isinstance(answer, Mapping) else {}, session_id
+
+
+async def _skip_replay(process: AcpProcess, mailbox: Mailbox, last: str) -> None:
+    """Drop the messages that repeat the conversation.
+
+    :param last: the kind of the update that follows them.
+    """
+    with _must_answer(process, "session/load"):
+        while True:
+            match await mailbox.take():
+                case Notification(params=params):
+                    if value_at(params, ["update", "sessionUpdate"]) == last:
+                        return
+                case AgentRequest() as request:
+                    process.refuse(request, f"this client does not answer {request.method}")
 
 
 async def _set(
@@ -175,16 +202,27 @@ async def exchange(process: AcpProcess, mailbox: Mailbox, method: str, params: J
     :raises AgentFailed: if the process ends, or does not answer.
     """
     number = process.submit(method, params, mailbox)
-    with anyio.move_on_after(OPEN_S):
+    with _must_answer(process, method):
+        while True:
+            match await mailbox.take():
+                case Answer() as answer if answer.number == number:
+                    return answer.value()
+                case AgentRequest() as request:
+                    process.refuse(request, f"this client does not answer {request.method}")
+
+
+@contextmanager
+def _must_answer(process: AcpProcess, method: str) -> Iterator[None]:
+    """Raise ``AgentFailed`` if the process ends or is not done in time."""
+    with anyio.move_on_after(OPEN_S) as time_limit:
         try:
-            while True:
-                match await mailbox.take():
-                    case Answer() as answer if answer.number == number:
-                        return answer.value()
-                    case AgentRequest() as request:
-                        process.refuse(request, f"this client does not answer {request.method}")
+            yield
         except anyio.EndOfStream:
             process.check()
-    message = f"{process.spec.name} did not answer {method} in {OPEN_S:g} s"
-    process.fail(AgentFailed("provider_error", message))
-    raise AgentFailed("provider_error", message)
+            raise
+    if time_limit.cancelled_caught:
+        failure = AgentFailed(
+            "provider_error", f"{process.spec.name} did not answer {method} in {OPEN_S:g} s"
+        )
+        process.fail(failure)
+        raise failure

@@ -17,7 +17,7 @@ from agent_orchestrator.runners.acp import permissions
 from agent_orchestrator.runners.acp.agent import AcpAgent
 from agent_orchestrator.runners.acp.failures import STOP_CODES, code_of, failure_of
 from agent_orchestrator.runners.acp.permissions import CANCELLED, Approvals
-from agent_orchestrator.runners.acp.process import AcpProcess
+from agent_orchestrator.runners.acp.process import REQUEST_FAILED, AcpProcess
 from agent_orchestrator.runners.acp.prompts import blocks
 from agent_orchestrator.runners.acp.sessions import OpenSession
 from agent_orchestrator.runners.acp.tool_calls import ToolCall
@@ -108,7 +108,7 @@ class TurnDriver:
 
     async def _record_thread(self) -> None:
         state = {**self.session.state, **self.approvals.state()}
-        await self.context.set_thread(self.session.id, state)
+        await self.context.set_thread(self.session.thread_id, state)
 
     async def run(self) -> Outcome:
         """Carry it out.
@@ -186,6 +186,10 @@ class TurnDriver:
                 tasks.start_soon(self._answer, incoming, call)
             case AgentRequest(method=method):
                 self.process.refuse(incoming, f"this client does not answer {method}")
+            case Notification(method=method, params=params) if method == REQUEST_FAILED:
+                self._confirm(tasks)
+                note = f"a request to the model of {self.name} failed: {text(params.get('reason'))}"
+                await self._log.emit([agent_event(EventType.RUN_ERROR, message=note)])
             case Notification("$/cancel_request", params):
                 self._questions.withdraw(params.get("requestId"))
             case Notification(method=method) if method == UPDATE and self._is_ours(incoming):

@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -58,6 +58,7 @@ class Launch:
     cwd: str = "/"
     is_cwd_resolved: bool = False
     stop: StopSequence = DEFAULT_STOP
+    on_stderr: Callable[[str], None] | None = None
 
 
 @define(eq=False)
@@ -145,6 +146,11 @@ class LiveProcess(ABC):
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code, negative for a signal; None if it has not exited."""
+        return None if self._process is None else self._process.returncode
 
     @property
     def stderr_tail(self) -> str:
@@ -310,6 +316,7 @@ class LiveProcess(ABC):
                 is_cwd_resolved=launch.is_cwd_resolved,
                 stdin=None,
                 stop=launch.stop,
+                on_stderr=launch.on_stderr,
                 force_stop=self._force_stop.wait,
             ) as process:
                 self._process = process
