@@ -3,7 +3,8 @@
 SETTINGS is a JSON object: ``version`` of the protocol; ``mode`` to start in and ``modes`` to have; ``resumes``, ``loads``;
 ``steers``; ``sticky``: it does not change its mode; ``mute``: methods that it never answers; ``refuses``: methods with
 the code that they are refused with; ``sessions``: a directory of the sessions that it knows; ``deaf``: it does not end on SIGTERM;
-``late_replay``: it repeats a conversation after the answer; ``says``, ``says_more``: values in its answer to ``initialize``.
+``late_replay``: it repeats a conversation after the answer,
+``endless``: without end; ``says``, ``says_more``: values in its answer to ``initialize``.
 
 A prompt is a list of steps in JSON:
 
@@ -263,8 +264,7 @@ def handle(message):
                 say("what was said before")
             send(id=number, result={"configOptions": options()})
             if method == "session/load" and is_late:
-                say("what was said before")
-                update({"sessionUpdate": "available_commands_update", "availableCommands": []})
+                state["replay"] = 3
         case "session/set_config_option":
             offered = next(one["options"] for one in options() if one["id"] == params["configId"])
             if params["value"] not in [one["value"] for one in offered]:
@@ -280,6 +280,11 @@ def handle(message):
             send(id=number, result={"outcome": "injected"})
         case "session/cancel":
             pass
+        case "_agent_orchestrator/ping":
+            send(id=number, error={"code": -32601, "message": "there is no ping"})
+            if state.get("replay"):
+                state["replay"] -= not SETTINGS.get("endless")
+                say("what was said before")
         case _:
             send(id=number, error={"code": -32601, "message": f"there is no {method}"})
 

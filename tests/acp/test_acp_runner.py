@@ -169,7 +169,7 @@ async def test_a_conversation_that_is_repeated_after_the_answer_is_no_part_of_th
     """The id in messages is the one that it was loaded by. The conversation keeps its own."""
     (tmp_path / "sessions").mkdir()
     settings = {"sessions": str(tmp_path / "sessions"), "resumes": False, "loads": True}
-    row = {"load_prefix": " ", "replay_end": "available_commands_update"}
+    row = {"load_prefix": " ", "late_replay": True}
     first = record("one")
     async with known({**settings, "late_replay": True}, **row) as one:
         await run(one, first)
@@ -183,14 +183,19 @@ async def test_a_conversation_that_is_repeated_after_the_answer_is_no_part_of_th
     assert messages(second) == ["two"]
 
 
-async def test_an_agent_that_never_ends_the_repeated_conversation_is_ended(
+async def test_an_agent_that_does_not_answer_after_the_repeated_conversation_is_ended(
     record, known, monkeypatch
 ):
     monkeypatch.setattr(sessions, "OPEN_S", 0.5)
     settings = {"resumes": False, "loads": True}
-    async with known(settings, replay_end="available_commands_update") as one:
+    settings["mute"] = ["_agent_orchestrator/ping"]
+    async with known(settings, late_replay=True) as one:
         failure = await failed(one, record("one", thread=Thread("s-1", {})))
-    assert (failure.code, "session/load" in failure.message) == ("provider_error", True)
+    assert (failure.code, "was not done" in failure.message) == ("provider_error", True)
+    settings = {"resumes": False, "loads": True, "late_replay": True, "endless": True}
+    async with known(settings, late_replay=True) as one:
+        failure = await failed(one, record("one", thread=Thread("s-1", {})))
+    assert "was not done with session/load" in failure.message
 
 
 async def test_a_request_to_the_model_that_fails_is_told(record, known):

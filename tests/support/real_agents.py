@@ -14,6 +14,7 @@ _MACHINE: Final = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), 
 
 _PINNED: Final = {
     "codex": MODULES / ".bin" / "codex",
+    "gemini": MODULES / ".bin" / "gemini",
     "claude": MODULES / "@anthropic-ai" / f"claude-code-linux-{_MACHINE}" / "claude",
 }
 

@@ -46,8 +46,7 @@ class AcpAgent:
         it has. The token of the tools is another in each run. Without this, a run with tools gets a new process.
     :param resumes: whether another process can continue its conversations.
     :param load_prefix: what to put before the id of a conversation in ``session/load``. It is the id then.
-    :param replay_end: the update that follows the conversation, which ``session/load`` repeats; None if its answer
-        does.
+    :param late_replay: whether ``session/load`` repeats the conversation also after its answer.
     :param steers: whether it takes messages during a turn (``_session/steering``).
     :param images: whether a prompt may have images.
     :param hides_errors: whether an error of its model is an ordinary end of the turn, but without usage.
@@ -72,7 +71,7 @@ class AcpAgent:
     renews_tools: bool = False
     resumes: bool = True
     load_prefix: str = ""
-    replay_end: str | None = None
+    late_replay: bool = False
     steers: bool = False
     images: bool = True
     hides_errors: bool = False

@@ -46,7 +46,7 @@ AGENTS: Final[Mapping[str, AcpAgent]] = {
         # The name of a conversation's file has the minute of the time and the beginning of the id. Within a minute, a
         # conversation that is loaded by its id is overwritten first. gemini strips an id, but not for the name.
         load_prefix=" ",
-        replay_end="available_commands_update",
+        late_replay=True,
         failed_request=re.compile(r"(Attempt \d+ failed with status \d+)"),
         stop_s=0,
         login="gemini, or set GEMINI_API_KEY",

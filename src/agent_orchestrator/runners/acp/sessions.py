@@ -1,7 +1,6 @@
 """Starts or continues the session of an agent, with its tools, mode and model."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Final
 
 import anyio
@@ -14,7 +13,6 @@ from agent_orchestrator.runners.acp.agent import TOOL_SERVER
 from agent_orchestrator.runners.acp.failures import AUTHENTICATION_REQUIRED, failure_of, message_of
 from agent_orchestrator.runners.acp.process import AcpProcess
 from agent_orchestrator.runners.acp.settings import Category, setting_of
-from agent_orchestrator.runners.acp.values import value_at
 from agent_orchestrator.runners.conversations import ConversationMissing
 from agent_orchestrator.runners.events import JsonObject, text
 from agent_orchestrator.runners.live.mailbox import Mailbox
@@ -22,6 +20,9 @@ from agent_orchestrator.runners.live.messages import AgentRequest, Answer, Notif
 
 OPEN_S: Final = 120.0
 """Seconds that an agent has to open a session. opencode 1.18 takes one second, and 12 on a busy machine."""
+
+_PING: Final = "_agent_orchestrator/ping"
+"""A request that no agent knows. It is answered with an error."""
 
 
 @frozen
@@ -131,24 +132,23 @@ async def _continue(
         if "in use" in refused.message:
             raise AgentFailed("provider_error", message_of(refused)) from refused
         raise ConversationMissing(message_of(refused)) from refused
-    if method == "session/load" and agent.replay_end is not None:
-        await _skip_replay(process, mailbox, agent.replay_end)
+    if method == "session/load" and agent.late_replay:
+        await _skip_replay(process, mailbox)
     return answer if isinstance(answer, Mapping) else {}, session_id
 
 
-async def _skip_replay(process: AcpProcess, mailbox: Mailbox, last: str) -> None:
-    """Drop the messages that repeat the conversation.
+async def _skip_replay(process: AcpProcess, mailbox: Mailbox) -> None:
+    """Drop the messages that repeat the conversation after the answer to ``session/load``.
 
-    :param last: the kind of the update that follows them.
+    The agent writes such a message when the one before is written. Before it answers a request that was sent after another
+    answer, it has written the next one. So there are no more if nothing comes between two answers.
     """
-    with _must_answer(process, "session/load"):
-        while True:
-            match await mailbox.take():
-                case Notification(params=params):
-                    if value_at(params, ["update", "sessionUpdate"]) == last:
-                        return
-                case AgentRequest() as request:
-                    process.refuse(request, f"this client does not answer {request.method}")
+    with anyio.move_on_after(OPEN_S):
+        await _answer_to(process, mailbox, _PING, {})
+        while (await _answer_to(process, mailbox, _PING, {}))[1]:
+            pass
+        return
+    raise _ended_as_late(process, "session/load")
 
 
 async def _set(
@@ -201,28 +201,37 @@ async def exchange(process: AcpProcess, mailbox: Mailbox, method: str, params: J
     :raises RpcError: if the answer is an error.
     :raises AgentFailed: if the process ends, or does not answer.
     """
+    answer, _ = await _answer_to(process, mailbox, method, params)
+    return answer.value()
+
+
+async def _answer_to(
+    process: AcpProcess, mailbox: Mailbox, method: str, params: JsonObject
+) -> tuple[Answer, int]:
+    """Send a request. Return its answer, and the number of notifications that were dropped before it.
+
+    :raises AgentFailed: if the process ends, or does not answer in time.
+    """
     number = process.submit(method, params, mailbox)
-    with _must_answer(process, method):
-        while True:
-            match await mailbox.take():
-                case Answer() as answer if answer.number == number:
-                    return answer.value()
-                case AgentRequest() as request:
-                    process.refuse(request, f"this client does not answer {request.method}")
-
-
-@contextmanager
-def _must_answer(process: AcpProcess, method: str) -> Iterator[None]:
-    """Raise ``AgentFailed`` if the process ends or is not done in time."""
-    with anyio.move_on_after(OPEN_S) as time_limit:
+    dropped = 0
+    with anyio.move_on_after(OPEN_S):
         try:
-            yield
+            while True:
+                match await mailbox.take():
+                    case Answer() as answer if answer.number == number:
+                        return answer, dropped
+                    case AgentRequest() as request:
+                        process.refuse(request, f"this client does not answer {request.method}")
+                    case Notification():
+                        dropped += 1
         except anyio.EndOfStream:
             process.check()
-            raise
-    if time_limit.cancelled_caught:
-        failure = AgentFailed(
-            "provider_error", f"{process.spec.name} did not answer {method} in {OPEN_S:g} s"
-        )
-        process.fail(failure)
-        raise failure
+    raise _ended_as_late(process, method)
+
+
+def _ended_as_late(process: AcpProcess, method: str) -> AgentFailed:
+    """End a process that is not done with a request in time. Return the failure."""
+    message = f"{process.spec.name} was not done with {method} in {OPEN_S:g} s"
+    failure = AgentFailed("provider_error", message)
+    process.fail(failure)
+    return failure
