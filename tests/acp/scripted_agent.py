@@ -3,8 +3,8 @@
 SETTINGS is a JSON object: ``version`` of the protocol; ``mode`` to start in and ``modes`` to have; ``resumes``, ``loads``;
 ``steers``; ``sticky``: it does not change its mode; ``mute``: methods that it never answers; ``refuses``: methods with
 the code that they are refused with; ``sessions``: a directory of the sessions that it knows; ``deaf``: it does not end on SIGTERM;
-``late_replay``: it repeats a conversation after the answer,
-``endless``: without end; ``says``, ``says_more``: values in its answer to ``initialize``.
+``late_replay``: it repeats a conversation after the answer, ``endless``: without end; ``says``, ``says_more``: values in its
+answer to ``initialize``.
 
 A prompt is a list of steps in JSON:
 

@@ -84,7 +84,7 @@ def messages(context):
     return [data["text"] for data in of(context, "agent.message")]
 
 
-async def run(one, context, seconds=30):
+async def run(one, context, seconds=90):
     with anyio.fail_after(seconds):
         return await one.run(context)
 

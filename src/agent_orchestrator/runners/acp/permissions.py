@@ -16,6 +16,7 @@ An approval for the session is kept here instead.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from hashlib import sha256
@@ -154,8 +155,14 @@ def is_for_session(request: Request | None) -> bool:
 
 
 def _choice(options: Any, kind: str) -> JsonObject | None:
-    """Return the answer that chooses the first option of a kind; None if there is none."""
-    for option in objects(options):
-        if option.get("kind") == kind and isinstance(option.get("optionId"), str):
-            return {"outcome": {"outcome": "selected", "optionId": option["optionId"]}}
+    """Return the answer that chooses the first option of a kind; None if there is none.
+
+    An id that several options have is not chosen: the agent could take it for another kind.
+    """
+    given = objects(options)
+    counts = Counter(text(option.get("optionId")) for option in given)
+    for option in given:
+        option_id = option.get("optionId")
+        if option.get("kind") == kind and isinstance(option_id, str) and counts[option_id] == 1:
+            return {"outcome": {"outcome": "selected", "optionId": option_id}}
     return None

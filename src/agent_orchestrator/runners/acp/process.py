@@ -16,7 +16,13 @@ from agent_orchestrator.runners.acp.usage import Totals
 from agent_orchestrator.runners.acp.values import value_at
 from agent_orchestrator.runners.events import JsonObject, text
 from agent_orchestrator.runners.live.jsonrpc import JsonRpc
-from agent_orchestrator.runners.live.messages import Dialect, Notification, RpcError
+from agent_orchestrator.runners.live.messages import (
+    AgentRequest,
+    Dialect,
+    Message,
+    Notification,
+    RpcError,
+)
 from agent_orchestrator.runners.live.process import AgentProtocol, Launch, LiveProcess
 from agent_orchestrator.runners.program import NotRunnable, locate
 
@@ -135,6 +141,11 @@ class AcpProcess(LiveProcess):
             if (found := pattern.match(line[:_LONGEST_LINE])) is not None:
                 self.deliver(Notification(REQUEST_FAILED, {"reason": found[1]}), mailbox)
                 return
+
+    async def receive(self, message: Message) -> None:
+        """Deliver a message. What the agent says without a run is no part of the next one."""
+        if self._mailboxes or isinstance(message, AgentRequest):
+            self.route("", message)
 
     async def greet(self) -> None:
         try:

@@ -7,7 +7,7 @@ import anyio
 from attrs import field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
-from agent_orchestrator.domain.model import Thread
+from agent_orchestrator.domain.model import Thread, is_thread_id
 from agent_orchestrator.ports.runner import CANNOT_ASK
 from agent_orchestrator.runners.acp.agent import TOOL_SERVER
 from agent_orchestrator.runners.acp.failures import AUTHENTICATION_REQUIRED, failure_of, message_of
@@ -77,9 +77,9 @@ async def open_session(
     if thread is None:
         answer = await _open(process, mailbox, "session/new", params)
         thread_id = session_id = text(answer.get("sessionId"))
-        if not session_id:
+        if not is_thread_id(session_id):
             raise AgentFailed(
-                "provider_error", f"{process.spec.name} opened a session without an id"
+                "provider_error", f"{process.spec.name} opened a session without a valid id"
             )
     else:
         thread_id = thread.id

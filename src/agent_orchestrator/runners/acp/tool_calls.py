@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from io import StringIO
 from typing import Any, Final
 
 from attrs import define, field
@@ -12,6 +13,7 @@ from agent_orchestrator.runners.acp.values import objects, value_at
 from agent_orchestrator.runners.diffs import unified
 from agent_orchestrator.runners.events import AgentEvent, JsonObject, agent_event, text
 from agent_orchestrator.runners.numbers import exit_code
+from agent_orchestrator.wire import strict_json
 
 _MERGED: Final = (
     "title",
@@ -23,6 +25,8 @@ _MERGED: Final = (
     "content",
     "locations",
 )
+
+_MERGED_META: Final = ("toolName", "terminal_exit")
 
 _ENDED: Final = ("completed", "failed")
 
@@ -51,8 +55,13 @@ class ToolCall:
     is_declined: bool = False
     own_tool: str | None = None
     _own_kind: str | None = None
-    _output: list[str] = field(factory=list)
-    _output_size: int = 0
+    _sizes: dict[str, int] = field(factory=dict)
+    _output: StringIO = field(factory=StringIO)
+
+    @property
+    def size(self) -> int:
+        """Characters of what is known of it."""
+        return sum(self._sizes.values()) + self._output.tell()
 
     @property
     def is_own(self) -> bool:
@@ -70,8 +79,10 @@ class ToolCall:
         for name in _MERGED:
             if (value := update.get(name)) is not None:
                 self.fields[name] = value
+                self._sizes[name] = strict_json.text_length(value)
         if isinstance(meta := update.get("_meta"), Mapping):
-            self.meta.update(meta)
+            self.meta.update({name: meta[name] for name in _MERGED_META if name in meta})
+            self._sizes["_meta"] = strict_json.text_length(self.meta)
         if found := [one for one in objects(update.get("content")) if one.get("type") == "diff"]:
             self.diffs = found
         if self.own_tool is None and (tool := self._own_tool()) is not None:
@@ -79,9 +90,7 @@ class ToolCall:
 
     def add_output(self, piece: str) -> None:
         """Take a piece of a command's output."""
-        if self._output_size < _MAX_OUTPUT:
-            self._output.append(piece)
-            self._output_size += len(piece)
+        self._output.write(piece[: max(_MAX_OUTPUT - self._output.tell(), 0)])
 
     def _own_tool(self) -> str | None:
         own = self.agent.own_tool
@@ -192,8 +201,8 @@ class ToolCall:
         return {"kind": "function", "name": name or "tool", "input": self.input}
 
     def output(self) -> str:
-        if self._output:
-            return "".join(self._output)
+        if self._output.tell():
+            return self._output.getvalue()
         raw = self.fields.get("rawOutput")
         if isinstance(raw, Mapping) and isinstance(raw.get("output"), str):
             return text(raw["output"])

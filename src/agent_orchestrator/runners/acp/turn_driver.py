@@ -58,6 +58,15 @@ _REFUSALS: Final = (-32600, -32601, -32602)
 
 _DENIED: Final = "Your request was denied."
 
+_MAX_QUESTIONS: Final = 100
+"""Maximum number of requests for permission that are open. Agents have one, or one for each of a few calls."""
+
+_MAX_RESTORED: Final = 20
+"""How often in a run the mode is set again that the agent leaves."""
+
+_MANY: Final = 1_000
+"""Messages after which an agent has the prompt, whatever they are. Until then, their events are in memory."""
+
 
 @define(eq=False)
 class TurnDriver:
@@ -85,6 +94,11 @@ class TurnDriver:
     _unanswered: dict[str | int, AgentRequest] = field(factory=dict, init=False)
     _prompt: int | None = field(default=None, init=False)
     """The number of the request with the prompt."""
+    _received: int = field(default=0, init=False)
+    """The number of messages so far."""
+    _restored: int = field(default=0, init=False)
+    """How often the mode was set again."""
+    _is_restoring: bool = field(default=False, init=False)
     _is_denied: bool = field(default=False, init=False)
     """Whether a question of this turn was denied."""
 
@@ -165,6 +179,11 @@ class TurnDriver:
             if self.is_taken:
                 await self._log.until(lambda state: state.prompt is Prompt.RECORDED)
             tasks.cancel_scope.cancel()
+        for (
+            request
+        ) in self._unanswered.values():  # an agent that does not wait for it may do so later
+            self.process.respond(request, CANCELLED)
+        self._unanswered.clear()
         await self._log.flush()
         if answer is not None:
             await self._report_usage(answer)
@@ -173,6 +192,9 @@ class TurnDriver:
 
     async def _receive(self, tasks: TaskGroup, incoming: Incoming) -> Answer | None:
         """Handle a message. Return the answer to the prompt."""
+        self._received += 1
+        if self._received > _MANY:
+            self._confirm(tasks)
         match incoming:
             case Answer() if incoming.number == self._prompt:
                 return incoming
@@ -180,6 +202,9 @@ class TurnDriver:
                 await self._log.record_unreadable(incoming)
             case AgentRequest(method=method) if method == PERMISSION and self._is_ours(incoming):
                 self._confirm(tasks)
+                if incoming.id in self._unanswered or len(self._unanswered) >= _MAX_QUESTIONS:
+                    self.process.refuse(incoming, "its id is in use, or too many requests are open")
+                    return None
                 call, events = self._reader.asked(incoming.params)
                 await self._log.emit(events)
                 self._unanswered[incoming.id] = incoming
@@ -210,31 +235,48 @@ class TurnDriver:
         await self._log.emit([agent_event(EventType.BACKEND_EVENT, kind=kind, payload=payload)])
 
     async def _update(self, tasks: TaskGroup, incoming: Notification) -> None:
-        if value_at(incoming.params, ["update", "sessionUpdate"]) in _WORK:
+        if text(value_at(incoming.params, ["update", "sessionUpdate"])) in _WORK:
             self._confirm(tasks)
         if incoming.is_long:
             events = await run_in_thread(self._reader.feed, incoming.params)
         else:
             events = self._reader.feed(incoming.params)
         await self._log.emit(events)
-        mode, wanted = self._reader.mode, self.session.mode
-        if mode is not None and wanted is not None and mode != wanted:
-            self._reader.mode = None
-            tasks.start_soon(self._restore_mode, mode, wanted)
+        if not self._is_restoring and self._left_mode() is not None:
+            self._is_restoring = True
+            tasks.start_soon(self._restore_mode)
 
-    async def _restore_mode(self, mode: str, wanted: str) -> None:
+    def _left_mode(self) -> str | None:
+        """Return the mode that the agent is in instead of the requested one; None if it is in that."""
+        mode, wanted = self._reader.mode, self.session.mode
+        return None if wanted is None or mode == wanted else mode
+
+    async def _restore_mode(self) -> None:
         """Set the mode again, which the agent has changed by itself."""
-        setting = self.process.settings["mode"]
-        note = f"{self.name} went into the mode {mode!r}, and is set to {wanted!r} again"
-        await self.context.emit(EventType.RUN_ERROR, {"message": note})
+        setting, wanted = self.process.settings["mode"], self.session.mode
+        assert wanted is not None
         try:
-            params = setting.change(self.session.id, wanted)
-            await self.process.request(setting.method, params, REQUEST_S)
+            while (mode := self._left_mode()) is not None:
+                self._reader.mode = None
+                self._restored += 1
+                if self._restored > _MAX_RESTORED:
+                    self._fail(f"{self.name} does not stay in the mode {wanted!r}")
+                    return
+                note = (
+                    f"{self.name} went into the mode {mode[:100]!r}, and is set to {wanted!r} again"
+                )
+                await self.context.emit(EventType.RUN_ERROR, {"message": note})
+                params = setting.change(self.session.id, wanted)
+                await self.process.request(setting.method, params, REQUEST_S)
         except RpcError as refused:
-            message = f"{self.name} stays in the mode {mode!r}: {refused.message}"
-            self.process.fail(AgentFailed("provider_error", message))
+            self._fail(f"{self.name} cannot be set to the mode {wanted!r}: {refused.message}")
         except AgentFailed:
             pass  # the turn has the failure
+        finally:
+            self._is_restoring = False
+
+    def _fail(self, message: str) -> None:
+        self.process.fail(AgentFailed("provider_error", message))
 
     # --- its end
 

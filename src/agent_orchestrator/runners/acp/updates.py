@@ -17,6 +17,7 @@ unknown shape, is a ``backend.event`` under its own name.
 """
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any, Final
 
 from attrs import define, field, frozen
@@ -38,7 +39,19 @@ IGNORED: Final = frozenset(
 _MAX_CALLS: Final = 10_000
 """Maximum number of tool calls that are open. A further one ends the oldest."""
 
+_MAX_SIZE: Final = 128 * 2**20
+"""Maximum characters of the tool calls that are open. Above that, the oldest are ended."""
+
+_MAX_NAME: Final = 256
+"""Maximum characters of an id or a name of an update. A longer id is replaced by its hash."""
+
 _UNFINISHED: Final = "unfinished when the turn ended"
+
+
+def _id_of(value: str) -> str:
+    if len(value) <= _MAX_NAME:
+        return value
+    return sha256(value.encode("utf-8", "replace")).hexdigest()
 
 
 @frozen
@@ -70,6 +83,8 @@ class UpdateReader:
     _texts: MessageStreams = field(factory=MessageStreams, init=False)
     _items: int = field(default=0, init=False)
     _calls: dict[str, ToolCall] = field(factory=dict, init=False)
+    _size: int = field(default=0, init=False)
+    """Characters of the open calls."""
     _ended: dict[str, None] = field(factory=dict, init=False)
     _plan: Any = field(default=None, init=False)
 
@@ -84,7 +99,7 @@ class UpdateReader:
             events = None
             update = {"text": "nested too deep to be read"}
         if events is None:
-            kind = text(update.get("sessionUpdate")) or "session/update"
+            kind = text(update.get("sessionUpdate"))[:_MAX_NAME] or "session/update"
             return [agent_event(EventType.BACKEND_EVENT, kind=kind, payload=update)]
         return events
 
@@ -95,8 +110,8 @@ class UpdateReader:
         """
         told = params.get("toolCall")
         told = told if isinstance(told, Mapping) else {}
-        call, events = self._call(text(told.get("toolCallId")))
-        call.merge(told)
+        call, events = self._call(_id_of(text(told.get("toolCallId"))))
+        events += self._merge(call, told)
         return call, [*events, *self._start(call)]
 
     def finish(self) -> list[AgentEvent]:
@@ -106,10 +121,11 @@ class UpdateReader:
             events += self._start(call)
             events.append(call.ended(_UNFINISHED))
         self._calls.clear()
+        self._size = 0
         return events
 
     def _read(self, update: JsonObject) -> list[AgentEvent] | None:
-        match update.get("sessionUpdate"):
+        match text(update.get("sessionUpdate")):
             case "agent_message_chunk" | "agent_thought_chunk" as kind:
                 self.usage.add_chunk(update)
                 return self._chunk(update, is_thought=kind == "agent_thought_chunk")
@@ -168,32 +184,58 @@ class UpdateReader:
         events = self._end_stream()
         if tool_id not in self._calls:
             if len(self._calls) >= _MAX_CALLS:
-                oldest = self._calls.pop(next(iter(self._calls)))
-                events += [*self._start(oldest), oldest.ended(_UNFINISHED)]
+                events += self._end_oldest()
             self._calls[tool_id] = ToolCall(tool_id, self.agent)
         return self._calls[tool_id], events
 
+    def _merge(self, call: ToolCall, update: JsonObject) -> list[AgentEvent]:
+        """Take what an update says of a call. Return the events of the ends of calls, if they are too large
+        together.
+        """
+        self._size -= call.size
+        call.merge(update)
+        self._size += call.size
+        events: list[AgentEvent] = []
+        while self._size > _MAX_SIZE and self._calls:
+            events += self._end_oldest()
+        return events
+
+    def _end_oldest(self) -> list[AgentEvent]:
+        oldest = self._calls[next(iter(self._calls))]
+        events = [*self._start(oldest), oldest.ended(_UNFINISHED)]
+        self._close(oldest)
+        return events
+
+    def _close(self, call: ToolCall) -> None:
+        del self._calls[call.id]
+        self._size -= call.size
+        self._ended[call.id] = None
+        if len(self._ended) > _MAX_CALLS:
+            del self._ended[next(iter(self._ended))]
+
     def _tool(self, update: JsonObject) -> list[AgentEvent] | None:
-        tool_id = update.get("toolCallId")
-        if not isinstance(tool_id, str):
+        given = update.get("toolCallId")
+        if not isinstance(given, str):
             return None
+        tool_id = _id_of(given)
         if tool_id in self._ended:
             return []
         call, events = self._call(tool_id)
-        call.merge(update)
+        events += self._merge(call, update)
+        if tool_id not in self._calls:
+            return events
         if call.is_told or call.has_ended:
             events += self._start(call)
         piece = value_at(update, ["_meta", "terminal_output_delta", "data"])
         if isinstance(piece, str) and piece:
+            self._size -= call.size
             call.add_output(piece)
+            self._size += call.size
             events += self._start(call)
             events.append(agent_event(EventType.TOOL_OUTPUT, tool_id=tool_id, text=piece))
         if call.has_ended:
             events.append(call.ended())
-            del self._calls[tool_id]
-            self._ended[tool_id] = None
-            if len(self._ended) > _MAX_CALLS:
-                del self._ended[next(iter(self._ended))]
+            self._close(call)
         return events
 
     @staticmethod

@@ -140,6 +140,12 @@ class Mailbox:
             self._add(_Entry(incoming, _size_of(incoming)))
         return self._drop() if self._size > MAX_WAITING_BYTES else ()
 
+    @property
+    def requests(self) -> Sequence[AgentRequest]:
+        """The requests of the agent that nobody has taken."""
+        waiting = (entry.incoming for entry in self._waiting)
+        return [incoming for incoming in waiting if isinstance(incoming, AgentRequest)]
+
     def end(self) -> None:
         """Say that nothing more will come."""
         self._has_ended = True

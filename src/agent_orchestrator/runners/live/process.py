@@ -277,6 +277,8 @@ class LiveProcess(ABC):
             for one in [one for one, value in self._mailboxes.items() if value is mailbox]:
                 del self._mailboxes[one]
             mailbox.end()
+            for request in mailbox.requests:
+                self.refuse(request, "the run is over")
 
     def route(self, key: str, message: Message) -> None:
         """Give a message to the run with the key. Without one, keep it for the next, but refuse a request."""
