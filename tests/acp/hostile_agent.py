@@ -211,6 +211,12 @@ def asks(count):
             )
 
 
+def hang():
+    """Never end, and read nothing any more."""
+    say("begun")
+    time.sleep(600)
+
+
 def restless(count):
     """Leave the mode whenever it was set."""
     for _ in range(int(count)):

@@ -10,10 +10,13 @@ from attrs import evolve
 from deciding import Deciding
 from test_acp_runner import APPROVED, DENIED, context_for, failed, following, messages, of, run
 
+from agent_orchestrator import open_embedded
+from agent_orchestrator.engine import ProviderConfig
 from agent_orchestrator.runners.acp import agents, runner, turn_driver, updates
 from agent_orchestrator.runners.acp.agent import AcpAgent
 from agent_orchestrator.runners.acp.updates import UpdateReader
 from agent_orchestrator.runners.acp.usage import UsageMeter
+from agent_orchestrator.runners.live import stopping
 
 pytestmark = pytest.mark.anyio
 
@@ -203,6 +206,24 @@ async def test_an_agent_may_end_at_any_moment(hostile, record, moment, way, monk
         context = record("hello")
         failure = await failed(one, context)
     assert failure.code in ("agent_crashed", "provider_unavailable"), failure.message
+
+
+async def test_an_agent_that_says_nothing_any_more_is_told_of_and_ended(hostile, monkeypatch):
+    """As one whose model never answers. Its silence counts, whatever the provider's model does."""
+    monkeypatch.setattr(stopping, "INTERRUPT_S", 0.3)
+    one = hostile()
+    provider = ProviderConfig(one, "hostile", silence_timeout_s=4.0)
+    async with open_embedded(":memory:", providers={"hostile": provider}) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "hang")
+        run = (await client.wait_run(sent.run.id, timeout_s=90)).run
+        log = [event async for event in client.events(session.id)]
+        assert one._pool.serving == []
+        after = await client.send_message(session.id, "hello")
+        assert (await client.wait_run(after.run.id, timeout_s=90)).run.result.text == "hello"
+    assert (run.error.code, "silence_timeout_s" in run.error.message) == ("timeout", True)
+    notes = [event.data["code"] for event in log if event.event_type == "run.error"]
+    assert notes == ["agent_silent"]
 
 
 def make_reader():
