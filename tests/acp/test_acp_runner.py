@@ -673,10 +673,11 @@ async def test_an_agent_that_does_not_connect_to_its_tools_is_told_of(record):
 
 async def test_the_probe_shows_whether_the_agent_was_logged_in(record):
     async with make_runner() as one:
-        assert (await one.probe(os.environ)).logged_in is None
+        before = await one.probe(os.environ)
+        assert (before.logged_in, before.version) == (None, None)
         await failed(one, record([["error", -32000, "Authentication required"]]))
         found = await one.probe(os.environ)
-        assert (found.available, found.logged_in) == (True, False)
+        assert (found.available, found.logged_in, found.version) == (True, False, "7.0")
         assert "not logged in" in found.reason
         await run(one, record("hello"))
         found = await one.probe(os.environ)

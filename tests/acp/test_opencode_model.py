@@ -5,7 +5,8 @@ import pytest
 from chat_model import ChatModel
 from loops import ON_ONE_LOOP
 from model_server import closed_port
-from opencode import PATIENCE_S, opencode_env
+from opencode import PATIENCE_S
+from opencode_home import opencode_env
 from test_acp_runner import context_for, failed, following, messages, of
 
 from agent_orchestrator.runners.acp.agents import AGENTS

@@ -58,6 +58,8 @@ class AcpRunner(LiveRunner):
     _probe: Probe = field(factory=Probe, init=False, repr=False)
     _logins: "deque[bool]" = field(factory=lambda: deque(maxlen=1), init=False, repr=False)
     """Whether the agent was logged in at the last run; empty before."""
+    _versions: "deque[str | None]" = field(factory=lambda: deque(maxlen=1), init=False, repr=False)
+    """The version that the agent reported at the last run; empty before."""
     _pool: "ProcessPool[AcpProcess]" = field(init=False, repr=False)
 
     @_agent.default
@@ -89,6 +91,8 @@ class AcpRunner(LiveRunner):
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Return whether the agent is installed, its version, and whether it was logged in at its last run."""
         found = await self._probe(self._agent, self._argv, self._own_env(env))
+        if found.version is None and self._versions:  # it may have been too slow to print it
+            found = evolve(found, version=self._versions[-1])
         if not found.available or not self._logins:
             return found
         is_logged_in = self._logins[-1]
@@ -177,6 +181,7 @@ class AcpRunner(LiveRunner):
                     problem, thread
                 ) from problem  # it was there, and has just ended
             try:
+                self._versions.append(process.version)
                 with process.open_mailbox() as mailbox:
                     session = await open_session(process, mailbox, thread, requested)
                     approvals = Approvals.of(session.state)
