@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "ask": "agentctl.commands.ask:ask",
     "attach": "agentctl.commands.attach:attach",
     "adopt": "agentctl.commands.adopt:adopt",
+    "chat": "agentctl.commands.chat:chat",
     "session": "agentctl.commands.session:session",
     "message": "agentctl.commands.message:message",
     "run": "agentctl.commands.run:run",

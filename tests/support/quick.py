@@ -23,6 +23,8 @@ AT_LENGTH = frozenset(
         "client/test_http.py",
         # three seconds of processor time or more, for what others show in less
         "agentctl/test_agentctl_answers.py",
+        "agentctl/test_agentctl_chat.py",
+        "agentctl/test_agentctl_chat_claude.py",
         "agentctl/test_agentctl_children.py",
         "agentctl/test_agentctl_daemon.py",
         "agentctl/test_agentctl_doctor.py",

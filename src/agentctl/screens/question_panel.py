@@ -1,0 +1,199 @@
+"""The panel with a request and the keys that answer it."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from textual import events
+from textual._time import get_time
+from textual.app import ComposeResult
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Input, Static
+
+from agent_orchestrator.domain.model import Request
+from agentctl.diffs import objects
+from agentctl.event_text import text_of
+from agentctl.output import compact
+from agentctl.questions import Choice, choices_of, question_blocks
+from agentctl.screens.text import content_of, line
+
+SEEN_S: Final = 0.4
+"""Seconds that a request must have been shown before a key answers it."""
+
+
+class QuestionPanel(Vertical, can_focus=True):
+    """One request. Keys that were typed before it was shown do not count."""
+
+    class Decided(Message):
+        """The user decided a request.
+
+        :param values: the fields of the call.
+        """
+
+        def __init__(self, request: Request, values: Mapping[str, Any]) -> None:
+            super().__init__()
+            self.request = request
+            self.values = values
+
+    def __init__(self) -> None:
+        super().__init__(id="question")
+        self.request: Request | None = None
+        self._typed_for: Choice | None = None
+        self._parts: list[Mapping[str, Any]] = []
+        self._answers: dict[str, str] = {}
+        self._shown_at = 0.0
+        self._is_read = False
+        self._note = ""
+        self._body = self._question = self._keys = Content()
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(can_focus=False):
+            yield Static(markup=False, id="question-text")
+        yield Static(markup=False, id="question-keys")
+        yield Input(id="question-words")
+
+    def on_mount(self) -> None:
+        self.show(None, "")
+
+    def show(self, request: Request | None, path: str, more: str = "") -> None:
+        """Show a request.
+
+        :param path: the titles of its session and of that one's ancestors.
+        :param more: a note about it.
+        """
+        self.display = request is not None
+        is_other = request is None or self.request is None or request.id != self.request.id
+        self.request = request
+        if request is None:
+            return
+        if is_other:
+            self._body = content_of(question_blocks(request, folded=False), is_whole=True)
+        head = Content.styled(f"? {line(path)} asks{more}", "bold $warning")
+        self._question = Content("\n").join([head, self._body])
+        self.query_one("#question-text", Static).update(self._question)
+        if is_other:
+            self._note, self._is_read, self._shown_at = "", False, float("inf")
+            self._ask_for(None)
+            self.query_one(VerticalScroll).scroll_home(animate=False)
+            self.call_after_refresh(self._mark_shown, request.id)
+            self._show_keys()
+        else:
+            self._look()
+
+    def _mark_shown(self, request_id: str) -> None:
+        if self.request is not None and self.request.id == request_id:
+            self._shown_at = get_time()
+            self._look()
+
+    def _look(self) -> None:
+        """Note whether the end of the question has been in view."""
+        text = self.query_one(VerticalScroll)
+        # The layout may not be up to date.
+        rows = self._question.get_height({}, max(text.scrollable_content_region.width, 1))
+        in_view = min(text.size.height, self._room())
+        self._is_read = self._is_read or 0 < rows <= text.scroll_offset.y + in_view
+        self._show_keys()
+
+    def _room(self) -> int:
+        """Return the number of rows for the question, so that the keys are in view."""
+        size = self.screen.size
+        keys = self._keys.get_height({}, max(size.width - 6, 8))
+        return max(size.height * 6 // 10 - 3 - keys, 3)
+
+    def _show_keys(self) -> None:
+        choices = choices_of(self.request) if self.request is not None else []
+        keys = [(one.key, line(one.label, 200)) for one in choices]
+        parts = [Content.assemble((key, "bold $warning"), f" {label}") for key, label in keys]
+        more = [] if self._is_read else [Content.styled("space: more", "bold")]
+        more += [Content.styled(self._note, "$error")] if self._note else []
+        rows = [Content("   ").join(parts), *([Content("   ").join(more)] if more else [])]
+        self._keys = Content("\n").join(rows)
+        self.query_one("#question-keys", Static).update(self._keys)
+        self.query_one(VerticalScroll).styles.max_height = self._room()
+
+    def on_resize(self) -> None:
+        if self.request is not None:
+            self.call_after_refresh(self._look)
+
+    def _ask_for(self, choice: Choice | None, prompt: str = "") -> None:
+        """Let the user type words for a choice; None ends that."""
+        words, self._typed_for = self.query_one(Input), choice
+        words.display = choice is not None
+        words.value = ""
+        if choice is not None:
+            words.placeholder = f"{prompt or choice.label}: enter sends, escape does not"
+            words.focus()
+        elif self.has_focus_within:
+            self.focus()
+
+    def on_key(self, event: events.Key) -> None:
+        if event.key == "escape" and self._typed_for is not None:
+            self._ask_for(None)
+            event.stop()
+        elif self._typed_for is None and self.take(event):
+            event.stop()
+
+    def take(self, event: events.Key) -> bool:
+        """Return whether a key is for the request, and do what it says."""
+        request = self.request
+        if request is None:
+            return False
+        if event.key in ("space", "pagedown", "pageup"):
+            self.page(-1 if event.key == "pageup" else 1)
+            return True
+        choice = next((one for one in choices_of(request) if one.key == event.character), None)
+        if choice is None:
+            return False
+        grants, self._note = choice.decision != "deny", ""
+        if event.time < self._shown_at + SEEN_S:
+            self._note = "read it first"
+        elif grants and not self._is_read:
+            self._note = "press space to read the rest first"
+        elif choice.needs_yes is not None:
+            reach = line(choice.needs_yes or choice.label, 200)
+            self._ask_for(choice, f"this allows {reach}; type yes to allow it")
+        elif choice.needs_text:
+            self._begin(request, choice)
+        else:
+            self._decide(choice)
+        self._show_keys()
+        return True
+
+    def _begin(self, request: Request, choice: Choice) -> None:
+        """Ask for the words of a choice, or for an answer to each of several questions."""
+        parts = objects((request.detail or {}).get("questions"))
+        self._parts, self._answers = [*parts] if len(parts) > 1 else [], {}
+        is_several = bool(self._parts) and choice.decision == "answer"
+        self._ask_for(choice, line(text_of(self._parts[0]), 200) if is_several else "")
+
+    def _decide(self, choice: Choice, text: str | None = None) -> None:
+        values = {"decision": choice.decision, "option": choice.option, "text": text}
+        if self.request is not None:
+            self.post_message(self.Decided(self.request, values))
+
+    def page(self, step: int) -> None:
+        """Scroll the text. A line of the page before stays."""
+        text = self.query_one(VerticalScroll)
+        rows = step * max(text.size.height - 1, 1)
+        text.scroll_relative(y=rows, animate=False, on_complete=self._look)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        choice, text = self._typed_for, event.value.strip()
+        if choice is None or not text:
+            return
+        if choice.needs_yes is not None:
+            self._ask_for(None)
+            if text == "yes":
+                self._decide(choice)
+        elif self._parts and choice.decision == "answer":
+            self._answers[text_of(self._parts.pop(0), "id")] = text
+            if self._parts:
+                self._ask_for(choice, line(text_of(self._parts[0]), 200))
+                return
+            self._ask_for(None)
+            self._decide(choice, compact(self._answers))
+        else:
+            self._ask_for(None)
+            self._decide(choice, event.value)
