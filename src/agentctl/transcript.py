@@ -255,8 +255,9 @@ class Transcript:
         for pieces in run.pieces.values():
             blocks += self._entry(event, run.provider, "", "", Markdown("".join(pieces)))
         result = str(part(data, "result").get("text") or "")
-        said = (*run.messages[-1:], "\n".join(run.messages))
-        if result and result.strip() not in [text.strip() for text in said]:
+        # Agents join and trim what they said.
+        said = [text.split() for text in (*run.messages[-1:], "\n".join(run.messages))]
+        if result and result.split() not in said:
             blocks += self._entry(event, run.provider, "", "", Markdown(result))
         # The net change, if the run was followed from its start.
         if run.started_at is not None and (changed := str(run.diffstat)):
