@@ -18,6 +18,7 @@ import pytest
 from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment, finished, started
 from pictures import RED
 from screens import Stage, crew, on_stage
+from textual.content import Content
 
 from agent_orchestrator.domain.model import Session
 from agentctl.screens import question_panel
@@ -482,6 +483,15 @@ def test_a_long_log_opens_at_its_end_and_loads_earlier_events(daemon: Daemon) ->
         await stage.hides("✓ completed")
 
     chat(daemon, play, session=session)
+
+
+def test_an_unfolded_card_keeps_its_colours() -> None:
+    body = Content("\n").join([Content.styled("-old", "red"), Content.styled("+new", "green")])
+    card = Card(Content("changed"), body, seq=1, is_open=True)
+    shown = card.render()
+    assert isinstance(shown, Content)
+    assert shown.plain == "changed\n  -old\n  +new"
+    assert [(span.start, str(span.style)) for span in shown.spans] == [(10, "red"), (17, "green")]
 
 
 def test_texts_are_bounded() -> None:

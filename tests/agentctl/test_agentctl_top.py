@@ -148,9 +148,9 @@ def test_it_shows_one_tree(daemon: Daemon) -> None:
     async def play(stage: Stage) -> None:
         await stage.shows("only mine", "mine › child")
         assert "other" not in stage.text
-        await stage.pilot.press("s")
+        await stage.pilot.press("t")
         await stage.shows("other")
-        await stage.pilot.press("down", "s")
+        await stage.pilot.press("down", "t")
         await stage.shows("only ")
 
     top(daemon, play, root=root)

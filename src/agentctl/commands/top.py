@@ -28,7 +28,7 @@ def top(session_id: str | None) -> None:
     """Watch requests and runs, and answer, cancel or look into them, on a full screen.
 
     Keys: up and down select; space scrolls a long request, and the keys under it answer it; enter
-    opens the conversation, escape closes it; c cancels a run; f shows finished runs; s shows only the
+    opens the conversation, escape closes it; c cancels a run; f shows finished runs; t shows only the
     selected tree; q quits.
     """
     call = Call.current()

@@ -99,7 +99,8 @@ class Card(Entry, can_focus=True):
         if not self._body:
             return self.head
         if self.is_open:
-            return Content("\n").join([self.head, *(f"  {one}" for one in self._body.split("\n"))])
+            rows = [Content.assemble("  ", one) for one in self._body.split("\n")]
+            return Content("\n").join([self.head, *rows])
         lines = self._body.plain.count("\n") + 1
         return Content.assemble(self.head, (f"  · {counted(lines, 'line')}", "dim"))
 

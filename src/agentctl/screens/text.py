@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.markdown import Markdown as RichMarkdown
 from rich.text import Text as RichText
+from rich.theme import Theme
 from textual.content import Content
 from textual.css.styles import RulesMap
 from textual.strip import Strip
@@ -30,6 +31,9 @@ MAX_VALUE: Final = 200_000
 
 MAX_TABLE_MARKS: Final = 2_000
 """Maximum ``|`` of a text that is shown as Markdown: each may be the cell of a table."""
+
+_THEME: Final = Theme({"markdown.code": "bold cyan", "markdown.code_block": "cyan"})
+"""Without the black background that rich gives to code: a terminal may be light."""
 
 _SIGNS: Final = {"+": "$success", "-": "$error", "@": "dim"}
 
@@ -125,7 +129,11 @@ class MarkdownVisual(Visual):
         if self._markdown is not None and width != self._width:
             started = time.thread_time()
             console = Console(
-                file=io.StringIO(), width=max(width, 8), force_terminal=True, _environ={}
+                file=io.StringIO(),
+                width=max(width, 8),
+                force_terminal=True,
+                theme=_THEME,
+                _environ={},
             )
             lines = console.render_lines(self._markdown, pad=False)
             text = RichText("\n").join(

@@ -66,9 +66,8 @@ class TopScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,ctrl+c,ctrl+d", "quit"),
         Binding("f", "finished"),
-        Binding("s", "scope"),
+        Binding("t", "scope"),
         Binding("c", "cancel"),
-        Binding("g", "list"),
     ]
 
     def __init__(self, root: Session | None) -> None:
@@ -92,7 +91,7 @@ class TopScreen(Screen[None]):
         yield QuestionPanel()
         yield Static(markup=False, id="about")
         yield Static(markup=False, id="note", classes="-empty")
-        keys = "enter looks into it · c cancels · f finished · s scope · q quits"
+        keys = "enter looks into it · c cancels · f finished · t tree · q quits"
         yield Static(keys, markup=False, id="keys")
 
     def on_mount(self) -> None:
@@ -341,10 +340,6 @@ class TopScreen(Screen[None]):
             None if self._root or found is None else self.app.sessions.get(found.session_id)
         )
         self._changed.set()
-
-    def action_list(self) -> None:
-        """Go back to the list."""
-        self.query_one(OptionList).focus()
 
     def action_cancel(self) -> None:
         """Cancel the selected run, if the key is pressed twice."""
