@@ -3,6 +3,7 @@
 import base64
 import os
 import pty
+import re
 import select
 import signal
 import stat
@@ -578,10 +579,14 @@ def test_it_gives_the_terminal_back_and_says_how_to_go_on(daemon: Daemon) -> Non
 
 
 def test_no_colours_are_used_where_none_are_wanted(daemon: Daemon) -> None:
-    code, out = on_terminal(daemon, "chat", keys=b"\x04", NO_COLOR="1")
-    assert code == 0
-    assert "\x1b[34m" not in out
-    assert "38;" not in out
+    for theme in ("", "textual-light"):
+        more = {"NO_COLOR": "1", "TEXTUAL_THEME": theme}
+        code, out = on_terminal(daemon, "chat", keys=b"\x04", term="xterm-256color", **more)
+        assert code == 0
+        assert "\x1b[34m" not in out
+        used = {found for found in re.findall(r"[34]8;5;(\d+)", out) if int(found) < 16}
+        assert not used
+        assert theme or "8;5;" not in out, "the terminal's own colours, and not black on black"
 
 
 def test_a_terminal_without_a_cursor_is_no_screen(daemon: Daemon) -> None:

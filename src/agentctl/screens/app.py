@@ -8,6 +8,7 @@ from attrs import frozen
 from textual.app import App
 from textual.binding import Binding
 from textual.content import Content
+from textual.theme import BUILTIN_THEMES
 
 from agent_orchestrator.domain.errors import OrchestratorError, Unreachable
 from agent_orchestrator.domain.model import Request, Session
@@ -60,16 +61,17 @@ class DaemonApp(App[None]):
     BINDINGS = [Binding("ctrl+q", "quit", show=False, priority=True)]  # noqa: RUF012
 
     def __init__(self, connection: DaemonConnection, output: Output) -> None:
-        super().__init__()
+        chosen = os.environ.get("TEXTUAL_THEME", "")
+        # The colours of the terminal are right on dark and on light.
+        theme = BUILTIN_THEMES.get(chosen) or BUILTIN_THEMES["ansi-dark"]
+        super().__init__(ansi_color=theme.ansi)  # NO_COLOR depends on it
+        self.theme = theme.name
         self.connection = connection
         self.sessions: dict[str, Session] = {}
         self.failure: Exception | None = None
         """Why the application ended, if it failed."""
         self.is_stopped = False
         output.announcer = lambda text: self.say(text.removeprefix("agentctl: "))
-        # The colours of the terminal are right on dark and on light.
-        chosen = os.environ.get("TEXTUAL_THEME", "")
-        self.theme = chosen if chosen in self.available_themes else "ansi-dark"
 
     def _handle_exception(self, error: Exception) -> None:
         # Textual prints a traceback. The command reports the error as any other.
