@@ -179,7 +179,10 @@ class Stage:
         while not condition():
             assert time.monotonic() < end, f"never: {what}\n{self.text}"
             await self.pilot.press(key)
-            await self.pilot.pause(0.1)
+            # A second one too early would be for what comes after the answer.
+            again = time.monotonic() + 5
+            while not condition() and time.monotonic() < again:
+                await self.pilot.pause(0.05)
 
     async def paste(self, text: str) -> None:
         self.app.post_message(events.Paste(text))
