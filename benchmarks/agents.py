@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -63,8 +63,7 @@ class Subject:
 
     def processes(self) -> list[psutil.Process]:
         """Return the processes of the agent that the daemon has."""
-        children = psutil.Process(self.daemon.pid).children(recursive=True)
-        return [one for one in children if one.name() == self.agent.process]
+        return [one for one in _children(self.daemon.pid) if _name(one) == self.agent.process]
 
 
 def measure(effort: Effort, directory: Path) -> list[Figure]:
@@ -209,9 +208,20 @@ async def _memory(subject: Subject, count: int) -> Figure:
     )
 
 
+def _children(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def _name(process: psutil.Process) -> str:
+    """Return the name of a process; an empty one if it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.name()
+    return ""
+
+
 def _helpers(daemon: psutil.Process) -> int:
     """Return the memory that the daemon's own other processes do not share."""
-    own = [one for one in daemon.children(recursive=True) if one.name().startswith("agentd")]
+    own = [one for one in _children(daemon.pid) if _name(one).startswith("agent-")]
     return sum(one.memory_full_info().uss for one in own)
 
 
