@@ -387,6 +387,8 @@ def test_the_commands(daemon: Daemon) -> None:
         await stage.shows("sandbox: read-only")
         session = await stage.client.get_session(session_of(stage))
         assert session.sandbox == "read-only"
+        await stage.type("/attach", "enter")
+        await stage.shows(f"quit, then: agentctl attach {session.id}")
         await stage.type("/status", "enter")
         await stage.shows("agentd ", "1 run · 1,200 tokens in")
         await stage.type("/quit", "enter")

@@ -253,6 +253,7 @@ class ChatScreen(Screen[None]):
             began = run.started_at or run.created_at
             seconds = max((datetime.now(UTC) - began).total_seconds(), 0)
             word = "● working" if run.status == "running" else "? waiting for an answer"
+            word = "held by the agent's own program" if run.is_held else word
             parts.append(f"{word} {elapsed(seconds)}")
         queued = sum(run.status == "queued" for run in self.runs.values())
         parts += [f"{queued} queued"] if queued else []

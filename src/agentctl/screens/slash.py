@@ -30,6 +30,7 @@ HELP: Final = """\
 /tree              the session and its children; enter opens one
 /spawn TASK        give a task to a new child
 /cancel            cancel the runs of this session and of its children
+/attach            how to go on in the agent's own program
 /quit              quit; runs go on
 
 enter sends, ctrl+j breaks the line · up and down: what you typed before
@@ -143,6 +144,10 @@ async def _cancel(chat: "ChatScreen", _: str) -> None:
         chat.app.say("no run to cancel")
 
 
+async def _attach(chat: "ChatScreen", _: str) -> None:
+    await chat.note(f"quit, then: agentctl attach {chat.id_of_session}")
+
+
 async def _help(chat: "ChatScreen", _: str) -> None:
     await chat.note(HELP)
 
@@ -158,11 +163,12 @@ _COMMANDS: Final[dict[str, Callable[["ChatScreen", str], Awaitable[None]]]] = {
     "tree": _tree,
     "spawn": _spawn,
     "cancel": _cancel,
+    "attach": _attach,
     "help": _help,
     "quit": _quit,
 }
 
-_NEED_SESSION: Final = ("tree", "spawn")
+_NEED_SESSION: Final = ("tree", "spawn", "attach")
 
 
 async def run_command(chat: "ChatScreen", name: str, words: str) -> None:
