@@ -77,7 +77,8 @@ class Terminal:
             return True
         # Programs write blanks as moves of the cursor.
         is_typed = text.replace(" ", "") in self.text.replace(" ", "")
-        self.write("\r" if is_typed else text)
+        # Ctrl-U: what was typed before may be shown late.
+        self.write("\r" if is_typed else f"\x15{text}")
         return False
 
     async def ends(self) -> int:
