@@ -221,7 +221,7 @@ SLOW: dict[str, Answer] = {
 @pytest.fixture
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ANSWER_TIMEOUT_S", "SILENCE_S", "CONNECT_TIMEOUT_S"):
-        monkeypatch.setattr(http, name, 0.2)
+        monkeypatch.setattr(http, name, allowed(0.2))
 
 
 @pytest.mark.usefixtures("short_times")
