@@ -13,6 +13,7 @@ from checkout import ROOT
 SOURCE = ROOT / "src"
 
 INDIRECT = {
+    "markdown-it-py": "textual",
     "mcp-types": "mcp",
     "pydantic": "mcp",
     "werkzeug": "quart",
@@ -22,9 +23,6 @@ INDIRECT = {
 
 PROVIDED = {"pytest": "agent_orchestrator/testing"}
 """Packages that users of a part of ours have anyway, and where they are used."""
-
-NOT_USED_YET = {"rich", "textual"}
-"""Packages of agentctl's screens, which are being written. Remove each with its first use."""
 
 MODULES = packages_distributions()
 
@@ -74,7 +72,7 @@ def test_declared_dependencies_are_those_that_are_imported() -> None:
         else:
             used.add(INDIRECT.get(name, name))
     declared = {name_of(one) for extra in ("", "otel") for one in project()[extra]}
-    assert used | NOT_USED_YET == declared
+    assert used == declared
 
 
 def test_packages_used_indirectly_are_required_by_their_parent() -> None:

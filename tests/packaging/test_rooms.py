@@ -19,6 +19,7 @@ NAMED = {
         "agent_orchestrator/known_runners.py": "the registry and the defaults",
         "agent_orchestrator/operations/runs.py": "`codex_invocation` is a field of the API",
         "agentctl/commands/adopt.py": "examples of a provider and its conversations",
+        "agentctl/commands/chat.py": "an example of a provider",
         "agent_orchestrator/runners/acp/agents.py": "`codex-acp`, another program",
     },
     "claude": {
@@ -48,6 +49,8 @@ def test_modules_outside_a_runners_package_do_not_import_it() -> None:
     rooms = {place.split(":")[0] for agent in KNOWN_AGENTS for place in agent.runners.values()}
     packages = {".".join(room.split(".")[:3]) for room in rooms}
     for file in SOURCE.rglob("*.py"):
+        if file.relative_to(SOURCE).as_posix() in OFFERING:
+            continue
         inside = ".".join(file.relative_to(SOURCE).with_suffix("").parts[:3])
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -57,6 +60,9 @@ def test_modules_outside_a_runners_package_do_not_import_it() -> None:
 
 PUBLIC = {"agent_orchestrator.runners.function"}
 """A part of the library's own API."""
+
+OFFERING = {"agent_orchestrator/testing/agents.py"}
+"""The check of an ACP agent's start, which the package of its runner has for authors of agents."""
 
 
 @pytest.mark.parametrize(
