@@ -180,7 +180,7 @@ class Stage:
             assert time.monotonic() < end, f"never: {what}\n{self.text}"
             await self.pilot.press(key)
             # A second one too early would be for what comes after the answer.
-            again = time.monotonic() + 5
+            again = time.monotonic() + (0.1 if key in ("space", "pageup") else 5)
             while not condition() and time.monotonic() < again:
                 await self.pilot.pause(0.05)
 
