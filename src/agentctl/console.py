@@ -221,8 +221,13 @@ class Screen:
     def live(self) -> Iterator[None]:
         """Keep a part at the bottom that :meth:`set_live` changes, and that leaves nothing behind."""
         # Drawn by the task that also prints: another thread would draw between two parts of a print.
-        self._live = Live(console=self.console, transient=True, auto_refresh=False,
-                          redirect_stdout=False, redirect_stderr=False)  # fmt: skip
+        self._live = Live(
+            console=self.console,
+            transient=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         try:
             with self._live:
                 yield
@@ -250,8 +255,14 @@ class Screen:
 def screen_lines(blocks: Iterable[Block], columns: int, *, colour: bool = True) -> list[str]:
     """Return blocks as lines of a terminal of this width."""
     screen = Screen(sys.stdout)
-    screen.console = Console(width=columns, force_terminal=True, markup=False, emoji=False,
-                             highlight=False, color_system="standard" if colour else None)  # fmt: skip
+    screen.console = Console(
+        width=columns,
+        force_terminal=True,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        color_system="standard" if colour else None,
+    )
     with screen.console.capture() as captured:
         for block in blocks:
             screen.console.print(screen.renderable(block))

@@ -169,7 +169,10 @@ _GONE: Final = "gone"
 """The kind of a file that the run added and deleted again."""
 
 _NET_CHANGES: Final = {
-    ("add", "update"): "add", ("add", "delete"): _GONE, (_GONE, "add"): "add",
-    (_GONE, "update"): "add", ("delete", "add"): "update",
-}  # fmt: skip
+    ("add", "update"): "add",
+    ("add", "delete"): _GONE,
+    (_GONE, "add"): "add",
+    (_GONE, "update"): "add",
+    ("delete", "add"): "update",
+}
 """The net kind of two changes of a file. By default, it is the second one."""

@@ -43,16 +43,25 @@ def given(context: click.Context) -> dict[str, Any]:
 
 
 _GLOBAL: Final[Mapping[str, tuple[str | None, str]]] = {
-    "--url": ("URL", """The address of agentd.  [env: AGENTCTL_URL; default: the running daemon of this
-        user, else http://127.0.0.1:8765]"""),
+    "--url": (
+        "URL",
+        """The address of agentd.  [env: AGENTCTL_URL; default: the running daemon of this
+        user, else http://127.0.0.1:8765]""",
+    ),
     "--auth-token": ("TOKEN", "Your token.  [env: AGENTCTL_AUTH_TOKEN]"),
-    "--ca-file": ("FILE", """Certificates to trust (PEM) with an https URL.  [env: AGENTCTL_CA_FILE;
-        default: the system's]"""),
-    "--format": (None, """json: one compact document, or one per line for streams.  [default: text;
-        json for `tool`]"""),
+    "--ca-file": (
+        "FILE",
+        """Certificates to trust (PEM) with an https URL.  [env: AGENTCTL_CA_FILE;
+        default: the system's]""",
+    ),
+    "--format": (
+        None,
+        """json: one compact document, or one per line for streams.  [default: text;
+        json for `tool`]""",
+    ),
     "--field": ("A.B.C", "Print only the value at this path of the JSON answer."),
     "--wide": (None, "Show all columns of tables and whole ids on a terminal."),
-}  # fmt: skip
+}
 
 
 def global_options() -> list[click.Option]:
@@ -62,11 +71,16 @@ def global_options() -> list[click.Option]:
         "--wide": {"is_flag": True, "default": None},
     }
     return [
-        GlobalOption([name], expose_value=False, callback=_remember, metavar=metavar,
-                     help=" ".join(help_.split()).replace(". [", ".  ["),
-                     **kinds.get(name, {}))
+        GlobalOption(
+            [name],
+            expose_value=False,
+            callback=_remember,
+            metavar=metavar,
+            help=" ".join(help_.split()).replace(". [", ".  ["),
+            **kinds.get(name, {}),
+        )
         for name, (metavar, help_) in _GLOBAL.items()
-    ]  # fmt: skip
+    ]
 
 
 class _SectionedHelp:

@@ -71,15 +71,26 @@ def request_table(requests: Sequence[Request], now: datetime) -> list[Block]:
         return Text(time_left(request, now), "bold red" if expires_soon(request, now) else "")
 
     several = any(not request.is_open for request in requests)
-    return [Table([
-        Column("REQUEST", lambda one: one.id),
-        Column("KIND", lambda one: _kind(one.kind)),
-        Column("STATUS", lambda one: state(one.status) if several else ""),
-        Column("ASKED", lambda one: ago(one.created_at, now), right=True),
-        Column("EXPIRES", expires, right=True),
-        Column("SESSION", lambda one: one.session_id),
-        Column("TEXT", lambda one: Text(one.text[:_LISTED_CHARACTERS], reveal=True), flexible=True),
-    ], requests, "no requests", "TEXT KIND STATUS ASKED EXPIRES REQUEST")]  # fmt: skip
+    return [
+        Table(
+            [
+                Column("REQUEST", lambda one: one.id),
+                Column("KIND", lambda one: _kind(one.kind)),
+                Column("STATUS", lambda one: state(one.status) if several else ""),
+                Column("ASKED", lambda one: ago(one.created_at, now), right=True),
+                Column("EXPIRES", expires, right=True),
+                Column("SESSION", lambda one: one.session_id),
+                Column(
+                    "TEXT",
+                    lambda one: Text(one.text[:_LISTED_CHARACTERS], reveal=True),
+                    flexible=True,
+                ),
+            ],
+            requests,
+            "no requests",
+            "TEXT KIND STATUS ASKED EXPIRES REQUEST",
+        )
+    ]
 
 
 def request_card(request: Request, now: datetime) -> list[Block]:
@@ -91,21 +102,28 @@ def request_card(request: Request, now: datetime) -> list[Block]:
         later = f", then a person in {duration(max(seconds, 0))}" if request.is_open else ""
         asks = f"its parent {request.parent_session_id}{later}"
     options = request.options or ()
-    blocks: list[Block] = [Card(Text(f"request {request.id}", "bold"), [
-        ("status", state(request.status)),
-        ("kind", _kind(request.kind)),
-        ("session", request.session_id),
-        ("run", request.run_id),
-        ("asks", asks),
-        ("policy", request.approvals),
-        ("asked", ago(request.created_at, now)),
-        ("expires", end if request.is_open else None),
-        ("options", " · ".join(map(_option, options))),
-        ("closed", None if request.resolved_at is None else ago(request.resolved_at, now)),
-        ("by", request.decided_by),
-        ("option", None if request.chosen is None else _option(request.chosen)),
-        ("scope", request.scope),
-    ]), "", *question_blocks(request, folded=False)]  # fmt: skip
+    blocks: list[Block] = [
+        Card(
+            Text(f"request {request.id}", "bold"),
+            [
+                ("status", state(request.status)),
+                ("kind", _kind(request.kind)),
+                ("session", request.session_id),
+                ("run", request.run_id),
+                ("asks", asks),
+                ("policy", request.approvals),
+                ("asked", ago(request.created_at, now)),
+                ("expires", end if request.is_open else None),
+                ("options", " · ".join(map(_option, options))),
+                ("closed", None if request.resolved_at is None else ago(request.resolved_at, now)),
+                ("by", request.decided_by),
+                ("option", None if request.chosen is None else _option(request.chosen)),
+                ("scope", request.scope),
+            ],
+        ),
+        "",
+        *question_blocks(request, folded=False),
+    ]
     if request.answer:
         blocks += ["", Text("ANSWER", "dim"), request.answer]
     return blocks
@@ -141,10 +159,13 @@ def question_blocks(request: Request, *, folded: bool = True) -> list[Block]:
 
 
 _SHAPES: Final = {
-    "command": ("command", "cwd", "reason"), "file_change": ("changes", "reason"),
-    "permission": ("permissions", "reason"), "tool": ("name", "server", "input"),
-    "question": ("questions",), "plan": ("text",),
-}  # fmt: skip
+    "command": ("command", "cwd", "reason"),
+    "file_change": ("changes", "reason"),
+    "permission": ("permissions", "reason"),
+    "tool": ("name", "server", "input"),
+    "question": ("questions",),
+    "plan": ("text",),
+}
 """The fields that the detail of each type shows in a view of its own."""
 
 

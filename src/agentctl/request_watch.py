@@ -32,10 +32,14 @@ EventText = Callable[[Mapping[str, Any]], tuple[str, list[str]]]
 HOOKS: Final = 8
 """Maximum number of hook programs that run at once."""
 
-_REQUEST_EVENTS: Final = frozenset({
-    EventType.REQUEST_CREATED, EventType.REQUEST_UPDATED, EventType.REQUEST_EXPIRING,
-    EventType.REQUEST_RESOLVED,
-})  # fmt: skip
+_REQUEST_EVENTS: Final = frozenset(
+    {
+        EventType.REQUEST_CREATED,
+        EventType.REQUEST_UPDATED,
+        EventType.REQUEST_EXPIRING,
+        EventType.REQUEST_RESOLVED,
+    }
+)
 
 
 @frozen

@@ -49,9 +49,12 @@ async def show_diff(connection: DaemonConnection, session_id: str, *, whole: boo
     else:
         source, changes = "events", [change async for change in _logged(connection, session)]
     answer = {
-        "session_id": session.id, "cwd": session.cwd, "source": source, "base": base,
+        "session_id": session.id,
+        "cwd": session.cwd,
+        "source": source,
+        "base": base,
         "changes": [{"path": one.path, "kind": one.kind, "diff": one.diff} for one in changes],
-    }  # fmt: skip
+    }
     since = f"since {base[:12]}" if base else "according to its events"
     head = Text(f"{session.cwd}, {since}, {ago(session.created_at, datetime.now(UTC))}", "dim")
 

@@ -25,8 +25,10 @@ _OMITTED_EVENTS: Final = frozenset(
 """Events whose content is shown elsewhere: output with the tool's end, usage with the run's end."""
 
 _OUTCOMES: Final = {
-    "completed": ("✓", "green"), "failed": ("✗", "red"), "canceled": ("■", "yellow")
-}  # fmt: skip
+    "completed": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "canceled": ("■", "yellow"),
+}
 
 
 @define
@@ -142,9 +144,13 @@ class Transcript:
         child = self._children.get(str(part(data, "source").get("session_id")))
         more = ["" if child else texts.origin(data), texts.image_count(data.get("images"))]
         return self._entry(
-            event, (child and child.title) or texts.author(data), "›", "cyan",
-            Text(text_of(data), "bold"), *(Text(line, "dim") for line in more if line),
-        )  # fmt: skip
+            event,
+            (child and child.title) or texts.author(data),
+            "›",
+            "cyan",
+            Text(text_of(data), "bold"),
+            *(Text(line, "dim") for line in more if line),
+        )
 
     def _said(self, event: Event, run: _Run) -> list[Block]:
         at = text_of(event.data, "recorded_at")
@@ -172,9 +178,13 @@ class Transcript:
         # The child's message usually has the whole outcome and is shown just before.
         is_shown = self._shown_message == event.data.get("message_id")
         return self._entry(
-            event, title or "child", mark, f"bold {style}",
-            Text(f"{text}: {failure}" if failure else text, style), *_end_of("" if is_shown else outcome),
-        )  # fmt: skip
+            event,
+            title or "child",
+            mark,
+            f"bold {style}",
+            Text(f"{text}: {failure}" if failure else text, style),
+            *_end_of("" if is_shown else outcome),
+        )
 
     # --- requests ---------------------------------------------------------------------------
 
@@ -191,9 +201,13 @@ class Transcript:
         wordings = {EventType.REQUEST_CREATED: asked, EventType.REQUEST_EXPIRING: expiring}
         text, more = wordings.get(event.event_type, escalated)(event.data)  # type: ignore[call-overload]
         return self._entry(
-            event, self._asker(event), "?", "bold yellow",
-            Text(text, "bold yellow", reveal=True), *(Text(line, "dim") for line in more),
-        )  # fmt: skip
+            event,
+            self._asker(event),
+            "?",
+            "bold yellow",
+            Text(text, "bold yellow", reveal=True),
+            *(Text(line, "dim") for line in more),
+        )
 
     def _extended(self, event: Event, _: _Run) -> list[Block]:
         return self._entry(event, self._asker(event), "", "", extended(event.data))

@@ -27,15 +27,34 @@ from agentctl.event_text import image_count, usage_parts
 from agentctl.times import ago, between, clock, counted, duration
 
 STYLES: Final[Mapping[str, str]] = {
-    "queued": "dim", "running": "blue", "waiting": "yellow", "completed": "green", "failed": "red",
-    "canceled": "yellow", "open": "green", "closed": "dim", "ok": "green", "degraded": "yellow",
-    "draining": "yellow", "delivered": "green", "undeliverable": "red", "pending": "bold yellow",
-    "approved": "green", "answered": "green", "denied": "red", "expired": "red",
-}  # fmt: skip
+    "queued": "dim",
+    "running": "blue",
+    "waiting": "yellow",
+    "completed": "green",
+    "failed": "red",
+    "canceled": "yellow",
+    "open": "green",
+    "closed": "dim",
+    "ok": "green",
+    "degraded": "yellow",
+    "draining": "yellow",
+    "delivered": "green",
+    "undeliverable": "red",
+    "pending": "bold yellow",
+    "approved": "green",
+    "answered": "green",
+    "denied": "red",
+    "expired": "red",
+}
 
 MARKS: Final[Mapping[str, str]] = {
-    "queued": "·", "running": "●", "waiting": "?", "completed": "✓", "failed": "✗", "canceled": "■",
-}  # fmt: skip
+    "queued": "·",
+    "running": "●",
+    "waiting": "?",
+    "completed": "✓",
+    "failed": "✗",
+    "canceled": "■",
+}
 
 
 def state(status: str) -> Text:
@@ -72,35 +91,51 @@ def session_card(session: Session, now: datetime) -> list[Block]:
         (session.max_descendants, "in all"),
     ]
     children = ", ".join(f"{most} {name}" for most, name in limits if most is not None)
-    return [Card(Text(f"session {session.id}", "bold"), [
-        ("title", session.title),
-        ("status", state(session.status)),
-        ("provider", session.provider or "(default)"),
-        ("model", session.model),
-        ("directory", session.cwd),
-        ("approvals", session.approvals),
-        ("asks", session.approval_policy),
-        ("sandbox", session.sandbox),
-        ("children", children and f"at most {children}"),
-        ("parent", session.parent_session_id),
-        ("threads", ", ".join(f"{name} {thread}" for name, thread in session.threads.items())),
-        ("owner", session.owner),
-        ("events", str(session.last_seq)),
-        ("created", _when(session.created_at, now)),
-        ("updated", _when(session.updated_at, now)),
-    ])]  # fmt: skip
+    return [
+        Card(
+            Text(f"session {session.id}", "bold"),
+            [
+                ("title", session.title),
+                ("status", state(session.status)),
+                ("provider", session.provider or "(default)"),
+                ("model", session.model),
+                ("directory", session.cwd),
+                ("approvals", session.approvals),
+                ("asks", session.approval_policy),
+                ("sandbox", session.sandbox),
+                ("children", children and f"at most {children}"),
+                ("parent", session.parent_session_id),
+                (
+                    "threads",
+                    ", ".join(f"{name} {thread}" for name, thread in session.threads.items()),
+                ),
+                ("owner", session.owner),
+                ("events", str(session.last_seq)),
+                ("created", _when(session.created_at, now)),
+                ("updated", _when(session.updated_at, now)),
+            ],
+        )
+    ]
 
 
 def session_table(sessions: Sequence[Session], now: datetime) -> list[Block]:
-    return [Table([
-        Column("SESSION", lambda one: one.id),
-        Column("STATUS", lambda one: state(one.status)),
-        Column("PROVIDER", lambda one: one.provider or "(default)"),
-        Column("EVENTS", lambda one: f"{one.last_seq:,}", right=True),
-        Column("UPDATED", lambda one: ago(one.updated_at, now), right=True),
-        Column("TITLE", lambda one: one.title, flexible=True),
-        Column("DIRECTORY", lambda one: one.cwd, flexible=True),
-    ], sessions, "no sessions", "TITLE STATUS PROVIDER UPDATED SESSION", newest_first=True)]  # fmt: skip
+    return [
+        Table(
+            [
+                Column("SESSION", lambda one: one.id),
+                Column("STATUS", lambda one: state(one.status)),
+                Column("PROVIDER", lambda one: one.provider or "(default)"),
+                Column("EVENTS", lambda one: f"{one.last_seq:,}", right=True),
+                Column("UPDATED", lambda one: ago(one.updated_at, now), right=True),
+                Column("TITLE", lambda one: one.title, flexible=True),
+                Column("DIRECTORY", lambda one: one.cwd, flexible=True),
+            ],
+            sessions,
+            "no sessions",
+            "TITLE STATUS PROVIDER UPDATED SESSION",
+            newest_first=True,
+        )
+    ]
 
 
 def closed_line(reply: CloseSessionReply, _: datetime) -> list[Block]:
@@ -125,14 +160,21 @@ def message_table(messages: Sequence[Message], now: datetime) -> list[Block]:
         kind = "" if message.source.kind == "client" else message.source.kind
         return "decision" if message.request_id is not None else kind
 
-    return [Table([
-        Column("MESSAGE", lambda one: one.id),
-        Column("ROLE", lambda one: one.role),
-        Column("FROM", source),
-        Column("DELIVERY", lambda one: state(one.delivery)),
-        Column("SENT", lambda one: ago(one.created_at, now), right=True),
-        Column("TEXT", text, flexible=True),
-    ], messages, "no messages", "TEXT ROLE FROM DELIVERY SENT MESSAGE")]  # fmt: skip
+    return [
+        Table(
+            [
+                Column("MESSAGE", lambda one: one.id),
+                Column("ROLE", lambda one: one.role),
+                Column("FROM", source),
+                Column("DELIVERY", lambda one: state(one.delivery)),
+                Column("SENT", lambda one: ago(one.created_at, now), right=True),
+                Column("TEXT", text, flexible=True),
+            ],
+            messages,
+            "no messages",
+            "TEXT ROLE FROM DELIVERY SENT MESSAGE",
+        )
+    ]
 
 
 def sent_line(reply: MessageReply | SpawnReply, _: datetime) -> list[Block]:
@@ -149,23 +191,29 @@ def sent_line(reply: MessageReply | SpawnReply, _: datetime) -> list[Block]:
 
 def run_card(run: Run, now: datetime) -> list[Block]:
     usage = usage_parts(attrs.asdict(run.usage)) if run.usage is not None else []
-    return [Card(Text(f"run {run.id}", "bold"), [
-        ("status", state(run.status)),
-        ("session", run.session_id),
-        ("provider", run.provider),
-        ("model", run.model),
-        ("effort", run.effort),
-        ("attempt", str(run.attempt) if run.attempt > 1 else None),
-        ("worker", run.worker_id),
-        ("thread", run.thread_id),
-        ("waiting on", run.waiting_on),
-        ("held by", _holder(run)),
-        ("created", _when(run.created_at, now)),
-        ("took" if run.finished_at else "going for", took(run, now)),
-        ("used", " · ".join(usage)),
-        ("exit code", None if run.exit_code is None else str(run.exit_code)),
-        ("cancel", "requested" if run.cancel_requested_at else None),
-    ]), *outcome(run)]  # fmt: skip
+    return [
+        Card(
+            Text(f"run {run.id}", "bold"),
+            [
+                ("status", state(run.status)),
+                ("session", run.session_id),
+                ("provider", run.provider),
+                ("model", run.model),
+                ("effort", run.effort),
+                ("attempt", str(run.attempt) if run.attempt > 1 else None),
+                ("worker", run.worker_id),
+                ("thread", run.thread_id),
+                ("waiting on", run.waiting_on),
+                ("held by", _holder(run)),
+                ("created", _when(run.created_at, now)),
+                ("took" if run.finished_at else "going for", took(run, now)),
+                ("used", " · ".join(usage)),
+                ("exit code", None if run.exit_code is None else str(run.exit_code)),
+                ("cancel", "requested" if run.cancel_requested_at else None),
+            ],
+        ),
+        *outcome(run),
+    ]
 
 
 def _holder(run: Run) -> str | None:
@@ -190,15 +238,23 @@ def ended(run: Run, now: datetime) -> list[Block]:
 
 
 def run_table(runs: Sequence[Run], now: datetime) -> list[Block]:
-    return [Table([
-        Column("RUN", lambda one: one.id),
-        Column("STATUS", lambda one: state(one.status)),
-        Column("PROVIDER", lambda one: one.provider),
-        Column("CREATED", lambda one: ago(one.created_at, now), right=True),
-        Column("TOOK", lambda one: took(one, now), right=True),
-        Column("SESSION", lambda one: one.session_id),
-        Column("OUTCOME", _outcome, flexible=True),
-    ], runs, "no runs", "OUTCOME STATUS PROVIDER CREATED SESSION RUN", newest_first=True)]  # fmt: skip
+    return [
+        Table(
+            [
+                Column("RUN", lambda one: one.id),
+                Column("STATUS", lambda one: state(one.status)),
+                Column("PROVIDER", lambda one: one.provider),
+                Column("CREATED", lambda one: ago(one.created_at, now), right=True),
+                Column("TOOK", lambda one: took(one, now), right=True),
+                Column("SESSION", lambda one: one.session_id),
+                Column("OUTCOME", _outcome, flexible=True),
+            ],
+            runs,
+            "no runs",
+            "OUTCOME STATUS PROVIDER CREATED SESSION RUN",
+            newest_first=True,
+        )
+    ]
 
 
 def canceled_line(reply: CancelReply, _: datetime) -> list[Block]:
@@ -227,37 +283,55 @@ def diagnosis(reply: DiagnosisReply, now: datetime) -> list[Block]:
     if issue.hint:
         blocks.append(Text(issue.hint, "bold"))
     position, pid = found.queue_position, found.active_pid
-    blocks += ["", Card(Text(f"run {run.id}", "bold"), [
-        ("status", state(run.status)),
-        ("session", run.session_id),
-        ("provider", run.provider),
-        ("worker", worker),
-        ("workers", f"{found.alive_workers} of {found.max_concurrency}"),
-        ("queue", _counts(counts)),
-        ("position", None if position is None else str(position)),
-        ("blocked by", found.blocked_by_run_id),
-        ("pid", None if pid is None else str(pid)),
-        ("thread", found.thread_id),
-        ("last event", _when(found.last_event_at, now)),
-        ("last output", _when(found.last_output_at, now)),
-        ("directory", started.cwd if started else None),
-        ("command", shlex.join(started.argv) if started else None),
-    ])]  # fmt: skip
+    blocks += [
+        "",
+        Card(
+            Text(f"run {run.id}", "bold"),
+            [
+                ("status", state(run.status)),
+                ("session", run.session_id),
+                ("provider", run.provider),
+                ("worker", worker),
+                ("workers", f"{found.alive_workers} of {found.max_concurrency}"),
+                ("queue", _counts(counts)),
+                ("position", None if position is None else str(position)),
+                ("blocked by", found.blocked_by_run_id),
+                ("pid", None if pid is None else str(pid)),
+                ("thread", found.thread_id),
+                ("last event", _when(found.last_event_at, now)),
+                ("last output", _when(found.last_output_at, now)),
+                ("directory", started.cwd if started else None),
+                ("command", shlex.join(started.argv) if started else None),
+            ],
+        ),
+    ]
     if found.attempts:
-        blocks += ["", Table([
-            Column("ATTEMPT", lambda one: str(one.attempt)),
-            Column("PROVIDER", lambda one: one.provider),
-            Column("WORKER", lambda one: one.worker_id),
-            Column("PID", lambda one: "" if one.pid is None else str(one.pid)),
-            Column("STARTED", lambda one: ago(one.started_at, now)),
-            Column("OUTCOME", lambda one: state(one.outcome or "going on")),
-        ], found.attempts)]  # fmt: skip
+        blocks += [
+            "",
+            Table(
+                [
+                    Column("ATTEMPT", lambda one: str(one.attempt)),
+                    Column("PROVIDER", lambda one: one.provider),
+                    Column("WORKER", lambda one: one.worker_id),
+                    Column("PID", lambda one: "" if one.pid is None else str(one.pid)),
+                    Column("STARTED", lambda one: ago(one.started_at, now)),
+                    Column("OUTCOME", lambda one: state(one.outcome or "going on")),
+                ],
+                found.attempts,
+            ),
+        ]
     if found.process_tree:
-        blocks += ["", Table([
-            Column("PID", lambda one: str(one.pid), right=True),
-            Column("STATE", lambda one: one.status),
-            Column("PROCESS", lambda one: one.command, flexible=True),
-        ], found.process_tree)]  # fmt: skip
+        blocks += [
+            "",
+            Table(
+                [
+                    Column("PID", lambda one: str(one.pid), right=True),
+                    Column("STATE", lambda one: one.status),
+                    Column("PROCESS", lambda one: one.command, flexible=True),
+                ],
+                found.process_tree,
+            ),
+        ]
     if found.stderr_tail.strip():
         tail = found.stderr_tail.rstrip().splitlines()[-20:]
         blocks += ["", Text("END OF STDERR", "dim"), *(f"  {line}" for line in tail)]
@@ -305,16 +379,35 @@ def tree_table(tree: SessionTree, now: datetime) -> list[Block]:
         created = branch.session.created_at
         return (run.finished_at or run.started_at or run.created_at) if run else created
 
-    return [Table([
-        Column("SESSION", lambda one: one.drawn + one.id),
-        Column("TREE", lambda one: one.drawn + (one.tree.session.title or "-"), flexible=True, only_on_terminal=True),
-        Column("STATUS", lambda one: status(one.tree), flexible=True),
-        Column("PROVIDER", lambda one: one.tree.session.provider or "(default)"),
-        Column("RUNS", lambda one: str(one.tree.runs_count if one.tree.runs_count is not None else len(one.tree.runs)), right=True),
-        Column("SINCE", lambda one: ago(since(one.tree), now), right=True),
-        Column("ID", lambda one: one.id, only_on_terminal=True),
-        Column("TITLE", lambda one: one.tree.session.title, flexible=True),
-    ], [_Branch(tree.session.id, "", tree), *drawn(tree, "")], short="TREE STATUS PROVIDER SINCE ID")]  # fmt: skip
+    return [
+        Table(
+            [
+                Column("SESSION", lambda one: one.drawn + one.id),
+                Column(
+                    "TREE",
+                    lambda one: one.drawn + (one.tree.session.title or "-"),
+                    flexible=True,
+                    only_on_terminal=True,
+                ),
+                Column("STATUS", lambda one: status(one.tree), flexible=True),
+                Column("PROVIDER", lambda one: one.tree.session.provider or "(default)"),
+                Column(
+                    "RUNS",
+                    lambda one: str(
+                        one.tree.runs_count
+                        if one.tree.runs_count is not None
+                        else len(one.tree.runs)
+                    ),
+                    right=True,
+                ),
+                Column("SINCE", lambda one: ago(since(one.tree), now), right=True),
+                Column("ID", lambda one: one.id, only_on_terminal=True),
+                Column("TITLE", lambda one: one.tree.session.title, flexible=True),
+            ],
+            [_Branch(tree.session.id, "", tree), *drawn(tree, "")],
+            short="TREE STATUS PROVIDER SINCE ID",
+        )
+    ]
 
 
 # --- access -------------------------------------------------------------------------------------
@@ -327,14 +420,19 @@ def grant_table(grants: Sequence[Grant], _: datetime) -> list[Block]:
 
 def token_card(created: NewToken, _: datetime) -> list[Block]:
     token = created.token
-    return [Card(Text(f"token {token.id}", "bold"), [
-        ("name", token.name),
-        ("principal", token.principal),
-        ("scopes", ", ".join(token.scopes)),
-        ("ends", None if token.expires_at is None else clock(token.expires_at)),
-        ("secret", Text(created.secret, "bold")),
-        ("", "shown only once: store it where you set AGENTCTL_AUTH_TOKEN"),
-    ])]  # fmt: skip
+    return [
+        Card(
+            Text(f"token {token.id}", "bold"),
+            [
+                ("name", token.name),
+                ("principal", token.principal),
+                ("scopes", ", ".join(token.scopes)),
+                ("ends", None if token.expires_at is None else clock(token.expires_at)),
+                ("secret", Text(created.secret, "bold")),
+                ("", "shown only once: store it where you set AGENTCTL_AUTH_TOKEN"),
+            ],
+        )
+    ]
 
 
 def token_table(tokens: Sequence[AccessToken], now: datetime) -> list[Block]:
@@ -347,14 +445,22 @@ def token_table(tokens: Sequence[AccessToken], now: datetime) -> list[Block]:
             return Text("expired", "red")
         return Text(f"valid, expires {ago(token.expires_at, now)}", "green")
 
-    return [Table([
-        Column("TOKEN", lambda one: one.id),
-        Column("STATE", validity),
-        Column("PRINCIPAL", lambda one: one.principal),
-        Column("SCOPES", lambda one: ",".join(one.scopes)),
-        Column("MADE", lambda one: ago(one.created_at, now), right=True),
-        Column("NAME", lambda one: one.name, flexible=True),
-    ], tokens, "no tokens", "NAME STATE PRINCIPAL SCOPES MADE TOKEN", newest_first=True)]  # fmt: skip
+    return [
+        Table(
+            [
+                Column("TOKEN", lambda one: one.id),
+                Column("STATE", validity),
+                Column("PRINCIPAL", lambda one: one.principal),
+                Column("SCOPES", lambda one: ",".join(one.scopes)),
+                Column("MADE", lambda one: ago(one.created_at, now), right=True),
+                Column("NAME", lambda one: one.name, flexible=True),
+            ],
+            tokens,
+            "no tokens",
+            "NAME STATE PRINCIPAL SCOPES MADE TOKEN",
+            newest_first=True,
+        )
+    ]
 
 
 def revoked_token(token: AccessToken, now: datetime) -> list[Block]:
@@ -366,16 +472,26 @@ def audit_table(entries: Sequence[AuditEntry], _: datetime) -> list[Block]:
         values = (f"{name}={value}" for name, value in entry.detail.items() if value)
         return Text(" ".join(values), fit=True)
 
-    return [Table([
-        Column("SEQ", lambda one: str(one.seq), right=True),
-        Column("WHEN", lambda one: clock(one.at)),
-        Column("WHO", lambda one: one.principal),
-        Column("BY TOKEN", lambda one: one.token),
-        Column("DID", lambda one: one.operation),
-        Column("DECISION", lambda one: Text(one.decision, "" if one.decision == DONE else "red")),
-        Column("ON", lambda one: one.target),
-        Column("DETAIL", detail, flexible=True),
-    ], entries, "no entries", "WHEN WHO DID DECISION ON DETAIL")]  # fmt: skip
+    return [
+        Table(
+            [
+                Column("SEQ", lambda one: str(one.seq), right=True),
+                Column("WHEN", lambda one: clock(one.at)),
+                Column("WHO", lambda one: one.principal),
+                Column("BY TOKEN", lambda one: one.token),
+                Column("DID", lambda one: one.operation),
+                Column(
+                    "DECISION",
+                    lambda one: Text(one.decision, "" if one.decision == DONE else "red"),
+                ),
+                Column("ON", lambda one: one.target),
+                Column("DETAIL", detail, flexible=True),
+            ],
+            entries,
+            "no entries",
+            "WHEN WHO DID DECISION ON DETAIL",
+        )
+    ]
 
 
 # --- the daemon ---------------------------------------------------------------------------------
@@ -383,25 +499,46 @@ def audit_table(entries: Sequence[AuditEntry], _: datetime) -> list[Block]:
 
 def daemon_overview(status: DaemonStatus, url: str) -> list[Block]:
     store = status.store
-    blocks: list[Block] = [Card(
-        Text(f"agentd {status.version} at {url}: {status.daemon_health}", STYLES.get(status.daemon_health, "")),
-        [
-            ("running", f"for {duration(status.uptime_s)}, pid {status.pid}"),
-            ("workers", f"{status.alive_workers} of {status.max_concurrency} alive"),
-            ("runs", _counts(status.queue_counts)),
-            ("store", f"{store.backend} {store.path or ''}".rstrip()),
-            ("", f"{counted(store.events, 'event')}, schema {store.schema_version}"),
-        ],
-    ), ""]  # fmt: skip
-    blocks.append(Table([
-        Column("PROVIDER", lambda one: Text(one.name, "bold")),
-        Column("READY", lambda one: Text("yes", "green") if one.available else Text("no", "red")),
-        Column("VERSION", lambda one: one.version),
-        Column("LOGIN", lambda one: _LOGIN[one.logged_in]),
-        Column("RUNNER", lambda one: one.mode or one.runner),
-        Column("NOTE", lambda one: " ".join(filter(None, ["(default)" if one.default else "", one.reason])), flexible=True),
-        Column("CAN", _abilities, flexible=True),
-    ], status.providers, "no providers"))  # fmt: skip
+    blocks: list[Block] = [
+        Card(
+            Text(
+                f"agentd {status.version} at {url}: {status.daemon_health}",
+                STYLES.get(status.daemon_health, ""),
+            ),
+            [
+                ("running", f"for {duration(status.uptime_s)}, pid {status.pid}"),
+                ("workers", f"{status.alive_workers} of {status.max_concurrency} alive"),
+                ("runs", _counts(status.queue_counts)),
+                ("store", f"{store.backend} {store.path or ''}".rstrip()),
+                ("", f"{counted(store.events, 'event')}, schema {store.schema_version}"),
+            ],
+        ),
+        "",
+    ]
+    blocks.append(
+        Table(
+            [
+                Column("PROVIDER", lambda one: Text(one.name, "bold")),
+                Column(
+                    "READY",
+                    lambda one: Text("yes", "green") if one.available else Text("no", "red"),
+                ),
+                Column("VERSION", lambda one: one.version),
+                Column("LOGIN", lambda one: _LOGIN[one.logged_in]),
+                Column("RUNNER", lambda one: one.mode or one.runner),
+                Column(
+                    "NOTE",
+                    lambda one: " ".join(
+                        filter(None, ["(default)" if one.default else "", one.reason])
+                    ),
+                    flexible=True,
+                ),
+                Column("CAN", _abilities, flexible=True),
+            ],
+            status.providers,
+            "no providers",
+        )
+    )
     for problem in status.problems:
         blocks += ["", Text(f"! {problem.code}: {problem.message}", "yellow")]
     return blocks
@@ -411,13 +548,19 @@ def provider_cards(providers: Sequence[ProviderStatus]) -> list[Block]:
     blocks: list[Block] = []
     for provider in providers:
         ready = "yes" if provider.available else f"no: {provider.reason or 'for an unknown reason'}"
-        blocks += ["", Card(Text(provider.name + (" (default)" if provider.default else ""), "bold"), [
-            ("ready", Text(ready, "green" if provider.available else "red")),
-            ("version", provider.version),
-            ("login", _LOGIN[provider.logged_in]),
-            ("runner", provider.mode or provider.runner),
-            ("can", _abilities(provider)),
-        ])]  # fmt: skip
+        blocks += [
+            "",
+            Card(
+                Text(provider.name + (" (default)" if provider.default else ""), "bold"),
+                [
+                    ("ready", Text(ready, "green" if provider.available else "red")),
+                    ("version", provider.version),
+                    ("login", _LOGIN[provider.logged_in]),
+                    ("runner", provider.mode or provider.runner),
+                    ("can", _abilities(provider)),
+                ],
+            ),
+        ]
     return blocks[1:] or ["no providers"]
 
 
@@ -436,8 +579,11 @@ def checked_lines(reply: CheckReply, _: datetime) -> list[Block]:
 
 
 _LEVELS: Final = {
-    "error": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim"), "ok": ("✓", "green"),
-}  # fmt: skip
+    "error": ("✗", "bold red"),
+    "warning": ("!", "yellow"),
+    "note": ("·", "dim"),
+    "ok": ("✓", "green"),
+}
 
 
 def findings_list(findings: Sequence[Finding]) -> list[Block]:

@@ -224,7 +224,10 @@ def _absolute(call: Call, values: dict[str, Any]) -> dict[str, Any]:
 
 
 row(
-    daemon, "backup", BACK_UP, "{path}: {size:,} bytes",
+    daemon,
+    "backup",
+    BACK_UP,
+    "{path}: {size:,} bytes",
     """Back up agentd's database to FILE while agentd runs. The copy is consistent, checked, and
     flushed to disk.
 
@@ -235,9 +238,11 @@ row(
     agentctl daemon backup agents-2026-01-31.db
     agentctl daemon backup /var/backups/agents.db --force
     """,
-    without=("path",), prepare=_absolute, extra=(click.argument("file", type=click.Path()),),
+    without=("path",),
+    prepare=_absolute,
+    extra=(click.argument("file", type=click.Path()),),
     force="Replace an existing backup. Never replaces any other file.",
-)  # fmt: skip
+)
 
 
 @daemon.command(
@@ -266,7 +271,10 @@ def check() -> None:
 
 
 row(
-    daemon, "audit", LIST_AUDIT, "views:audit_table:entries",
+    daemon,
+    "audit",
+    LIST_AUDIT,
+    "views:audit_table:entries",
     """List the audit trail, oldest first. Needs the scope admin.
 
     It records decisions about requests, cancels, transitions, and refused calls of agents, each
@@ -276,4 +284,4 @@ row(
     agentctl daemon audit
     agentctl --format json daemon audit --field entries
     """,
-)  # fmt: skip
+)

@@ -19,15 +19,22 @@ def events() -> None:
 
 
 row(
-    events, "list", LIST_EVENTS, "!follow:list_events", "List one page of events after a cursor.",
+    events,
+    "list",
+    LIST_EVENTS,
+    "!follow:list_events",
+    "List one page of events after a cursor.",
     """
     agentctl events list --session-id ses_01k0
     agentctl events list --session-id ses_01k0 --cursor 100 --limit 50
     """,
     without=("wait_s",),
-)  # fmt: skip
+)
 row(
-    events, "tail", LIST_EVENTS, "!follow:tail_events",
+    events,
+    "tail",
+    LIST_EVENTS,
+    "!follow:tail_events",
     """Print a session's events in order, from the start or from a cursor.
 
     With --follow, a lost connection is opened again, also after a restart of agentd. Printing
@@ -39,9 +46,14 @@ row(
     agentctl events tail ses_01k0 --lines 20
     agentctl events tail --session-id ses_01k0 --follow --format json | jq .event_type
     """,
-    only=("cursor", "epoch"), cursor="Start after the event with this `seq`.",
+    only=("cursor", "epoch"),
+    cursor="Start after the event with this `seq`.",
     extra=(
-        click.option("--follow", "-f", is_flag=True, help="Continue with new events, until interrupted."),
-        click.option("--lines", "-n", type=click.IntRange(min=0), help="Start with the last N events."),
+        click.option(
+            "--follow", "-f", is_flag=True, help="Continue with new events, until interrupted."
+        ),
+        click.option(
+            "--lines", "-n", type=click.IntRange(min=0), help="Start with the last N events."
+        ),
     ),
-)  # fmt: skip
+)

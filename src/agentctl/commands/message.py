@@ -30,7 +30,10 @@ def _one_way(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
 
 
 row(
-    message, "send", SEND_MESSAGE, "!follow:send_message",
+    message,
+    "send",
+    SEND_MESSAGE,
+    "!follow:send_message",
     """Send a message to a session. A message with the role user starts a run.
 
     With --wait or --follow, the exit code is 0 if the run completed, and 1 if it did not. With
@@ -45,11 +48,14 @@ row(
         click.option("--wait", is_flag=True, help="Wait for the run's end."),
         click.option("--follow", is_flag=True, help="Show the run live until it ends."),
     ),
-)  # fmt: skip
+)
 row(
-    message, "list", LIST_MESSAGES, "views:message_table:messages",
+    message,
+    "list",
+    LIST_MESSAGES,
+    "views:message_table:messages",
     "List a session's messages, oldest first.",
     """
     agentctl message list --session-id ses_01k0
     """,
-)  # fmt: skip
+)

@@ -39,26 +39,35 @@ def _open_by_default(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
 
 
 row(
-    request, "list", LIST_REQUESTS, "questions:request_table:requests",
+    request,
+    "list",
+    LIST_REQUESTS,
+    "questions:request_table:requests",
     "List requests, oldest first. Default: only open ones.",
     """
     agentctl request list
     agentctl request list --root-session-id ses_01k0 --all
     agentctl request list --field requests.0.id
     """,
-    without=("resolvable",), prepare=_open_by_default, hint="questions:inbox_hints:requests",
+    without=("resolvable",),
+    prepare=_open_by_default,
+    hint="questions:inbox_hints:requests",
     extra=(click.option("--all", "every", is_flag=True, help="Also closed requests."),),
     status="Only requests in this state.  [default: pending]",
-)  # fmt: skip
+)
 row(
-    request, "show", GET_REQUEST, "questions:request_card:request",
+    request,
+    "show",
+    GET_REQUEST,
+    "questions:request_card:request",
     "Show a request with its full text and details.",
     """
     agentctl request show req_01k0
     agentctl request show --request-id req_01k0 --field request.detail
     """,
-    without=("wait_s",), hint="questions:next_step:request",
-)  # fmt: skip
+    without=("wait_s",),
+    hint="questions:next_step:request",
+)
 
 
 def _with_program(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
@@ -74,7 +83,10 @@ def _with_program(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
 
 
 row(
-    request, "watch", None, "!request_watch:watch_requests",
+    request,
+    "watch",
+    None,
+    "!request_watch:watch_requests",
     """Print each request for a person as it arrives. The terminal beeps.
 
     Requests that are already open are printed first. A request to a parent's agent is printed when
@@ -92,18 +104,26 @@ row(
     prepare=_with_program,
     extra=(
         click.option("--exec", "hook", metavar="CMD", help="Run this program for each request."),
-        click.option("--all", "every", is_flag=True, help="Also print requests that a parent's agent should answer."),
+        click.option(
+            "--all",
+            "every",
+            is_flag=True,
+            help="Also print requests that a parent's agent should answer.",
+        ),
         click.option("--once", is_flag=True, help="Exit after the first request."),
     ),
-)  # fmt: skip
+)
 row(
-    request, "extend", EXTEND_REQUEST, "questions:extended_line:request",
+    request,
+    "extend",
+    EXTEND_REQUEST,
+    "questions:extended_line:request",
     "Give a request more time. This never shortens its time.",
     """
     agentctl request extend req_01k0 --expires-in-s 3600
     agentctl request extend --request-id req_01k0 --expires-in-s 86400 --field request.expires_at
     """,
-)  # fmt: skip
+)
 
 _RESOLVED = "request {request.id} is {request.status}"
 _WORDS = ("option", "text", "idempotency_key")
@@ -119,31 +139,43 @@ def _as(decision: str) -> Any:
 
 
 row(
-    request, "approve", RESOLVE_REQUEST, _RESOLVED,
+    request,
+    "approve",
+    RESOLVE_REQUEST,
+    _RESOLVED,
     "Approve a request. The first decision counts; repeating it succeeds.",
     """
     agentctl request approve req_01k0
     agentctl request approve req_01k0 --text "Only in ./tmp-cache"
     agentctl request approve req_01k0 --option acceptForSession
     """,
-    only=(*_WORDS, "scope"), prepare=_as("approve"),
-)  # fmt: skip
+    only=(*_WORDS, "scope"),
+    prepare=_as("approve"),
+)
 row(
-    request, "deny", RESOLVE_REQUEST, _RESOLVED,
+    request,
+    "deny",
+    RESOLVE_REQUEST,
+    _RESOLVED,
     "Deny a request. The first decision counts; repeating it succeeds.",
     """
     agentctl request deny req_01k0
     agentctl request deny req_01k0 --text "Leave the cache alone"
     """,
-    only=_WORDS, prepare=_as("deny"),
-)  # fmt: skip
+    only=_WORDS,
+    prepare=_as("deny"),
+)
 row(
-    request, "answer", RESOLVE_REQUEST, _RESOLVED,
+    request,
+    "answer",
+    RESOLVE_REQUEST,
+    _RESOLVED,
     "Answer a question with a text or one of its options. The first answer counts; repeating it succeeds.",
     """
     agentctl request answer req_01k0 --text "Use port 8080"
     agentctl request answer req_01k0 --option 8080
     agentctl request answer req_01k0 --text - < answer.md
     """,
-    only=_WORDS, prepare=_as("answer"),
-)  # fmt: skip
+    only=_WORDS,
+    prepare=_as("answer"),
+)

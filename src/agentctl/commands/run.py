@@ -34,32 +34,46 @@ def run() -> None:
 
 
 row(
-    run, "create", CREATE_RUN, "views:run_card:run", "Queue a run.",
+    run,
+    "create",
+    CREATE_RUN,
+    "views:run_card:run",
+    "Queue a run.",
     """
     agentctl run create --session-id ses_01k0 --text "Run the tests"
     agentctl run create --session-id ses_01k0 --provider manual --field run.id
     """,
     of="session_id",
-)  # fmt: skip
+)
 row(
-    run, "get", GET_RUN, "views:run_card:run", "Show a run.",
+    run,
+    "get",
+    GET_RUN,
+    "views:run_card:run",
+    "Show a run.",
     """
     agentctl run get run_01k0
     agentctl run get @last --field run.result.text
     """,
-)  # fmt: skip
+)
 row(
-    run, "list", LIST_RUNS, "views:run_table:runs",
+    run,
+    "list",
+    LIST_RUNS,
+    "views:run_table:runs",
     "List runs: the newest first on a terminal, otherwise the oldest.",
     """
     agentctl run list
     agentctl run list --session-id ses_01k0 --status failed
     """,
-)  # fmt: skip
+)
 
 
 row(
-    run, "wait", WAIT_RUN, "!follow:finish_run",
+    run,
+    "wait",
+    WAIT_RUN,
+    "!follow:finish_run",
     """Wait until a run has ended. The exit code is 0 if it completed, and 1 if it did not.
 
     With --until attention, also return if the run or a descendant asks something. Then the exit
@@ -70,19 +84,27 @@ row(
     agentctl run wait run_01k0 --timeout-s 60 --field run.status
     agentctl run wait run_01k0 --until attention --field request.id
     """,
-    extra=(timeout_option("Maximum seconds to wait."),), only=("until", "ignore"),
-)  # fmt: skip
+    extra=(timeout_option("Maximum seconds to wait."),),
+    only=("until", "ignore"),
+)
 row(
-    run, "cancel", CANCEL_RUN, "views:canceled_line", "Cancel a run and the runs that it started.",
+    run,
+    "cancel",
+    CANCEL_RUN,
+    "views:canceled_line",
+    "Cancel a run and the runs that it started.",
     """
     agentctl run cancel run_01k0
     agentctl run cancel --run-id run_01k0 --reason "not needed any more"
     """,
-)  # fmt: skip
+)
 
 
 row(
-    run, "retry", GET_RUN, "!follow:retry_run",
+    run,
+    "retry",
+    GET_RUN,
+    "!follow:retry_run",
     """Send the message of a run again, with the same settings: a new run of the same session.
 
     A message with images cannot be sent again, because its images are no longer stored.
@@ -92,7 +114,7 @@ row(
     agentctl run retry @last --field run.id
     """,
     extra=(options_of(Keyed),),
-)  # fmt: skip
+)
 
 
 def _with_outcome(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
@@ -106,24 +128,46 @@ def _with_outcome(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
 
 
 row(
-    run, "transition", TRANSITION_RUN, "run {run.id} is {run.status}",
+    run,
+    "transition",
+    TRANSITION_RUN,
+    "run {run.id} is {run.status}",
     "Change the state of a manual run, or cancel any run.",
     """
     agentctl run transition --run-id run_01k0 --to-status running
     agentctl run transition --run-id run_01k0 --to-status completed --result "Done by hand"
     agentctl run transition --run-id run_01k0 --to-status failed --error "No access"
     """,
-    without=("result", "error"), prepare=_with_outcome,
+    without=("result", "error"),
+    prepare=_with_outcome,
     extra=(
-        click.option("--result", "result_text", metavar="TEXT", help="The result, for completed. Use - for standard input."),
-        click.option("--error", "error_text", metavar="TEXT", help="The error message, for failed. Use - for standard input."),
-        click.option("--error-code", metavar="CODE", help="The error code, for failed.  [default: provider_error]"),
+        click.option(
+            "--result",
+            "result_text",
+            metavar="TEXT",
+            help="The result, for completed. Use - for standard input.",
+        ),
+        click.option(
+            "--error",
+            "error_text",
+            metavar="TEXT",
+            help="The error message, for failed. Use - for standard input.",
+        ),
+        click.option(
+            "--error-code",
+            metavar="CODE",
+            help="The error code, for failed.  [default: provider_error]",
+        ),
     ),
-)  # fmt: skip
+)
 row(
-    run, "diagnose", DIAGNOSE_RUN, "views:diagnosis", "Explain a run's state, with evidence.",
+    run,
+    "diagnose",
+    DIAGNOSE_RUN,
+    "views:diagnosis",
+    "Explain a run's state, with evidence.",
     """
     agentctl run diagnose run_01k0
     agentctl run diagnose --run-id run_01k0 --field diagnostics.likely_issue.code
     """,
-)  # fmt: skip
+)

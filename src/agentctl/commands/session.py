@@ -53,40 +53,59 @@ def _moved(call: Call, values: dict[str, Any]) -> Mapping[str, Any]:
 
 
 row(
-    session, "create", CREATE_SESSION, "views:session_card:session", "Create a session.",
+    session,
+    "create",
+    CREATE_SESSION,
+    "views:session_card:session",
+    "Create a session.",
     """
     agentctl session create --title "Fix the build" --provider demo
     agentctl session create --cwd ~/project --field session.id
     """,
     hint="next: agentctl ask --session-id {session.id} …",
-    without=("text", "images", "effort", "output_schema"), prepare=_placed,
+    without=("text", "images", "effort", "output_schema"),
+    prepare=_placed,
     cwd="The working directory of its agents.  [default: this directory]",
-)  # fmt: skip
+)
 row(
-    session, "list", LIST_SESSIONS, "views:session_table:sessions",
+    session,
+    "list",
+    LIST_SESSIONS,
+    "views:session_table:sessions",
     "List sessions: the newest first on a terminal, otherwise the oldest.",
     """
     agentctl session list
     agentctl session list --status open --format json
     """,
-)  # fmt: skip
+)
 row(
-    session, "get", GET_SESSION, "views:session_card:session", "Show a session.",
+    session,
+    "get",
+    GET_SESSION,
+    "views:session_card:session",
+    "Show a session.",
     """
     agentctl session get ses_01k0
     agentctl session get @last --field session.last_seq
     """,
-)  # fmt: skip
+)
 row(
-    session, "rename", UPDATE_SESSION, "session {session.id} is called {session.title}",
+    session,
+    "rename",
+    UPDATE_SESSION,
+    "session {session.id} is called {session.title}",
     "Change a session's title.",
     """
     agentctl session rename ses_01k0 "Fix the build"
     """,
-    then="title", only=("idempotency_key",),
-)  # fmt: skip
+    then="title",
+    only=("idempotency_key",),
+)
 row(
-    session, "move", UPDATE_SESSION, "session {session.id} works in {session.cwd}",
+    session,
+    "move",
+    UPDATE_SESSION,
+    "session {session.id} works in {session.cwd}",
     """Change a session's working directory, from the next run on.
 
     Queued runs also start there. Child sessions keep their directories. A session with an active
@@ -96,11 +115,16 @@ row(
     agentctl session move ses_01k0 ~/project
     agentctl session move --session-id ses_01k0 --cwd .
     """,
-    then="[directory]", only=("cwd", "idempotency_key"), prepare=_moved,
+    then="[directory]",
+    only=("cwd", "idempotency_key"),
+    prepare=_moved,
     cwd="The new directory, instead of the argument.",
-)  # fmt: skip
+)
 row(
-    session, "close", CLOSE_SESSION, "views:closed_line",
+    session,
+    "close",
+    CLOSE_SESSION,
+    "views:closed_line",
     """Close a session, so that it accepts no more messages.
 
     Active and queued runs of the session and its descendants continue, unless --cascade is given.
@@ -109,29 +133,39 @@ row(
     agentctl session close ses_01k0
     agentctl session close ses_01k0 --cascade
     """,
-)  # fmt: skip
+)
 row(
-    session, "reopen", UPDATE_SESSION, "session {session.id} is {session.status}",
+    session,
+    "reopen",
+    UPDATE_SESSION,
+    "session {session.id} is {session.status}",
     "Open a closed session again, so that it accepts messages.",
     """
     agentctl session reopen ses_01k0
     """,
-    only=("idempotency_key",), prepare=lambda _, values: values | {"status": "open"},
-)  # fmt: skip
+    only=("idempotency_key",),
+    prepare=lambda _, values: values | {"status": "open"},
+)
 
 
 row(
-    session, "tree", GET_TREE, "!follow:show_tree",
+    session,
+    "tree",
+    GET_TREE,
+    "!follow:show_tree",
     "Show a session and its descendants as a tree, each with the state of its last run.",
     """
     agentctl session tree ses_01k0
     agentctl session tree --session-id ses_01k0 --field children.0.session.id
     """,
     limit="Maximum number of descendants.  [default: all]",
-)  # fmt: skip
+)
 
 row(
-    session, "diff", GET_SESSION, "!session_diff:show_diff",
+    session,
+    "diff",
+    GET_SESSION,
+    "!session_diff:show_diff",
     """Show what changed in a session's directory since the session began.
 
     In a git checkout on this machine: the files that were written since then and differ from the
@@ -144,7 +178,7 @@ row(
     agentctl --format json session diff ses_01k0 --field changes
     """,
     extra=(click.option("--whole", is_flag=True, help="Show long changes in full."),),
-)  # fmt: skip
+)
 
 _ROLES: Final = {
     "reader": "Grant read access; repeatable.",
@@ -164,13 +198,19 @@ def _with_roles(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
 
 
 row(
-    session, "share", SET_ACCESS, "!follow:share_session",
+    session,
+    "share",
+    SET_ACCESS,
+    "!follow:share_session",
     "Share a session and its descendants with other principals. Without options, list the grants.",
     """
     agentctl session share ses_01k0 --reader bob --writer carol
     agentctl session share ses_01k0 --remove bob
     agentctl session share ses_01k0
     """,
-    without=("grants",), prepare=_with_roles,
-    extra=[click.option(f"--{one}", metavar="NAME", multiple=True, help=_ROLES[one]) for one in _ROLES],
-)  # fmt: skip
+    without=("grants",),
+    prepare=_with_roles,
+    extra=[
+        click.option(f"--{one}", metavar="NAME", multiple=True, help=_ROLES[one]) for one in _ROLES
+    ],
+)

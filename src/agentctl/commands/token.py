@@ -96,18 +96,24 @@ def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
 
 
 row(
-    token, "list", LIST_TOKENS, "views:token_table:tokens",
+    token,
+    "list",
+    LIST_TOKENS,
+    "views:token_table:tokens",
     "List tokens, including expired and revoked ones.",
     """
     agentctl token list
     agentctl --format json token list --field tokens
     """,
-)  # fmt: skip
+)
 row(
-    token, "revoke", REVOKE_TOKEN, "views:revoked_token:token",
+    token,
+    "revoke",
+    REVOKE_TOKEN,
+    "views:revoked_token:token",
     "Revoke a token. Streams and waits that use it end.",
     """
     agentctl token revoke tok_01k0
     agentctl token revoke --token-id tok_01k0
     """,
-)  # fmt: skip
+)

@@ -58,7 +58,10 @@ def _with_parent(call: Call, values: dict[str, Any]) -> Mapping[str, Any]:
 
 
 session_spawn = row(
-    tool, "session-spawn", SPAWN_FROM_RUN, "!follow:spawn",
+    tool,
+    "session-spawn",
+    SPAWN_FROM_RUN,
+    "!follow:spawn",
     """Create a child session with a task.
 
     The answer has the child's "session", the "message" with its task, and the "run" that works on
@@ -69,13 +72,22 @@ session_spawn = row(
     agentctl tool session-spawn --task "Review the change" --provider review --notify-parent wake
     agentctl tool session-spawn --task - --wait --field run.result.text < task.md
     """,
-    of="", without=("run_id",), default_format="json", prepare=_with_parent,
+    of="",
+    without=("run_id",),
+    default_format="json",
+    prepare=_with_parent,
     extra=(
-        click.option("--parent-run-id", metavar="ID", help=f"The run that spawns.  [env: {RUN_VARIABLE}]"),
-        click.option("--parent-session-id", metavar="ID", help="The parent session, if no run spawns the child."),
+        click.option(
+            "--parent-run-id", metavar="ID", help=f"The run that spawns.  [env: {RUN_VARIABLE}]"
+        ),
+        click.option(
+            "--parent-session-id",
+            metavar="ID",
+            help="The parent session, if no run spawns the child.",
+        ),
         click.option("--wait", is_flag=True, help="Wait for the end of the child's run."),
     ),
-)  # fmt: skip
+)
 
 
 def _from_own_run(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
@@ -83,19 +95,26 @@ def _from_own_run(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
 
 
 row(
-    tool, "session-send", SEND_TO_SESSION, "views:sent_line",
+    tool,
+    "session-send",
+    SEND_TO_SESSION,
+    "views:sent_line",
     "Send a message to the agent of another session.",
     """
     agentctl tool session-send --session-id ses_01k1 --text "Also cover the errors"
     agentctl tool session-send --session-id ses_01k1 --text "Stop that" --when-busy interrupt
     """,
-    default_format="json", prepare=_from_own_run,
+    default_format="json",
+    prepare=_from_own_run,
     from_run_id=f"The run that sends the message.  [env: {RUN_VARIABLE}]",
-)  # fmt: skip
+)
 
 
 row(
-    tool, "session-wait", WAIT_RUN, "!follow:finish_run",
+    tool,
+    "session-wait",
+    WAIT_RUN,
+    "!follow:finish_run",
     """Wait until a child's run has ended. The exit code is 0 if it completed, and 1 if it did not.
 
     The answer has the "run" with its result, and "timed_out". With --until attention, it may have a
@@ -107,8 +126,10 @@ row(
     agentctl tool session-wait --run-id run_01k1 --timeout-s 60 --field run.result.text
     agentctl tool session-wait --run-id run_01k1 --until attention --ignore req_01k0
     """,
-    default_format="json", only=("until", "ignore"), extra=(timeout_option("Maximum seconds to wait."),),
-)  # fmt: skip
+    default_format="json",
+    only=("until", "ignore"),
+    extra=(timeout_option("Maximum seconds to wait."),),
+)
 
 
 def _as_question(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
@@ -127,7 +148,10 @@ def _as_question(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
 
 
 session_reply_parent = row(
-    tool, "session-reply-parent", REPLY_PARENT, "!follow:reply_parent",
+    tool,
+    "session-reply-parent",
+    REPLY_PARENT,
+    "!follow:reply_parent",
     """Send a message or a question to the parent of a run.
 
     The answer has the "message" to the parent, its "parent_session_id", and the "request". With
@@ -140,13 +164,19 @@ session_reply_parent = row(
     agentctl tool session-reply-parent --request-kind approval_request --text "May I: rm -rf ./tmp-cache" --wait
     agentctl tool session-reply-parent --request-kind input_request --text - --wait --field request.answer < question.md
     """,
-    of="", without=("wait",), optional=("run_id",), default_format="json", prepare=_as_question,
+    of="",
+    without=("wait",),
+    optional=("run_id",),
+    default_format="json",
+    prepare=_as_question,
     run_id=f"The run that sends the message.  [env: {RUN_VARIABLE}]",
     extra=(
-        click.option("--wait", is_flag=True, help="Wait for the answer; the run is `waiting` until then."),
+        click.option(
+            "--wait", is_flag=True, help="Wait for the answer; the run is `waiting` until then."
+        ),
         timeout_option("Maximum seconds for --wait."),
     ),
-)  # fmt: skip
+)
 
 
 def _of_own_session(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
@@ -156,12 +186,17 @@ def _of_own_session(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
 
 
 row(
-    tool, "session-list", LIST_SESSIONS, "views:session_table:sessions",
+    tool,
+    "session-list",
+    LIST_SESSIONS,
+    "views:session_table:sessions",
     "List the children of a session, oldest first.",
     """
     agentctl tool session-list
     agentctl tool session-list --parent-session-id ses_01k0 --field sessions.0.id
     """,
-    without=("status",), default_format="json", prepare=_of_own_session,
+    without=("status",),
+    default_format="json",
+    prepare=_of_own_session,
     parent_session_id=f"The session whose children to list.  [env: {SESSION_VARIABLE}]",
-)  # fmt: skip
+)

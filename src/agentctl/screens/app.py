@@ -126,9 +126,15 @@ class DaemonApp(App[None]):
     async def requests(self, **narrower: Any) -> list[Request]:
         """Return the open requests that the user may answer, those for people first."""
         page = await pages(
-            self.connection, LIST_REQUESTS, "requests", limit=None, cursor=None,
-            status="pending", resolvable=True, **narrower,
-        )  # fmt: skip
+            self.connection,
+            LIST_REQUESTS,
+            "requests",
+            limit=None,
+            cursor=None,
+            status="pending",
+            resolvable=True,
+            **narrower,
+        )
         return sorted(page.requests, key=lambda one: (one.audience != "human", one.id))
 
     async def decide(self, request: Request, values: Mapping[str, Any]) -> None:

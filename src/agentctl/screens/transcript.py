@@ -26,10 +26,15 @@ _SHOWN_LINES: Final = 25
 
 _OMITTED: Final = frozenset(
     {
-        EventType.SESSION_CREATED, EventType.RUN_QUEUED, EventType.RUN_STARTED, EventType.RUN_WAITING,
-        EventType.RUN_RESUMED, EventType.THREAD_STARTED, EventType.BACKEND_EVENT,
+        EventType.SESSION_CREATED,
+        EventType.RUN_QUEUED,
+        EventType.RUN_STARTED,
+        EventType.RUN_WAITING,
+        EventType.RUN_RESUMED,
+        EventType.THREAD_STARTED,
+        EventType.BACKEND_EVENT,
     }
-)  # fmt: skip
+)
 """Events that the state line shows, or that say nothing to the person who talks."""
 
 _TOOLS: Final = (EventType.TOOL_STARTED, EventType.TOOL_OUTPUT, EventType.TOOL_COMPLETED)
