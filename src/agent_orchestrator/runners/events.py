@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from attrs import frozen
@@ -36,6 +37,14 @@ def text(value: Any) -> str:
     if value is None:
         return ""
     return strict_json.text_of(value) if strict_json.is_long(value) else json.dumps(value)
+
+
+def error_words(message: str) -> str:
+    """Return the message of a model server's error, if this is its JSON; else the text itself."""
+    with suppress(LookupError, ValueError, RecursionError):
+        error = json.loads(message)["error"] if message.lstrip()[:1] == "{" else None
+        return (text(error.get("message")) if isinstance(error, dict) else "") or message
+    return message
 
 
 def require_object(value: Any) -> JsonObject:

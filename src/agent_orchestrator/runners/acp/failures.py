@@ -1,14 +1,12 @@
 """What went wrong, from what an agent says: to our codes."""
 
-import json
 import re
-from contextlib import suppress
 from typing import Final
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.runners.acp.agent import AcpAgent
 from agent_orchestrator.runners.acp.values import value_at
-from agent_orchestrator.runners.events import text
+from agent_orchestrator.runners.events import error_words, text
 from agent_orchestrator.runners.live.messages import RpcError
 
 AUTHENTICATION_REQUIRED: Final = -32000
@@ -85,8 +83,7 @@ def failure_of(agent_name: str, agent: AcpAgent, error: RpcError) -> AgentFailed
 
 def message_of(error: RpcError) -> str:
     """Return the message of an error with its details."""
-    message = error.message.removeprefix("Internal error: ")  # opencode 1.18, before all words
-    with suppress(ValueError, RecursionError):  # gemini 0.61 quotes the answer of its model
-        message = text(value_at(json.loads(message), ["error", "message"])) or message
+    # opencode 1.18 has two words before all others; gemini 0.61 quotes the answer of its model.
+    message = error_words(error.message.removeprefix("Internal error: "))
     details = text(value_at(error.data, ["details"]))
     return f"{message}: {details}" if details and details not in message else message

@@ -39,7 +39,7 @@ from agent_orchestrator.runners.codex.trust import (
 from agent_orchestrator.runners.codex.usage import usage_between
 from agent_orchestrator.runners.codex.versions import has_profiles
 from agent_orchestrator.runners.conversations import ConversationMissing
-from agent_orchestrator.runners.events import AgentEvent, text
+from agent_orchestrator.runners.events import AgentEvent, error_words, text
 from agent_orchestrator.runners.process import AgentProcess, agent_process
 from agent_orchestrator.runners.program import NotInstalled
 from agent_orchestrator.runners.proxies import without_proxy_for
@@ -267,7 +267,7 @@ class CodexExecRunner(CodexRunnerBase):
         parser = ended.parser
         if parser.failure is not None:
             code = turn_failure(parser.failure)
-            raise AgentFailed(code, parser.failure, exit_code=ended.exit_code)
+            raise AgentFailed(code, error_words(parser.failure), exit_code=ended.exit_code)
         if parser.completed:
             return Outcome(parser.last_message or "", ended.exit_code)
         code, message = startup_failure(ended.exit_code, ended.stderr)

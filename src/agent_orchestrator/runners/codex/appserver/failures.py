@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agent_orchestrator.runners.codex.failures import turn_failure
-from agent_orchestrator.runners.events import text
+from agent_orchestrator.runners.events import error_words, text
 
 _CODES: Final = {
     "contextWindowExceeded": "context_exceeded",
@@ -37,7 +37,7 @@ def failure_of(error: Mapping[str, Any]) -> tuple[str, str]:
     details = text(error.get("additionalDetails"))
     if details and details not in message:
         message = f"{message}: {details}"
-    return _code(error.get("codexErrorInfo")) or turn_failure(message), message
+    return _code(error.get("codexErrorInfo")) or turn_failure(message), error_words(message)
 
 
 def _code(info: Any) -> str | None:
