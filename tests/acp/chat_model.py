@@ -2,64 +2,61 @@
 
 A prompt is a script, one step per line:
 
-============================ =================================================================
-``say TEXT``                 a message
-``think TEXT``               a thought
-``big N``                    a message of N characters
-``stream N MS WORD``         a message of N words, each sent as a piece, MS milliseconds apart
-``tool NAME JSON``           call a tool
-``shell COMMAND``            call ``bash``
-``write PATH TEXT``          call ``write``
-``edit PATH OLD -> NEW``     call ``edit``
-``relay``                    say what the last tool answered
-``usage IN OUT``             the tokens that this answer and the later ones report (100 10 without it)
-``slow SECONDS``             wait before going on
-``hang``                     never answer
-``disconnect``               break the connection in the middle of the answer
-``http STATUS [TEXT]``       refuse the request with this status
-============================ =================================================================
+======================== =====================================================================
+``say TEXT``             a message
+``reason TEXT``          a thought
+``big N``                a message of N characters
+``stream N MS WORD``     a message of N words, each sent as a piece, MS milliseconds apart
+``tool NAME JSON``       call a tool
+``mcp SERVER.TOOL JSON`` call a tool of an MCP server
+``shell COMMAND``        call ``bash``
+``add PATH TEXT``        call ``write``
+``update PATH OLD -> NEW``  call ``edit``
+``relay``                say what the last tool answered
+``& STEP``               do this in the same answer as the step before (parallel calls)
+``usage IN CACHED OUT``  the tokens that this answer and the later ones report (100 0 10 without it)
+``slow SECONDS``         wait before going on
+``wait PATH``            wait until a file is there
+``hang``                 never answer
+``disconnect``           break the connection in the middle of the answer
+``http STATUS [TEXT]``   refuse the request with this status
+======================== =====================================================================
 
-An answer ends with a tool call. The steps after it make the next answer. A step may contain ``<2.run.id>``: the field
-``run.id`` of the JSON that the third tool of this turn returned.
+A ``say``, ``mcp`` or ``tool`` step may contain ``<2.run.id>``: the field ``run.id`` of the JSON that the third tool of
+this turn returned.
 
-Any other prompt is answered with ``got N characters, sha256 H``. A request without tools, such as the one for a title,
-is answered with ``a title``.
+A prompt with any line that is none of these is answered with ``got N characters, sha256 H``. A request without tools,
+such as the one for a title, is answered with ``a title``. Every request with tools is recorded in
+:attr:`ChatModel.requests`.
 """
 
 import base64
 import contextlib
-import hashlib
 import json
-import re
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any, Final
 
 import attrs
+from model_server import (
+    BrokenOff,
+    ModelHandler,
+    Refused,
+    ScriptedServer,
+    Step,
+    acknowledgement,
+    answers_of,
+    filled,
+    parse_script,
+    words,
+)
 
-CALLS = frozenset({"tool", "shell", "write", "edit"})
-VERBS = CALLS | {
-    "say",
-    "think",
-    "big",
-    "stream",
-    "relay",
-    "usage",
-    "slow",
-    "hang",
-    "disconnect",
-    "http",
+__all__ = ["ChatModel", "Request", "acknowledgement"]
+
+CALLS: Final = frozenset({"tool", "mcp", "shell", "add", "update"})
+VERBS: Final = CALLS | {
+    *("say", "reason", "big", "stream", "relay"),
+    *("usage", "slow", "wait", "hang", "disconnect", "http"),
 }
-
-_REFERENCE = re.compile(r"<([0-9]+)((?:\.\w+)+)>")
-
-
-def acknowledgement(text: str) -> str:
-    """Return what the model says to a prompt that is not a script."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"got {len(text)} characters, sha256 {digest}"
 
 
 @attrs.frozen
@@ -93,210 +90,155 @@ def _text(message: dict[str, Any]) -> str:
     return "".join(part.get("text", "") for part in content)
 
 
-def _answers(prompt: str) -> list[list[tuple[str, str]]]:
-    """Divide a script into the answers it takes: each ends with the calls of tools."""
-    answers: list[list[tuple[str, str]]] = [[]]
-    # A prompt may have been given a prefix, so that it is no command of the agent.
-    for line in prompt.strip("\n").split("\n"):
-        verb, _, rest = line.partition(" ")
-        if verb not in VERBS:
-            return [[("say", acknowledgement(prompt))]]
-        if any(before in CALLS for before, _ in answers[-1]):
-            answers.append([])
-        answers[-1].append((verb, rest))
-    if any(verb in CALLS for verb, _ in answers[-1]):
-        answers.append([("say", "done")])
-    return answers
+def _turn_of(body: dict[str, Any]) -> tuple[str, int, list[str]]:
+    """Return the last message of the user, the number of answers since, and what tools said since."""
+    messages = body["messages"]
+    last = max(index for index, one in enumerate(messages) if one["role"] == "user")
+    turn = messages[last + 1 :]
+    step = sum(one["role"] == "assistant" for one in turn)
+    return _text(messages[last]), step, [_text(one) for one in turn if one["role"] == "tool"]
 
 
-def _arguments(verb: str, rest: str) -> tuple[str, dict[str, Any]]:
-    match verb:
+def _tool(step: Step) -> tuple[str, dict[str, Any]]:
+    name, _, rest = step.rest.partition(" ")
+    match step.verb:
         case "shell":
-            return "bash", {"command": rest, "description": "a command"}
-        case "write":
-            path, _, text = rest.partition(" ")
-            return "write", {"filePath": path, "content": text + "\n"}
-        case "edit":
-            path, _, change = rest.partition(" ")
-            old, _, new = change.partition(" -> ")
-            return "edit", {"filePath": path, "oldString": old, "newString": new}
-    name, _, given = rest.partition(" ")
-    return name, json.loads(given or "{}")
+            return "bash", {"command": step.rest, "description": "a command"}
+        case "add":
+            return "write", {"filePath": name, "content": rest + "\n"}
+        case "update":
+            old, _, new = rest.partition(" -> ")
+            return "edit", {"filePath": name, "oldString": old, "newString": new}
+        case "mcp":
+            return name.replace(".", "_", 1), json.loads(rest or "{}")
+    return name, json.loads(rest or "{}")
 
 
-class ChatModel:
-    """The server. It records every request that has tools."""
+class _Handler(ModelHandler):
+    server: Any
 
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
-        self.stopping = threading.Event()
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}
-        )
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stopping.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        model = self
-
-        class Handler(_Handler):
-            owner = model
-
-        return Handler
-
-
-class _Broken(Exception):
-    pass
-
-
-class _Handler(BaseHTTPRequestHandler):
-    owner: ChatModel
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - the name of the base class
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._answer(body)
 
-    def _answer(self, body: dict[str, Any]) -> None:
-        messages = body["messages"]
-        last = max(index for index, one in enumerate(messages) if one["role"] == "user")
-        prompt = _text(messages[last])
-        turn = messages[last + 1 :]
-        step = sum(one["role"] == "assistant" for one in turn)
-        if not body.get("tools"):
-            return self._stream(body, [("say", "a title")], [])
-        self.owner.requests.append(Request(prompt, step, body))
-        outputs = [_text(one) for one in turn if one["role"] == "tool"]
-        answers = _answers(prompt)
-        steps = answers[step] if step < len(answers) else [("say", "done")]
-        for verb, rest in steps:
-            if verb == "http":
-                return self._refuse(rest)
-        used = [rest for answer in answers[: step + 1] for verb, rest in answer if verb == "usage"]
-        return self._stream(body, steps, outputs, used[-1] if used else "100 10")
-
-    def _refuse(self, rest: str) -> None:
-        status, _, text = rest.partition(" ")
-        content = json.dumps(
-            {"error": {"message": text or "the model refuses", "code": None}}
-        ).encode()
-        self.send_response(int(status))
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def _stream(
-        self,
-        body: dict[str, Any],
-        steps: list[tuple[str, str]],
-        outputs: list[str],
-        usage: str = "1 1",
-    ) -> None:
+    def begin_stream(self) -> None:
+        """The stream ends with the connection. To opencode, one that ends early is an answer that it goes on with."""
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
         self.end_headers()
         self.close_connection = True
+
+    def chunk(self, data: bytes) -> None:
+        self.wfile.write(data)
+        self.wfile.flush()
+
+    def _answer(self, body: dict[str, Any]) -> None:
+        prompt, number, outputs = _turn_of(body)
+        steps, usage = [Step("say", "a title", joined=False)], (1, 0, 1)
+        if body.get("tools"):
+            self.server.record(Request(prompt, number, body))
+            answers = answers_of(parse_script(prompt, VERBS), CALLS)
+            usage = (100, 0, 10)
+            # opencode goes on by itself after an answer that broke off.
+            end = [Step("say", "done", joined=False)]
+            steps = answers[number] if number < len(answers) else end
+            for step in [step for answer in answers[: number + 1] for step in answer]:
+                if step.verb == "usage":
+                    first, second, third = step.rest.split()
+                    usage = (int(first), int(second), int(third))
+        try:
+            self._refuse_if_asked(steps)
+            self._stream(steps, outputs, usage, body.get("model"))
+        except Refused as refusal:
+            self.send_json(refusal.status, {"error": refusal.error})
+        except BrokenOff:
+            self.close_connection = True
+
+    def _refuse_if_asked(self, steps: list[Step]) -> None:
+        for step in steps:
+            if step.verb == "http":
+                status, _, text = step.rest.partition(" ")
+                raise Refused(int(status), {"message": text or "scripted", "code": None})
+
+    def _stream(
+        self, steps: list[Step], outputs: list[str], usage: tuple[int, int, int], model: Any
+    ) -> None:
         base = {
             "id": f"chatcmpl-{time.time_ns()}",
             "object": "chat.completion.chunk",
             "created": int(time.time()),
-            "model": body.get("model"),
+            "model": model,
         }
 
         def send(**fields: Any) -> None:
-            self.wfile.write(b"data: " + json.dumps({**base, **fields}).encode() + b"\n\n")
-            self.wfile.flush()
+            self.chunk(b"data: " + json.dumps({**base, **fields}).encode() + b"\n\n")
 
         def piece(delta: dict[str, Any], finish: str | None = None) -> None:
             send(choices=[{"index": 0, "delta": delta, "finish_reason": finish}])
 
+        self.begin_stream()
         piece({"role": "assistant", "content": ""})
-        try:
-            called = 0
-            for verb, rest in steps:
-                for delta in self._deltas(verb, _filled(rest, outputs), outputs, called):
-                    called += "tool_calls" in delta
-                    piece(delta)
-        except _Broken:
-            self.connection.shutdown(2)
-            return
+        called = 0
+        for step in steps:
+            if step.verb in CALLS:
+                piece({"tool_calls": [self._call(step, outputs, called)]})
+                called += 1
+            elif step.verb == "stream":
+                for word in words(step):
+                    piece({"content": word})
+                    self._pause(float(step.rest.split(" ")[1]) / 1000)
+            elif (delta := self._delta(step, outputs)) is not None:
+                piece(delta)
         piece({}, "tool_calls" if called else "stop")
-        given, produced = (int(one) for one in usage.split())
+        given, cached, produced = usage
         counts = {
             "prompt_tokens": given,
+            "prompt_tokens_details": {"cached_tokens": cached},
             "completion_tokens": produced,
             "total_tokens": given + produced,
         }
         send(choices=[], usage=counts)
-        self.wfile.write(b"data: [DONE]\n\n")
+        self.chunk(b"data: [DONE]\n\n")
 
-    def _deltas(
-        self, verb: str, rest: str, outputs: list[str], called: int
-    ) -> Iterator[dict[str, Any]]:
-        match verb:
+    def _call(self, step: Step, outputs: list[str], index: int) -> dict[str, Any]:
+        if step.verb in ("tool", "mcp"):
+            step = attrs.evolve(step, rest=filled(step.rest, outputs))
+        name, arguments = _tool(step)
+        function = {"name": name, "arguments": json.dumps(arguments)}
+        call_id = f"call_{time.time_ns()}_{index}"
+        return {"index": index, "id": call_id, "type": "function", "function": function}
+
+    def _delta(self, step: Step, outputs: list[str]) -> dict[str, Any] | None:
+        """Return the piece that a step makes; None for a step that makes none."""
+        match step.verb:
             case "say":
-                yield {"content": rest}
-            case "think":
-                yield {"reasoning_content": rest}
+                return {"content": filled(step.rest, outputs)}
+            case "reason":
+                return {"reasoning_content": step.rest}
             case "relay":
-                yield {"content": outputs[-1]}
+                return {"content": outputs[-1] if outputs else ""}
             case "big":
-                yield {"content": "0123456789abcdef" * (int(rest) // 16)}
-            case "stream":
-                count, pause, word = rest.split(" ", 2)
-                for number in range(int(count)):
-                    yield {"content": f"{word}{number} "}
-                    self._wait(int(pause) / 1000)
+                return {"content": "0123456789abcdef" * (int(step.rest) // 16)}
             case "slow":
-                self._wait(float(rest))
+                self._pause(float(step.rest))
+            case "wait":
+                if self.wait_for_file(step.rest):
+                    raise BrokenOff
             case "hang":
-                self._wait(600)
+                self._pause(None)
             case "disconnect":
-                raise _Broken
-            case _ if verb in CALLS:
-                name, arguments = _arguments(verb, rest)
-                function = {"name": name, "arguments": json.dumps(arguments)}
-                call_id = f"call_{time.time_ns()}_{called}"
-                yield {
-                    "tool_calls": [
-                        {"index": called, "id": call_id, "type": "function", "function": function}
-                    ]
-                }
+                raise BrokenOff
+        return None
 
-    def _wait(self, seconds: float) -> None:
+    def _pause(self, seconds: float | None) -> None:
         """Wait, but not longer than the client does."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self.owner.stopping.is_set():
-            self.owner.stopping.wait(min(left, 0.2))
-            if left > 0.2:
-                self.wfile.write(b": still there\n\n")
-                self.wfile.flush()
+        if seconds != 0 and (self.wait_for_end(seconds) or seconds is None):
+            raise BrokenOff
 
 
-def _filled(text: str, outputs: list[str]) -> str:
-    """Return a step's text with the references to what tools answered replaced."""
+class ChatModel(ScriptedServer[Request]):
+    """The server."""
 
-    def value(match: re.Match[str]) -> str:
-        found = json.loads(outputs[int(match[1])])
-        for name in match[2].split(".")[1:]:
-            found = found[name]
-        return str(found)
-
-    return _REFERENCE.sub(value, text)
+    handler = _Handler

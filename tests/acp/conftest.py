@@ -1,7 +1,5 @@
 """Fixtures for tests that run the real opencode against the scripted model."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,25 +7,14 @@ import pytest
 from chat_model import ChatModel
 from opencode import AcpGateway, AcpGateways
 from opencode_home import opencode_env
+from real_agents import required
 
 from agent_orchestrator.runners.acp.agents import AGENTS
-
-MODULES = Path(__file__).parent.parent / "node_modules"
-
-PINNED = MODULES / "opencode-linux-x64" / "bin" / "opencode"
 
 
 @pytest.fixture(scope="session")
 def opencode() -> str:
-    """The opencode to test with: the pinned one, else a named one, else one on the PATH."""
-    named = os.environ.get("AGENT_ORCHESTRATOR_OPENCODE")
-    found = str(PINNED) if PINNED.exists() else named or shutil.which("opencode")
-    if found is None:
-        reason = f"opencode is not there: run `npm ci --prefix {MODULES.parent}`"
-        if os.environ.get("REQUIRE_REAL_AGENTS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    return required("opencode")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The real opencode on the scripted model, and an agentd with it."""
+"""An agentd with the real opencode."""
 
 import json
 import re

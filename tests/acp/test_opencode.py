@@ -57,7 +57,7 @@ async def test_turns_go_on_in_one_conversation_and_one_process(
 ) -> None:
     async with gateway.client() as client:
         session = await client.create_session(cwd=str(workspace))
-        first = await turn(client, session.id, "think of it\nsay first\nusage 30 4")
+        first = await turn(client, session.id, "reason of it\nusage 30 0 4\nsay first")
         agents = gateway.agents()
         second = await turn(client, session.id, "say second")
         log = [event async for event in client.events(session.id)]
@@ -80,7 +80,7 @@ async def test_turns_go_on_in_one_conversation_and_one_process(
     assert first.usage is not None
     assert (first.usage.input_tokens, first.usage.output_tokens) == (30, 4)
     assert first.thread_id == second.thread_id is not None
-    assert model.requests[1].user_texts == ["think of it\nsay first\nusage 30 4", "say second"]
+    assert model.requests[1].user_texts == ["reason of it\nusage 30 0 4\nsay first", "say second"]
     texts = [
         (event.event_type, event.data["text"])
         for event in log
@@ -134,14 +134,14 @@ async def test_a_client_decides_what_the_agent_asks(
         assert not (workspace / "never").exists()
         # Files.
         file = workspace / "file.txt"
-        run_id, request = await asking(client, session.id, f"write {file} one\nsay done")
+        run_id, request = await asking(client, session.id, f"add {file} one\nsay done")
         assert request.detail is not None
         change = {"path": str(file), "kind": "add", "diff": "one\n"}
         assert request.detail["changes"] == [change]
         await client.resolve_request(request.id, "approve")
         await ended(client, run_id)
         assert file.read_text() == "one\n"
-        run_id, request = await asking(client, session.id, f"edit {file} one -> two\nsay done")
+        run_id, request = await asking(client, session.id, f"update {file} one -> two\nsay done")
         await client.resolve_request(request.id, "approve")
         await ended(client, run_id)
         assert file.read_text() == "two\n"
@@ -231,13 +231,13 @@ async def test_an_agent_works_with_children_by_its_tools(
 ) -> None:
     """Each run with its own token, in one process. No tool of ours is asked about."""
     script = (
-        'tool agent_orchestrator_session_spawn {"task": "say from the child"}\n'
-        'tool agent_orchestrator_session_wait {"run_id": "<0.run.id>"}\nrelay'
+        'mcp agent_orchestrator.session_spawn {"task": "say from the child"}\n'
+        'mcp agent_orchestrator.session_wait {"run_id": "<0.run.id>"}\nrelay'
     )
     async with gateway.client() as client:
         session = await client.create_session(cwd=str(workspace))
         first = await turn(client, session.id, script)
-        second = await turn(client, session.id, "tool agent_orchestrator_session_list {}\nrelay")
+        second = await turn(client, session.id, "mcp agent_orchestrator.session_list {}\nrelay")
         assert len(gateway.agents()) == 2
         tree = await client.get_tree(session.id)
         log = [event async for event in client.events(session.id)]
@@ -259,7 +259,7 @@ async def test_a_child_does_not_take_permissions_from_its_directory(
     """Its parent's agent may have written them."""
     allowed = {"agent": {"build": {"permission": {"bash": "allow"}}}}
     await anyio.Path(workspace / "opencode.json").write_text(json.dumps(allowed))
-    spawn = 'tool agent_orchestrator_session_spawn {"task": "shell touch child\\nsay done"}'
+    spawn = 'mcp agent_orchestrator.session_spawn {"task": "shell touch child\\nsay done"}'
     async with gateway.client() as client:
         session = await client.create_session(cwd=str(workspace))
         await turn(client, session.id, f"shell touch parent\n{spawn}\nsay done")

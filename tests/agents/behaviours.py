@@ -10,15 +10,16 @@ from loops import ON_ONE_LOOP
 
 BEHAVIOURS: Final = {
     "first_turn": "A message is answered, with the tokens it used",
+    "usage": "A run reports the tokens of all calls of its model, and of no other run",
     "resume": "The conversation goes on, also after a restart",
     "prompts": "A prompt that begins with `/`, `-` or `@`, or has 900,000 characters, is text",
     "big_answer": "An answer of 5 MB arrives whole",
     "children": "Its tools start children and wait for them",
     "steer": "A message joins the turn that runs",
     "interrupt": "A message ends the turn that runs, and is the next",
-    "cancel": "A cancel ends a run that is queued, waits for the model, answers, runs a command or asks; nothing of it is left alive",
-    "daemon_killed": "After `kill -9` of the daemon in each of these states nothing is left alive, and the run goes on after a restart",
-    "agent_killed": "`kill -9` of the agent fails the run, and the next message goes on in the conversation",
+    "cancel": "A cancel, and a message that interrupts, end a run that starts, waits for the model, answers, runs a command or asks; nothing of it is left alive",
+    "daemon_killed": "After `kill -9` of the daemon in each of these states, or when the agent has just answered, nothing is left alive, and the run goes on after a restart",
+    "agent_killed": "`kill -9` of the agent in each of these states fails the run, and the next message goes on in the conversation",
     "deltas": "Its answer is logged in pieces while it writes",
     "allow": "It asks before a command, and an approval counts once",
     "allow_session": "An approval for the session counts for later runs",
@@ -28,8 +29,10 @@ BEHAVIOURS: Final = {
     "parent": "A parent agent decides what its child asks",
     "files": "Changes of files are logged",
     "diffs": "They have diffs",
-    "errors": "Errors of the model server have their codes, and the next message works",
-    "directory": "A directory that is gone is named",
+    "errors": "What the model server refuses (400, 401, no credit) has its code, and the next message works",
+    "retries": "So have 429, 500, overload, an answer that breaks off and a server that cannot be reached; each new try is logged",
+    "context": "A conversation that is too long for the model has the code `context_exceeded`",
+    "directory": "A directory that is gone is named; when it is back, the session goes on",
 }
 """Each behaviour in words, by its name."""
 
@@ -48,13 +51,18 @@ def _mark(test: T, names: tuple[str, ...], agents: list[Agent]) -> T:
     return pytest.mark.anyio(ON_ONE_LOOP(pytest.mark.timeout(300)(marked)))
 
 
-def behaviour(name: str) -> Callable[[T], T]:
-    """Mark the test of a behaviour. It runs with all agents that have it."""
-    return lambda test: _mark(test, (name,), [one for one in AGENTS if name not in one.cannot])
+def behaviour(*names: str) -> Callable[[T], T]:
+    """Mark the test of some behaviours. It runs with all agents that have one of them.
+
+    It also tests what happens instead with an agent that does not have all.
+    """
+    return lambda test: _mark(
+        test, names, [one for one in AGENTS if set(names) - one.cannot.keys()]
+    )
 
 
 def instead(*names: str) -> Callable[[T], T]:
-    """Mark the test of what happens with the agents that do not have these behaviours."""
+    """Mark the test of what happens with the agents that have none of these behaviours."""
     return lambda test: _mark(
         test, names, [one for one in AGENTS if one.cannot.keys() >= set(names)]
     )

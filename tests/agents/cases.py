@@ -1,6 +1,8 @@
 """What the tests of the suite do with an agent."""
 
+import os
 import secrets
+import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,9 +25,12 @@ PATIENCE_S = 120.0
 class World:
     daemon: Daemon
     models: Mapping[str, ScriptedServer[Any]]
+    directory: Path
 
     def revive(self) -> None:
-        """Start the daemon again that a failed test has left dead."""
+        """Start the daemon again that a failed test has left dead or stopped."""
+        with suppress(ProcessLookupError):
+            self.daemon.daemon.signal(signal.SIGCONT)
         if self.daemon.daemon.process.poll() is not None:
             self.daemon.start()
 
@@ -39,6 +44,7 @@ class Case:
     models: ScriptedServer[Any]
     workspace: Path
     _begun: int
+    home: Path = Path()
 
     @property
     def requests(self) -> list[Any]:
@@ -53,6 +59,16 @@ class Case:
     async def asked(self, prompt: str) -> None:
         """Wait until the model has a prompt."""
         await until(lambda: prompt in self.prompts)
+
+    def has_stored(self, text: str) -> bool:
+        """Return whether the agent has a text in its files."""
+        for directory, _, names in os.walk(self.home):
+            for name in names:
+                # It has its helpers there too, which come and go.
+                with suppress(OSError):
+                    if text.encode() in Path(directory, name).read_bytes():
+                        return True
+        return False
 
     def client(self):
         return self.daemon.client()

@@ -8,6 +8,7 @@ import pytest
 from adapters import AGENTS, Agent
 from cases import Case, World
 from gateway import Daemon
+from model_server import closed_port
 from real_agents import found, required
 
 
@@ -15,19 +16,20 @@ from real_agents import found, required
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("agents")
     with ExitStack() as stack:
-        models, settings = (
-            {},
-            ["[routing]", "default = 'none'", "[providers.none]", "runner = 'demo'"],
-        )
+        models = {}
+        settings = ["[routing]", "default = 'none'", "[providers.none]", "runner = 'demo'"]
+        closed = stack.enter_context(closed_port())
         for agent in AGENTS:
             if (program := found(agent.program)) is not None:
                 server = models[agent.name] = stack.enter_context(agent.server())
                 home = directory / agent.name
                 settings.append(agent.configuration(program, agent.prepare(home, server.port)))
-        daemon = Daemon(directory)
+                settings.append(agent.unreachable_configuration(program, directory, closed))
+        daemon = Daemon(directory, "--max-concurrency", "16")
         daemon.configure("\n".join(settings))
         daemon.start()
-        yield World(daemon, models)
+        yield (made := World(daemon, models, directory))
+        made.revive()
         daemon.stop()
 
 
@@ -38,4 +40,5 @@ def case(world: World, agent: Agent, tmp_path: Path) -> Case:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     models = world.models[agent.name]
-    return Case(agent, world.daemon, models, workspace, len(models.requests))
+    home = world.directory / agent.name
+    return Case(agent, world.daemon, models, workspace, len(models.requests), home)

@@ -7,8 +7,7 @@ import pytest
 from behaviours import behaviour, instead
 from cases import Case, answer, ended, log, question, said, send, turn
 
-from agent_orchestrator import RunStatus
-from agent_orchestrator.domain.errors import Conflict
+from agent_orchestrator import Client, RunStatus, Session
 
 
 @pytest.fixture
@@ -25,12 +24,12 @@ def content(file: Path) -> str:
     return file.read_text()
 
 
-def script(case: Case, file: Path) -> str:
-    return f"{case.agent.asking} sh -c 'echo ran >> {file}'\nsay done"
+def script(case: Case, file: Path, word: str = "ran") -> str:
+    return f"{case.agent.asking} sh -c 'echo {word} >> {file}'\nsay done"
 
 
-@behaviour("allow")
-async def test_an_approval_counts_once(case: Case, file: Path) -> None:
+@behaviour("allow", "allow_session", "deny")
+async def test_decisions(case: Case, file: Path) -> None:
     async with case.client() as client:
         session = await case.session(client)
         for times in (1, 2):
@@ -45,35 +44,30 @@ async def test_an_approval_counts_once(case: Case, file: Path) -> None:
             await client.resolve_request(asked.id, "approve")
             assert answer(await ended(client, run_id)) == "done"
             assert content(file) == "ran\n" * times
-
-
-@behaviour("allow_session")
-async def test_an_approval_for_the_session(case: Case, file: Path) -> None:
-    async with case.client() as client:
-        session = await case.session(client)
+        await a_denial(case, client, session, file, None)
+        await a_denial(case, client, session, file, "Leave that alone")
         run_id = await send(client, session, script(case, file))
         asked = await question(client, run_id)
         await client.resolve_request(asked.id, "approve", scope="session")
         assert answer(await ended(client, run_id)) == "done"
         assert await said(client, session, script(case, file)) == "done"
-    assert content(file) == "ran\n" * 2
+    assert content(file) == "ran\n" * 4
 
 
-@behaviour("deny")
-@pytest.mark.parametrize("words", [None, "Leave that alone"])
-async def test_a_denial(case: Case, file: Path, words: str | None) -> None:
-    async with case.client() as client:
-        session = await case.session(client)
-        run_id = await send(client, session, script(case, file))
-        asked = await question(client, run_id)
-        await client.resolve_request(asked.id, "deny", text=words)
-        run = await ended(client, run_id)
-        events = await log(client, session)
+async def a_denial(
+    case: Case, client: Client, session: Session, file: Path, words: str | None
+) -> None:
+    before, asked_before = len(await log(client, session)), len(case.requests)
+    run_id = await send(client, session, script(case, file, "denied"))
+    asked = await question(client, run_id)
+    await client.resolve_request(asked.id, "deny", text=words)
+    run = await ended(client, run_id)
+    events = (await log(client, session))[before:]
     assert run.status is RunStatus.COMPLETED, run.error
-    assert not is_made(file)
+    assert "denied" not in content(file)
     (tool,) = (event.data for event in events if event.event_type == "tool.completed")
     assert tool["status"] == "declined"
-    assert len(case.requests) > 1
+    assert len(case.requests) > asked_before + 1
     assert words is None or words in json.dumps(case.requests[-1].body)
 
 
@@ -88,47 +82,7 @@ async def test_what_nobody_decides(case: Case, file: Path) -> None:
     assert not is_made(file)
 
 
-@behaviour("late")
-async def test_an_approval_after_a_restart(case: Case, file: Path) -> None:
-    """The agent that asked has ended. The next one is told, and would have to ask again."""
-    async with case.client() as client:
-        session = await case.session(client)
-        run_id = await send(client, session, script(case, file))
-        asked = await question(client, run_id)
-    await case.restart()
-    async with case.client() as client:
-        await client.resolve_request(asked.id, "approve")
-        run = await ended(client, run_id)
-        with pytest.raises(Conflict):
-            await client.resolve_request(asked.id, "deny")
-    assert run.status is RunStatus.COMPLETED, run.error
-    assert run.attempt == 2
-    assert f"echo ran >> {file}" in case.prompts[-1]
-    assert case.prompts[-1] != script(case, file)
-    assert not is_made(file)
-
-
-@behaviour("parent")
-@pytest.mark.parametrize("decision", ["approve", "deny"])
-async def test_a_parent_decides(case: Case, file: Path, decision: str) -> None:
-    call = case.agent.tool
-    steps = [
-        f"session_spawn {json.dumps({'task': script(case, file)})}",
-        'session_wait {"run_id": "<0.run.id>", "until": "attention"}',
-        f'request_resolve {{"request_id": "<1.request.id>", "decision": "{decision}"}}',
-        'session_wait {"run_id": "<0.run.id>", "until": "terminal"}',
-    ]
-    async with case.client() as client:
-        session = await case.session(client)
-        run = await turn(client, session, "\n".join([*(f"{call}{one}" for one in steps), "relay"]))
-        (child,) = (await client.get_tree(session.id)).children
-        (asked,) = (await client.requests(session_id=child.session.id)).requests
-    assert "done" in answer(run)
-    assert (asked.decision, asked.decided_by) == (decision, run.id)
-    assert is_made(file) is (decision == "approve")
-
-
-@instead("allow", "allow_session", "deny", "expiry", "late", "parent")
+@instead("allow", "allow_session", "deny", "expiry")
 async def test_what_would_be_asked_is_declined(case: Case, file: Path) -> None:
     async with case.client() as client:
         session = await case.session(client, sandbox="workspace-write")

@@ -1,55 +1,17 @@
 """Turns of the real agents."""
 
 import json
+from pathlib import Path
+from typing import Any
 
+import anyio
 from behaviours import behaviour, instead
-from cases import Case, answer, ended, happened, log, said, send, turn
+from cases import Case, answer, ended, happened, log, question, said, send, turn
 from model_server import acknowledgement
 
-from agent_orchestrator import RunStatus
+from agent_orchestrator import Client, Event, RunStatus, Session
 
-
-@behaviour("first_turn")
-async def test_a_first_turn(case: Case) -> None:
-    async with case.client() as client:
-        session = await case.session(client)
-        run = await turn(client, session, "reason of it\nusage 30 0 7\nsay first")
-        events = await log(client, session)
-        providers = {one.name: one for one in (await client.status()).providers}
-    assert answer(run) == "first"
-    assert run.usage is not None
-    assert (run.usage.input_tokens, run.usage.output_tokens) == (30, 7)
-    texts = [event.data["text"] for event in events if event.event_type == "agent.message"]
-    assert texts == ["first"]
-    thoughts = [event.data["text"] for event in events if event.event_type == "agent.reasoning"]
-    assert thoughts == ["of it"]
-    assert [event.seq for event in events] == list(range(1, len(events) + 1))
-    assert providers[case.agent.name].version == case.agent.version
-
-
-@behaviour("resume")
-async def test_a_conversation_goes_on(case: Case) -> None:
-    async with case.client() as client:
-        session = await case.session(client)
-        other = await case.session(client)
-        first = await turn(client, session, "usage 100 0 10\nsay first")
-        assert await said(client, other, "say other") == "other"
-        second = await turn(client, session, "usage 100 0 10\nsay second")
-    await case.restart()
-    async with case.client() as client:
-        third = await turn(client, session, "usage 100 0 10\nsay third")
-        events = await log(client, session)
-        threads = (await client.get_session(session.id)).threads
-    assert [answer(run) for run in (first, second, third)] == ["first", "second", "third"]
-    # A run has used its own share only.
-    assert [run.usage and run.usage.input_tokens for run in (first, second, third)] == [100] * 3
-    assert first.thread_id == second.thread_id == third.thread_id is not None
-    assert set(threads.values()) == {first.thread_id}
-    assert [event.event_type for event in events].count("thread.started") == 1
-    texts = case.agent.texts(case.requests[-1])
-    said_before = [text for text in texts if text.startswith("usage 100 0 10\nsay")]
-    assert [text.split()[-1] for text in said_before] == ["first", "second", "third"]
-
+WORDS = "".join(f"word{number} " for number in range(20))
 
 PROMPTS = (
     *("/help me", "/clear", "/", "  /nonexistent", "-x --help", "--", "-", "resume", "help"),
@@ -59,79 +21,141 @@ PROMPTS = (
 )
 
 
-@behaviour("prompts")
-async def test_a_prompt_is_text(case: Case) -> None:
+def texts(events: list[Event], kind: str) -> list[str]:
+    return [event.data["text"] for event in events if event.event_type == f"agent.{kind}"]
+
+
+@behaviour("first_turn", "deltas", "prompts", "big_answer")
+async def test_turns(case: Case) -> None:
     (case.workspace / "file.txt").write_text("what is in the file")
-    assert len(PROMPTS[-1]) == 900_000
     async with case.client() as client:
         session = await case.session(client)
-        answers = [await said(client, session, prompt) for prompt in PROMPTS]
-    assert case.prompts == list(PROMPTS)
-    assert answers == [acknowledgement(one.prompt) for one in case.requests]
+        first = await turn(client, session, "reason of it\nusage 30 0 7\nsay first")
+        assert await said(client, session, "stream 20 20 word") == WORDS
+        events = await log(client, session)
+        if case.agent.can("deltas"):
+            await pieces_while_it_writes(case, client, session)
+        await prompts(case, client, session)
+        big = await said(client, session, "big 5000000")
+        everything = await log(client, session)
+        providers = {one.name: one for one in (await client.status()).providers}
+    assert answer(first) == "first"
+    assert first.usage is not None
+    assert (first.usage.input_tokens, first.usage.output_tokens) == (30, 7)
+    assert texts(events, "message") == ["first", WORDS]
+    assert texts(events, "reasoning") == ["of it"]
+    pieces = "".join(texts(events, "message.delta"))
+    assert pieces in ((f"first{WORDS}", WORDS) if case.agent.can("deltas") else ("",))
+    assert big == "0123456789abcdef" * 312_500
+    assert texts(everything, "message")[-1] == big
+    assert [event.seq for event in everything] == list(range(1, len(everything) + 1))
+    assert providers[case.agent.name].version == case.agent.version
+
+
+async def pieces_while_it_writes(case: Case, client: Client, session: Session) -> None:
+    after = (await client.get_session(session.id)).last_seq
+    run_id = await send(client, session, "stream 10000 50 word")
+    await happened(client, session, "agent.message.delta", after)
+    assert (await client.get_run(run_id)).status is RunStatus.RUNNING
+    await client.cancel_run(run_id)
+    await ended(client, run_id)
+
+
+async def prompts(case: Case, client: Client, session: Session) -> None:
+    """Send texts that mean something else to some command lines."""
+    begun = len(case.requests)
+    assert len(PROMPTS[-1]) == 900_000
+    answers = [await said(client, session, prompt) for prompt in PROMPTS]
+    assert case.prompts[begun:] == list(PROMPTS)
+    assert answers == [acknowledgement(one.prompt) for one in case.requests[begun:]]
     assert "what is in the file" not in json.dumps(case.requests[-1].body)
 
 
-@behaviour("big_answer")
-async def test_an_answer_of_five_megabytes(case: Case) -> None:
+@behaviour("resume", "late")
+async def test_a_conversation_goes_on(case: Case) -> None:
+    """An agent that asked has ended after a restart. The next one is told, and would have to ask again."""
+    file = case.workspace / "ran"
+    asks = f"{case.agent.asking} sh -c 'echo ran >> {file}'\nsay done"
+    script = "usage 100 0 10\nsay "
     async with case.client() as client:
         session = await case.session(client)
-        answered = await said(client, session, "big 5000000")
-        events = await log(client, session)
-    assert answered == "0123456789abcdef" * 312_500
-    texts = [event.data["text"] for event in events if event.event_type == "agent.message"]
-    assert texts == [answered]
-
-
-async def pieces(case: Case) -> list[str]:
-    """Return the pieces that the log has of an answer of 20 words."""
+        runs = [await turn(client, session, script + word) for word in ("first", "second")]
+        if case.agent.can("late"):
+            run_id = await send(client, session, asks)
+            asked = await question(client, run_id)
+    await case.restart()
     async with case.client() as client:
-        session = await case.session(client)
-        assert await said(client, session, "stream 20 20 word") == WORDS
+        if case.agent.can("late"):
+            await client.resolve_request(asked.id, "approve")
+            late = await ended(client, run_id)
+            assert late.status is RunStatus.COMPLETED, late.error
+            assert late.attempt == 2
+            assert f"echo ran >> {file}" in case.prompts[-1]
+            assert case.prompts[-1] != asks
+        runs.append(await turn(client, session, script + "third"))
         events = await log(client, session)
-    return [event.data["text"] for event in events if event.event_type == "agent.message.delta"]
+        threads = (await client.get_session(session.id)).threads
+    assert [answer(run) for run in runs] == ["first", "second", "third"]
+    # A run has used its own share only.
+    assert [run.usage and run.usage.input_tokens for run in runs] == [100] * 3
+    assert {run.thread_id for run in runs} == set(threads.values()) != {None}
+    assert [event.event_type for event in events].count("thread.started") == 1
+    found = [text for text in case.agent.texts(case.requests[-1]) if text.startswith(script)]
+    assert [text.split()[-1] for text in found] == ["first", "second", "third"]
+    assert not await anyio.Path(file).exists()
 
 
-WORDS = "".join(f"word{number} " for number in range(20))
-
-
-@behaviour("deltas")
-async def test_an_answer_is_logged_in_pieces(case: Case) -> None:
-    found = await pieces(case)
-    assert len(found) > 1
-    assert "".join(found) == WORDS
-
-
-@instead("deltas")
-async def test_an_answer_is_logged_whole(case: Case) -> None:
-    assert await pieces(case) == []
-
-
-@behaviour("children")
-async def test_tools_start_children(case: Case) -> None:
+@behaviour("children", "parent")
+async def test_children(case: Case) -> None:
     """Also in the next run of the same process, with that run's own token."""
-    call = case.agent.tool
-    script = (
-        f'{call}session_spawn {{"task": "say from the child"}}\n'
-        f'{call}session_wait {{"run_id": "<0.run.id>"}}\nrelay'
-    )
+    runs, children = [], []
+    file = case.workspace / "ran"
+    decisions = ("approve", "deny") if case.agent.can("parent") else (None, None)
     async with case.client() as client:
         session = await case.session(client)
-        runs = [await turn(client, session, script) for _ in range(2)]
+        for decision in decisions:
+            runs.append(await turn(client, session, work_with_a_child(case, file, decision)))
+            assert file.exists() is (decision is not None)
         tree = await client.get_tree(session.id)
-        events = await log(client, session)
-    assert all("from the child" in answer(run) for run in runs)
+        events = [one for one in await log(client, session) if one.session_id == session.id]
+        for child in tree.children:
+            children.append((await client.requests(session_id=child.session.id)).requests)
     assert [one.runs[0].parent_run_id for one in tree.children] == [run.id for run in runs]
+    assert all(one.runs[0].status is RunStatus.COMPLETED for one in tree.children)
+    for run, decision, asked in zip(runs, decisions, children, strict=True):
+        assert [(one.decision, one.decided_by) for one in asked] == (
+            [(decision, run.id)] if decision else []
+        )
+    assert "from the child" in answer(runs[0])
+    if case.agent.can("parent"):
+        assert file.read_text() == "ran\n"
     tools = [event.data for event in events if event.event_type == "tool.completed"]
     names = [(one["name"].rpartition(".")[2], one["status"]) for one in tools]
-    assert names == [("session_spawn", "completed"), ("session_wait", "completed")] * 2
-    assert not [event for event in events if event.event_type == "request.created"]
+    used = ["session_spawn", "session_wait", "session_wait"]
+    used += ["request_resolve", "session_wait"] if case.agent.can("parent") else []
+    assert names == [(name, "completed") for name in used] * 2
+
+
+def work_with_a_child(case: Case, file: Path, decision: str | None) -> str:
+    """Return the script of an agent that spawns a child, decides what it asks, and waits for it."""
+    call = case.agent.tool
+    asks = f"{case.agent.asking} sh -c 'echo ran >> {file}'\n" if decision else ""
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("session_spawn", {"task": f"{asks}say from the child"}),
+        # Twice, as one wait may be too short for a start on a busy machine.
+        *[("session_wait", {"run_id": "<0.run.id>", "until": "attention"})] * 2,
+    ]
+    if decision:
+        given = {"request_id": "<2.request.id>", "decision": decision}
+        steps += [("request_resolve", given), ("session_wait", {"run_id": "<0.run.id>"})]
+    return "\n".join([*(f"{call}{name} {json.dumps(given)}" for name, given in steps), "relay"])
 
 
 @behaviour("steer")
 async def test_a_message_joins_the_turn(case: Case) -> None:
     go = case.workspace / "go"
     async with case.client() as client:
-        session = await case.session(client, sandbox="danger-full-access")
+        session = await case.session(client, **case.agent.unasked)
         waits = f"shell while ! test -e {go}; do sleep 0.1; done"
         run_id = await send(client, session, f"{waits}\nshell true\nsay done")
         await happened(client, session, "tool.started")
@@ -148,7 +172,7 @@ async def test_a_message_joins_the_turn(case: Case) -> None:
 @instead("steer")
 async def test_a_message_that_cannot_join_the_turn_is_queued(case: Case) -> None:
     async with case.client() as client:
-        session = await case.session(client, sandbox="danger-full-access")
+        session = await case.session(client)
         run_id = await send(client, session, "slow 1\nsay first")
         steered = await send(client, session, "say second", when_busy="steer")
         assert steered != run_id

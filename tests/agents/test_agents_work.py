@@ -1,79 +1,96 @@
 """What the real agents do beside talking, and what goes wrong."""
 
-from pathlib import Path
-from typing import Any
+from behaviours import behaviour
+from cases import Case, answer, ended, happened, log, said, send, turn, until
 
-import anyio
-from behaviours import behaviour, instead
-from cases import Case, answer, log, said, turn
+from agent_orchestrator import Client, RunStatus, Session
 
 
-async def changes(case: Case, file: Path) -> list[dict[str, Any]]:
-    """Have the agent add and update a file. Return what the log has of it."""
+@behaviour("files", "diffs", "usage", "directory")
+async def test_work_in_a_directory(case: Case) -> None:
+    """A file is added and changed there, and then the directory is gone."""
+    there = case.workspace / "there"
+    there.mkdir()
+    file = there / "file.txt"
     async with case.client() as client:
-        session = await case.session(client, sandbox="danger-full-access")
-        run = await turn(client, session, f"add {file} one\nupdate {file} one -> two\nsay done")
+        session = await case.session(client, cwd=str(there), **case.agent.unasked)
+        script = f"usage 30 0 7\nadd {file} one\nupdate {file} one -> two\nsay done"
+        run = await turn(client, session, script)
         events = await log(client, session)
+        assert file.read_text().strip() == "two"
+        file.unlink()
+        there.rmdir()
+        lost = await turn(client, session, "say unheard")
+        diagnosis = await client.diagnose_run(lost.id)
+        there.mkdir()
+        assert await said(client, session, "say found") == "found"
     assert answer(run) == "done"
     changed = [event.data for event in events if event.event_type == "file.changed"]
     assert [one["status"] for one in changed] == ["completed"] * 2
-    assert (await anyio.Path(file).read_text()).strip() == "two"
-    return [change for one in changed for change in one["changes"]]
-
-
-@behaviour("files")
-async def test_changes_of_files(case: Case) -> None:
-    file = case.workspace / "file.txt"
-    found = [(one["path"], one["kind"]) for one in await changes(case, file)]
-    assert found == [(str(file), "add"), (str(file), "update")]
-
-
-@behaviour("diffs")
-async def test_changes_have_diffs(case: Case) -> None:
-    first, second = await changes(case, case.workspace / "file.txt")
-    assert first["diff"].strip() == "one"
-    assert "-one\n" in second["diff"]
-    assert "+two" in second["diff"]
-
-
-@instead("diffs")
-async def test_changes_without_diffs(case: Case) -> None:
-    found = await changes(case, case.workspace / "file.txt")
-    assert [set(one) for one in found] == [{"path", "kind"}] * 2
-
-
-CODES = {
-    "http 401": "auth_failed",
-    "http 429": "rate_limited",
-    "http 400": "provider_error",
-    "http 500": "provider_error",
-    "say so far\ndisconnect": "provider_unreachable",
-}
-
-
-@behaviour("errors")
-async def test_errors_of_the_model_server(case: Case) -> None:
-    found = {}
-    async with case.client() as client:
-        session = await case.session(client)
-        for text in CODES:
-            run = await turn(client, session, text)
-            found[text] = run.error and run.error.code
-            assert run.error is None or run.error.message
-        assert await said(client, session, "say still here") == "still here"
-    assert found == CODES
-
-
-@behaviour("directory")
-async def test_a_directory_that_is_gone(case: Case) -> None:
-    there = case.workspace / "there"
-    await anyio.Path(there).mkdir()
-    async with case.client() as client:
-        session = await case.session(client, cwd=str(there))
-        await anyio.Path(there).rmdir()
-        run = await turn(client, session, "say hello")
-        diagnosis = await client.diagnose_run(run.id)
-    assert run.error is not None
-    assert run.error.code == "invalid_config"
+    first, second = (change for one in changed for change in one["changes"])
+    assert (first["path"], first["kind"]) == (str(file), "add")
+    assert (second["path"], second["kind"]) == (str(file), "update")
+    if case.agent.can("diffs"):
+        assert first["diff"].strip() == "one"
+        assert "-one\n" in second["diff"]
+        assert "+two" in second["diff"]
+    else:
+        assert set(first) == set(second) == {"path", "kind"}
+    assert run.usage is not None
+    calls = 3 if case.agent.can("usage") else 1
+    assert (run.usage.input_tokens, run.usage.output_tokens) == (30 * calls, 7 * calls)
+    assert lost.error is not None
+    assert lost.error.code == "invalid_config"
     assert diagnosis.diagnostics.likely_issue is not None
     assert diagnosis.diagnostics.likely_issue.code == "cwd_missing"
+
+
+@behaviour("errors", "retries", "context")
+async def test_errors_of_the_model_server(case: Case) -> None:
+    agent, found = case.agent, {}
+    expected = {**agent.errors, agent.too_long: "context_exceeded"}
+    expected |= agent.retried if agent.can("retries") else {}
+    if not agent.can("context"):
+        del expected[agent.too_long]
+    async with case.client() as client:
+        session = await case.session(client)
+        for text in expected:
+            run = await turn(client, session, text)
+            found[text] = run.error and run.error.code
+            assert run.error is None or is_readable(run.error.message), run.error
+        assert await said(client, session, "say still here") == "still here"
+        if not agent.can("context"):
+            run = await turn(client, session, agent.too_long)
+            assert run.status is RunStatus.COMPLETED
+        if agent.can("retries"):
+            await a_server_that_cannot_be_reached(case, client)
+        else:
+            await a_repetition(case, client, session)
+        assert await said(client, session, "say and here") == "and here"
+    assert found == expected
+
+
+def is_readable(message: str) -> bool:
+    """Return whether a message has words, and not the JSON of a model server."""
+    return bool(message.strip()) and "{" not in message
+
+
+async def a_repetition(case: Case, client: Client, session: Session) -> None:
+    """A request that is repeated for longer than anyone waits here is at least logged."""
+    (text,) = case.agent.retried
+    after = (await client.get_session(session.id)).last_seq
+    run_id = await send(client, session, text)
+    await happened(client, session, "run.error", after)
+    await until(lambda: case.prompts.count(text) == 2)
+    await client.cancel_run(run_id)
+    assert (await ended(client, run_id)).status is RunStatus.CANCELED
+
+
+async def a_server_that_cannot_be_reached(case: Case, client: Client) -> None:
+    session = await case.session(client, provider=case.agent.unreachable)
+    run = await turn(client, session, "say unheard")
+    assert run.error is not None
+    assert run.error.code == "provider_unreachable"
+    assert is_readable(run.error.message)
+    events = [one for one in await log(client, session) if one.event_type == "run.error"]
+    assert "1" in events[0].data["message"], "the first new try is not logged"

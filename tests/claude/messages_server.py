@@ -20,6 +20,7 @@ between requests, so that killed and resumed turns work as with a real one. Step
 ``relay``                say what the last tool answered
 ``& STEP``               do this in the same answer as the step before (parallel calls)
 ``slow SECONDS``         wait before answering on
+``wait PATH``            wait until a file is there
 ``hang``                 never answer
 ``disconnect``           break the connection in the middle of the answer
 ``http STATUS [N] [TEXT]``  refuse the request with this status and text; with N, only the first N times
@@ -66,7 +67,7 @@ CALLS: Final = frozenset(
 )
 VERBS: Final = CALLS | {
     *("say", "big", "stream", "reason", "relay", "slow", "hang"),
-    *("disconnect", "http", "fail", "stop", "usage"),
+    *("disconnect", "http", "fail", "stop", "usage", "wait"),
 }
 
 ERRORS: Final = {
@@ -297,6 +298,9 @@ class _Handler(ModelHandler):
                     raise BrokenOff
                 case "slow":
                     if self.wait_for_end(float(step.rest)):
+                        raise BrokenOff
+                case "wait":
+                    if self.wait_for_file(step.rest):
                         raise BrokenOff
                 case "fail":
                     error = {"type": step.rest, "message": "scripted"}

@@ -25,6 +25,7 @@ between requests, so that killed and resumed turns work as with a real one. Step
 ``relay``                say what the last tool answered
 ``& STEP``               do this in the same answer as the step before (parallel calls)
 ``slow SECONDS``         wait before answering on
+``wait PATH``            wait until a file is there
 ``hang``                 never answer
 ``disconnect``           break the connection in the middle of the answer
 ``http STATUS [TEXT]``   refuse the request with this status
@@ -169,7 +170,9 @@ CALLS = frozenset(
 """Steps that end an answer: the model hears of their result in the next request."""
 
 ENDS = frozenset({"hang", "disconnect", "http", "usage_limit", "fail"})
-OTHERS = frozenset({"say", "note", "big", "stream", "reason", "search", "relay", "slow", "usage"})
+OTHERS = frozenset(
+    {"say", "note", "big", "stream", "reason", "search", "relay", "slow", "usage", "wait"}
+)
 
 
 @attrs.frozen
@@ -444,6 +447,13 @@ class ModelHandler(BaseHTTPRequestHandler):
         sources = [self.connection, self.server.stopping]
         return bool(select.select(sources, [], [], seconds)[0])
 
+    def wait_for_file(self, path: str) -> bool:
+        """Wait until a file is there; return True as soon as the other side is gone or the server stops."""
+        while not Path(path).exists():
+            if self.wait_for_end(0.02):
+                return True
+        return False
+
     def event(self, kind: str, data: dict[str, Any]) -> None:
         text = json.dumps({"type": kind, **data})
         self.chunk(f"event: {kind}\ndata: {text}\n\n".encode())
@@ -529,6 +539,8 @@ class _Handler(ModelHandler):
             if step.verb == "disconnect":
                 raise BrokenOff
             if step.verb == "slow" and self.wait_for_end(float(step.rest)):
+                raise BrokenOff
+            if step.verb == "wait" and self.wait_for_file(step.rest):
                 raise BrokenOff
             if step.verb == "fail":
                 code, _, text = step.rest.partition(" ")

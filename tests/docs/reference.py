@@ -465,7 +465,7 @@ def rendered(name: str) -> str:
 
 if __name__ == "__main__":
     # Where a daemon to talk to is, and the suite of the real agents.
-    for folder in ("agentd", "support", "agents", "claude", "codex"):
+    for folder in ("acp", "agentd", "support", "agents", "claude", "codex"):
         sys.path.append(str(Path(__file__).parents[1] / folder))
     for name in PAGES:
         (DOCS / name).write_text(rendered(name))

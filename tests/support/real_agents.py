@@ -16,6 +16,7 @@ _PINNED: Final = {
     "codex": MODULES / ".bin" / "codex",
     "gemini": MODULES / ".bin" / "gemini",
     "claude": MODULES / "@anthropic-ai" / f"claude-code-linux-{_MACHINE}" / "claude",
+    "opencode": MODULES / f"opencode-linux-{_MACHINE}" / "bin" / "opencode",
 }
 
 
