@@ -10,7 +10,6 @@ AT_LENGTH = frozenset(
         "claude/test_claude_approvals.py",
         "claude/test_claude_gateway.py",
         "claude/test_claude_mcp.py",
-        "claude/test_claude_mixed.py",
         "claude/test_claude_safety.py",
         "acp/test_gemini.py",
         "acp/test_opencode.py",
