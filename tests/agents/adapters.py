@@ -32,6 +32,7 @@ class Agent:
     :param texts: what the user's side has sent in the conversation of a request to the model.
     :param tool: how a script calls one of our tools.
     :param asking: the step of a script that runs a command for which the agent asks.
+    :param by_hand: how a person goes on with a conversation, with ``{thread}`` and ``{text}``.
     :param settings: the settings of its provider, with ``{program}``.
     :param open: settings with which agents in a sandbox may spawn its agents.
     :param unasked: the options of a session whose agent works without asking.
@@ -56,6 +57,7 @@ class Agent:
     errors: Mapping[str, str]
     retried: Mapping[str, str]
     too_long: str
+    by_hand: tuple[str, ...]
     settings: str = "command = {program}"
     open: str = ""
     unasked: Mapping[str, str] = attrs.field(
@@ -124,6 +126,8 @@ _CODEX_RETRIED: Final = {
 
 _CODEX_TOO_LONG: Final = "fail context_length_exceeded"
 
+_CODEX_BY_HAND: Final = ("exec", "--skip-git-repo-check", "resume", "{thread}", "{text}")
+
 _EXEC_ASKS_NOBODY: Final = "`codex exec` asks nobody; it declines"
 
 AGENTS: Final = (
@@ -142,6 +146,7 @@ AGENTS: Final = (
         errors=_CODEX_ERRORS,
         retried=_CODEX_RETRIED,
         too_long=_CODEX_TOO_LONG,
+        by_hand=_CODEX_BY_HAND,
     ),
     Agent(
         name="codex-exec",
@@ -157,6 +162,7 @@ AGENTS: Final = (
         errors=_CODEX_ERRORS,
         retried=_CODEX_RETRIED,
         too_long=_CODEX_TOO_LONG,
+        by_hand=_CODEX_BY_HAND,
         cannot={
             "deltas": "`codex exec` prints whole messages",
             "diffs": "the output of `codex exec` has none",
@@ -192,6 +198,11 @@ AGENTS: Final = (
             "say so far\ndisconnect": "provider_unreachable",
         },
         too_long="http 400 prompt is too long: 250000 tokens > 200000 maximum",
+        by_hand=("-p", "--resume", "{thread}", "{text}"),
+        cannot={
+            "exclusive": "Claude Code does not lock it; the run is not disturbed, and the session does not learn "
+            "what the other program added"
+        },
     ),
     Agent(
         name="opencode",
@@ -211,12 +222,14 @@ AGENTS: Final = (
         },
         retried={"http 500": ""},
         too_long="http 400 This model's maximum context length is 1000 tokens.",
+        by_hand=("run", "--session", "{thread}", "{text}"),
         settings='agent = "opencode"\nargv = [{program}, "acp", "--print-logs", "--log-level", "ERROR"]\nmax_idle = 1',
         open="open_to_agents = true",
         unasked={"approvals": "allow"},
         # A start of it takes five seconds of a processor.
         states=("commanding",),
         cannot={
+            "exclusive": "opencode does not lock it; the run is not disturbed, and the session goes on with what both added",
             "steer": "it takes no message during a turn; the message is queued",
             "usage": "it reports the tokens of the last call only",
             "context": "it shortens the conversation and goes on",

@@ -26,6 +26,7 @@ class World:
     daemon: Daemon
     models: Mapping[str, ScriptedServer[Any]]
     directory: Path
+    variables: Mapping[str, Mapping[str, str]]
 
     def revive(self) -> None:
         """Start the daemon again that a failed test has left dead or stopped."""
@@ -45,6 +46,7 @@ class Case:
     workspace: Path
     _begun: int
     home: Path = Path()
+    variables: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
     @property
     def requests(self) -> list[Any]:

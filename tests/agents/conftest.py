@@ -16,19 +16,20 @@ from real_agents import found, required
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("agents")
     with ExitStack() as stack:
-        models = {}
+        models, variables = {}, {}
         settings = ["[routing]", "default = 'none'", "[providers.none]", "runner = 'demo'"]
         closed = stack.enter_context(closed_port())
         for agent in AGENTS:
             if (program := found(agent.program)) is not None:
                 server = models[agent.name] = stack.enter_context(agent.server())
                 home = directory / agent.name
-                settings.append(agent.configuration(program, agent.prepare(home, server.port)))
+                variables[agent.name] = agent.prepare(home, server.port)
+                settings.append(agent.configuration(program, variables[agent.name]))
                 settings.append(agent.unreachable_configuration(program, directory, closed))
         daemon = Daemon(directory, "--max-concurrency", "16")
         daemon.configure("\n".join(settings))
         daemon.start()
-        yield (made := World(daemon, models, directory))
+        yield (made := World(daemon, models, directory, variables))
         made.revive()
         daemon.stop()
 
@@ -41,4 +42,5 @@ def case(world: World, agent: Agent, tmp_path: Path) -> Case:
     workspace.mkdir()
     models = world.models[agent.name]
     home = world.directory / agent.name
-    return Case(agent, world.daemon, models, workspace, len(models.requests), home)
+    variables = world.variables[agent.name]
+    return Case(agent, world.daemon, models, workspace, len(models.requests), home, variables)
