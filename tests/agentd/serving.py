@@ -265,7 +265,8 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 20) -> int:
+    def wait(self, seconds: float = PATIENCE_S) -> int:
+        """Wait for its end. After SIGTERM it gives runs at work 30 seconds."""
         return self.process.wait(seconds)
 
     def stderr(self) -> str:
