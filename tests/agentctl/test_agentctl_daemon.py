@@ -304,7 +304,8 @@ def test_what_agents_say_does_not_command_the_terminal(ctl: Ctl) -> None:
     code, shown = on_terminal(ctl, "ask", "hi", "--provider", "rude", NO_COLOR="1")
     assert code == 0
     assert "safe and ound" in shown  # the C1 sequence takes its final byte along
-    rest = shown.replace("\x1b[K", "")  # what wipes the line that shows progress
+    # What hides the cursor, and wipes the lines that show progress.
+    rest = re.sub(r"\x1b\[(\?25[lh]|2?K|1A)", "", shown)
     assert not re.search("[\x1b\x07\x9b]", rest), repr(rest)
     assert "stolen" not in shown
     code, shown = on_terminal(ctl, "session", "create", "--title", "a\x1b[2Jb\x9bc", NO_COLOR="1")

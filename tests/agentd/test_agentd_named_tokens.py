@@ -49,6 +49,7 @@ async def test_token_allows_only_the_operations_of_its_scope(tmp_path: Path, sco
                 command = {
                     "name": "x", "text": "x", "task": "x", "decision": "deny", "session_id": "ses_n",
                     "to_status": "canceled", "path": str(tmp_path / "data.db"),
+                    "pid": 1, "process_start_id": "x",
                     "grants": [], "expires_in_s": 60,
                 }  # fmt: skip
                 names = {a.name for a in operation.request.__attrs_attrs__}  # type: ignore[attr-defined]

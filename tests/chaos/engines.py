@@ -95,7 +95,7 @@ MUTANTS: Final = (
         _ENGINE + "run_changes.py",
         "run is None or run.attempt != attempt or",
         "run is None or",
-        ("tests/engine/test_execution.py", "-k", "moved_on_attempt"),
+        ("tests/engine/test_execution.py", "-k", "earlier_attempt"),
     ),
     Mutant(
         "a release does not raise the attempt",
@@ -130,7 +130,7 @@ MUTANTS: Final = (
         _ENGINE + "feed.py",
         "self._cursor = items[-1].cursor",
         "self._cursor = head",
-        ("tests/engine/test_execution.py", "-k", "flood"),
+        ("tests/engine/test_execution.py", "-k", "many_events"),
     ),
     Mutant(
         "the event at the cursor is given again",
@@ -179,7 +179,7 @@ MUTANTS: Final = (
         _SQLITE + "connection.py",
         '("synchronous", 2)',
         '("synchronous", 0)',
-        ("tests/stores/test_sqlite_opening.py", "-k", "every_connection"),
+        ("tests/stores/test_sqlite_opening.py", "-k", "required_settings"),
     ),
 )
 

@@ -65,10 +65,10 @@ def list_() -> None:
 @click.argument("argv", nargs=-1)
 @click.option(
     "--record",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False),
     help="Write the recording to this file, without secrets.",
 )
-def check(name: str, argv: tuple[str, ...], record: Path | None) -> None:
+def check(name: str, argv: tuple[str, ...], record: str | None) -> None:
     """Start an agent that speaks ACP, and check it against what is known of it.
 
     The agent runs here, without agentd, in an empty directory, with your login. It opens a session, is set to
@@ -98,7 +98,7 @@ def check(name: str, argv: tuple[str, ...], record: Path | None) -> None:
             f"no agent {name!r} is known: give its program and arguments after --"
         ) from None
     if record is not None and report.lines:
-        write_start(record, report.lines)
+        write_start(Path(record), report.lines)
     found = {"name": report.name, "version": report.version, "fits": report.fits}
     findings = [{"fits": one.fits, "message": one.message} for one in report.findings]
     output.answer({**found, "findings": findings}, lambda: _lines(report, record))
@@ -109,7 +109,7 @@ def check(name: str, argv: tuple[str, ...], record: Path | None) -> None:
 _WORDS = {True: "fits", False: "differs", None: "note"}
 
 
-def _lines(report: "Report", record: Path | None) -> list[str]:
+def _lines(report: "Report", record: str | None) -> list[str]:
     lines = [f"{_WORDS[one.fits]:8} {one.message}" for one in report.findings]
     if record is not None and report.lines:
         lines.append(f"{len(report.lines)} messages in {record}")
