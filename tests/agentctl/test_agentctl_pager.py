@@ -58,7 +58,8 @@ def test_long_answers_are_paged_and_short_ones_are_not(ctl: Ctl, pager: Path) ->
     assert "PROVIDER" not in long
     short = on_terminal(ctl, "session", "list", "--limit", "2", rows=10, PAGER=str(pager))
     assert "paged" not in short
-    assert short.count("(default)") == 2
+    # Other tests share the daemon, so these may be their sessions.
+    assert ["@1" in short, "@2" in short, "@3" in short] == [True, True, False]
     assert short.count("ses_") == 1  # the cursor of what comes after
 
 
