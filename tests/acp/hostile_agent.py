@@ -269,14 +269,6 @@ def no_kinds():
     say(json.dumps(read_all(1)[0]["result"]))
 
 
-def after_end(number):
-    """Answer the prompt, and go on."""
-    send(id=number, result={"stopReason": "end_turn"})
-    ask(1000, command(1))
-    say("too late")
-    return "answered"
-
-
 def end_while_asking(number):
     ask(1000, command(1))
     time.sleep(0.5)
@@ -338,7 +330,7 @@ def serve():
                     send(id=number, result={"stopReason": "end_turn"})
                     continue
                 function = globals()[name]
-                if name in ("after_end", "end_while_asking"):
+                if name == "end_while_asking":
                     arguments = [number]
                 answer = function(*arguments)
                 if answer != "answered":
