@@ -40,6 +40,7 @@ class Agent:
     :param retried: the same, for what it tries again by default.
     :param too_long: the script that the model server refuses because the conversation is too long.
     :param shares_processes: whether a process serves several sessions.
+    :param confirms_late: whether only its first output shows that it has a prompt.
     :param states: the states of a turn in which the suite kills and stops it; all with ``EACH_STATE=1``.
     :param cannot: the behaviours that it does not have, each with the reason.
     """
@@ -64,6 +65,7 @@ class Agent:
         factory=lambda: {"sandbox": "danger-full-access"}, converter=dict
     )
     shares_processes: bool = False
+    confirms_late: bool = False
     states: tuple[str, ...] = STATES
     cannot: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
@@ -226,6 +228,7 @@ AGENTS: Final = (
         settings='agent = "opencode"\nargv = [{program}, "acp", "--print-logs", "--log-level", "ERROR"]\nmax_idle = 1',
         open="open_to_agents = true",
         unasked={"approvals": "allow"},
+        confirms_late=True,
         # A start of it takes five seconds of a processor.
         states=("commanding",),
         cannot={
