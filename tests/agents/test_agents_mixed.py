@@ -119,6 +119,7 @@ def has(models: Any, text: str) -> bool:
 async def results(case: Case, client: Client, session: Session, children: list[Agent]) -> None:
     """Results wake the parent, also those that are together too long for one prompt of codex."""
     if case.agent.name == "codex-app-server":
+        children = [KINDS["claude"], case.agent]
         texts, task = ["0123456789abcdef" * 37_500] * 2, "big 600000"
     else:
         children = [one for one in children if one.name != "opencode"][:1]

@@ -111,6 +111,8 @@ async def test_children(case: Case) -> None:
     runs, children = [], []
     file = case.workspace / "ran"
     decisions = ("approve", "deny") if case.agent.can("parent") else (None, None)
+    if len(case.agent.states) == 1:  # it costs much; test_agents_mixed.py has the other decision
+        decisions = decisions[:1]
     async with case.client() as client:
         session = await case.session(client)
         for decision in decisions:
@@ -133,7 +135,7 @@ async def test_children(case: Case) -> None:
     names = [(one["name"].rpartition(".")[2], one["status"]) for one in tools]
     used = ["session_spawn", "session_wait", "session_wait"]
     used += ["request_resolve", "session_wait"] if case.agent.can("parent") else []
-    assert names == [(name, "completed") for name in used] * 2
+    assert names == [(name, "completed") for name in used] * len(decisions)
 
 
 def work_with_a_child(case: Case, file: Path, decision: str | None) -> str:
