@@ -166,7 +166,7 @@ _SHAPES: Final = {
     "question": ("questions",),
     "plan": ("text",),
 }
-"""The fields that the detail of each type shows in a view of its own."""
+"""The fields of each type of detail that have a special display; the others are shown as JSON."""
 
 
 def detail_blocks(detail: Mapping[str, Any], *, folded: bool = True) -> list[Block]:

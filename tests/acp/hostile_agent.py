@@ -277,11 +277,24 @@ def end_while_asking(number):
 
 
 def late():
-    """Say whether the late request was answered."""
-    say(json.dumps(sorted(GOT)))
+    """Say how the late request was answered, once it is."""
+    while not GOT:
+        note_answer(json.loads(sys.stdin.readline()))
+    say(json.dumps(GOT))
 
 
 GOT = []
+
+
+def note_answer(message):
+    GOT.append([message["id"], message.get("result", message.get("error", {}).get("code"))])
+
+
+def after_end(number):
+    """Answer the prompt, and go on."""
+    send(id=number, result={"stopReason": "end_turn"})
+    ask(1000, command(1))
+    return "answered"
 
 
 def end():
@@ -303,7 +316,7 @@ def serve():
         if method is not None and method == SETTINGS.get("ends_at"):
             end()
         if method is None:
-            GOT.append([message["id"], message.get("result", message.get("error", {}).get("code"))])
+            note_answer(message)
             continue
         match method:
             case "initialize":
@@ -330,7 +343,7 @@ def serve():
                     send(id=number, result={"stopReason": "end_turn"})
                     continue
                 function = globals()[name]
-                if name == "end_while_asking":
+                if name in ("after_end", "end_while_asking"):
                     arguments = [number]
                 answer = function(*arguments)
                 if answer != "answered":

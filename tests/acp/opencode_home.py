@@ -1,6 +1,8 @@
 """A home for opencode in which it uses the scripted model."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 
@@ -41,3 +43,11 @@ def opencode_env(home: Path, port: int) -> dict[str, str]:
         "OPENCODE_PURE": "1",
         "OPENCODE_FAST_BOOT": "1",
     }
+
+
+def completed_answers(home: Path) -> int:
+    """Return how many answers opencode has completed in all conversations of a home."""
+    database = home / "data" / "opencode" / "opencode.db"
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        rows = connection.execute("SELECT data FROM message").fetchall()
+    return sum("completed" in json.loads(data)["time"] for (data,) in rows)

@@ -111,16 +111,20 @@ async def test_requests_beyond_a_hundred_are_refused(hostile, record):
     assert len(context.questions) == turn_driver._MAX_QUESTIONS
 
 
-async def test_a_request_that_the_end_of_the_turn_overtakes_is_answered(hostile, record):
-    """The agent would wait for it in the next turn."""
+@pytest.mark.parametrize("prompt", ["after_end", "end_while_asking"])
+async def test_a_request_that_the_end_of_the_turn_overtakes_is_answered(hostile, record, prompt):
+    """The agent would wait for it in the next turn. If that has begun already, its people decide."""
     async with hostile(ask_mode=None) as one:
-        context = record("end_while_asking")
+        context = record(prompt)
         await run(one, context)
-        after = following(context, "late")
-        told = json.loads((await run(one, after)).text)
+        after = following(context, "late", [{"decision": "deny"}])
+        [[number, told]] = json.loads((await run(one, after)).text)
         assert after.pid == context.pid
-    assert [number for number, _ in told] == [1000]
-    assert told[0][1] in (-32601, {"outcome": {"outcome": "cancelled"}})
+    assert number == 1000
+    if after.questions:
+        assert told == {"outcome": {"outcome": "selected", "optionId": "reject_once"}}
+    else:
+        assert told in (-32601, {"outcome": {"outcome": "cancelled"}})
 
 
 async def test_an_agent_that_never_stays_in_its_mode_is_ended(hostile, record):

@@ -11,7 +11,7 @@ import pytest
 from chat_model import ChatModel
 from messages_server import MessagesServer, claude_env
 from model_server import ModelServer, ScriptedServer, codex_env, write_codex_home
-from opencode_home import opencode_env
+from opencode_home import completed_answers, opencode_env
 
 STATES: Final = ("starting", "thinking", "answering", "commanding", "asking", "answered")
 """The states of a turn.
@@ -33,6 +33,7 @@ class Agent:
     :param tool: how a script calls one of our tools.
     :param asking: the step of a script that runs a command for which the agent asks.
     :param by_hand: how a person goes on with a conversation, with ``{thread}`` and ``{text}``.
+    :param completed_answers: counts the answers in its home, where the program of a person does not end by itself.
     :param settings: the settings of its provider, with ``{program}``.
     :param open: settings with which agents in a sandbox may spawn its agents.
     :param unasked: the options of a session whose agent works without asking.
@@ -59,6 +60,7 @@ class Agent:
     retried: Mapping[str, str]
     too_long: str
     by_hand: tuple[str, ...]
+    completed_answers: Callable[[Path], int] | None = None
     settings: str = "command = {program}"
     open: str = ""
     unasked: Mapping[str, str] = attrs.field(
@@ -225,6 +227,7 @@ AGENTS: Final = (
         retried={"http 500": ""},
         too_long="http 400 This model's maximum context length is 1000 tokens.",
         by_hand=("run", "--session", "{thread}", "{text}"),
+        completed_answers=completed_answers,
         settings='agent = "opencode"\nargv = [{program}, "acp", "--print-logs", "--log-level", "ERROR"]\nmax_idle = 1',
         open="open_to_agents = true",
         unasked={"approvals": "allow"},

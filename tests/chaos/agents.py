@@ -112,7 +112,7 @@ async def _happened(
 
 
 async def _ended(client: Client, run_id: str) -> Run:
-    """Return a run when it has ended, or patience has."""
+    """Return a run when it has ended, or after ``_PATIENCE_S``."""
     with anyio.move_on_after(_PATIENCE_S):
         run = await client.get_run(run_id)
         while not is_terminal(run.status):

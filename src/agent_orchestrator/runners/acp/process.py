@@ -127,7 +127,7 @@ class AcpProcess(LiveProcess):
         )
 
     def _hear_stderr(self, tail: str) -> None:
-        """Tell the run of the last request to the model that failed, of those in the new lines."""
+        """Report to the run the last failed model request among the new lines."""
         end = tail.rfind("\n") + 1
         # Without its beginning, the tail still has the end of what it was before.
         known = self._heard if tail.startswith(self._heard) else self._heard[-_OVERLAP:]
