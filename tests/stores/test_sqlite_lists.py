@@ -20,12 +20,12 @@ from agent_orchestrator.ports.queries import View
 from agent_orchestrator.ports.store import Store
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.memory.view import MemoryView
-from agent_orchestrator.stores.sqlite import SqliteStore
-from agent_orchestrator.stores.sqlite.rows import (
+from agent_orchestrator.stores.sql.rows import (
     REQUESTS,
     RUNS,
     SESSIONS,
 )
+from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrations
 from agent_orchestrator.testing.stores.samples import NOW, a_request, a_run, a_session, drafts
 

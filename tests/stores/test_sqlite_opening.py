@@ -25,14 +25,14 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import ChoiceLimits, Option
-from agent_orchestrator.stores.sqlite import SqliteStore
-from agent_orchestrator.stores.sqlite.connection import open_database
-from agent_orchestrator.stores.sqlite.rows import (
+from agent_orchestrator.stores.sql.rows import (
     RECORDS,
     REQUESTS,
     RUNS,
     SESSIONS,
 )
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.stores.sqlite.connection import open_database
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrations
 from agent_orchestrator.testing.stores.samples import (
     NOW,

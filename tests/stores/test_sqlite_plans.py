@@ -38,7 +38,7 @@ from agent_orchestrator.testing.stores.samples import (
 
 pytestmark = pytest.mark.anyio
 
-SMALL = {"tree", "walk", "lineage", "place", "json_each"}
+SMALL = {"tree", "walk", "lineage", "place", "json_each", "found", "queued", "oldest", "children"}
 """Parts of a query that may be scanned, because they hold only what the query found."""
 
 READ_WHOLE = {

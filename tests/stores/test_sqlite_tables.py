@@ -22,8 +22,7 @@ from agent_orchestrator.domain.model import (
     Usage,
 )
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.stores.sqlite import SqliteStore
-from agent_orchestrator.stores.sqlite.rows import (
+from agent_orchestrator.stores.sql.rows import (
     ATTEMPTS,
     AUDIT,
     MESSAGES,
@@ -33,8 +32,9 @@ from agent_orchestrator.stores.sqlite.rows import (
     SESSIONS,
     TOKENS,
 )
+from agent_orchestrator.stores.sql.tables import Table, table
+from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrations
-from agent_orchestrator.stores.sqlite.tables import Table, table
 from agent_orchestrator.testing.stores.samples import (
     NOW,
     a_message,

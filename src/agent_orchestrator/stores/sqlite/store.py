@@ -20,6 +20,8 @@ from agent_orchestrator.operations.daemon import Problem
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import View
 from agent_orchestrator.stores.listeners import CommitListeners
+from agent_orchestrator.stores.sql.long_values import LongValues
+from agent_orchestrator.stores.sql.writer import OnCommit, Pending
 from agent_orchestrator.stores.sqlite.connection import (
     READERS,
     Database,
@@ -27,12 +29,11 @@ from agent_orchestrator.stores.sqlite.connection import (
     open_database,
 )
 from agent_orchestrator.stores.sqlite.health import Fault, Health
-from agent_orchestrator.stores.sqlite.long_values import LongValues
 from agent_orchestrator.stores.sqlite.maintenance import check_target, copy, findings
 from agent_orchestrator.stores.sqlite.schema import schema_version
 from agent_orchestrator.stores.sqlite.view import SqliteView
 from agent_orchestrator.stores.sqlite.watermark import Watermark, WatermarkFile
-from agent_orchestrator.stores.sqlite.writer import GroupWriter, OnCommit, Pending, is_failure
+from agent_orchestrator.stores.sqlite.writer import SqliteWriter, is_failure
 
 T = TypeVar("T")
 
@@ -115,7 +116,7 @@ class SqliteStore:
         self._idle: SimpleQueue[apsw.Connection | None] = SimpleQueue()
         for reader in self._database.readers:
             self._idle.put(reader)
-        self._writer = GroupWriter(self._listeners, self._health, self._on_commit)
+        self._writer = SqliteWriter(self._listeners, self._health, self._on_commit)
         self._closing = anyio.Event()
         self._scope: TaskGroup = anyio.create_task_group()
         await self._scope.__aenter__()

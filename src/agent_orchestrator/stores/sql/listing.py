@@ -94,7 +94,7 @@ def rows_within(
     """
     more = dict(others or {})
     if within.tree is not None:
-        source, source_values = f"SELECT id AS session_id FROM ({TREE})", (within.tree,)
+        source, source_values = f"SELECT id AS session_id FROM ({TREE}) AS tree", (within.tree,)
         if within.principal is None:
             return (_walk(table, source, source_values, status, after, more),)
         members = [

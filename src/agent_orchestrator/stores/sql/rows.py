@@ -3,10 +3,7 @@
 import json
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from typing import Any, Final
-
-import apsw
 
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.model import (
@@ -21,7 +18,7 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.queries import IdempotencyRecord
-from agent_orchestrator.stores.sqlite.tables import Cell, Row, always_json, table
+from agent_orchestrator.stores.sql.tables import Cell, Row, always_json, table
 from agent_orchestrator.wire.codec import parse_time
 from agent_orchestrator.wire.strict_json import SLICE_SIZE
 
@@ -54,7 +51,7 @@ def _result_cell(result: RunResult) -> str | None:
 
 
 LONG_RESULT: Final = RunResult("")
-"""The result of a row whose result is long; :func:`read_long_result` reads it."""
+"""The result of a row whose result is long. It is read when it is needed."""
 
 
 def _result_from(cell: str | bytes | int) -> RunResult:
@@ -103,22 +100,22 @@ def text_size(row: Row) -> int:
     return sum(len(cell) for cell in row if type(cell) is str or type(cell) is bytes)
 
 
-EVENT_COLUMNS: Final = (
-    "e.seq, e.run_id, e.attempt, e.event_type, e.created_at, e.position,"
-    f" coalesce(octet_length(e.long_data), iif(octet_length(e.data) > {SLICE_SIZE},"
-    " octet_length(e.data), e.data))"
-)
-"""Columns of ``events e``. In place of long data is its size in bytes; :func:`read_long_data` reads it."""
+def event_columns(data: str) -> str:
+    """Return the columns of ``events e``.
+
+    :param data: the expression of the data; in place of long data, it has the size in bytes.
+    """
+    return f"e.seq, e.run_id, e.attempt, e.event_type, e.created_at, e.position, {data}"
 
 
 def event_size(row: Row) -> int:
-    """Return the size of the data of an event, from a row that begins with :data:`EVENT_COLUMNS`."""
+    """Return the size of the data of an event, from a row that begins with :func:`event_columns`."""
     data = row[6]
     return data if type(data) is int else len(data)
 
 
 def event_from(row: Row, session_id: str, long_data: Callable[[int], Mapping[str, Any]]) -> Event:
-    """Return the event in a row that begins with :data:`EVENT_COLUMNS`.
+    """Return the event in a row that begins with :func:`event_columns`.
 
     :param long_data: returns the long data of the event at a position.
     """
@@ -132,24 +129,3 @@ def event_from(row: Row, session_id: str, long_data: Callable[[int], Mapping[str
         data=json.loads(data) if type(data) is str else long_data(position),
         created_at=parse_time(created_at),
     )
-
-
-def read_long_data(connection: apsw.Connection, position: int) -> bytes:
-    """Return the long data of the event at a position."""
-    query = "SELECT octet_length(data) FROM events WHERE position = ?"
-    [(size,)] = connection.execute(query, (position,)).fetchall()
-    return _read_blob(connection, "events", "data" if size else "long_data", position)
-
-
-def read_long_result(connection: apsw.Connection, run_id: str) -> RunResult:
-    """Return the long result of a run."""
-    query = "SELECT number FROM long_results WHERE run_id = ?"
-    [(number,)] = connection.execute(query, (run_id,)).fetchall()
-    assert isinstance(number, int)
-    return RunResult(text_from(_read_blob(connection, "long_results", "result", number)))
-
-
-def _read_blob(connection: apsw.Connection, table: str, column: str, row: int) -> bytes:
-    # A query would hold a second copy while it is read.
-    with closing(connection.blob_open("main", table, column, row, writeable=False)) as blob:
-        return blob.read()

@@ -1,0 +1,833 @@
+"""Queries as SQL. Constant statements stay compiled in each connection."""
+
+import json
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from heapq import heappop, heappush
+from itertools import chain
+from typing import Any, ClassVar, Final, Protocol, TypeVar
+
+from attrs import evolve, frozen
+
+from agent_orchestrator.domain.access import EVERYTHING, Grant, GrantRole, Visibility
+from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.lifecycle import TERMINAL, RunStatus
+from agent_orchestrator.domain.model import (
+    MANUAL,
+    Attempt,
+    Event,
+    Message,
+    Request,
+    Run,
+    RunResult,
+    Session,
+    Thread,
+)
+from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.long_work import short_turns
+from agent_orchestrator.operations.events import StreamItem
+from agent_orchestrator.ports.queries import IdempotencyRecord
+from agent_orchestrator.stores.encoding import feed_cursor, position_after
+from agent_orchestrator.stores.sql.dialect import Dialect
+from agent_orchestrator.stores.sql.epochs import NO_END, end_of
+from agent_orchestrator.stores.sql.listing import (
+    GRANTED,
+    LINEAGE,
+    TREE,
+    Statement,
+    rows_within,
+    sessions_within,
+    visibility_conditions,
+    where_all,
+)
+from agent_orchestrator.stores.sql.long_values import LongValues
+from agent_orchestrator.stores.sql.rows import (
+    ATTEMPTS,
+    AUDIT,
+    LONG_RESULT,
+    MESSAGES,
+    RECORDS,
+    REQUESTS,
+    RUNS,
+    SESSIONS,
+    TOKENS,
+    event_columns,
+    event_from,
+    event_size,
+    run_size,
+    text_size,
+)
+from agent_orchestrator.stores.sql.tables import Row
+from agent_orchestrator.wire.codec import format_time, parse_time
+from agent_orchestrator.wire.encoded import Encoded
+
+T = TypeVar("T")
+
+_MESSAGE: Final = f"SELECT {MESSAGES.columns} FROM messages"
+_CHILD_MESSAGE_COUNT: Final = """
+    SELECT count(*) FROM (
+        SELECT 1 FROM messages WHERE source_kind = 'child' AND source_run_id = ? LIMIT ?) AS found"""
+_REQUEST: Final = f"SELECT {REQUESTS.columns} FROM requests"
+_ENDED_STATUSES: Final = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
+_ENDED_CALLERS: Final = f"""
+    WITH RECURSIVE callers (caller) AS (  -- from each to the next by the index, past its records
+        SELECT min(caller) FROM idempotency
+        UNION ALL
+        SELECT (SELECT min(caller) FROM idempotency WHERE caller > callers.caller)
+        FROM callers WHERE caller IS NOT NULL
+    )
+    SELECT caller FROM callers CROSS JOIN runs ON runs.id = caller
+    WHERE runs.status IN ({_ENDED_STATUSES}) LIMIT ?"""
+_FOR_PARENT: Final = "status = 'pending' AND audience = 'parent'"
+_TO_WARN: Final = "status = 'pending' AND warned = 0"
+_NEXT_DUE: Final = f"""
+    SELECT min(moment) FROM (
+        SELECT min(expires_at) AS moment FROM requests INDEXED BY requests_to_expire
+        WHERE status = 'pending'
+        UNION ALL
+        SELECT min(people_at) FROM requests INDEXED BY requests_for_people WHERE {_FOR_PARENT}
+        UNION ALL
+        SELECT min(warn_at) FROM requests INDEXED BY requests_to_warn WHERE {_TO_WARN}
+    ) AS moments"""
+_POSITION: Final = "SELECT position FROM events WHERE session = ? AND seq = ?"
+_SCAN_PER_SESSION: Final = 64
+"""Maximum events to scan in the whole log for each session with new events. Beyond that, a search in
+each session's log is cheaper. It takes about twenty lookups."""
+
+
+# SQLite uses a partial index only if the query repeats its condition.
+_ACTIVE: Final = "status IN ('running', 'waiting')"
+_FOR_WORKERS: Final = f"status = 'queued' AND provider <> '{MANUAL}'"
+
+_IS_LIVE: Final = (
+    "EXISTS (SELECT 1 FROM runs r WHERE r.session_id = s.id"
+    " AND r.status IN ('queued', 'running', 'waiting'))"
+)
+
+_STARTABLE: Final = """(
+    NOT EXISTS (SELECT 1 FROM runs a WHERE a.session_id = r.session_id
+                AND a.status IN ('running', 'waiting'))
+    AND NOT EXISTS (SELECT 1 FROM runs q WHERE q.session_id = r.session_id
+                    AND q.status = 'queued'
+                    AND (NOT q.interrupts, q.id) < (NOT r.interrupts, r.id)))"""
+
+_NEXT_RUNS: Final = f"""
+    SELECT {RUNS.of("r")} FROM runs r INDEXED BY runs_for_workers
+    WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND {_STARTABLE}
+    ORDER BY r.id LIMIT ?"""
+
+_COUNT_BEFORE: Final = f"""
+    SELECT count(*) FROM runs r
+    WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND r.id < ?
+      AND (r.session_id = ? OR {_STARTABLE})"""
+
+
+@frozen
+class Statements:
+    """The queries that depend on the database."""
+
+    session: str
+    run: str
+    latest_runs: str
+    event: str
+    feed: str
+    feed_at: str
+
+    @classmethod
+    def of(cls, dialect: Dialect) -> "Statements":
+        """Return the queries for a database."""
+        cut_columns = RUNS.select(result=dialect.cut_result, error_message=dialect.cut_error)
+        columns = event_columns(dialect.event_data)
+        feed_from = (
+            f"SELECT {columns}, s.id FROM events e CROSS JOIN sessions s ON s.number = e.session"
+        )
+        return cls(
+            session=f"SELECT {SESSIONS.columns}, last_seq, {dialect.threads} FROM sessions",
+            run=f"SELECT {RUNS.select(result=dialect.result)} FROM runs",
+            latest_runs=f"""
+                SELECT {cut_columns},
+                    {dialect.result_size} + coalesce(octet_length(error_message), 0)
+                FROM runs WHERE session_id = ?2 ORDER BY id DESC LIMIT ?3""",
+            event=f"SELECT {columns} FROM events e",
+            feed=f"{feed_from} WHERE e.position > ? AND e.position <= ?",
+            feed_at=f"{feed_from} WHERE e.position = ?",
+        )
+
+
+class Rows(Protocol):
+    """The rows that a statement returns."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> Any: ...
+
+
+Execute = Callable[[str, Sequence[Any]], Rows]
+"""Runs a statement with its values."""
+
+
+class SqlView(ABC):
+    """Queries through one connection, consistent within the caller's transaction.
+
+    :param execute: runs a statement on that connection.
+    :param epoch: the id of the log's current epoch, which cursors contain. See
+        :mod:`agent_orchestrator.stores.sql.epochs`.
+    :param long_values: the cache that readers share. None in a transaction, because its values may never
+        be committed.
+    """
+
+    _sql: ClassVar[Statements]
+
+    def __init__(
+        self, execute: Execute, epoch: str | None = None, long_values: LongValues | None = None
+    ) -> None:
+        self._execute = execute
+        self._epoch = epoch
+        self._long_values = long_values
+
+    @abstractmethod
+    def _read_long_data(self, position: int) -> bytes:
+        """Return the long data of the event at a position."""
+
+    @abstractmethod
+    def _read_long_result(self, run_id: str) -> RunResult:
+        """Return the long result of a run."""
+
+    def _among(self, column: str, values: Sequence[Any]) -> Statement:
+        """Return a condition that a column has one of the values, and its parameters."""
+        return f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(list(values)),)
+
+    def _rows_by_id(
+        self,
+        select: str,
+        ids: Sequence[str],
+        size: int | None,
+        size_of: Callable[[Row], int],
+    ) -> Iterable[Any]:
+        """Return the rows with these ids, in this order, up to a size (see :func:`up_to`).
+
+        :param select: the beginning of a query, up to the table that it reads.
+        """
+        rows = (self._first_row(f"{select} WHERE id = ?", row_id) for row_id in ids)
+        return up_to(size, rows, size_of)
+
+    def _messages(self, where: str, values: Sequence[Any], size: int | None) -> list[Message]:
+        return [MESSAGES.read(row) for row in up_to(size, self._execute(_MESSAGE + where, values))]
+
+    def _first_row(self, sql: str, *values: Any) -> Any:
+        return self._execute(sql, values).fetchone()
+
+    def session(self, session_id: str) -> Session | None:
+        row = self._first_row(self._sql.session + " WHERE id = ?", session_id)
+        return None if row is None else SESSIONS.read(row)
+
+    def sessions(
+        self,
+        *,
+        within: Visibility = EVERYTHING,
+        status: str | None = None,
+        parent_session_id: str | None = None,
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[Session]:
+        if parent_session_id is not None:
+            # A session has few children, so the index by parent is used.
+            conditions = {
+                "parent_session_id = ?": parent_session_id,
+                "+status = ?": status,
+                "id > ?": after or "",
+            }
+            statements = self._filtered("sessions", conditions, within, "id")
+        elif within == EVERYTHING:
+            statements = self._filtered(
+                "sessions", {"status = ?": status, "id > ?": after or ""}, within, "id"
+            )
+        else:
+            statements = sessions_within(within, status, after)
+        return [
+            SESSIONS.read(row) for row in self._page(self._sql.session, statements, limit, size)
+        ]
+
+    def _filtered(
+        self,
+        table: str,
+        conditions: Mapping[str, Any],
+        within: Visibility,
+        column: str,
+        *,
+        can_write: bool = False,
+    ) -> tuple[Statement, ...]:
+        """Return statements for the visible rows that meet the conditions.
+
+        If visibility is restricted, the conditions should select few rows.
+
+        :param column: the column with the session id.
+        :param can_write: exclude sessions that the principal may only read.
+        """
+        wheres = (
+            where_all({**conditions, **alternative})
+            for alternative in visibility_conditions(within, column, can_write=can_write)
+        )
+        return tuple(
+            (f"SELECT id FROM {table}{text} ORDER BY id LIMIT ?", values) for text, values in wheres
+        )
+
+    def _page(
+        self,
+        select: str,
+        statements: Iterable[Statement],
+        limit: int,
+        size: int | None,
+        size_of: Callable[[Row], int] = text_size,
+    ) -> Iterable[Any]:
+        """Return the first rows by id among those found by any of the statements.
+
+        :param statements: they select ids.
+        """
+        ids: set[str] = set()
+        for statement, values in statements:
+            ids.update(row[0] for row in self._execute(statement, (*values, limit)))
+        return self._rows_by_id(select, sorted(ids)[:limit], size, size_of)
+
+    def _is_visible(self, within: Visibility, session_id: str, *, can_write: bool = False) -> bool:
+        """Return whether a caller may see the content of a session.
+
+        :param can_write: return False if the principal may only read it.
+        """
+        if (
+            within.tree is not None
+            and not self._first_row(f"SELECT ? IN ({LINEAGE})", within.tree, session_id)[0]
+        ):
+            return False
+        if within.principal is None:
+            return True
+        row = self._first_row("SELECT owner FROM sessions WHERE id = ?", session_id)
+        if row is not None and row[0] == within.principal:
+            return True
+        role = self.role(session_id, within.principal)
+        return role is not None and not (can_write and role == "reader")
+
+    def message(self, message_id: str) -> Message | None:
+        row = self._first_row(_MESSAGE + " WHERE id = ?", message_id)
+        return None if row is None else MESSAGES.read(row)
+
+    def image(self, digest: str) -> bytes | None:
+        row = self._first_row("SELECT data FROM images WHERE digest = ?", digest)
+        return None if row is None else row[0]
+
+    def image_space(self) -> int:
+        return int(self._first_row("SELECT bytes FROM image_space WHERE id = 1")[0])
+
+    def messages(
+        self, session_id: str, *, after: str | None = None, limit: int, size: int | None = None
+    ) -> list[Message]:
+        where = " WHERE session_id = ? AND id > ? ORDER BY id LIMIT ?"
+        return self._messages(where, (session_id, after or "", limit), size)
+
+    def run_messages(self, run_id: str) -> list[Message]:
+        rows = self._execute(_MESSAGE + " WHERE run_id = ? ORDER BY id", (run_id,))
+        return [MESSAGES.read(row) for row in rows]
+
+    def child_message_count(self, run_id: str, *, limit: int) -> int:
+        return int(self._first_row(_CHILD_MESSAGE_COUNT, run_id, limit)[0])
+
+    def waiting_messages(
+        self, session_id: str, *, limit: int, size: int | None = None
+    ) -> list[Message]:
+        where = (
+            " WHERE session_id = ? AND run_id IS NULL AND delivery = 'queued' ORDER BY id LIMIT ?"
+        )
+        return self._messages(where, (session_id, limit), size)
+
+    def run(self, run_id: str) -> Run | None:
+        row = self._first_row(self._sql.run + " WHERE id = ?", run_id)
+        return None if row is None else self._run(row)
+
+    def runs(
+        self,
+        *,
+        within: Visibility = EVERYTHING,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[Run]:
+        statements: tuple[Statement, ...]
+        if session_id is not None or within == EVERYTHING:
+            if session_id is not None and not self._is_visible(within, session_id):
+                return []
+            conditions = {"session_id = ?": session_id, "status = ?": status, "id > ?": after or ""}
+            statements = self._filtered("runs", conditions, EVERYTHING, "session_id")
+        else:
+            statements = rows_within("runs", within, status, after)
+        return [
+            self._run(row) for row in self._page(self._sql.run, statements, limit, size, run_size)
+        ]
+
+    def latest_runs(
+        self, session_id: str, *, limit: int, cut: int, size: int
+    ) -> tuple[list[Run], int]:
+        runs: list[Run] = []
+        size_read = 0
+        for row in self._execute(self._sql.latest_runs, (cut, session_id, limit)):
+            run = RUNS.read(row)
+            if run.result is not None and len(run.result.text) > cut:
+                run = evolve(run, result=RunResult(run.result.text[:cut]))
+            if run.error is not None and len(run.error.message) > cut:
+                run = evolve(run, error=evolve(run.error, message=run.error.message[:cut]))
+            runs.append(run)
+            size_read += row[-1]
+            if size_read >= size:
+                break
+        return runs[::-1], size_read
+
+    def run_count(self, session_id: str) -> int:
+        return int(self._first_row("SELECT count(*) FROM runs WHERE session_id = ?", session_id)[0])
+
+    def child_count(self, session_id: str, within: Visibility = EVERYTHING) -> int:
+        clauses = [
+            where_all({"parent_session_id = ?": session_id, **alternative})
+            for alternative in visibility_conditions(within, "id")
+        ]
+        children = " UNION ".join(f"SELECT id FROM sessions{where}" for where, _ in clauses)
+        values = chain.from_iterable(values for _, values in clauses)
+        return int(self._first_row(f"SELECT count(*) FROM ({children}) AS children", *values)[0])
+
+    def active_run(self, session_id: str) -> Run | None:
+        row = self._first_row(f"{self._sql.run} WHERE session_id = ? AND {_ACTIVE}", session_id)
+        return None if row is None else self._run(row)
+
+    def request(self, request_id: str) -> Request | None:
+        row = self._first_row(_REQUEST + " WHERE id = ?", request_id)
+        return None if row is None else REQUESTS.read(row)
+
+    def requests(
+        self,
+        *,
+        within: Visibility = EVERYTHING,
+        status: str | None = None,
+        session_id: str | None = None,
+        root_session_id: str | None = None,
+        run_id: str | None = None,
+        resolvable: bool = False,
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[Request]:
+        # An agent can resolve requests of its descendants, except those that only people may resolve.
+        agent_session = within.tree if resolvable else None
+        agent_conditions = {
+            "session_id <> ?": agent_session,
+            "approvals <> ?": None if agent_session is None else "ask-human",
+        }
+        if run_id is not None and (run := self.run(run_id)) is not None:
+            session_id = session_id or run.session_id
+        statements: tuple[Statement, ...]
+        if (session_id, root_session_id) == (None, None) and within != EVERYTHING:
+            statements = rows_within(
+                "requests", within, status, after, agent_conditions, can_write=resolvable
+            )
+        else:
+            if session_id is not None:
+                if not self._is_visible(within, session_id, can_write=resolvable):
+                    return []
+                within = EVERYTHING
+            conditions = {
+                # A plus sign disables the index on a column, in favor of a narrower condition.
+                "run_id = ?": run_id,
+                "session_id = ?" if run_id is None else "+session_id = ?": session_id,
+                "root_session_id = ?": root_session_id,
+                "status = ?": status,
+                "id > ?": after or "",
+                **agent_conditions,
+            }
+            statements = self._filtered(
+                "requests", conditions, within, "session_id", can_write=resolvable
+            )
+        return [REQUESTS.read(row) for row in self._page(_REQUEST, statements, limit, size)]
+
+    def last_resolved(
+        self, run_id: str, attempt: int, *, statuses: Collection[str], excluding: Collection[str]
+    ) -> Request | None:
+        rows = self._execute(
+            "SELECT id, status FROM requests INDEXED BY requests_resolved WHERE run_id = ? AND attempt = ?"
+            " AND resolved_at IS NOT NULL ORDER BY resolved_at DESC, id DESC",
+            (run_id, attempt),
+        )
+        matching = (row[0] for row in rows if row[1] in statuses and row[0] not in excluding)
+        request_id = next(matching, None)
+        return None if request_id is None else self.request(request_id)
+
+    def expired_requests(self, now: datetime, limit: int) -> list[Request]:
+        rows = self._execute(
+            _REQUEST + " INDEXED BY requests_to_expire WHERE status = 'pending'"
+            " AND expires_at <= ? ORDER BY expires_at LIMIT ?",
+            (format_time(now), limit),
+        )
+        return [REQUESTS.read(row) for row in rows]
+
+    def requests_to_escalate(self, now: datetime, limit: int) -> list[Request]:
+        rows = self._execute(
+            f"{_REQUEST} INDEXED BY requests_for_people WHERE {_FOR_PARENT}"
+            " AND people_at <= ? ORDER BY people_at LIMIT ?",
+            (format_time(now), limit),
+        )
+        return [REQUESTS.read(row) for row in rows]
+
+    def requests_to_warn(self, now: datetime, limit: int) -> list[Request]:
+        rows = self._execute(
+            f"{_REQUEST} INDEXED BY requests_to_warn WHERE {_TO_WARN}"
+            " AND warn_at <= ? ORDER BY warn_at LIMIT ?",
+            (format_time(now), limit),
+        )
+        return [REQUESTS.read(row) for row in rows]
+
+    def parent_requests(self, session_id: str, limit: int) -> list[Request]:
+        rows = self._execute(
+            f"{_REQUEST} INDEXED BY requests_for_parent WHERE {_FOR_PARENT}"
+            " AND parent_session_id = ? ORDER BY id LIMIT ?",
+            (session_id, limit),
+        )
+        return [REQUESTS.read(row) for row in rows]
+
+    def next_due(self) -> datetime | None:
+        row = self._first_row(_NEXT_DUE)
+        return None if row is None or row[0] is None else parse_time(row[0])
+
+    def child_runs(self, run_id: str) -> list[Run]:
+        rows = self._execute(self._sql.run + " WHERE parent_run_id = ? ORDER BY id", (run_id,))
+        return [self._run(row) for row in rows]
+
+    def live_children(self, session_id: str, parent_run_id: str | None) -> int:
+        return int(
+            self._first_row(
+                f"SELECT count(*) FROM sessions s WHERE s.parent_session_id = ?"
+                f" AND s.parent_run_id IS ? AND {_IS_LIVE}",
+                session_id,
+                parent_run_id,
+            )[0]
+        )
+
+    def live_descendants(self, session_id: str) -> int:
+        return int(
+            self._first_row(
+                f"SELECT count(*) FROM sessions s WHERE s.id IN ({TREE}) AND s.id <> ? AND {_IS_LIVE}",
+                session_id,
+                session_id,
+            )[0]
+        )
+
+    def next_runs(self, limit: int) -> list[Run]:
+        return [RUNS.read(row) for row in self._execute(_NEXT_RUNS, (limit,))]
+
+    def queue_is_full(self, limit: int) -> bool:
+        query = f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE {_FOR_WORKERS} LIMIT ?) AS queued"
+        return bool(self._first_row(query, limit)[0] >= limit)
+
+    def queue_position(self, run: Run) -> int | None:
+        if not self._is_queued(run):
+            return None
+        return int(self._first_row(_COUNT_BEFORE, run.id, run.session_id)[0]) + 1
+
+    def queued_before(self, run: Run) -> Run | None:
+        if not self._is_queued(run):
+            return None
+        if active := self.active_run(run.session_id):
+            return active
+        row = self._first_row(
+            self._sql.run + " WHERE session_id = ? AND status = 'queued'"
+            " AND (NOT interrupts, id) < (?, ?) ORDER BY NOT interrupts DESC, id DESC LIMIT 1",
+            run.session_id,
+            not run.priority,
+            run.id,
+        )
+        return None if row is None else self._run(row)
+
+    def _is_queued(self, run: Run) -> bool:
+        return (
+            self._first_row("SELECT 1 FROM runs WHERE id = ? AND status = 'queued'", run.id)
+            is not None
+        )
+
+    def live_runs(self) -> dict[str, dict[RunStatus, int]]:
+        by_provider: dict[str, dict[RunStatus, int]] = {}
+        for provider, status, count in self._execute(
+            "SELECT provider, status, count(*) FROM runs"
+            " WHERE status IN ('queued', 'running', 'waiting') GROUP BY provider, status",
+            (),
+        ):
+            by_provider.setdefault(provider, {})[RunStatus(status)] = count
+        return by_provider
+
+    def lost_runs(self, instance: str) -> list[Run]:
+        rows = self._execute(
+            f"{self._sql.run} WHERE {_ACTIVE} AND provider <> '{MANUAL}' AND worker_id IS NOT NULL"
+            " AND substr(worker_id, 1, ?) <> ? ORDER BY id",
+            (len(instance) + 1, f"{instance}/"),
+        )
+        return [self._run(row) for row in rows]
+
+    def events(
+        self, session_id: str, *, after: int, limit: int, size: int | None = None
+    ) -> list[Event]:
+        rows = self._execute(
+            self._sql.event + " WHERE session = (SELECT number FROM sessions WHERE id = ?)"
+            " AND seq > ? ORDER BY seq LIMIT ?",
+            (session_id, after, limit),
+        )
+        fitting = up_to(size, rows, event_size)
+        return [event_from(row, session_id, self._long_data) for row in fitting]
+
+    def last_event_at(self, run: Run) -> datetime | None:
+        row = self._first_row(
+            "SELECT event_at FROM activity WHERE run_id = ? ORDER BY last_seq DESC LIMIT 1", run.id
+        )
+        return None if row is None else parse_time(row[0])
+
+    def last_output_at(self, run: Run, *, attempt: int | None = None) -> datetime | None:
+        where, values = where_all({"run_id = ?": run.id, "attempt = ?": attempt})
+        row = self._first_row(
+            f"SELECT output_at FROM activity{where} AND output_at IS NOT NULL"
+            " ORDER BY last_seq DESC LIMIT 1",
+            *values,
+        )
+        return None if row is None else parse_time(row[0])
+
+    def feed(
+        self,
+        *,
+        after: str | None,
+        until: str | None = None,
+        sessions: Sequence[str] = (),
+        within: Visibility = EVERYTHING,
+        limit: int,
+        size: int | None = None,
+    ) -> list[StreamItem]:
+        head = self.event_count()
+        position = position_after(after, head, self._end_of)
+        last = head if until is None else position_after(until, head, self._end_of)
+        if not sessions and within == EVERYTHING:
+            rows = self._execute(
+                self._sql.feed + " ORDER BY e.position LIMIT ?", (position, last, limit)
+            )
+            return self._items(up_to(size, rows, event_size))
+        # Sessions without new events are excluded first, so that an idle reader costs little.
+        numbers = self._sessions_with_events(position, sessions, within)
+        if not numbers:
+            return []
+        if last - position > _SCAN_PER_SESSION * len(numbers):
+            merged = self._merged(numbers, position, last, limit)
+            return self._items(up_to(size, merged, event_size))
+        # The plus sign disables the index by session. It would read all matching events to sort them; a
+        # scan by position can stop at the limit.
+        among, listed = self._among("+e.session", list(numbers))
+        rows = self._execute(
+            f"{self._sql.feed} AND {among} ORDER BY e.position LIMIT ?",
+            (position, last, *listed, limit),
+        )
+        return self._items(up_to(size, rows, event_size))
+
+    def _merged(
+        self, sessions: Mapping[int, int], position: int, last: int, limit: int
+    ) -> Iterator[Any]:
+        """Yield events of some sessions in log order, without scanning the log.
+
+        :param sessions: the last ``seq`` by session number.
+        """
+        heads: list[tuple[int, int, int]] = []
+        for number, last_seq in sessions.items():
+            seq = self._first_after(number, last_seq, position)
+            self._add_head(heads, number, seq)
+        while heads and limit:
+            next_position, number, seq = heappop(heads)
+            if next_position > last:
+                return
+            yield self._first_row(self._sql.feed_at, next_position)
+            limit -= 1
+            self._add_head(heads, number, seq + 1)
+
+    def _add_head(self, heads: list[tuple[int, int, int]], number: int, seq: int) -> None:
+        if (row := self._first_row(_POSITION, number, seq)) is not None:
+            heappush(heads, (row[0], number, seq))
+
+    def _first_after(self, session: int, last_seq: int, position: int) -> int:
+        """Return the first ``seq`` of a session after a position in the log of all sessions."""
+        return 1 + bisect_right(
+            range(1, last_seq + 1),
+            position,
+            key=lambda seq: self._first_row(_POSITION, session, seq)[0],
+        )
+
+    def _items(self, rows: Iterable[Any]) -> list[StreamItem]:
+        return [
+            StreamItem(feed_cursor(row[5], self._epoch), event_from(row, row[7], self._long_data))
+            for row in rows
+        ]
+
+    def _long_data(self, position: int) -> Encoded:
+        return self._read_once(position, lambda: Encoded(self._read_long_data(position)))
+
+    def _run(self, row: Row) -> Run:
+        run = RUNS.read(row)
+        if run.result is not LONG_RESULT:
+            return run
+        result = self._read_once(run.id, lambda: self._read_long_result(run.id))
+        return evolve(run, result=result)
+
+    def _read_once(self, key: Hashable, read: Callable[[], T]) -> T:
+        with short_turns():
+            return read() if self._long_values is None else self._long_values.get(key, read)
+
+    def _sessions_with_events(
+        self, position: int, sessions: Sequence[str], within: Visibility
+    ) -> dict[int, int]:
+        """Return the last ``seq``, by session number, of sessions with events after a position."""
+        if sessions:
+            among, [listed] = self._among("id", sessions)
+            alternatives = [
+                {among: listed, "+last_position > ?": position, **alternative}
+                for alternative in visibility_conditions(within, "id")
+            ]
+        else:
+            new = {f"id IN ({TREE})": within.tree, "last_position > ?": position}
+            alternatives = [{"owner = ?": within.principal, **new}]
+            if within.principal is not None:
+                alternatives.append({f"id IN ({GRANTED})": within.principal, **new})
+        last_seqs: dict[int, int] = {}
+        for alternative in alternatives:
+            where, values = where_all(alternative)
+            last_seqs.update(self._execute(f"SELECT number, last_seq FROM sessions{where}", values))
+        return last_seqs
+
+    def feed_head(self) -> str:
+        return feed_cursor(self.event_count(), self._epoch)
+
+    def epoch(self) -> str | None:
+        return self._epoch
+
+    def last_common_seq(self, session_id: str, epoch: str) -> int:
+        session = self.session(session_id)
+        end = self._end_of(epoch)
+        if session is None or end is None:
+            return 0
+        if end >= NO_END:
+            return session.last_seq
+        number = self._first_row("SELECT number FROM sessions WHERE id = ?", session_id)[0]
+        return self._first_after(number, session.last_seq, end) - 1
+
+    def _end_of(self, epoch: str) -> int | None:
+        return NO_END if epoch == self._epoch else end_of(self._execute, epoch)
+
+    def event_count(self) -> int:
+        # Positions have no gaps, so the last one is the count. ``count(*)`` would read the whole table.
+        return int(self._first_row("SELECT coalesce(max(position), 0) FROM events")[0])
+
+    def newest_ids(self) -> list[str]:
+        tables = ("sessions", "messages", "runs", "requests")
+        rows = [self._first_row(f"SELECT max(id) FROM {table}") for table in tables]
+        return [row[0] for row in rows if row[0] is not None]
+
+    def attempts(self, run_id: str) -> list[Attempt]:
+        rows = self._execute(
+            f"SELECT {ATTEMPTS.columns} FROM attempts WHERE run_id = ? ORDER BY attempt", (run_id,)
+        )
+        return [ATTEMPTS.read(row) for row in rows]
+
+    def attempt_of_token(self, token_hash: str) -> Attempt | None:
+        row = self._first_row(
+            f"SELECT {ATTEMPTS.columns} FROM attempts WHERE token_hash = ?", token_hash
+        )
+        return None if row is None else ATTEMPTS.read(row)
+
+    def thread(self, session_id: str, provider: str) -> Thread | None:
+        row = self._first_row(
+            "SELECT thread_id, state FROM threads WHERE session_id = ? AND provider = ?",
+            session_id,
+            provider,
+        )
+        return None if row is None else Thread(row[0], json.loads(row[1]))
+
+    def session_of_thread(self, thread_id: str) -> str | None:
+        found: str | None
+        query = "SELECT min(session_id) FROM threads WHERE thread_id = ?"
+        (found,) = self._first_row(query, thread_id)
+        return found
+
+    def grants(self, session_id: str) -> list[Grant]:
+        rows = self._execute(
+            "SELECT principal, role FROM grants WHERE session_id = ? ORDER BY principal",
+            (session_id,),
+        )
+        return [Grant(*row) for row in rows]
+
+    def role(self, session_id: str, principal: str) -> GrantRole | None:
+        query = "SELECT role FROM grants WHERE session_id = ? AND principal = ?"
+        row = self._first_row(query, session_id, principal)
+        return None if row is None else row[0]
+
+    def token(self, token_id: str) -> AccessToken | None:
+        row = self._first_row(f"SELECT {TOKENS.columns} FROM access_tokens WHERE id = ?", token_id)
+        return None if row is None else TOKENS.read(row)
+
+    def token_of_hash(self, token_hash: str) -> AccessToken | None:
+        query = f"SELECT {TOKENS.columns} FROM access_tokens WHERE token_hash = ?"
+        row = self._first_row(query, token_hash)
+        return None if row is None else TOKENS.read(row)
+
+    def tokens(
+        self, *, after: str | None = None, limit: int, size: int | None = None
+    ) -> list[AccessToken]:
+        rows = self._execute(
+            f"SELECT {TOKENS.columns} FROM access_tokens WHERE id > ? ORDER BY id LIMIT ?",
+            (after or "", limit),
+        )
+        return [TOKENS.read(row) for row in up_to(size, rows)]
+
+    def audit(self, *, after: int, limit: int, size: int | None = None) -> list[AuditEntry]:
+        rows = self._execute(
+            f"SELECT {AUDIT.columns} FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        )
+        return [AUDIT.read(row) for row in up_to(size, rows)]
+
+    def last_audit(self) -> AuditEntry | None:
+        row = self._first_row(
+            f"SELECT {AUDIT.columns} FROM audit WHERE seq = (SELECT max(seq) FROM audit)"
+        )
+        return None if row is None else AUDIT.read(row)
+
+    def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None:
+        row = self._first_row(
+            f"SELECT {RECORDS.columns} FROM idempotency WHERE caller = ? AND call = ? AND key = ?",
+            caller,
+            call,
+            key,
+        )
+        return None if row is None else RECORDS.read(row)
+
+    def oldest_record_at(self) -> datetime | None:
+        row = self._first_row("SELECT created_at FROM idempotency ORDER BY number LIMIT 1")
+        return None if row is None else parse_time(row[0])
+
+    def ended_callers(self, *, limit: int) -> list[str]:
+        return [caller for (caller,) in self._execute(_ENDED_CALLERS, (limit,))]
+
+
+def up_to(
+    size: int | None, rows: Iterable[Any], size_of: Callable[[Row], int] = text_size
+) -> Iterable[Any]:
+    """Return rows until their texts have ``size`` characters in total. Later rows are not read."""
+    return rows if size is None else _fitting(size, rows, size_of)
+
+
+def _fitting(size: int, rows: Iterable[Any], size_of: Callable[[Row], int]) -> Iterator[Any]:
+    for row in rows:
+        yield row
+        size -= size_of(row)
+        if size <= 0:
+            return
