@@ -137,7 +137,7 @@ class Client:
 
     @takes(session_calls.ListSessions)
     async def list_sessions(self, request: session_calls.ListSessions) -> session_calls.SessionPage:
-        """Return a page of sessions, oldest first. ``next_cursor`` is None on the last page."""
+        """Return a page of sessions. ``next_cursor`` is None on the last page."""
         return await self._call(session_calls.LIST_SESSIONS, request)
 
     @takes(session_calls.UpdateSession)
@@ -286,7 +286,7 @@ class Client:
 
     @takes(request_calls.ListRequests)
     async def requests(self, request: request_calls.ListRequests) -> request_calls.RequestPage:
-        """Return a page of requests, oldest first.
+        """Return a page of requests.
 
         :param resolvable: True for requests the caller may resolve, False to include those it may only
             read. None means False if a session or tree is given, else True.
@@ -336,7 +336,7 @@ class Client:
 
     @takes(run_calls.ListRuns)
     async def list_runs(self, request: run_calls.ListRuns) -> run_calls.RunPage:
-        """Return a page of runs, oldest first."""
+        """Return a page of runs."""
         return await self._call(run_calls.LIST_RUNS, request)
 
     @takes(run_calls.WaitRun)
@@ -460,7 +460,7 @@ class Client:
 
     @takes(access_calls.ListTokens)
     async def list_tokens(self, request: access_calls.ListTokens) -> access_calls.TokenPage:
-        """Return a page of the named tokens, oldest first. Revoked and expired tokens are included."""
+        """Return a page of the named tokens. Revoked and expired tokens are included."""
         return await self._call(access_calls.LIST_TOKENS, request)
 
     async def revoke_token(self, token_id: str) -> AccessToken:

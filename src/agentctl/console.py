@@ -152,10 +152,9 @@ class Screen:
                 return RichText(clean(block), overflow="fold")
 
     def _table(self, block: Table) -> RenderableType:
-        ordered = block.rows[::-1] if block.newest_first else block.rows
-        rows = [[cell(column.value(row)) for column in block.columns] for row in ordered]
+        rows = [[cell(column.value(row)) for column in block.columns] for row in block.rows]
         if block.short:
-            self.listed = [str(getattr(row, "id", "")) for row in ordered]
+            self.listed = [str(getattr(row, "id", "")) for row in block.rows]
         if not rows:
             return RichText(block.empty, "dim")
         titles = {column.title: n for n, column in enumerate(block.columns)}

@@ -71,14 +71,12 @@ class Table:
     :param empty: what to show without rows.
     :param short: the titles of the columns on a terminal, in this order; empty for all. The others
         need ``--wide``.
-    :param newest_first: on a terminal, the last row is the first.
     """
 
     columns: Sequence[Column]
     rows: Sequence[Any]
     empty: str = ""
     short: str = ""
-    newest_first: bool = False
 
 
 @frozen

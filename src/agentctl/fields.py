@@ -74,6 +74,15 @@ _FROM_FILES: Final[Mapping[str, Callable[[Any], Any]]] = {
 ALL: Final = "Maximum number of entries.  [default: all]"
 """Help of ``--limit`` for commands that read all pages by default."""
 
+SHOWN: Final = 100
+"""Entries of a list on a terminal, which has the newest first."""
+
+IN_ORDER: Final[Mapping[str, str]] = {
+    "limit": f"Maximum number of entries.  [default: {SHOWN} on a terminal, otherwise all]",
+    "order": "The order of the entries.  [default: newest on a terminal, otherwise oldest]",
+}
+"""Help of the options of such a list."""
+
 
 def options_of(
     kind: type,

@@ -22,7 +22,7 @@ from agent_orchestrator.user_state import (
     write_private,
 )
 from agentctl.failures import usage_failure
-from agentctl.paging import pages
+from agentctl.paging import each_page, pages
 from agentctl.terminal import one_line
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from agentctl.connection import DaemonConnection
 
 _WHOLE: Final = re.compile(r"[a-z]{3}_[0-9a-v]{26}")
+_MAX_SUGGESTIONS: Final = 100
 _COMPLETION_S: Final = 2.0
 """Seconds after which the shell gets no suggestions."""
 
@@ -43,9 +44,18 @@ _LISTS: Final[Mapping[str, tuple[Operation[Any, Any], str, Mapping[str, Any], st
 """For each kind of id: the call that lists them, its field, its filters, and what names one."""
 
 
-async def _all(connection: "DaemonConnection", kind: str) -> Sequence[Any]:
+async def _newest(
+    connection: "DaemonConnection", kind: str, *, limit: int | None, q: str | None = None
+) -> Sequence[Any]:
+    """Return objects of a kind, newest first.
+
+    :param limit: maximum number of objects; None for all.
+    :param q: words that must be in their texts or ids.
+    """
     operation, field, filters, _ = _LISTS[kind]
-    page = await pages(connection, operation, field, limit=None, cursor=None, **filters)
+    page = await pages(
+        connection, operation, field, limit=limit, cursor=None, order="newest", q=q, **filters
+    )
     found: Sequence[Any] = getattr(page, field)
     return found
 
@@ -68,14 +78,17 @@ async def _whole_id(connection: "DaemonConnection", kind: str, value: str) -> st
     if value != "@last" and not is_possible:
         return value  # the call names what is wrong with it
     try:
-        known = [one.id for one in await _all(connection, kind)]
+        if value == "@last":
+            newest = await _newest(connection, kind, limit=1)
+        else:
+            newest = await _newest(connection, kind, limit=None, q=value)
     except OrchestratorError:
         return value
     if value == "@last":
-        if not known:
+        if not newest:
             raise usage_failure(f"there is no {kind} yet")
-        return str(max(known))
-    found = [one for one in known if _matches(one, value)]
+        return str(newest[0].id)
+    found = [one.id for one in newest if _matches(one.id, value)]
     if value in found or not found:
         return value
     if len(found) > 1:
@@ -90,15 +103,11 @@ async def last_session(connection: "DaemonConnection", directory: str | None) ->
     :param directory: None for any.
     :raises Failure: if there is none.
     """
-    sessions = await _all(connection, "session")
-    found = [
-        one.id
-        for one in sessions
-        if one.status == "open" and one.parent_session_id is None and directory in (None, one.cwd)
-    ]
-    if not found:
-        raise usage_failure(f"there is no open session of {directory or 'agentd'} to continue")
-    return str(max(found))
+    async for page in each_page(connection, LIST_SESSIONS, status="open", order="newest"):
+        for one in page.sessions:
+            if one.parent_session_id is None and directory in (None, one.cwd):
+                return str(one.id)
+    raise usage_failure(f"there is no open session of {directory or 'agentd'} to continue")
 
 
 def _matches(whole: str, part: str) -> bool:
@@ -133,8 +142,11 @@ def _listed(url: str, number: int) -> str:
 # --- completion ---------------------------------------------------------------------------------
 
 
-def suggestions(context: "click.Context", kind: str) -> list[tuple[str, str]]:
-    """Return ids with what names each, newest first; nothing if the daemon does not answer soon."""
+def suggestions(context: "click.Context", kind: str, start: str) -> list[tuple[str, str]]:
+    """Return ids with what names each, newest first; nothing if the daemon does not answer soon.
+
+    :param start: what was typed of the id so far.
+    """
     from agentctl.connection import connected
     from agentctl.options import given
     from agentctl.output import Output
@@ -147,9 +159,11 @@ def suggestions(context: "click.Context", kind: str) -> list[tuple[str, str]]:
         with anyio.move_on_after(_COMPLETION_S):
             async with connected(settings, Output(settings)) as connection:
                 name = _LISTS[kind][3]
-                entries = [*await _all(connection, kind)][::-1]
+                entries = await _newest(connection, kind, limit=_MAX_SUGGESTIONS, q=start or None)
                 found.extend(
-                    (one.id, one_line(str(getattr(one, name) or ""))[:60]) for one in entries
+                    (one.id, one_line(str(getattr(one, name) or ""))[:60])
+                    for one in entries
+                    if one.id.startswith(start)
                 )
 
     with suppress(Exception):  # a shell must not see errors of ours

@@ -230,10 +230,8 @@ class IdType(click.ParamType):  # type: ignore[type-arg]
 
         from agentctl.ids import suggestions
 
-        found = suggestions(context, self.kind)
-        return [
-            CompletionItem(id_, help=title) for id_, title in found if id_.startswith(incomplete)
-        ]
+        found = suggestions(context, self.kind, incomplete)
+        return [CompletionItem(id_, help=title) for id_, title in found]
 
 
 ID_HELP: Final = (

@@ -71,6 +71,11 @@ class Output:
         self._shown = 0
 
     @property
+    def for_people(self) -> bool:
+        """True if the answer is shown as a picture on a terminal, not as text or JSON for programs."""
+        return not self.structured and self.screen is not None
+
+    @property
     def screen(self) -> "Screen | None":
         """The terminal of standard output; None for a file or a pipe."""
         if self._screen is None and (self.on_terminal or os.environ.get("FORCE_COLOR")):

@@ -1,5 +1,6 @@
 """Reading all pages of a list or a tree."""
 
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -29,12 +30,22 @@ async def pages(
     if limit is not None or cursor is not None:
         return await connection.call(operation, limit=limit, cursor=cursor, **filters)
     entries: list[Any] = []
+    async for page in each_page(connection, operation, **filters):
+        entries += getattr(page, items)
+    return attrs.evolve(page, **{items: entries})
+
+
+async def each_page(
+    connection: "DaemonConnection", operation: Operation[Any, Any], **filters: Any
+) -> AsyncIterator[Any]:
+    """Yield the pages of a list, at least one."""
+    cursor: str | None = None
     while True:
         page = await connection.call(operation, limit=_PAGE, cursor=cursor, **filters)
-        entries += getattr(page, items)
+        yield page
         cursor = page.next_cursor
         if cursor is None:
-            return attrs.evolve(page, **{items: entries})
+            return
 
 
 async def tree_pages(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from agent_orchestrator.fields import specs
 from agent_orchestrator.operations.options import Page
 from agent_orchestrator.operations.table import Operation
 from agentctl.call import Call
-from agentctl.fields import ALL, options_of
+from agentctl.fields import ALL, IN_ORDER, SHOWN, options_of
 from agentctl.options import Group, identified
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def row(
     fields = operation.path_fields if operation is not None and of is None else (of,) if of else ()
     request: Any = type(None) if operation is None else operation.request
     is_list = issubclass(request, Page) and not view.startswith("!")
+    is_ordered = is_list and "order" in specs(request)
 
     def callback(**values: Any) -> None:
         call = Call.current(default_format=default_format)
@@ -67,8 +69,9 @@ def row(
             if is_list:
                 from agentctl.paging import pages
 
+                fields = _for_people(sent) if is_ordered and call.output.for_people else sent
                 items = next(one for one in _LISTS if one in operation.answer.__annotations__)
-                reply = await pages(connection, operation, items, **sent)
+                reply = await pages(connection, operation, items, **fields)
             else:
                 reply = await connection.call(operation, **sent)
             call.output.answer(reply, lambda: view_of(view, reply))
@@ -84,12 +87,23 @@ def row(
     for add in reversed([*extra]):
         decorated = add(decorated)
     if operation is not None:
-        options = ({"limit": ALL} if is_list else {}) | options
+        defaults = IN_ORDER if is_ordered else {"limit": ALL} if is_list else {}
+        options = {**defaults, **options}
         decorated = options_of(request, without={*without, *fields}, **options)(decorated)
     if fields:
         decorated = identified(fields[0].removesuffix("_id"), then=then)(decorated)
     decorated.__doc__ = doc
     return group.command(name, examples=examples)(decorated)
+
+
+def _for_people(sent: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields of a list on a terminal: by default, one page with the newest first.
+
+    A search reads all pages, because a page of a search may have few entries.
+    """
+    chosen = {name: value for name, value in sent.items() if value is not None}
+    limit = {} if chosen.keys() & {"q", "provider"} else {"limit": SHOWN}
+    return {**sent, "order": "newest", **limit, **chosen}
 
 
 def _found(name: str) -> Callable[..., Any]:

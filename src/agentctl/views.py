@@ -133,7 +133,6 @@ def session_table(sessions: Sequence[Session], now: datetime) -> list[Block]:
             sessions,
             "no sessions",
             "TITLE STATUS PROVIDER UPDATED SESSION",
-            newest_first=True,
         )
     ]
 
@@ -252,7 +251,6 @@ def run_table(runs: Sequence[Run], now: datetime) -> list[Block]:
             runs,
             "no runs",
             "OUTCOME STATUS PROVIDER CREATED SESSION RUN",
-            newest_first=True,
         )
     ]
 
@@ -458,7 +456,6 @@ def token_table(tokens: Sequence[AccessToken], now: datetime) -> list[Block]:
             tokens,
             "no tokens",
             "NAME STATE PRINCIPAL SCOPES MADE TOKEN",
-            newest_first=True,
         )
     ]
 

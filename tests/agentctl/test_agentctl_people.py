@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -50,6 +51,26 @@ def test_a_row_of_the_last_list_is_an_id(daemon: Daemon, tmp_path: Path) -> None
     assert listed.stat().st_mode & 0o777 == 0o600
     listed.write_text("{")
     assert ctl("session", "get", "@1", **state).code == 2
+
+
+def test_a_list_on_a_terminal_is_one_page_with_the_newest_first(daemon: Daemon) -> None:
+    ctl = daemon.ctl
+    first, second, third = (
+        ctl.field("session.id", "session", "create", "--title", f"number {one}00") for one in "678"
+    )
+
+    def shown(*options: str) -> list[str]:
+        text = on_terminal(ctl, "session", "list", *options, rows=24, NO_COLOR="1")
+        return re.findall(r"number (\d)00", text)
+
+    assert shown() == ["8", "7", "6"]
+    assert shown("--limit", "2") == ["8", "7"]
+    assert shown("--limit", "2", "--cursor", second) == ["6"]
+    assert shown("--order", "oldest") == ["6", "7", "8"]
+    assert shown("--search", "NUMBER 700") == ["7"]
+    found = ctl("session", "list", "--search", third[-6:], "--format", "json").json["sessions"]
+    assert [one["id"] for one in found] == [third]
+    assert first not in ctl("session", "list", "--order", "newest", "--limit", "2").out
 
 
 def test_lists_keep_their_order_for_programs(daemon: Daemon) -> None:

@@ -74,7 +74,7 @@ ROWS = [
     row_of("run_1", "1 s", "abcdefgh", Text("a long text about 漢字 that goes on", "red")),
     row_of("run_22", "10 min", "x", "short"),
 ]
-TABLE = Table(COLUMNS, ROWS, short="TEXT AGE ID", newest_first=True)
+TABLE = Table(COLUMNS, ROWS, short="TEXT AGE ID")
 
 
 def test_table_in_a_pipe_is_not_cut() -> None:
@@ -85,12 +85,12 @@ def test_table_in_a_pipe_is_not_cut() -> None:
     ]
 
 
-def test_table_on_a_terminal_has_less_in_its_order_and_the_newest_first() -> None:
+def test_table_on_a_terminal_has_fewer_columns_and_numbers_its_rows() -> None:
     lines = screen_lines([TABLE], 40, colour=False)
     assert [line.rstrip() for line in lines] == [
         "    TEXT                     AGE  ID",
-        "@1  short                 10 min  run_22",
-        "@2  a long text about  …     1 s  run_1",
+        "@1  a long text about  …     1 s  run_1",
+        "@2  short                 10 min  run_22",
     ]
 
 
@@ -102,7 +102,7 @@ def test_table_without_rows_and_with_an_empty_column() -> None:
 
 def test_colour_only_where_it_is_understood() -> None:
     coloured = screen_lines([TABLE], 50)
-    assert "\x1b[31m" in coloured[2]
+    assert "\x1b[31m" in coloured[1]
     stripped = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in coloured]
     assert stripped == screen_lines([TABLE], 50, colour=False)
 

@@ -147,3 +147,42 @@ async def test_pages_of_sessions_and_audit_entries_end_at_the_size_limit(
     assert found == made
     assert [entry.seq for entry in every] == [*range(1, len(every) + 1)]
     assert len(every) >= 5
+
+
+async def test_a_search_reads_a_bounded_part_of_the_list(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_orchestrator.engine.paging.MAX_EXAMINED", 4)
+    monkeypatch.setattr("agent_orchestrator.engine.paging._SEARCHED_AT_ONCE", 2)
+    async with open_embedded(store, runners=[ScriptedRunner()]) as client:
+        titles = ["rare", *["common"] * 9, "rare", "common"]
+        made = [await client.create_session(title=title) for title in titles]
+        pages = [await client.list_sessions(q="RARE", order="newest", limit=5)]
+        while pages[-1].next_cursor is not None:
+            cursor = pages[-1].next_cursor
+            pages.append(await client.list_sessions(q="rare", order="newest", cursor=cursor))
+    assert [[one.id for one in page.sessions] for page in pages] == [
+        [made[10].id],
+        [],
+        [made[0].id],
+    ]
+
+
+async def test_a_search_ends_with_a_batch_that_its_size_ended(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_orchestrator.engine.sessions.PAGE_SIZE", 100_000)
+    async with open_embedded(store, runners=[ScriptedRunner()]) as client:
+        made = [
+            (await client.create_session(title="big", metadata={"note": "x" * 60_000})).id
+            for _ in range(5)
+        ]
+        sizes: list[int] = []
+        found: list[str] = []
+        cursor: str | None = None
+        while cursor is not None or not sizes:
+            page = await client.list_sessions(q="big", limit=1000, cursor=cursor)
+            sizes.append(len(page.sessions))
+            found += [session.id for session in page.sessions]
+            cursor = page.next_cursor
+    assert (sizes, found) == ([2, 2, 1], made)

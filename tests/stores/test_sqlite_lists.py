@@ -58,6 +58,21 @@ QUERIES: dict[str, Query] = {
         for state in (None, "pending", "approved")
         for resolvable in (False, True)
     },
+    **{
+        f"newest {listing}": lambda view, within, after, listing=listing: getattr(view, listing)(
+            within=within, order="newest", after=after, limit=50
+        )
+        for listing in ("sessions", "runs", "requests")
+    },
+    **{
+        f"deadlines {may}": lambda view, within, after, may=may: view.requests(
+            within=within, order="deadline", resolvable=may, after=after, limit=50
+        )
+        for may in (False, True)
+    },
+    "deadlines of a tree": lambda view, within, after: view.requests(
+        within=within, root_session_id=TREE, order="deadline", after=after, limit=50
+    ),
     "requests of a tree": lambda view, within, after: view.requests(
         within=within, root_session_id=TREE, status="pending", after=after, limit=50
     ),

@@ -90,6 +90,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "max_count": (9,),
     "max_size": (9,),
     "now": (NOW + DAY,),
+    "order": ("oldest", "newest"),
     "parent_run_id": (None, RUN.id),
     "parent_session_id": (None, SESSION.id),
     "principal": ("bob",),
@@ -124,6 +125,7 @@ OWN: dict[tuple[str, str], tuple[Any, ...]] = {
     ("events", "after"): (0,),
     ("feed", "after"): (None, feed_cursor(1, None)),
     ("put_attempt", "attempt"): (ATTEMPT,),
+    ("requests", "order"): ("oldest", "newest", "deadline"),
     ("runs", "status"): (None, *RunStatus),
 }
 """Values of a parameter for one method, instead of those in ``VALUES``."""

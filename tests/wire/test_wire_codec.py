@@ -105,6 +105,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "error": st.none() | st.just({"code": "x", "message": "y"}),
     "cwd": st.none() | st.just("/a b"),
     "to_status": st.sampled_from(["running", "completed"]),
+    "order": st.sampled_from(["oldest", "newest"]),
     "role": st.sampled_from(["user", "system"]),
     "ignore": st.sampled_from([(), ("req_1",), ("req_1", "req 2&x=")]),
     "when_busy": st.sampled_from(["queue", "steer"]),

@@ -1,9 +1,11 @@
 """Requests of runs to their parents or to people: the calls, and their deadlines."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from datetime import datetime, timedelta
+from functools import cache
+from operator import attrgetter
 from typing import Final
 
 import anyio
@@ -41,7 +43,7 @@ from agent_orchestrator.engine.access import (
     visibility_below,
 )
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Change, Core
-from agent_orchestrator.engine.paging import PAGE_SIZE, page
+from agent_orchestrator.engine.paging import PAGE_SIZE, has_words, page
 from agent_orchestrator.fields import MAX_QUESTION
 from agent_orchestrator.operations.requests import (
     ExtendRequest,
@@ -55,6 +57,7 @@ from agent_orchestrator.operations.requests import (
 )
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import MessageQueries, RequestQueries, View
+from agent_orchestrator.wire.codec import deadline_key
 from agent_orchestrator.wire.strict_json import json_copy
 
 logger = logging.getLogger("agent_orchestrator.requests")
@@ -231,6 +234,11 @@ def _check_pending(tx: RequestQueries, run: Run) -> None:
 
 
 async def list_(core: Core, caller: Principal, command: ListRequests) -> RequestPage:
+    by_deadline = command.order == "deadline"
+    if by_deadline and command.status not in (None, "pending"):
+        problem = "`deadline` lists open requests only: omit `status`, or set it to `pending`"
+        raise InvalidRequest.of({"order": problem})
+
     def query(view: View) -> RequestPage:
         for session_id in (command.session_id, command.root_session_id):
             if session_id is not None:
@@ -247,14 +255,46 @@ async def list_(core: Core, caller: Principal, command: ListRequests) -> Request
                 session_id=command.session_id,
                 root_session_id=command.root_session_id,
                 resolvable=resolvable,
+                order=command.order,
                 after=after,
                 limit=limit,
                 size=PAGE_SIZE,
             )
 
-        return RequestPage(*page(fetch, command.cursor, command.limit))
+        cursor_of = deadline_key if by_deadline else attrgetter("id")
+        matches = _filter(view, command)
+        return RequestPage(
+            *page(fetch, command.cursor, command.limit, cursor_of=cursor_of, matches=matches)
+        )
 
     return await core.store.read(query)
+
+
+def _filter(view: View, command: ListRequests) -> Callable[[Request], bool] | None:
+    """Return whether a request matches a search; None without one."""
+    words, provider = command.q, command.provider
+    if words is None and provider is None:
+        return None
+
+    @cache
+    def title(session_id: str) -> str | None:
+        session = view.session(session_id)
+        return None if session is None else session.title
+
+    @cache
+    def provider_of(run_id: str) -> str | None:
+        if attempts := view.attempts(run_id):  # without the run's result, which may be long
+            return attempts[-1].provider
+        run = view.run(run_id)
+        return None if run is None else run.provider
+
+    def matches(request: Request) -> bool:
+        texts = (request.id, request.text, title(request.session_id))
+        return (words is None or has_words(words, texts)) and (
+            provider is None or provider_of(request.run_id) == provider
+        )
+
+    return matches
 
 
 async def get(core: Core, caller: Principal, command: GetRequest) -> RequestReply:

@@ -1,7 +1,8 @@
 """The calls for runs: create, read, list, wait, transition, cancel."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import anyio
@@ -27,7 +28,7 @@ from agent_orchestrator.engine.messages import (
     require_queue_room,
     user_message,
 )
-from agent_orchestrator.engine.paging import PAGE_SIZE, page
+from agent_orchestrator.engine.paging import PAGE_SIZE, has_words, page
 from agent_orchestrator.engine.turn_options import (
     TurnOptions,
     check_options,
@@ -104,14 +105,38 @@ async def list_(core: Core, caller: Principal, command: ListRuns) -> RunPage:
                 within=within,
                 session_id=command.session_id,
                 status=RunStatus(command.status) if command.status else None,
+                order=command.order,
                 after=after,
                 limit=limit,
                 size=PAGE_SIZE,
             )
 
-        return RunPage(*page(runs, command.cursor, command.limit))
+        matches = _filter(view, command)
+        return RunPage(*page(runs, command.cursor, command.limit, matches=matches))
 
     return await core.store.read(query)
+
+
+def _filter(view: View, command: ListRuns) -> Callable[[Run], bool] | None:
+    """Return whether a run matches a search; None without one."""
+    words, provider = command.q, command.provider
+    if words is None and provider is None:
+        return None
+
+    @cache
+    def title(session_id: str) -> str | None:
+        session = view.session(session_id)
+        return None if session is None else session.title
+
+    def matches(run: Run) -> bool:
+        if provider not in (None, run.provider):
+            return False
+        if words is None:
+            return True
+        error = () if run.error is None else (run.error.code, run.error.message)
+        return has_words(words, (run.id, run.provider, run.model, title(run.session_id), *error))
+
+    return matches
 
 
 async def wait(core: Core, caller: Principal, command: WaitRun) -> WaitReply:

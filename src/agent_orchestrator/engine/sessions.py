@@ -1,6 +1,6 @@
 """The calls for sessions: create, read, list, update, close."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from attrs import evolve
@@ -23,7 +23,7 @@ from agent_orchestrator.engine.children import child_workspace
 from agent_orchestrator.engine.confinement import Confinement, require_permitted, require_supported
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Change, Core
 from agent_orchestrator.engine.images import decode_uploads
-from agent_orchestrator.engine.paging import PAGE_SIZE, page
+from agent_orchestrator.engine.paging import PAGE_SIZE, has_words, page
 from agent_orchestrator.engine.turn_options import TurnOptions
 from agent_orchestrator.operations.sessions import (
     CloseSession,
@@ -118,14 +118,30 @@ async def list_(core: Core, caller: Principal, command: ListSessions) -> Session
                 within=within,
                 status=command.status,
                 parent_session_id=command.parent_session_id,
+                order=command.order,
                 after=after,
                 limit=limit,
                 size=PAGE_SIZE,
             )
 
-        return SessionPage(*page(sessions, command.cursor, command.limit))
+        matches = _filter(core, command)
+        return SessionPage(*page(sessions, command.cursor, command.limit, matches=matches))
 
     return await core.store.read(query)
+
+
+def _filter(core: Core, command: ListSessions) -> Callable[[Session], bool] | None:
+    """Return whether a session matches a search; None without one."""
+    words, provider = command.q, command.provider
+    if words is None and provider is None:
+        return None
+
+    def matches(session: Session) -> bool:
+        its_provider = session.provider or core.config.routing.default
+        texts = (session.id, session.title, session.cwd, its_provider)
+        return provider in (None, its_provider) and (words is None or has_words(words, texts))
+
+    return matches
 
 
 async def update(core: Core, caller: Principal, command: UpdateSession) -> Change[SessionReply]:

@@ -16,7 +16,7 @@ from agent_orchestrator.domain.tokens import (
 )
 from agent_orchestrator.engine.access import require_admin
 from agent_orchestrator.engine.core import Change, Core
-from agent_orchestrator.engine.paging import PAGE_SIZE, page
+from agent_orchestrator.engine.paging import PAGE_SIZE, has_words, page
 from agent_orchestrator.fields import specs
 from agent_orchestrator.operations.access import (
     CreateToken,
@@ -86,9 +86,14 @@ async def list_(core: Core, caller: Principal, command: ListTokens) -> TokenPage
         require_admin(view, caller)
 
         def tokens(after: str | None, limit: int) -> list[AccessToken]:
-            return view.tokens(after=after, limit=limit, size=PAGE_SIZE)
+            return view.tokens(order=command.order, after=after, limit=limit, size=PAGE_SIZE)
 
-        return TokenPage(*page(tokens, command.cursor, command.limit))
+        def matches(token: AccessToken) -> bool:
+            return has_words(command.q or "", (token.id, token.name, token.principal))
+
+        return TokenPage(
+            *page(tokens, command.cursor, command.limit, matches=matches if command.q else None)
+        )
 
     return await core.store.read(query)
 

@@ -8,7 +8,7 @@ from attrs import field, frozen
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.fields import MAX_NAME, command, identifier, param, required
-from agent_orchestrator.operations.options import Page
+from agent_orchestrator.operations.options import Ordered, Page
 from agent_orchestrator.operations.table import Operation, _made
 
 
@@ -37,7 +37,7 @@ class CreateToken:
 
 
 @command
-class ListTokens(Page):
+class ListTokens(Ordered):
     pass
 
 
@@ -94,7 +94,7 @@ LIST_TOKENS: Final = Operation(
     "/tokens",
     ListTokens,
     TokenPage,
-    "List named tokens, oldest first.",
+    "List named tokens.",
     scope="admin",
 )
 REVOKE_TOKEN: Final = Operation(

@@ -75,6 +75,31 @@ class Page:
     )
 
 
+ListOrder = Literal["oldest", "newest"]
+RequestOrder = Literal["oldest", "newest", "deadline"]
+
+
+@command
+class Searched(Page):
+    """A page of a list, of the items that match a search."""
+
+    q: str | None = optional_name(
+        "Only items whose texts contain every word of this. Upper and lower case are the same. A search "
+        "reads at most 2,000 items a page, so a page may have few or no items and a `next_cursor`.",
+        flag="--search",
+    )
+
+
+@command
+class Ordered(Searched):
+    """A page of a list in either order.
+
+    A cursor is a place in the list: with the other order it pages the other way.
+    """
+
+    order: ListOrder = param("`newest` lists the newest first.", default="oldest")
+
+
 @command
 class SessionLimits:
     """Limits on the descendants of a session."""

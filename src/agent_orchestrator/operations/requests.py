@@ -5,16 +5,24 @@ from typing import Final
 from attrs import frozen
 
 from agent_orchestrator.domain.model import Message, Request, RequestStatus
-from agent_orchestrator.fields import MAX_TEXT, command, optional_identifier, param, required
+from agent_orchestrator.fields import (
+    MAX_TEXT,
+    command,
+    optional_identifier,
+    optional_name,
+    param,
+    required,
+)
 from agent_orchestrator.operations.options import (
     MAX_OPEN_S,
     MIN_OPEN_S,
     Keyed,
     OfRequest,
     OfRun,
-    Page,
     QuestionOptions,
+    RequestOrder,
     ResolveOptions,
+    Searched,
 )
 from agent_orchestrator.operations.table import Operation, _made
 
@@ -31,8 +39,16 @@ class ReplyParent(QuestionOptions, Keyed, OfRun):
 
 
 @command
-class ListRequests(Page):
+class ListRequests(Searched):
+    order: RequestOrder = param(
+        "`newest` lists the newest first; `deadline` lists only open requests, those that expire first "
+        "before the others.",
+        default="oldest",
+    )
     status: RequestStatus | None = param("Only requests with this status.", default=None)
+    provider: str | None = optional_name(
+        "Only requests of this provider's agents. Searched like `q`."
+    )
     session_id: str | None = optional_identifier("Only requests of this session.")
     root_session_id: str | None = optional_identifier("Only requests of this tree.")
     resolvable: bool | None = param(

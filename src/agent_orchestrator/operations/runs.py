@@ -22,7 +22,7 @@ from agent_orchestrator.operations.options import (
     ModelOptions,
     OfRun,
     OfSession,
-    Page,
+    Ordered,
     Reasoned,
 )
 from agent_orchestrator.operations.table import Operation, _made
@@ -44,9 +44,10 @@ class CreateRun(ModelOptions, ImageOptions, Keyed, OfSession):
 
 
 @command
-class ListRuns(Page):
+class ListRuns(Ordered):
     session_id: str | None = optional_identifier("Only runs of this session.")
     status: StatusName | None = param("Only runs with this status.", default=None)
+    provider: str | None = optional_name("Only runs of this provider. Searched like `q`.")
 
 
 @command
@@ -236,9 +237,7 @@ class DiagnosisReply:
 CREATE_RUN: Final = _made(
     Operation("create_run", "POST", "/runs", CreateRun, RunReply, "Queue a run.", scope="write")
 )
-LIST_RUNS: Final = Operation(
-    "list_runs", "GET", "/runs", ListRuns, RunPage, "List runs, oldest first."
-)
+LIST_RUNS: Final = Operation("list_runs", "GET", "/runs", ListRuns, RunPage, "List runs.")
 GET_RUN: Final = Operation("get_run", "GET", "/runs/{run_id}", GetRun, RunReply, "Read a run.")
 TRANSITION_RUN: Final = Operation(
     "transition_run",

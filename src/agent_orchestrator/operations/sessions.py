@@ -23,6 +23,7 @@ from agent_orchestrator.operations.options import (
     Keyed,
     Labels,
     OfSession,
+    Ordered,
     Page,
     SessionLimits,
     Text,
@@ -67,8 +68,11 @@ class StartSession(SessionOptions, AnswerOptions, ImageOptions, Text):
 
 
 @command
-class ListSessions(Page):
+class ListSessions(Ordered):
     status: SessionStatus | None = param("Only sessions with this status.", default=None)
+    provider: str | None = optional_name(
+        "Only sessions with this provider. Sessions without one use the default. Searched like `q`."
+    )
     parent_session_id: str | None = optional_identifier("Only children of this session.")
 
 
@@ -200,7 +204,7 @@ CREATE_SESSION: Final = _made(
     )
 )
 LIST_SESSIONS: Final = Operation(
-    "list_sessions", "GET", "/sessions", ListSessions, SessionPage, "List sessions, oldest first."
+    "list_sessions", "GET", "/sessions", ListSessions, SessionPage, "List sessions."
 )
 GET_SESSION: Final = Operation(
     "get_session", "GET", "/sessions/{session_id}", GetSession, SessionReply, "Read a session."

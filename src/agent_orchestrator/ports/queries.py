@@ -12,6 +12,7 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations.events import StreamItem
+from agent_orchestrator.operations.options import ListOrder, RequestOrder
 
 
 @frozen
@@ -43,6 +44,7 @@ class SessionQueries(Protocol):
         within: Visibility = EVERYTHING,
         status: str | None = None,
         parent_session_id: str | None = None,
+        order: ListOrder = "oldest",
         after: str | None = None,
         limit: int,
         size: int | None = None,
@@ -110,6 +112,7 @@ class RunQueries(Protocol):
         within: Visibility = EVERYTHING,
         session_id: str | None = None,
         status: RunStatus | None = None,
+        order: ListOrder = "oldest",
         after: str | None = None,
         limit: int,
         size: int | None = None,
@@ -209,12 +212,16 @@ class RequestQueries(Protocol):
         root_session_id: str | None = None,
         run_id: str | None = None,
         resolvable: bool = False,
+        order: RequestOrder = "oldest",
         after: str | None = None,
         limit: int,
         size: int | None = None,
     ) -> list[Request]:
-        """Return requests, the oldest first.
+        """Return requests.
 
+        :param order: ``deadline`` returns only pending requests, in order of their
+            :func:`~agent_orchestrator.wire.codec.deadline_key`, which is also ``after``. ``status`` is None
+            or ``pending`` then.
         :param resolvable: only requests that the caller of ``within`` may resolve. A principal may
             resolve those of sessions that it owns, or has the grant ``writer`` or ``owner`` on. A run may
             resolve those of its session's descendants, except those for people only.
@@ -316,7 +323,12 @@ class AccessQueries(Protocol):
     def token_of_hash(self, token_hash: str) -> AccessToken | None: ...
 
     def tokens(
-        self, *, after: str | None = None, limit: int, size: int | None = None
+        self,
+        *,
+        order: ListOrder = "oldest",
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
     ) -> list[AccessToken]: ...
 
     def audit(self, *, after: int, limit: int, size: int | None = None) -> list[AuditEntry]:
@@ -354,9 +366,10 @@ class View(
     IdempotencyQueries,
     Protocol,
 ):
-    """A consistent snapshot of the store. Its methods do not wait. Lists are oldest first.
+    """A consistent snapshot of the store. Its methods do not wait. Lists are oldest first, unless
+    ``order`` says otherwise.
 
-    ``after`` is the identifier of the last item of the previous page. ``within`` limits a list to what a
+    ``after`` is the identifier of the last item of the previous page, in the same order. ``within`` limits a list to what a
     caller may see. ``size`` is a number of characters: a list ends with the item whose texts reach it,
     because a single item may have 64 million.
     """

@@ -84,6 +84,78 @@ class ClientContract:
         assert listed == made
         assert second.next_cursor is None
 
+    async def test_lists_have_the_newest_first_and_page_both_ways(self, client: Client) -> None:
+        made = [(await client.create_session(title=f"number {n}")).id for n in range(5)]
+        newest = await client.list_sessions(order="newest", limit=2)
+        assert [session.id for session in newest.sessions] == made[:2:-1]
+        older = await client.list_sessions(order="newest", cursor=newest.next_cursor)
+        assert ([session.id for session in older.sessions], older.next_cursor) == (
+            made[2::-1],
+            None,
+        )
+        # A cursor is a place in the list, from which the other order goes back.
+        newer = await client.list_sessions(order="oldest", cursor=made[2])
+        assert [session.id for session in newer.sessions] == made[3:]
+        runs = [await _turn(client, made[n], f"say {n}") for n in (0, 1)]
+        assert (await client.list_runs(order="newest")).runs == tuple(reversed(runs))
+
+    async def test_lists_are_searched_by_words_and_provider(self, client: Client) -> None:
+        wall, roof = [
+            await client.create_session(title=title, provider=MANUAL)
+            for title in ("Paint the WALL blue", "Mend the roof")
+        ]
+        await client.create_session()
+
+        async def found(**search: Any) -> list[str]:
+            return [session.id for session in (await client.list_sessions(**search)).sessions]
+
+        assert await found(q="blue wall") == [wall.id]
+        assert await found(q=" THE ", order="newest") == [roof.id, wall.id]
+        assert await found(q=roof.id[-8:]) == [roof.id]
+        assert await found(q="the", limit=1) == [wall.id]
+        assert await found(q="the green") == await found(q="the", provider="nobody's") == []
+        assert await found(provider=MANUAL) == [wall.id, roof.id]
+        assert await found(provider=MANUAL, status="closed") == []
+        run = await client.create_run(roof.id)
+        failed = await client.transition_run(run.id, "running")
+        error = {"code": "denied", "message": "No ladder"}
+        failed = await client.transition_run(failed.id, "failed", error=error)
+        await client.create_run(wall.id)
+        for words in ("ladder", "denied mend", run.id[-8:]):
+            assert (await client.list_runs(q=words)).runs == (failed,)
+        assert len((await client.list_runs(provider=MANUAL)).runs) == 2
+        assert not (await client.list_runs(q="roof", provider="demo")).runs
+
+    async def test_requests_are_listed_by_deadline_and_searched(self, client: Client) -> None:
+        session = await client.create_session(title="Paint", provider=MANUAL)
+        run = await client.create_run(session.id)
+        await client.transition_run(run.id, "running")
+        asked = []
+        for text, expires_in_s in (("last?", 900.0), ("first?", 300.0), ("second?", 600.0)):
+            reply = await client.reply_parent(
+                run.id, text, request_kind="input_request", expires_in_s=expires_in_s
+            )
+            assert reply.request is not None
+            asked.append(reply.request)
+        last, first, second = asked
+        page = await client.requests(order="deadline", limit=2)
+        assert page.requests == (first, second)
+        rest = await client.requests(order="deadline", cursor=page.next_cursor)
+        assert (rest.requests, rest.next_cursor) == ((last,), None)
+        assert (await client.requests(order="newest")).requests == (second, first, last)
+        assert (await client.requests(q="SECOND paint")).requests == (second,)
+        assert (await client.requests(q="t?", provider=MANUAL, order="deadline")).requests == (
+            first,
+            last,
+        )
+        assert (await client.requests(provider="demo")).requests == ()
+        await client.resolve_request(first.id, "answer", text="yes")
+        found = await client.requests(order="deadline", status="pending", session_id=session.id)
+        assert found.requests == (second, last)
+        with pytest.raises(InvalidRequest) as refused:
+            await client.requests(order="deadline", status="answered")
+        assert refused.value.details["fields"].keys() == {"order"}
+
     async def test_sessions_are_listed_by_status(self, client: Client) -> None:
         await client.create_session()
         closed = await client.create_session()

@@ -21,7 +21,7 @@ from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn
 
 from agent_orchestrator.domain.errors import InvalidRequest
-from agent_orchestrator.domain.model import Event, Option
+from agent_orchestrator.domain.model import Event, Option, Request
 from agent_orchestrator.fields import FieldSpec, problems, specs
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.wire import strict_json
@@ -44,6 +44,11 @@ def parse_time(text: str) -> datetime:
     :raises ValueError: if the text is not RFC 3339.
     """
     return datetime.fromisoformat(text)
+
+
+def deadline_key(request: Request) -> str:
+    """Return the place of a request in the order of deadlines: the time of its end, and its id."""
+    return f"{format_time(request.expires_at)}/{request.id}"
 
 
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)

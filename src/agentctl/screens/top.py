@@ -25,7 +25,6 @@ from agent_orchestrator.operations.sessions import GET_SESSION
 from agentctl.connection import DaemonConnection
 from agentctl.event_text import activity_of, usage_parts
 from agentctl.output import Output
-from agentctl.paging import pages
 from agentctl.screens.app import DaemonApp, Failed
 from agentctl.screens.chat import ChatScreen
 from agentctl.screens.composer import History
@@ -163,11 +162,11 @@ class TopScreen(Screen[None]):
     async def _load_finished(self) -> None:
         found: list[Run] = []
         for status in ("completed", "failed", "canceled"):
-            call = pages(
-                self.app.connection, LIST_RUNS, "runs", limit=None, cursor=None, status=status
+            call = self.app.connection.call(
+                LIST_RUNS, status=status, order="newest", limit=MAX_FINISHED
             )
             page = await self.app.attempt(call)
-            found += [] if isinstance(page, Failed) else page.runs[-MAX_FINISHED:]
+            found += [] if isinstance(page, Failed) else page.runs
         known = {run.id: run for run in (*found, *self._finished)}
         self._finished.extend(
             sorted(known.values(), key=lambda run: run.finished_at or run.created_at)

@@ -1,6 +1,6 @@
 """The data of a store in memory: tables of rows with indexes."""
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Hashable, Iterator
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -50,10 +50,25 @@ class Table(Generic[Row]):
             if new is not None:
                 insort(ids_of.setdefault(new, []), row_id)
 
-    def find(self, index: str, key: Hashable = True, *, after: str | None = None) -> Iterator[Row]:
+    def find(
+        self,
+        index: str,
+        key: Hashable = True,
+        *,
+        after: str | None = None,
+        newest: bool = False,
+    ) -> Iterator[Row]:
+        """Yield the rows with a key, by id.
+
+        :param after: an id; only the rows after it.
+        :param newest: yield the greatest id first.
+        """
         ids = self._indexes[index][1].get(key, [])
-        start = 0 if after is None else bisect_right(ids, after)
-        for position in range(start, len(ids)):
+        if newest:
+            positions = range((len(ids) if after is None else bisect_left(ids, after)) - 1, -1, -1)
+        else:
+            positions = range(0 if after is None else bisect_right(ids, after), len(ids))
+        for position in positions:
             yield self.rows[ids[position]]
 
     def count(self, index: str, key: Hashable = True) -> int:

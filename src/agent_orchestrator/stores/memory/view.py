@@ -1,6 +1,6 @@
 """Queries on the state in memory."""
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from heapq import merge
@@ -27,9 +27,11 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations.events import StreamItem
+from agent_orchestrator.operations.options import ListOrder, RequestOrder
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.encoding import feed_cursor, position_after
 from agent_orchestrator.stores.memory.state import AttemptActivity, Row, State, Table
+from agent_orchestrator.wire.codec import deadline_key
 from agent_orchestrator.wire.encoded import Encoded
 
 T = TypeVar("T")
@@ -85,21 +87,24 @@ class MemoryView:
         within: Visibility = EVERYTHING,
         status: str | None = None,
         parent_session_id: str | None = None,
+        order: ListOrder = "oldest",
         after: str | None = None,
         limit: int,
         size: int | None = None,
     ) -> list[Session]:
+        newest = order == "newest"
         table = self._state.sessions
         rows: Iterable[Session]
         if parent_session_id is not None:
-            rows = table.find("parent", parent_session_id, after=after)
+            rows = table.find("parent", parent_session_id, after=after, newest=newest)
         elif within == EVERYTHING:
-            rows = table.find("all", after=after)
+            rows = table.find("all", after=after, newest=newest)
         else:
-            ids = sorted(self._members(within) & table.rows.keys())
+            ids = sorted(self._members(within) & table.rows.keys(), reverse=newest)
             rows = (
                 table.rows[session_id]
-                for session_id in ids[0 if after is None else bisect_right(ids, after) :]
+                for session_id in ids
+                if after is None or (session_id < after if newest else session_id > after)
             )
         return _first(
             (
@@ -132,11 +137,14 @@ class MemoryView:
         return tree
 
     def _visible_rows(
-        self, table: Table[Row], within: Visibility, after: str | None
+        self, table: Table[Row], within: Visibility, after: str | None, *, newest: bool
     ) -> Iterator[Row]:
         """Yield the rows of all visible sessions, by id."""
-        matches = (table.find("session", member, after=after) for member in self._members(within))
-        return merge(*matches, key=lambda row: row.id)
+        matches = (
+            table.find("session", member, after=after, newest=newest)
+            for member in self._members(within)
+        )
+        return merge(*matches, key=lambda row: row.id, reverse=newest)
 
     def _is_within(self, session_id: str, within: Visibility) -> bool:
         sessions = self._state.sessions.rows
@@ -195,17 +203,19 @@ class MemoryView:
         within: Visibility = EVERYTHING,
         session_id: str | None = None,
         status: RunStatus | None = None,
+        order: ListOrder = "oldest",
         after: str | None = None,
         limit: int,
         size: int | None = None,
     ) -> list[Run]:
+        newest = order == "newest"
         table = self._state.runs
         if session_id is not None:
-            rows = table.find("session", session_id, after=after)
+            rows = table.find("session", session_id, after=after, newest=newest)
         elif within == EVERYTHING:
-            rows = table.find("all", after=after)
+            rows = table.find("all", after=after, newest=newest)
         else:
-            rows = self._visible_rows(table, within, after)
+            rows = self._visible_rows(table, within, after, newest=newest)
         return _first(
             (
                 run
@@ -256,14 +266,24 @@ class MemoryView:
         root_session_id: str | None = None,
         run_id: str | None = None,
         resolvable: bool = False,
+        order: RequestOrder = "oldest",
         after: str | None = None,
         limit: int,
         size: int | None = None,
     ) -> list[Request]:
+        rows: Iterator[Request]
+        if order == "deadline":
+            status = "pending"
+            candidates = self._candidates(within, run_id, session_id, status, None)
+            by_deadline = sorted(candidates, key=deadline_key)
+            rows = (one for one in by_deadline if after is None or deadline_key(one) > after)
+        else:
+            newest = order == "newest"
+            rows = self._candidates(within, run_id, session_id, status, after, newest=newest)
         return _first(
             (
                 request
-                for request in self._candidates(within, run_id, session_id, status, after)
+                for request in rows
                 if self._is_within(request.session_id, within)
                 and (not resolvable or self._is_resolvable(request, within))
                 and status in (None, request.status)
@@ -282,15 +302,18 @@ class MemoryView:
         session_id: str | None,
         status: str | None,
         after: str | None,
+        *,
+        newest: bool = False,
     ) -> Iterator[Request]:
         requests = self._state.requests
         if run_id is not None:
-            return requests.find("run", run_id, after=after)
+            return requests.find("run", run_id, after=after, newest=newest)
         if session_id is not None:
-            return requests.find("session", session_id, after=after)
+            return requests.find("session", session_id, after=after, newest=newest)
         if within != EVERYTHING:
-            return self._visible_rows(requests, within, after)
-        return requests.find("pending" if status == "pending" else "all", after=after)
+            return self._visible_rows(requests, within, after, newest=newest)
+        index = "pending" if status == "pending" else "all"
+        return requests.find(index, after=after, newest=newest)
 
     def last_resolved(
         self, run_id: str, attempt: int, *, statuses: Collection[str], excluding: Collection[str]
@@ -529,9 +552,15 @@ class MemoryView:
         return None if token_id is None else self.token(token_id)
 
     def tokens(
-        self, *, after: str | None = None, limit: int, size: int | None = None
+        self,
+        *,
+        order: ListOrder = "oldest",
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
     ) -> list[AccessToken]:
-        return _first(self._state.access_tokens.find("all", after=after), limit, size)
+        tokens = self._state.access_tokens.find("all", after=after, newest=order == "newest")
+        return _first(tokens, limit, size)
 
     def audit(self, *, after: int, limit: int, size: int | None = None) -> list[AuditEntry]:
         entries = self._state.audit

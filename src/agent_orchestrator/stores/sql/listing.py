@@ -10,10 +10,56 @@ keeps the rows of a recursive query with ORDER BY in a priority queue
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+from attrs import frozen
+
 from agent_orchestrator.domain.access import Visibility
+from agent_orchestrator.operations.options import RequestOrder
 
 Listed = Literal["sessions", "runs", "requests"]
 Statement = tuple[str, tuple[Any, ...]]
+
+
+@frozen
+class Ordering:
+    """The order of a list.
+
+    :param key: the column that it is sorted by. It determines the row: it is the id, or ends with it.
+    :param newest: whether the greatest key comes first.
+    :param condition: a condition of the partial indexes on the key, which a query must repeat.
+    """
+
+    key: str = "id"
+    newest: bool = False
+    condition: str = ""
+
+    def beyond(self, key: str = "") -> str:
+        """Return the condition for the rows after a key, which is a parameter.
+
+        :param key: the column, if it is not :attr:`key`.
+        """
+        start = f"{self.condition} AND " if self.condition else ""
+        return f"{start}{key or self.key} {'<' if self.newest else '>'} ?"
+
+    @property
+    def start(self) -> str:
+        """A key before all others."""
+        return "~" if self.newest else ""
+
+    @property
+    def first(self) -> str:
+        """The function that returns the first of several keys."""
+        return "max" if self.newest else "min"
+
+    @property
+    def direction(self) -> str:
+        return "DESC" if self.newest else "ASC"
+
+
+ORDERINGS: Final[Mapping[RequestOrder, Ordering]] = {
+    "oldest": Ordering(),
+    "newest": Ordering(newest=True),
+    "deadline": Ordering("deadline", condition="status = 'pending'"),
+}
 
 TREE: Final = """
     WITH RECURSIVE tree (id) AS (
@@ -59,22 +105,30 @@ def visibility_conditions(
 
 
 def sessions_within(
-    within: Visibility, status: str | None, after: str | None
+    within: Visibility, status: str | None, ordering: Ordering, after: str | None
 ) -> tuple[Statement, ...]:
     """Return statements that select session ids. The last parameter of each is a limit."""
     if within.tree is not None:
-        conditions = {"id > ?": after, f"id IN ({TREE})": within.tree, "+status = ?": status}
+        conditions = {
+            ordering.beyond(): after,
+            f"id IN ({TREE})": within.tree,
+            "+status = ?": status,
+        }
         return tuple(
-            _in_order("SELECT id FROM sessions", {**conditions, **alternative})
+            in_order("sessions", ordering, {**conditions, **alternative})
             for alternative in visibility_conditions(Visibility(principal=within.principal), "id")
         )
-    owned = {"owner = ?": within.principal, "status = ?": status, "id > ?": after}
-    granted = {"principal = ?": within.principal, "session_id > ?": after, "status = ?": status}
+    owned = {"owner = ?": within.principal, "status = ?": status, ordering.beyond(): after}
+    granted = {
+        "principal = ?": within.principal,
+        ordering.beyond("session_id"): after,
+        "status = ?": status,
+    }
     text, values = where_all(granted)
     shared = "SELECT session_id FROM grants CROSS JOIN sessions ON id = session_id"
     return (
-        _in_order("SELECT id FROM sessions", owned),
-        (f"{shared}{text} ORDER BY session_id LIMIT ?", values),
+        in_order("sessions", ordering, owned),
+        (f"{shared}{text} ORDER BY session_id {ordering.direction} LIMIT ?", values),
     )
 
 
@@ -82,12 +136,13 @@ def rows_within(
     table: Literal["runs", "requests"],
     within: Visibility,
     status: str | None,
+    ordering: Ordering,
     after: str | None,
     others: Mapping[str, Any] | None = None,
     *,
     can_write: bool = False,
 ) -> tuple[Statement, ...]:
-    """Return statements that select ids of visible runs or requests. The last parameter is a limit.
+    """Return statements that select keys of visible runs or requests. The last parameter is a limit.
 
     :param others: further conditions and their values.
     :param can_write: exclude sessions that the principal may only read.
@@ -96,7 +151,7 @@ def rows_within(
     if within.tree is not None:
         source, source_values = f"SELECT id AS session_id FROM ({TREE}) AS tree", (within.tree,)
         if within.principal is None:
-            return (_walk(table, source, source_values, status, after, more),)
+            return (_walk(table, source, source_values, status, ordering, after, more),)
         members = [
             where_all(alternative)
             for alternative in visibility_conditions(
@@ -109,22 +164,26 @@ def rows_within(
                 f"SELECT id AS session_id FROM sessions{text} AND id IN ({TREE})",
                 (*values, within.tree),
                 status,
+                ordering,
                 after,
                 more,
             )
             for text, values in members
         )
-    owned = {"owner = ?": within.principal, "status = ?": status, "id > ?": after, **more}
+    start = ordering.start if after is None else after
+    owned = {"owner = ?": within.principal, "status = ?": status, ordering.beyond(): start, **more}
     granted = GRANTED_TO_WRITE if can_write else GRANTED
     return (
-        _in_order(f"SELECT id FROM {table}", owned),
-        _walk(table, granted, (within.principal,), status, after, more),
+        in_order(table, ordering, owned),
+        _walk(table, granted, (within.principal,), status, ordering, after, more),
     )
 
 
-def _in_order(select: str, parts: Mapping[str, Any]) -> Statement:
+def in_order(table: str, ordering: Ordering, parts: Mapping[str, Any]) -> Statement:
+    """Return a statement that selects the keys of the rows that meet the conditions, in order."""
     text, values = where_all(parts)
-    return f"{select}{text} ORDER BY id LIMIT ?", values
+    order = f"ORDER BY {ordering.key} {ordering.direction}"
+    return f"SELECT {ordering.key} FROM {table}{text} {order} LIMIT ?", values
 
 
 def _walk(
@@ -132,23 +191,27 @@ def _walk(
     source: str,
     source_values: tuple[Any, ...],
     status: str | None,
+    ordering: Ordering,
     after: str | None,
     more: Mapping[str, Any],
 ) -> Statement:
-    """Return a statement that merges the rows of several sessions by id.
+    """Return a statement that merges the rows of several sessions by their keys.
 
     :param source: a query that selects the ``session_id`` of each.
     """
     text, values = where_all({"status = ?": status, **more})
     condition = text.replace(" WHERE ", " AND ", 1)
     following = (
-        f"(SELECT min(id) FROM {table} WHERE session_id = place.session_id{condition} AND id > %s)"
+        f"(SELECT {ordering.first}({ordering.key}) FROM {table}"
+        f" WHERE session_id = place.session_id{condition} AND {ordering.beyond()})"
     )
+    next_one = following.removesuffix("?)") + "place.key)"
     walk = (
-        f"WITH RECURSIVE walk (session_id, id) AS (SELECT place.session_id, {following % '?'}"
-        f" FROM ({source}) AS place UNION ALL SELECT place.session_id, {following % 'place.id'}"
-        " FROM walk AS place WHERE place.id IS NOT NULL ORDER BY 2 NULLS LAST LIMIT ?)"
-        " SELECT id FROM walk WHERE id IS NOT NULL"
+        f"WITH RECURSIVE walk (session_id, key) AS (SELECT place.session_id, {following}"
+        f" FROM ({source}) AS place UNION ALL SELECT place.session_id, {next_one}"
+        f" FROM walk AS place WHERE place.key IS NOT NULL ORDER BY 2 {ordering.direction} NULLS LAST"
+        " LIMIT ?) SELECT key FROM walk WHERE key IS NOT NULL"
     )
     # The condition appears twice, so its values do too. The caller appends the limit.
-    return walk, (*values, after or "", *source_values, *values)
+    start = ordering.start if after is None else after
+    return walk, (*values, start, *source_values, *values)

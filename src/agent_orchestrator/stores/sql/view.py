@@ -28,6 +28,7 @@ from agent_orchestrator.domain.model import (
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.long_work import short_turns
 from agent_orchestrator.operations.events import StreamItem
+from agent_orchestrator.operations.options import ListOrder, RequestOrder
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.encoding import feed_cursor, position_after
 from agent_orchestrator.stores.sql.dialect import Dialect
@@ -35,8 +36,11 @@ from agent_orchestrator.stores.sql.epochs import NO_END, end_of
 from agent_orchestrator.stores.sql.listing import (
     GRANTED,
     LINEAGE,
+    ORDERINGS,
     TREE,
+    Ordering,
     Statement,
+    in_order,
     rows_within,
     sessions_within,
     visibility_conditions,
@@ -231,31 +235,33 @@ class SqlView(ABC):
         within: Visibility = EVERYTHING,
         status: str | None = None,
         parent_session_id: str | None = None,
+        order: ListOrder = "oldest",
         after: str | None = None,
         limit: int,
         size: int | None = None,
     ) -> list[Session]:
+        ordering = ORDERINGS[order]
+        start = ordering.start if after is None else after
         if parent_session_id is not None:
             # A session has few children, so the index by parent is used.
             conditions = {
                 "parent_session_id = ?": parent_session_id,
                 "+status = ?": status,
-                "id > ?": after or "",
+                ordering.beyond(): start,
             }
-            statements = self._filtered("sessions", conditions, within, "id")
+            statements = self._filtered("sessions", ordering, conditions, within, "id")
         elif within == EVERYTHING:
-            statements = self._filtered(
-                "sessions", {"status = ?": status, "id > ?": after or ""}, within, "id"
-            )
+            conditions = {"status = ?": status, ordering.beyond(): start}
+            statements = self._filtered("sessions", ordering, conditions, within, "id")
         else:
-            statements = sessions_within(within, status, after)
-        return [
-            SESSIONS.read(row) for row in self._page(self._sql.session, statements, limit, size)
-        ]
+            statements = sessions_within(within, status, ordering, after)
+        rows = self._page(self._sql.session, statements, ordering, limit, size)
+        return [SESSIONS.read(row) for row in rows]
 
     def _filtered(
         self,
         table: str,
+        ordering: Ordering,
         conditions: Mapping[str, Any],
         within: Visibility,
         column: str,
@@ -269,30 +275,30 @@ class SqlView(ABC):
         :param column: the column with the session id.
         :param can_write: exclude sessions that the principal may only read.
         """
-        wheres = (
-            where_all({**conditions, **alternative})
-            for alternative in visibility_conditions(within, column, can_write=can_write)
-        )
         return tuple(
-            (f"SELECT id FROM {table}{text} ORDER BY id LIMIT ?", values) for text, values in wheres
+            in_order(table, ordering, {**conditions, **alternative})
+            for alternative in visibility_conditions(within, column, can_write=can_write)
         )
 
     def _page(
         self,
         select: str,
         statements: Iterable[Statement],
+        ordering: Ordering,
         limit: int,
         size: int | None,
         size_of: Callable[[Row], int] = text_size,
     ) -> Iterable[Any]:
-        """Return the first rows by id among those found by any of the statements.
+        """Return the first rows in order among those found by any of the statements.
 
-        :param statements: they select ids.
+        :param statements: they select keys.
         """
-        ids: set[str] = set()
+        keys: set[str] = set()
         for statement, values in statements:
-            ids.update(row[0] for row in self._execute(statement, (*values, limit)))
-        return self._rows_by_id(select, sorted(ids)[:limit], size, size_of)
+            keys.update(row[0] for row in self._execute(statement, (*values, limit)))
+        first = sorted(keys, reverse=ordering.newest)[:limit]
+        ids = [key.rpartition("/")[2] for key in first]
+        return self._rows_by_id(select, ids, size, size_of)
 
     def _is_visible(self, within: Visibility, session_id: str, *, can_write: bool = False) -> bool:
         """Return whether a caller may see the content of a session.
@@ -354,21 +360,26 @@ class SqlView(ABC):
         within: Visibility = EVERYTHING,
         session_id: str | None = None,
         status: RunStatus | None = None,
+        order: ListOrder = "oldest",
         after: str | None = None,
         limit: int,
         size: int | None = None,
     ) -> list[Run]:
+        ordering = ORDERINGS[order]
         statements: tuple[Statement, ...]
         if session_id is not None or within == EVERYTHING:
             if session_id is not None and not self._is_visible(within, session_id):
                 return []
-            conditions = {"session_id = ?": session_id, "status = ?": status, "id > ?": after or ""}
-            statements = self._filtered("runs", conditions, EVERYTHING, "session_id")
+            conditions = {
+                "session_id = ?": session_id,
+                "status = ?": status,
+                ordering.beyond(): ordering.start if after is None else after,
+            }
+            statements = self._filtered("runs", ordering, conditions, EVERYTHING, "session_id")
         else:
-            statements = rows_within("runs", within, status, after)
-        return [
-            self._run(row) for row in self._page(self._sql.run, statements, limit, size, run_size)
-        ]
+            statements = rows_within("runs", within, status, ordering, after)
+        rows = self._page(self._sql.run, statements, ordering, limit, size, run_size)
+        return [self._run(row) for row in rows]
 
     def latest_runs(
         self, session_id: str, *, limit: int, cut: int, size: int
@@ -416,10 +427,13 @@ class SqlView(ABC):
         root_session_id: str | None = None,
         run_id: str | None = None,
         resolvable: bool = False,
+        order: RequestOrder = "oldest",
         after: str | None = None,
         limit: int,
         size: int | None = None,
     ) -> list[Request]:
+        ordering = ORDERINGS[order]
+        status = None if ordering.condition else status
         # An agent can resolve requests of its descendants, except those that only people may resolve.
         agent_session = within.tree if resolvable else None
         agent_conditions = {
@@ -431,7 +445,13 @@ class SqlView(ABC):
         statements: tuple[Statement, ...]
         if (session_id, root_session_id) == (None, None) and within != EVERYTHING:
             statements = rows_within(
-                "requests", within, status, after, agent_conditions, can_write=resolvable
+                "requests",
+                within,
+                status,
+                ordering,
+                after,
+                agent_conditions,
+                can_write=resolvable,
             )
         else:
             if session_id is not None:
@@ -444,13 +464,14 @@ class SqlView(ABC):
                 "session_id = ?" if run_id is None else "+session_id = ?": session_id,
                 "root_session_id = ?": root_session_id,
                 "status = ?": status,
-                "id > ?": after or "",
+                ordering.beyond(): ordering.start if after is None else after,
                 **agent_conditions,
             }
             statements = self._filtered(
-                "requests", conditions, within, "session_id", can_write=resolvable
+                "requests", ordering, conditions, within, "session_id", can_write=resolvable
             )
-        return [REQUESTS.read(row) for row in self._page(_REQUEST, statements, limit, size)]
+        rows = self._page(_REQUEST, statements, ordering, limit, size)
+        return [REQUESTS.read(row) for row in rows]
 
     def last_resolved(
         self, run_id: str, attempt: int, *, statuses: Collection[str], excluding: Collection[str]
@@ -781,11 +802,18 @@ class SqlView(ABC):
         return None if row is None else TOKENS.read(row)
 
     def tokens(
-        self, *, after: str | None = None, limit: int, size: int | None = None
+        self,
+        *,
+        order: ListOrder = "oldest",
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
     ) -> list[AccessToken]:
+        ordering = ORDERINGS[order]
         rows = self._execute(
-            f"SELECT {TOKENS.columns} FROM access_tokens WHERE id > ? ORDER BY id LIMIT ?",
-            (after or "", limit),
+            f"SELECT {TOKENS.columns} FROM access_tokens WHERE {ordering.beyond()}"
+            f" ORDER BY id {ordering.direction} LIMIT ?",
+            (ordering.start if after is None else after, limit),
         )
         return [TOKENS.read(row) for row in up_to(size, rows)]
 

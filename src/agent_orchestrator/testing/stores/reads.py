@@ -32,6 +32,7 @@ from agent_orchestrator.testing.stores.samples import (
     drafts,
     put,
 )
+from agent_orchestrator.wire.codec import deadline_key
 
 
 class Reads(Opening):
@@ -112,7 +113,7 @@ class Reads(Opening):
             )
             assert counts == (5, 0, 1, 0, 1, 0)
 
-    async def test_lists_come_in_pages_oldest_first(self, tmp_path: Path) -> None:
+    async def test_lists_come_in_pages_in_either_order(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             parent = a_session()
             sessions = [parent] + [
@@ -142,28 +143,39 @@ class Reads(Opening):
                     after = batch[-1].id
                 return rows
 
-            for owner, status, above in product(
-                (None, "ann", "nobody"), (None, "closed"), (None, parent.id)
+            for owner, status, above, order in product(
+                (None, "ann", "nobody"), (None, "closed"), (None, parent.id), ("oldest", "newest")
             ):
                 rows = await all_pages(
-                    "sessions", within=Visibility(owner), status=status, parent_session_id=above
+                    "sessions",
+                    within=Visibility(owner),
+                    status=status,
+                    parent_session_id=above,
+                    order=order,
                 )
                 assert rows == [
                     s
-                    for s in sessions
+                    for s in (sessions if order == "oldest" else reversed(sessions))
                     if owner in (None, s.owner)
                     and status in (None, s.status)
                     and above in (None, s.parent_session_id)
                 ]
-            for owner, state, session_id in product(
-                (None, "bob"), (None, RunStatus.COMPLETED), (None, sessions[1].id, "ses_none")
+            for owner, state, session_id, order in product(
+                (None, "bob"),
+                (None, RunStatus.COMPLETED),
+                (None, sessions[1].id, "ses_none"),
+                ("oldest", "newest"),
             ):
                 rows = await all_pages(
-                    "runs", within=Visibility(owner), status=state, session_id=session_id
+                    "runs",
+                    within=Visibility(owner),
+                    status=state,
+                    session_id=session_id,
+                    order=order,
                 )
                 assert rows == [
                     r
-                    for r in runs
+                    for r in (runs if order == "oldest" else reversed(runs))
                     if owner in (None, owners[r.session_id])
                     and state in (None, r.status)
                     and session_id in (None, r.session_id)
@@ -171,6 +183,62 @@ class Reads(Opening):
             rows = await all_pages("messages", sessions[1].id)
             assert rows == messages
             assert await store.read(lambda view: view.run_messages(runs[1].id)) == messages[3:]
+
+    async def test_requests_come_in_order_of_time_and_of_deadline(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            root, other = a_session(owner="ann"), a_session(owner="bob")
+            child = a_session(owner="ann", parent_session_id=root.id, root_session_id=root.id)
+            shared = a_session(owner="bob")
+            runs = {one.id: a_run(one.id) for one in (root, other, child, shared)}
+            await put(store, root, other, child, shared, *runs.values())
+            await store.transact(methodcaller("put_grants", shared.id, [Grant("ann", "reader")]))
+            # Several expire at the same time, and later ones expire first.
+            requests = [
+                a_request(
+                    runs[session.id],
+                    root_session_id=session.root_session_id,
+                    status="approved" if number % 5 == 4 else "pending",
+                    expires_at=NOW + timedelta(seconds=100 - number // 3),
+                )
+                for number, session in enumerate([root, other, child, shared] * 5)
+            ]
+            for request in requests:
+                await store.transact(methodcaller("add_request", request))
+            # The deadline moves with an extension.
+            requests[0] = evolve(requests[0], expires_at=NOW + timedelta(hours=1))
+            await store.transact(methodcaller("put_request", requests[0]))
+            visible = {
+                Visibility(): {root.id, other.id, child.id, shared.id},
+                Visibility("ann"): {root.id, child.id, shared.id},
+                Visibility("bob"): {other.id, shared.id},
+                Visibility(tree=root.id): {root.id, child.id},
+                Visibility("ann", root.id): {root.id, child.id},
+                Visibility("nobody"): set(),
+            }
+            narrowers: list[tuple[dict[str, Any], Callable[[Any], bool]]] = [
+                ({}, lambda _: True),
+                ({"session_id": child.id}, lambda one: one.session_id == child.id),
+                ({"root_session_id": root.id}, lambda one: one.root_session_id == root.id),
+                ({"run_id": runs[shared.id].id}, lambda one: one.session_id == shared.id),
+            ]
+            for (within, ids), (narrower, is_meant), order in product(
+                visible.items(), narrowers, ("oldest", "newest", "deadline")
+            ):
+                expected = [one for one in requests if one.session_id in ids and is_meant(one)]
+                if order == "newest":
+                    expected.reverse()
+                if order == "deadline":
+                    expected = sorted(filter(lambda one: one.is_open, expected), key=deadline_key)
+                found: list[Any] = []
+                after = None
+                while batch := await store.read(
+                    methodcaller(
+                        "requests", within=within, order=order, after=after, limit=3, **narrower
+                    )
+                ):
+                    found += batch
+                    after = deadline_key(batch[-1]) if order == "deadline" else batch[-1].id
+                assert found == expected, (within, narrower, order)
 
     async def test_lists_end_at_their_size_limit(self, tmp_path: Path) -> None:
         long = "x" * 1_000
