@@ -41,7 +41,12 @@ async def test_long_values_of_an_older_schema_are_migrated(tmp_path):
         connection.execute("ALTER TABLE runs DROP COLUMN kind")
         connection.execute("ALTER TABLE runs DROP COLUMN holder")
         connection.execute("DROP INDEX threads_by_id")
-        for table in ("image_uses", "images", "image_space"):
+        for table in ("requests", "requests_of_owner", "requests_of_session", "requests_of_root"):
+            connection.execute(f"DROP INDEX {table}_by_deadline")
+        connection.execute("ALTER TABLE requests DROP COLUMN deadline")
+        connection.execute("ALTER TABLE sessions DROP COLUMN last_line")
+        later = ("image_uses", "images", "image_space", "seen", "notices", "notice_cursor")
+        for table in later:
             connection.execute(f"DROP TABLE {table}")
         connection.execute("PRAGMA user_version = 20")
     connection.close()

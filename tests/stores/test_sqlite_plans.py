@@ -29,6 +29,7 @@ from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing.stores.samples import (
     NOW,
     a_message,
+    a_notice,
     a_record,
     a_request,
     a_run,
@@ -59,6 +60,7 @@ REQUEST = a_request(RUN)
 MESSAGE = a_message(SESSION.id)
 ATTEMPT = Attempt(RUN.id, 1, "dmn_1/1", "codex", NOW, token_hash="hash")
 TOKEN = AccessToken("tok_1", "phone", "bob", ("read",), "local", NOW, None)
+NOTICE = a_notice("req_1")
 REACHES = (
     EVERYTHING,
     Visibility("ann"),
@@ -108,6 +110,12 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "size": (None, 9),
     "status": (None, "pending"),
     "statuses": (("approved",),),
+    "notice": (NOTICE,),
+    "notice_id": (NOTICE.id,),
+    "subject": (NOTICE.subject,),
+    "cursor": (None, "1"),
+    "state": (None, "queued"),
+    "types": (("run.failed",),),
     "thread": (Thread("thread", {}),),
     "thread_id": ("thread",),
     "excluding": ((),),
@@ -124,13 +132,23 @@ OWN: dict[tuple[str, str], tuple[Any, ...]] = {
     ("audit", "after"): (0,),
     ("events", "after"): (0,),
     ("feed", "after"): (None, feed_cursor(1, None)),
+    ("feed_of_types", "after"): (None, feed_cursor(1, None)),
+    ("notices", "principal"): (None, "bob"),
     ("put_attempt", "attempt"): (ATTEMPT,),
     ("requests", "order"): ("oldest", "newest", "deadline"),
     ("runs", "status"): (None, *RunStatus),
 }
 """Values of a parameter for one method, instead of those in ``VALUES``."""
 
-IN_ORDER = ("add_session", "add_run", "add_message", "add_request", "add_token", "add_image")
+IN_ORDER = (
+    "add_session",
+    "add_run",
+    "add_message",
+    "add_request",
+    "add_token",
+    "add_image",
+    "add_notice",
+)
 """The methods to call first, in this order."""
 
 

@@ -32,6 +32,9 @@ request.updated        the same: people are asked now
 request.expiring       the same: it is open and expires soon (``expires_at``)
 request.extended       the same: its time was extended
 request.resolved       the same: it is no longer open
+request.notified       request_id, notice_id, target, state: a target of the settings or a push
+                       subscription was notified of the request: sent, shown, or failed with [error].
+                       Only in the log of the request's session
 =====================  ===========================================================================
 
 Events of agents have the same shape for all agents. A field in brackets is present if the agent reports it:
@@ -109,6 +112,7 @@ class EventType(StrEnum):
     REQUEST_EXPIRING = "request.expiring"
     REQUEST_EXTENDED = "request.extended"
     REQUEST_RESOLVED = "request.resolved"
+    REQUEST_NOTIFIED = "request.notified"
     THREAD_STARTED = "thread.started"
     THREAD_REPLACED = "thread.replaced"
 

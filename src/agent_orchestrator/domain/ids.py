@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
-Kind = Literal["ses", "run", "msg", "req", "dmn", "tok"]
+Kind = Literal["ses", "run", "msg", "req", "dmn", "tok", "ntc", "psh"]
 
 _RANDOM_BITS = 80
 _LENGTH = 26

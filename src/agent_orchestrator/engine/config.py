@@ -19,7 +19,9 @@ from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.engine.environment import is_host_variable
 from agent_orchestrator.fields import encoding_problem, values_of
 from agent_orchestrator.host import Host
+from agent_orchestrator.notice_settings import NotifyOptions
 from agent_orchestrator.operations.daemon import Finding
+from agent_orchestrator.ports.channel import Target
 from agent_orchestrator.ports.clock import Clock
 from agent_orchestrator.ports.observer import Observer
 from agent_orchestrator.ports.runner import TAG_VARIABLE, ProtectedPaths, Runner
@@ -143,6 +145,9 @@ class EngineConfig(EngineOptions):
     protected: Callable[[str], ProtectedPaths] = lambda _: ProtectedPaths()
     """Returns the paths that an agent in a directory is denied. Must be quick."""
     observers: Sequence[Observer] = ()
+    notify: NotifyOptions = NotifyOptions()
+    targets: Mapping[str, Target] = field(factory=dict)
+    """The targets of notices, by name."""
     clock: Clock = field(default=lambda: datetime.now(UTC))
     ids: IdSource = field(factory=SortableIds)
 

@@ -14,7 +14,17 @@ from agent_orchestrator.domain.access import LOCAL, Principal
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.engine import audit, feed, recovery, requests, retention, takeovers, tokens
+from agent_orchestrator.engine import (
+    audit,
+    feed,
+    notice_delivery,
+    notice_feed,
+    recovery,
+    requests,
+    retention,
+    takeovers,
+    tokens,
+)
 from agent_orchestrator.engine.access import holder, seconds_left
 from agent_orchestrator.engine.calls import dispatch
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
@@ -80,6 +90,9 @@ class Orchestrator:
             for runner in _distinct_runners(self.core.config.providers.values()):
                 if isinstance(runner, AbstractAsyncContextManager):
                     await _enter(stack, runner, self.core.config.host)
+            for target in self.core.config.targets.values():
+                if isinstance(target.channel, AbstractAsyncContextManager):
+                    await _enter(stack, target.channel, self.core.config.host)
             if len(self.core.config.routing.prefer) > 1:
                 self.core.config = await with_default(self.core.config)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -92,6 +105,8 @@ class Orchestrator:
             self._tasks.start_soon(requests.watch_deadlines, self.core)
             self._tasks.start_soon(takeovers.watch_holds, self.core)
             self._tasks.start_soon(retention.delete_expired, self.core)
+            self._tasks.start_soon(notice_feed.follow_log, self.core)
+            self._tasks.start_soon(notice_delivery.deliver, self.core)
             self._stack = stack.pop_all()
         return self
 

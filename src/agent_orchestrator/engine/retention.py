@@ -1,4 +1,4 @@
-"""Deletion of old idempotency records and of tokens that ended long ago."""
+"""Deletion of old idempotency records and notices, and of tokens that ended long ago."""
 
 import logging
 from datetime import datetime, timedelta
@@ -28,6 +28,9 @@ MAX_RUN_RECORDS_SIZE: Final = 2**26
 
 TOKEN_LIFETIME: Final = timedelta(days=30)
 """How long a revoked or expired token is kept and listed."""
+
+NOTICE_LIFETIME: Final = timedelta(days=30)
+"""How long a notice is kept and listed after its last change."""
 
 SHORTEST_PAUSE_S: Final = 3600.0
 LONGEST_PAUSE_S: Final = 86400.0
@@ -92,6 +95,7 @@ async def delete_due(core: Core) -> datetime | None:
     :raises Unavailable: if the store is unavailable.
     """
     await _delete_records_of_ended_runs(core)
+    await _delete_notices(core)
     due_times = (await _delete_records(core), await _delete_tokens(core))
     return min((due for due in due_times if due is not None), default=None)
 
@@ -113,6 +117,14 @@ async def _delete_records(core: Core) -> datetime | None:
             break
         oldest = await core.store.read(lambda view: view.oldest_record_at())
     return None if oldest is None else oldest + KEY_LIFETIME
+
+
+async def _delete_notices(core: Core) -> None:
+    """Delete notices that ended long ago. A pass is made at least once a day."""
+    delete = methodcaller("delete_notices", before=core.now() - NOTICE_LIFETIME, limit=BATCH)
+    if await core.store.read(lambda view: bool(view.notices(limit=1))):
+        while await core.store.transact(delete) == BATCH:
+            pass
 
 
 async def _delete_tokens(core: Core) -> datetime | None:

@@ -9,6 +9,7 @@ from attrs import frozen
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
+from agent_orchestrator.domain.notices import Notice
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.queries import IdempotencyRecord, View
 
@@ -100,6 +101,26 @@ class Transaction(View, Protocol):
     def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
         """Replace the grants of a session and its descendants. Notify ``access:<principal>`` for every
         principal of an old or a new grant.
+        """
+        ...
+
+    def add_notice(self, notice: Notice) -> None:
+        """Add a notice, and notify ``notices`` and ``notice:<id>``.
+
+        :raises Conflict: if its target has a notice of the same subject.
+        """
+        ...
+
+    def put_notice(self, notice: Notice) -> None:
+        """Replace a notice, and notify ``notices`` and ``notice:<id>``."""
+        ...
+
+    def set_notice_cursor(self, cursor: str | None) -> None: ...
+
+    def delete_notices(self, *, before: datetime, limit: int) -> int:
+        """Delete notices for which nothing is left to do, and whose state changed before a time.
+
+        :return: the number of deleted notices.
         """
         ...
 

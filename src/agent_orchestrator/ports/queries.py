@@ -10,6 +10,7 @@ from agent_orchestrator.domain.access import EVERYTHING, Grant, GrantRole, Visib
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
+from agent_orchestrator.domain.notices import Notice, NoticeState
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations.events import StreamItem
 from agent_orchestrator.operations.options import ListOrder, RequestOrder
@@ -289,6 +290,18 @@ class LogQueries(Protocol):
         """
         ...
 
+    def feed_of_types(
+        self, types: Collection[str], *, after: str | None, limit: int, size: int | None = None
+    ) -> list[StreamItem]:
+        """Return the events of some types of all sessions in commit order, after a cursor of :meth:`feed`.
+
+        The cost grows with the number of all events after the cursor, but only the returned ones are
+        decoded.
+
+        :raises CursorAhead: as :meth:`feed` does.
+        """
+        ...
+
     def feed_head(self) -> str:
         """Return the cursor after the last event of all sessions."""
         ...
@@ -312,6 +325,49 @@ class LogQueries(Protocol):
 
     def newest_ids(self) -> Sequence[str]:
         """Return the greatest identifier of each kind: session, message, run, request."""
+        ...
+
+
+class NoticeQueries(Protocol):
+    """The outbox of notices."""
+
+    def notice(self, notice_id: str) -> Notice | None: ...
+
+    def notices(
+        self,
+        *,
+        principal: str | None = None,
+        state: NoticeState | None = None,
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[Notice]:
+        """Return notices, the oldest first.
+
+        :param principal: only those of this principal's devices.
+        """
+        ...
+
+    def notices_about(self, subject: str) -> list[Notice]:
+        """Return the notices of a request or run, in order of their creation."""
+        ...
+
+    def next_notice(self, now: datetime, *, excluding: Collection[str]) -> Notice | None:
+        """Return a notice whose ``next_at`` has passed: that with the earliest deadline, else the oldest.
+
+        :param excluding: targets to leave out.
+        """
+        ...
+
+    def next_notice_at(self, *, excluding: Collection[str]) -> datetime | None:
+        """Return the earliest ``next_at`` of a notice.
+
+        :param excluding: targets to leave out.
+        """
+        ...
+
+    def notice_cursor(self) -> str | None:
+        """Return the cursor of the log up to which notices were made; None if none are made."""
         ...
 
 
@@ -362,6 +418,7 @@ class View(
     QueueQueries,
     RequestQueries,
     LogQueries,
+    NoticeQueries,
     AccessQueries,
     IdempotencyQueries,
     Protocol,

@@ -11,6 +11,7 @@ from agent_orchestrator.domain.access import GrantRole
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
+from agent_orchestrator.domain.notices import Notice
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.encoding import new_epoch
@@ -150,6 +151,13 @@ class State:
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.audit: dict[int, AuditEntry] = {}
         self.access_tokens = Table[AccessToken]()
+        self.notices = Table[Notice](
+            subject=lambda notice: notice.subject,
+            due=lambda notice: notice.next_at is not None or None,
+            state=lambda notice: notice.state,
+        )
+        self.notice_cursor: dict[None, str] = {}
+        """The cursor under the key None; empty if there is none."""
         self.token_ids: dict[str, str] = {}
         self.tokens: dict[str, tuple[str, int]] = {}
         self.grants: dict[str, dict[str, GrantRole]] = {}

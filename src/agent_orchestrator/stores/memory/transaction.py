@@ -15,6 +15,7 @@ from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
+from agent_orchestrator.domain.notices import Notice
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.changes import Draft, max_deleted_records
 from agent_orchestrator.ports.queries import IdempotencyRecord
@@ -241,6 +242,33 @@ class MemoryTransaction(MemoryView):
                 self._set_or_remove(self._state.granted, row.id, stored)
             self.topics.update(f"access:{principal}" for principal in named)
             self._assign(self._state.grants, member_id, granted)
+
+    def add_notice(self, notice: Notice) -> None:
+        if any(other.target == notice.target for other in self.notices_about(notice.subject)):
+            raise Conflict(f"{notice.target} has a notice of {notice.subject}")
+        self._add(self._state.notices, notice)
+        self.topics.update((f"notice:{notice.id}", "notices"))
+
+    def put_notice(self, notice: Notice) -> None:
+        self._replace(self._state.notices, notice)
+        self.topics.update((f"notice:{notice.id}", "notices"))
+
+    def set_notice_cursor(self, cursor: str | None) -> None:
+        if cursor is None:
+            self._remove(self._state.notice_cursor, None)
+        else:
+            self._assign(self._state.notice_cursor, None, cursor)
+
+    def delete_notices(self, *, before: datetime, limit: int) -> int:
+        done = [
+            notice
+            for notice in self._state.notices.find("all")
+            if notice.next_at is None and notice.updated_at < before
+        ]
+        oldest = sorted(done, key=lambda notice: notice.updated_at)[:limit]
+        for notice in oldest:
+            self._set_or_remove(self._state.notices, notice.id, None)
+        return len(oldest)
 
     def add_token(self, token: AccessToken, token_hash: str) -> None:
         if token_hash in self._state.token_ids:

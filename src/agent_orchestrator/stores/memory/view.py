@@ -25,6 +25,7 @@ from agent_orchestrator.domain.model import (
     Session,
     Thread,
 )
+from agent_orchestrator.domain.notices import Notice, NoticeState
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations.events import StreamItem
 from agent_orchestrator.operations.options import ListOrder, RequestOrder
@@ -498,6 +499,21 @@ class MemoryView:
             positions[n] for n in range(bisect_left(positions, start), bisect_left(positions, end))
         )
 
+    def feed_of_types(
+        self, types: Collection[str], *, after: str | None, limit: int, size: int | None = None
+    ) -> list[StreamItem]:
+        log = self._state.log
+        start = position_after(after, len(log), self._end_of)
+        return _first(
+            (
+                StreamItem(feed_cursor(position + 1, self._state.epoch), log[position])
+                for position in range(start, len(log))
+                if log[position].event_type in types
+            ),
+            limit,
+            size,
+        )
+
     def feed_head(self) -> str:
         return feed_cursor(len(self._state.log), self._state.epoch)
 
@@ -543,6 +559,51 @@ class MemoryView:
 
     def role(self, session_id: str, principal: str) -> GrantRole | None:
         return self._state.grants.get(session_id, {}).get(principal)
+
+    def notice(self, notice_id: str) -> Notice | None:
+        return self._state.notices.rows.get(notice_id)
+
+    def notices(
+        self,
+        *,
+        principal: str | None = None,
+        state: NoticeState | None = None,
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[Notice]:
+        found = (
+            notice
+            for notice in self._state.notices.find("all", after=after)
+            if (principal is None or notice.principal == principal)
+            and (state is None or notice.state == state)
+        )
+        return _first(found, limit, size)
+
+    def notices_about(self, subject: str) -> list[Notice]:
+        return list(self._state.notices.find("subject", subject))
+
+    def _next_times(self, excluding: Collection[str]) -> list[tuple[datetime, Notice]]:
+        return [
+            (notice.next_at, notice)
+            for notice in self._state.notices.find("due")
+            if notice.next_at is not None and notice.target not in excluding
+        ]
+
+    def next_notice(self, now: datetime, *, excluding: Collection[str]) -> Notice | None:
+        due = [notice for next_at, notice in self._next_times(excluding) if next_at <= now]
+
+        def order(notice: Notice) -> tuple[bool, float, str]:
+            deadline = notice.deadline
+            return deadline is None, deadline.timestamp() if deadline else 0, notice.id
+
+        return min(due, key=order, default=None)
+
+    def next_notice_at(self, *, excluding: Collection[str]) -> datetime | None:
+        return min((next_at for next_at, _ in self._next_times(excluding)), default=None)
+
+    def notice_cursor(self) -> str | None:
+        return self._state.notice_cursor.get(None)
 
     def token(self, token_id: str) -> AccessToken | None:
         return self._state.access_tokens.rows.get(token_id)

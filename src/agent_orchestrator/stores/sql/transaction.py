@@ -10,6 +10,7 @@ from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
+from agent_orchestrator.domain.notices import Notice
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.changes import Draft, max_deleted_records
 from agent_orchestrator.ports.queries import IdempotencyRecord
@@ -19,6 +20,7 @@ from agent_orchestrator.stores.sql.rows import (
     ATTEMPTS,
     AUDIT,
     MESSAGES,
+    NOTICES,
     RECORDS,
     REQUESTS,
     RUNS,
@@ -96,6 +98,16 @@ _NOTE_ACTIVITY: Final = (
         event_at = excluded.event_at, output_at = coalesce(excluded.output_at, activity.output_at)"""
 )
 _ADD_AUDIT: Final = _insert("audit", AUDIT.columns)
+_ADD_NOTICE: Final = _insert("notices", NOTICES.columns)
+_PUT_NOTICE: Final = _update("notices", NOTICES.columns)
+_SET_NOTICE_CURSOR: Final = (
+    _insert("notice_cursor", "id, cursor")
+    + " ON CONFLICT (id) DO UPDATE SET cursor = excluded.cursor"
+)
+_REMOVE_NOTICE_CURSOR: Final = "DELETE FROM notice_cursor WHERE id = 1"
+_DELETE_NOTICES: Final = """
+    DELETE FROM notices WHERE id IN (
+        SELECT id FROM notices WHERE next_at IS NULL AND updated_at < ? ORDER BY updated_at LIMIT ?)"""
 _EVENT_COLUMNS: Final = (
     "position, session, seq, run_id, attempt, event_type, created_at, data, long_data"
 )
@@ -292,6 +304,23 @@ class SqlTransaction(SqlView):
         for grant in grants:
             self._execute(_GRANT, (grant.principal, grant.role, session_id))
         self.topics.update(f"access:{name}" for name in granted.union(*former))
+
+    def add_notice(self, notice: Notice) -> None:
+        self._write(_ADD_NOTICE, NOTICES.values(notice))
+        self.topics.update((f"notice:{notice.id}", "notices"))
+
+    def put_notice(self, notice: Notice) -> None:
+        self._replace(_PUT_NOTICE, NOTICES.values(notice))
+        self.topics.update((f"notice:{notice.id}", "notices"))
+
+    def set_notice_cursor(self, cursor: str | None) -> None:
+        if cursor is None:
+            self._execute(_REMOVE_NOTICE_CURSOR, ())
+        else:
+            self._execute(_SET_NOTICE_CURSOR, (1, cursor))
+
+    def delete_notices(self, *, before: datetime, limit: int) -> int:
+        return self._changed_rows(_DELETE_NOTICES, (format_time(before), limit))
 
     def add_token(self, token: AccessToken, token_hash: str) -> None:
         self._write(_ADD_TOKEN, (*TOKENS.values(token), token_hash))

@@ -25,6 +25,7 @@ from agent_orchestrator.domain.model import (
     Session,
     Thread,
 )
+from agent_orchestrator.domain.notices import Notice, NoticeState
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.long_work import short_turns
 from agent_orchestrator.operations.events import StreamItem
@@ -52,6 +53,7 @@ from agent_orchestrator.stores.sql.rows import (
     AUDIT,
     LONG_RESULT,
     MESSAGES,
+    NOTICES,
     RECORDS,
     REQUESTS,
     RUNS,
@@ -95,6 +97,7 @@ _NEXT_DUE: Final = f"""
         UNION ALL
         SELECT min(warn_at) FROM requests INDEXED BY requests_to_warn WHERE {_TO_WARN}
     ) AS moments"""
+_NOTICE: Final = f"SELECT {NOTICES.columns} FROM notices"
 _POSITION: Final = "SELECT position FROM events WHERE session = ? AND seq = ?"
 _SCAN_PER_SESSION: Final = 64
 """Maximum events to scan in the whole log for each session with new events. Beyond that, a search in
@@ -138,6 +141,7 @@ class Statements:
     event: str
     feed: str
     feed_at: str
+    feed_after: str
 
     @classmethod
     def of(cls, dialect: Dialect) -> "Statements":
@@ -157,6 +161,7 @@ class Statements:
             event=f"SELECT {columns} FROM events e",
             feed=f"{feed_from} WHERE e.position > ? AND e.position <= ?",
             feed_at=f"{feed_from} WHERE e.position = ?",
+            feed_after=f"{feed_from} WHERE e.position > ?",
         )
 
 
@@ -726,6 +731,17 @@ class SqlView(ABC):
             last_seqs.update(self._execute(f"SELECT number, last_seq FROM sessions{where}", values))
         return last_seqs
 
+    def feed_of_types(
+        self, types: Collection[str], *, after: str | None, limit: int, size: int | None = None
+    ) -> list[StreamItem]:
+        position = position_after(after, self.event_count(), self._end_of)
+        among, listed = self._among("e.event_type", sorted(types))
+        rows = self._execute(
+            f"{self._sql.feed_after} AND {among} ORDER BY e.position LIMIT ?",
+            (position, *listed, limit),
+        )
+        return self._items(up_to(size, rows, event_size))
+
     def feed_head(self) -> str:
         return feed_cursor(self.event_count(), self._epoch)
 
@@ -790,6 +806,57 @@ class SqlView(ABC):
     def role(self, session_id: str, principal: str) -> GrantRole | None:
         query = "SELECT role FROM grants WHERE session_id = ? AND principal = ?"
         row = self._first_row(query, session_id, principal)
+        return None if row is None else row[0]
+
+    def notice(self, notice_id: str) -> Notice | None:
+        row = self._first_row(f"{_NOTICE} WHERE id = ?", notice_id)
+        return None if row is None else NOTICES.read(row)
+
+    def notices(
+        self,
+        *,
+        principal: str | None = None,
+        state: NoticeState | None = None,
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[Notice]:
+        conditions, values = ["id > ?"], [after or ""]
+        if principal is not None:
+            conditions.append("principal = ?")
+            values.append(principal)
+        if state is not None:
+            conditions.append("state = ?" if principal is None else "+state = ?")
+            values.append(state)
+        where = " AND ".join(conditions)
+        rows = self._execute(f"{_NOTICE} WHERE {where} ORDER BY id LIMIT ?", (*values, limit))
+        return [NOTICES.read(row) for row in up_to(size, rows)]
+
+    def notices_about(self, subject: str) -> list[Notice]:
+        rows = self._execute(f"{_NOTICE} WHERE subject = ? ORDER BY id", (subject,))
+        return [NOTICES.read(row) for row in rows]
+
+    def next_notice(self, now: datetime, *, excluding: Collection[str]) -> Notice | None:
+        among, listed = self._among("target", sorted(excluding))
+        row = self._first_row(
+            f"{_NOTICE} WHERE next_at IS NOT NULL AND next_at <= ? AND NOT {among}"
+            " ORDER BY deadline IS NULL, deadline, id LIMIT 1",
+            format_time(now),
+            *listed,
+        )
+        return None if row is None else NOTICES.read(row)
+
+    def next_notice_at(self, *, excluding: Collection[str]) -> datetime | None:
+        among, listed = self._among("target", sorted(excluding))
+        row = self._first_row(
+            f"SELECT next_at FROM notices WHERE next_at IS NOT NULL AND NOT {among}"
+            " ORDER BY next_at LIMIT 1",
+            *listed,
+        )
+        return None if row is None else parse_time(row[0])
+
+    def notice_cursor(self) -> str | None:
+        row = self._first_row("SELECT cursor FROM notice_cursor WHERE id = 1")
         return None if row is None else row[0]
 
     def token(self, token_id: str) -> AccessToken | None:

@@ -2,13 +2,14 @@
 
 from agent_orchestrator.testing.stores.changes import Changes
 from agent_orchestrator.testing.stores.family import Family
+from agent_orchestrator.testing.stores.notices import Notices
 from agent_orchestrator.testing.stores.queue import Queue
 from agent_orchestrator.testing.stores.reads import Reads
 from agent_orchestrator.testing.stores.sharing import Sharing
 from agent_orchestrator.testing.stores.values import Values
 
 
-class StoreContract(Values, Changes, Reads, Queue, Family, Sharing):
+class StoreContract(Values, Changes, Reads, Queue, Family, Sharing, Notices):
     """The whole contract. The test module needs ``pytestmark = pytest.mark.anyio``.
 
     For example::

@@ -14,6 +14,7 @@ from agent_orchestrator.domain.model import (
     Session,
     Source,
 )
+from agent_orchestrator.domain.notices import Notice
 from agent_orchestrator.ports.changes import Draft, Transaction
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.ports.store import Store
@@ -86,6 +87,24 @@ def a_run(session_id: str, **fields: Any) -> Run:
         created_at=NOW,
         started_at=None,
         finished_at=None,
+    )
+    return evolve(plain, **fields)
+
+
+def a_notice(subject: str, **fields: Any) -> Notice:
+    """Return a queued notice with default fields, except those given."""
+    plain = Notice(
+        id=ids("ntc"),
+        kind="request",
+        target="desk",
+        subject=subject,
+        session_id="ses_1",
+        run_id="run_1",
+        request_id=subject,
+        state="queued",
+        created_at=NOW,
+        updated_at=NOW,
+        next_at=NOW,
     )
     return evolve(plain, **fields)
 

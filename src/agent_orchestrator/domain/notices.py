@@ -1,0 +1,50 @@
+"""Notices: what people are told outside of a client, one for each subject and target."""
+
+from datetime import datetime
+from typing import Final, Literal
+
+from attrs import frozen
+
+NoticeKind = Literal["request", "finished", "failed", "test"]
+NoticeState = Literal["queued", "sent", "shown", "withdrawing", "failed", "gone"]
+Occasion = Literal["request", "finished", "failed"]
+"""What a target can be notified of."""
+
+OCCASIONS: Final[tuple[Occasion, ...]] = ("request", "finished", "failed")
+
+
+@frozen
+class Notice:
+    """One row of the outbox. There is at most one for each subject and target."""
+
+    id: str
+    kind: NoticeKind
+    target: str
+    """The name of a target of the settings, or the id of a push subscription."""
+    subject: str
+    """The id of the request or run that it is about; of a test, the notice's own id."""
+    session_id: str | None
+    run_id: str | None
+    request_id: str | None
+    state: NoticeState
+    """``queued``: not sent yet. ``sent``: the channel took it. ``shown``: a device showed it.
+    ``withdrawing``: its request was closed, and the channel is asked to take it away. ``failed``: given up.
+    ``gone``: not sent because its request was closed, or taken away."""
+    created_at: datetime
+    updated_at: datetime
+    """When the state changed."""
+    principal: str | None = None
+    """The principal of the push subscription. None for a target of the settings."""
+    deadline: datetime | None = None
+    """When the request expires."""
+    next_at: datetime | None = None
+    """When to send or withdraw it. None if nothing is left to do."""
+    attempts: int = 0
+    """Number of times that it was sent or withdrawn, or that this failed."""
+    is_fallback: bool = False
+    """Whether it is only sent if no device shows the notice."""
+    sent_at: datetime | None = None
+    shown_at: datetime | None = None
+    clicked_at: datetime | None = None
+    error: str | None = None
+    """Why the last attempt failed."""

@@ -1,0 +1,131 @@
+"""The task that sends the notices of the outbox."""
+
+import logging
+from functools import partial
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+from attrs import define, field
+
+from agent_orchestrator.domain.errors import Unavailable
+from agent_orchestrator.domain.notices import Notice
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.notice_content import content_of
+from agent_orchestrator.engine.notice_states import record_failure, record_sent, set_state
+from agent_orchestrator.engine.notifier import Waiter
+from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
+from agent_orchestrator.host import use_host
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.channel import NoticeContent, SendFailed, Target
+
+logger = logging.getLogger("agent_orchestrator.notices")
+
+NOTICES_TOPIC: Final = "notices"
+
+MAX_AT_ONCE: Final = 16
+"""Maximum number of notices that are sent at once. To one target they are sent one after another."""
+
+LONGEST_PAUSE_S: Final = 60.0
+"""Maximum seconds between two reads of the clock while a notice is due later: the clock may be set and the
+machine may sleep."""
+
+RETRY_S: Final = 1.0
+"""Seconds until the next read if the store is unavailable."""
+
+
+@define
+class _Deliveries:
+    core: Core
+    tasks: TaskGroup
+    waiter: Waiter
+    busy: set[str] = field(factory=set)
+    """The targets to which a notice is being sent."""
+
+    async def start_due(self) -> float | None:
+        """Start to send the notices that are due. Return the seconds until the next one; None if there is
+        none, or too much is being sent.
+        """
+        while len(self.busy) < MAX_AT_ONCE:
+            now, busy = self.core.now(), frozenset(self.busy)
+            due = await self.core.store.read(
+                lambda view, now=now, busy=busy: view.next_notice(now, excluding=busy)  # type: ignore[misc]
+            )
+            if due is None:
+                next_at = await self.core.store.read(
+                    lambda view, busy=busy: view.next_notice_at(excluding=busy)  # type: ignore[misc]
+                )
+                return None if next_at is None else max((next_at - now).total_seconds(), 0.0)
+            self.busy.add(due.target)
+            self.tasks.start_soon(self._send, due)
+        return None
+
+    async def _send(self, notice: Notice) -> None:
+        try:
+            await send(self.core, notice)
+        finally:
+            self.busy.discard(notice.target)
+            self.waiter.notify()
+
+
+async def deliver(core: Core) -> None:
+    """Send notices when they are due, as long as the engine runs."""
+    with core.notifier.subscribe(NOTICES_TOPIC) as waiter:
+        async with anyio.create_task_group() as tasks:
+            deliveries = _Deliveries(core, tasks, waiter)
+            while True:
+                waiter.clear()
+                try:
+                    delay = await deliveries.start_due()
+                except Exception as error:
+                    is_known = isinstance(error, Unavailable)
+                    text = "notices cannot be sent now, trying again: %s"
+                    logger.warning(text, error, exc_info=not is_known)
+                    delay = RETRY_S
+                with anyio.move_on_after(None if delay is None else min(delay, LONGEST_PAUSE_S)):
+                    await waiter.wait()
+
+
+async def send(core: Core, notice: Notice) -> None:
+    """Send one notice, or withdraw it, and record the outcome."""
+    content = await read_with_retry(core, lambda view: content_of(core, view, notice))
+    if content is None:
+        await transact_with_retry(core, lambda tx: _drop(core, tx, notice))
+        return
+    try:
+        await _attempt(core, core.config.targets.get(notice.target), content)
+    except SendFailed as failure:
+        change = partial(_record_failure, core, notice, failure)
+        await transact_with_retry(core, change)
+    else:
+        await transact_with_retry(core, lambda tx: record_sent(core, tx, notice))
+
+
+async def _attempt(core: Core, target: Target | None, content: NoticeContent) -> None:
+    """Send a notice once.
+
+    :raises SendFailed: if that failed, whatever the reason.
+    """
+    if target is None:
+        raise SendFailed("the settings have no such target any more", is_final=True)
+    try:
+        with use_host(core.config.host), anyio.fail_after(target.timeout_s):
+            await target.channel.send(content)
+    except TimeoutError:
+        raise SendFailed(f"no answer within {target.timeout_s:g} s") from None
+    except SendFailed:
+        raise
+    except Exception as error:
+        logger.exception("a channel of kind %s failed", target.kind)
+        raise SendFailed(f"internal error: {type(error).__name__}") from error
+
+
+def _record_failure(core: Core, sent: Notice, failure: SendFailed, tx: Transaction) -> None:
+    record_failure(core, tx, sent, failure)
+
+
+def _drop(core: Core, tx: Transaction, sent: Notice) -> None:
+    """Record that a notice is not wanted any more."""
+    notice = tx.notice(sent.id)
+    if notice is not None and notice.state in ("queued", "withdrawing"):
+        set_state(core, tx, notice, "gone")

@@ -1,0 +1,110 @@
+"""The task that fills the outbox of notices from the log."""
+
+import logging
+from typing import Final
+
+import anyio
+
+from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest, Unavailable
+from agent_orchestrator.engine.core import MAX_READ_ROWS, Core
+from agent_orchestrator.engine.notice_outbox import NOTICEABLE, add_of_request, apply_event
+from agent_orchestrator.engine.paging import BATCH_SIZE
+from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
+from agent_orchestrator.operations.events import StreamItem
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
+
+logger = logging.getLogger("agent_orchestrator.notices")
+
+BATCH: Final = 16
+"""Maximum number of events that one change handles, because other changes wait for it."""
+
+PAUSE_S: Final = 0.5
+"""Seconds between two reads of the log. An agent at work writes many events, few of which count."""
+
+RETRY_S: Final = 5.0
+"""Seconds until the next read if the store is unavailable."""
+
+LONGEST_LAG_S: Final = 60.0
+"""Seconds after which the cursor is stored although no event counted, so that a restart reads little."""
+
+
+async def follow_log(core: Core) -> None:
+    """Fill the outbox as long as the engine runs."""
+    if not core.config.targets:
+        await _forget(core)
+        return
+    with core.notifier.subscribe("events") as waiter:
+        cursor: str | None = None
+        stored_at = anyio.current_time()
+        while True:
+            waiter.clear()
+            try:
+                cursor, is_at_end = await read_on(core, cursor)
+                if is_at_end and anyio.current_time() - stored_at > LONGEST_LAG_S:
+                    await _store(core, cursor)
+                    stored_at = anyio.current_time()
+            except Exception as error:
+                is_known = isinstance(error, Unavailable)
+                text = "notices cannot be made now, trying again: %s"
+                logger.warning(text, error, exc_info=not is_known)
+                await anyio.sleep(RETRY_S)
+                continue
+            if is_at_end:
+                await waiter.wait()
+                await anyio.sleep(PAUSE_S)
+
+
+async def read_on(core: Core, cursor: str | None) -> tuple[str, bool]:
+    """Handle the next events of the log.
+
+    :param cursor: the position in the log; None means the stored one.
+    :return: the next position, and whether it is the end of the log.
+    """
+
+    def query(view: View) -> tuple[list[StreamItem], str] | None:
+        after = cursor or view.notice_cursor()
+        if after is None:
+            return None
+        try:
+            items = view.feed_of_types(NOTICEABLE, after=after, limit=BATCH, size=BATCH_SIZE)
+        except (CursorAhead, InvalidRequest):
+            return None  # a backup was restored
+        return items, view.feed_head()
+
+    found = await core.store.read(query)
+    if found is None:
+        return await core.store.transact(lambda tx: start_over(core, tx)), True
+    items, head = found
+    if not items:
+        return head, True
+    await core.store.transact(lambda tx: _apply(core, tx, items))
+    return items[-1].cursor, False
+
+
+def _apply(core: Core, tx: Transaction, items: list[StreamItem]) -> None:
+    for item in items:
+        apply_event(core, tx, item.event)
+    tx.set_notice_cursor(items[-1].cursor)
+
+
+def start_over(core: Core, tx: Transaction) -> str:
+    """Begin at the end of the log, with notices of the requests that are open now. Return the cursor."""
+    after = None
+    while pending := tx.requests(status="pending", after=after, limit=MAX_READ_ROWS):
+        for request in pending:
+            add_of_request(core, tx, request)
+        after = pending[-1].id
+    head = tx.feed_head()
+    tx.set_notice_cursor(head)
+    return head
+
+
+async def _store(core: Core, cursor: str) -> None:
+    await core.store.transact(lambda tx: tx.set_notice_cursor(cursor))
+
+
+async def _forget(core: Core) -> None:
+    """Without targets, no notices are made. Later targets are not notified of what happened meanwhile."""
+    if await read_with_retry(core, lambda view: view.notice_cursor()) is not None:
+        await transact_with_retry(core, lambda tx: tx.set_notice_cursor(None))

@@ -1,0 +1,132 @@
+"""The outbox of notices, filled by the events of the log."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from attrs import evolve, frozen
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Event, Request, Session
+from agent_orchestrator.domain.notices import Notice, NoticeKind, Occasion
+from agent_orchestrator.engine import notice_states
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
+
+NOTICEABLE: Final = frozenset(
+    {
+        EventType.REQUEST_CREATED,
+        EventType.REQUEST_UPDATED,
+        EventType.REQUEST_EXTENDED,
+        EventType.REQUEST_RESOLVED,
+        EventType.RUN_COMPLETED,
+        EventType.RUN_FAILED,
+    }
+)
+"""The types of events that make or change notices."""
+
+
+@frozen
+class Recipient:
+    """A target that is notified of a subject.
+
+    :param after_s: seconds that it waits for others to show the notice.
+    """
+
+    target: str
+    after_s: float = 0.0
+    principal: str | None = None
+    is_fallback: bool = False
+    quiet: bool = True
+
+
+def recipients(core: Core, view: View, session: Session, occasion: Occasion) -> Iterator[Recipient]:
+    """Yield the targets that are notified."""
+    for name, target in core.config.targets.items():
+        if occasion in target.events:
+            yield Recipient(name, quiet=target.quiet)
+
+
+def apply_event(core: Core, tx: Transaction, event: Event) -> None:
+    """Make and change the notices that an event calls for. Doing it again changes nothing."""
+    if event.event_type in (EventType.RUN_COMPLETED, EventType.RUN_FAILED):
+        _add_of_run(core, tx, event)
+        return
+    request = tx.request(str(event.data["id"]))
+    if request is None or request.session_id != event.session_id:
+        return  # a copy for an ancestor
+    if event.event_type == EventType.REQUEST_RESOLVED:
+        for notice in tx.notices_about(request.id):
+            notice_states.withdraw(core, tx, notice)
+    elif event.event_type == EventType.REQUEST_EXTENDED:
+        for notice in tx.notices_about(request.id):
+            if notice.deadline != request.expires_at:
+                tx.put_notice(evolve(notice, deadline=request.expires_at))
+    else:
+        add_of_request(core, tx, request)
+
+
+def add_of_request(core: Core, tx: Transaction, request: Request) -> None:
+    """Add the notices of a request that people may answer now."""
+    session = tx.session(request.session_id)
+    if not request.is_open or request.audience != "human" or session is None:
+        return
+    since = request.human_at or request.created_at
+    plain = _notice(core, "request", session, request.id, request.run_id, since)
+    asking = evolve(plain, request_id=request.id, deadline=request.expires_at)
+    _add(core, tx, asking, since, recipients(core, tx, session, "request"))
+
+
+def _add_of_run(core: Core, tx: Transaction, event: Event) -> None:
+    session = tx.session(event.session_id)
+    run = None if event.run_id is None else tx.run(event.run_id)
+    if session is None or run is None or run.kind != "message":
+        return
+    if session.parent_session_id is not None:
+        return  # its parent gets the result
+    occasion: Occasion = "failed" if event.event_type == EventType.RUN_FAILED else "finished"
+    notice = _notice(core, occasion, session, run.id, run.id, event.created_at)
+    _add(core, tx, notice, event.created_at, recipients(core, tx, session, occasion))
+
+
+def _notice(
+    core: Core, kind: NoticeKind, session: Session, subject: str, run_id: str, since: datetime
+) -> Notice:
+    return Notice(
+        id="",
+        kind=kind,
+        target="",
+        subject=subject,
+        session_id=session.id,
+        run_id=run_id,
+        request_id=None,
+        state="queued",
+        created_at=since,
+        updated_at=core.now(),
+    )
+
+
+def _add(
+    core: Core, tx: Transaction, notice: Notice, since: datetime, chosen: Iterator[Recipient]
+) -> None:
+    """Add a notice for each recipient that has none of its subject."""
+    options = core.config.notify
+    present = {other.target for other in tx.notices_about(notice.subject)}
+    for recipient in chosen:
+        if recipient.target in present:
+            continue
+        dwell_s = options.dwell_s + recipient.after_s
+        first = max(since + timedelta(seconds=dwell_s), core.now())
+        if recipient.quiet:
+            first = options.after_quiet_hours(first)
+        tx.add_notice(
+            evolve(
+                notice,
+                id=core.config.ids("ntc"),
+                target=recipient.target,
+                principal=recipient.principal,
+                is_fallback=recipient.is_fallback,
+                next_at=first,
+            )
+        )

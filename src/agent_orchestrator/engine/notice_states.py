@@ -1,0 +1,124 @@
+"""The states of notices. Each function is part of a change, and logs what the session's readers may know."""
+
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from attrs import evolve
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.notices import Notice, NoticeState
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.channel import SendFailed
+
+logger = logging.getLogger("agent_orchestrator.notices")
+
+MAX_ATTEMPTS: Final = 8
+"""Number of attempts after which a notice has failed."""
+
+MAX_WITHDRAWALS: Final = 3
+"""Number of attempts to take a notice away."""
+
+FIRST_RETRY_S: Final = 5.0
+LONGEST_RETRY_S: Final = 1800.0
+"""Bounds of the seconds between two attempts. Each pause is four times as long as the one before."""
+
+MAX_ERROR: Final = 500
+"""Maximum number of characters of an error."""
+
+
+def withdraws(core: Core, notice: Notice) -> bool:
+    """Return whether the channel of a notice can take it away."""
+    target = core.config.targets.get(notice.target)
+    return target is not None and target.channel.withdraws
+
+
+def set_state(core: Core, tx: Transaction, notice: Notice, state: NoticeState, **more: Any) -> None:
+    """Change the state of a notice. Nothing is left to do, unless ``next_at`` is given."""
+    changes = {"next_at": None} | more
+    tx.put_notice(evolve(notice, state=state, updated_at=core.now(), **changes))
+
+
+def withdraw(core: Core, tx: Transaction, notice: Notice) -> None:
+    """Take a notice away because its request was closed."""
+    if notice.state == "queued":
+        set_state(core, tx, notice, "gone", error=None)
+    elif notice.state in ("sent", "shown") and withdraws(core, notice):
+        set_state(core, tx, notice, "withdrawing", next_at=core.now(), attempts=0)
+
+
+def record_sent(core: Core, tx: Transaction, sent: Notice) -> None:
+    """Record that a channel accepted a notice, or that it took one away.
+
+    :param sent: the notice as it was before.
+    """
+    notice = tx.notice(sent.id)
+    if notice is None:
+        return
+    attempts = notice.attempts + 1
+    if sent.state == "withdrawing":
+        if notice.state == "withdrawing":
+            set_state(core, tx, notice, "gone", attempts=attempts, error=None)
+        return
+    now = core.now()
+    notice = evolve(notice, attempts=attempts, sent_at=now, error=None)
+    if notice.state == "queued":
+        set_state(core, tx, notice, "sent")
+    elif notice.state == "gone" and withdraws(core, notice):
+        # Its request was closed while it was sent.
+        set_state(core, tx, notice, "withdrawing", next_at=now, attempts=0)
+    else:
+        tx.put_notice(notice)
+    log_receipt(core, tx, notice, "sent")
+
+
+def record_failure(core: Core, tx: Transaction, sent: Notice, failure: SendFailed) -> None:
+    """Record that an attempt failed. There is another one later, unless that is useless."""
+    notice = tx.notice(sent.id)
+    if notice is None or notice.state != sent.state:
+        return
+    attempts, error = notice.attempts + 1, str(failure)[:MAX_ERROR]
+    notice = evolve(notice, attempts=attempts, error=error)
+    is_withdrawal = notice.state == "withdrawing"
+    retry_at = core.now() + timedelta(seconds=retry_s(attempts, failure.retry_after_s))
+    is_last = (
+        failure.is_final
+        or attempts >= (MAX_WITHDRAWALS if is_withdrawal else MAX_ATTEMPTS)
+        or (notice.deadline is not None and retry_at >= notice.deadline)
+    )
+    if not is_last:
+        tx.put_notice(evolve(notice, next_at=retry_at))
+        return
+    set_state(core, tx, notice, "gone" if is_withdrawal else "failed")
+    if not is_withdrawal:
+        logger.warning(
+            "notice %s was not sent to %s: %s",
+            notice.id,
+            notice.target,
+            failure,
+        )
+        log_receipt(core, tx, notice, "failed")
+
+
+def retry_s(attempts: int, minimum_s: float | None = None) -> float:
+    """Return the seconds until the next attempt."""
+    pause = FIRST_RETRY_S * 4.0 ** (attempts - 1)
+    return min(max(pause, minimum_s or 0), LONGEST_RETRY_S)
+
+
+def log_receipt(core: Core, tx: Transaction, notice: Notice, state: NoticeState) -> None:
+    """Log the receipt of a request's notice in the request's session."""
+    if notice.kind != "request" or notice.session_id is None:
+        return
+    data: Mapping[str, Any] = {
+        "request_id": notice.request_id,
+        "notice_id": notice.id,
+        "target": notice.target,
+        "state": state,
+    }
+    if state == "failed":
+        data = {**data, "error": notice.error}
+    draft = Draft(EventType.REQUEST_NOTIFIED, data, notice.run_id)
+    tx.append(notice.session_id, [draft], core.now())
