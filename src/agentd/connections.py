@@ -22,12 +22,13 @@ class HttpConnection(ASGIHTTPConnection):
         request = self._create_request_from_scope(send)
         async with anyio.create_task_group() as tasks:
 
-            async def listen() -> None:
-                await self.handle_messages(request, receive)
+            async def answer() -> None:
+                await self.handle_request(request, send)
                 tasks.cancel_scope.cancel()
 
-            tasks.start_soon(listen)
-            await self.handle_request(request, send)
+            # This way round, a body that has arrived with the head is there when the answer begins.
+            tasks.start_soon(answer)
+            await self.handle_messages(request, receive)
             tasks.cancel_scope.cancel()
 
     async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:

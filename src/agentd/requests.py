@@ -53,6 +53,11 @@ class RequestBody(QuartBody):
         self._is_refused = False
         self.too_long = self._is_over(expected_content_length or 0)
 
+    @property
+    def has_arrived(self) -> bool:
+        """Whether it is complete."""
+        return self._complete.is_set()
+
     def append(self, data: bytes) -> None:
         """Add the next part."""
         self._size += len(data)
@@ -189,13 +194,19 @@ def _readers() -> anyio.CapacityLimiter:
 
 
 async def _read_body(request: HttpRequest) -> bytes:
+    if request.body.has_arrived:
+        return await _taken(request.body)
     for timeout_s in (request.body_timeout, STALL_S):
         with anyio.move_on_after(timeout_s):
-            data: bytes = await request.body
-            request.body.clear()  # one copy is enough
-            return data
+            return await _taken(request.body)
     seconds = f"{request.body_timeout:g}"
     raise InvalidRequest.of({"body": f"was not complete within {seconds} s"})
+
+
+async def _taken(body: RequestBody) -> bytes:
+    data: bytes = await body
+    body.clear()  # one copy is enough
+    return data
 
 
 def _is_json(content_type: str) -> bool:

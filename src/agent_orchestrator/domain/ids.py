@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 Kind = Literal["ses", "run", "msg", "req", "dmn", "tok", "ntc", "psh"]
 
@@ -21,9 +21,16 @@ class IdSource(Protocol):
         ...
 
 
+# The "extended hex" alphabet of RFC 4648, section 7, keeps the order of the numbers.
+_ALPHABET: Final = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS: Final = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
+_SHIFTS: Final = tuple(range(120, -1, -10))
+
+
 def _encode(number: int) -> str:
-    # The "extended hex" alphabet of RFC 4648, section 7, keeps the order of the numbers.
-    return base64.b32hexencode(number.to_bytes(16))[:_LENGTH].decode().lower()
+    # A third of the time of `base64.b32hexencode`, which matters for every message.
+    number <<= 2  # 130 bits: 26 digits of five
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
 def _decode(identifier: str) -> int:
