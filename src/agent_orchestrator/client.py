@@ -140,6 +140,14 @@ class Client:
         """Return a page of sessions. ``next_cursor`` is None on the last page."""
         return await self._call(session_calls.LIST_SESSIONS, request)
 
+    async def mark_seen(self, session_id: str, seq: int) -> int:
+        """Mark the events of a session up to ``seq`` as seen by this client's token, or its principal.
+
+        :return: the last event that is marked; ``list_sessions(activity=True)`` has it as ``seen_seq``.
+        """
+        request = session_calls.MarkSeen(session_id, seq)
+        return (await self._call(session_calls.MARK_SEEN, request)).seq
+
     @takes(session_calls.UpdateSession)
     async def update_session(self, request: session_calls.UpdateSession) -> Session:
         """Rename, move, close, reopen or annotate a session. Fields that are None keep their value.

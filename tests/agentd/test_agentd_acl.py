@@ -56,6 +56,9 @@ ROWS = {
     "POST /sessions": row("403 201 403 | 201 201 201 201 201 201 | 403 403", title="x"),
     "GET /sessions": row(LIST),
     "GET /sessions/{session_id}": row(LOOK),
+    "POST /sessions/{session_id}/seen": row(
+        "200 403 403 | 200 200 200 200 200 404 | 403 403", seq=1
+    ),
     "PATCH /sessions/{session_id}": row(OWN_WRITE, metadata={"by": "somebody"}),
     "POST /sessions/{session_id}/close": row(OWN_WRITE, cascade=True),
     "POST /sessions/{session_id}/attach": row(

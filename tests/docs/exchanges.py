@@ -168,7 +168,8 @@ async def hold(conversation: Conversation) -> None:
     await call("close_session", session_id=session, cascade=True)
     await call("send_message", session_id=session, text="More")
     await call("get_session", session_id=session)
-    await call("list_sessions", parent_session_id=session, limit=1)
+    await call("mark_seen", session_id=session, seq=12)
+    await call("list_sessions", order="newest", q="typos", activity="true", limit=1)
 
     await call("adopt_session", provider="codex", cwd=here)
     adopted = await call("adopt_session", provider="codex", thread_id=_THREAD)

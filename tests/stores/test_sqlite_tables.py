@@ -86,7 +86,9 @@ VALUES: list[tuple[str, Table[Any], Any]] = [
 def test_row_of_a_value_is_read_as_the_same_value(name: str, kind: Table[Any], value: Any) -> None:
     row = kind.values(value)
     assert len(row) == len(kind.columns.split(", "))
-    behind = (value.last_seq, json.dumps(value.threads)) if name == "sessions" else ()
+    behind = (
+        (value.last_seq, value.last_line, json.dumps(value.threads)) if name == "sessions" else ()
+    )
     again = kind.read((*row, *behind, "beyond"))
     assert again == value
     for one in attrs.fields(type(value)):

@@ -94,6 +94,8 @@ class Session:
     """When its agents ask for approval. None, here and for ``sandbox``, means the provider's setting."""
     sandbox: Sandbox | None = None
     """What its agents' commands may do without approval."""
+    last_line: str | None = None
+    """The last line that its agent said, at most 200 characters."""
 
 
 @frozen

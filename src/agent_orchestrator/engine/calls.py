@@ -17,6 +17,7 @@ from agent_orchestrator.engine import (
     doctor,
     feed,
     grants,
+    inbox,
     maintenance,
     messages,
     requests,
@@ -52,6 +53,7 @@ Mutation = Callable[[Core, Principal, Any], Awaitable[Change[Any]]]
 
 MUTATIONS: Final[dict[str, Mutation]] = {
     session_calls.CREATE_SESSION.name: sessions.create,
+    session_calls.MARK_SEEN.name: inbox.mark_seen,
     session_calls.UPDATE_SESSION.name: sessions.update,
     session_calls.CLOSE_SESSION.name: sessions.close,
     takeover_calls.ATTACH_SESSION.name: takeovers.attach,

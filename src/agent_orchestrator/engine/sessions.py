@@ -11,7 +11,15 @@ from agent_orchestrator.domain.errors import InvalidRequest, SessionBusy
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Run, Session, Source
-from agent_orchestrator.engine import limits, messages, questions, results, steering, transitions
+from agent_orchestrator.engine import (
+    inbox,
+    limits,
+    messages,
+    questions,
+    results,
+    steering,
+    transitions,
+)
 from agent_orchestrator.engine.access import (
     forbid_runs,
     require_active,
@@ -104,9 +112,13 @@ async def create(
 
 
 async def get(core: Core, caller: Principal, command: GetSession) -> SessionReply:
-    return await core.store.read(
-        lambda view: SessionReply(session_for(view, caller, Action.READ, command.session_id))
-    )
+    def query(view: View) -> SessionReply:
+        session = session_for(view, caller, Action.READ, command.session_id)
+        if not command.activity:
+            return SessionReply(session)
+        return SessionReply(session, inbox.activity(view, caller, session.id))
+
+    return await core.store.read(query)
 
 
 async def list_(core: Core, caller: Principal, command: ListSessions) -> SessionPage:
@@ -125,7 +137,12 @@ async def list_(core: Core, caller: Principal, command: ListSessions) -> Session
             )
 
         matches = _filter(core, command)
-        return SessionPage(*page(sessions, command.cursor, command.limit, matches=matches))
+        found, cursor = page(sessions, command.cursor, command.limit, matches=matches)
+        if not command.activity:
+            return SessionPage(found, cursor)
+        return SessionPage(
+            found, cursor, tuple(inbox.activity(view, caller, session.id) for session in found)
+        )
 
     return await core.store.read(query)
 

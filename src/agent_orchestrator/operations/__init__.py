@@ -39,6 +39,7 @@ from agent_orchestrator.operations.sessions import (
     GET_SESSION,
     GET_TREE,
     LIST_SESSIONS,
+    MARK_SEEN,
     SET_ACCESS,
     UPDATE_SESSION,
 )
@@ -49,6 +50,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     CREATE_SESSION,
     LIST_SESSIONS,
     GET_SESSION,
+    MARK_SEEN,
     UPDATE_SESSION,
     CLOSE_SESSION,
     ATTACH_SESSION,

@@ -1,11 +1,13 @@
 """Calls about sessions and their trees."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from attrs import frozen, resolve_types
 
 from agent_orchestrator.domain.access import Grant
+from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Approvals, Message, Run, Session, SessionStatus
 from agent_orchestrator.fields import (
     MAX_TEXT,
@@ -68,7 +70,15 @@ class StartSession(SessionOptions, AnswerOptions, ImageOptions, Text):
 
 
 @command
-class ListSessions(Ordered):
+class WithActivity:
+    activity: bool = param(
+        "Also return the `activity`: the run, the open requests and what the caller has seen.",
+        default=False,
+    )
+
+
+@command
+class ListSessions(WithActivity, Ordered):
     status: SessionStatus | None = param("Only sessions with this status.", default=None)
     provider: str | None = optional_name(
         "Only sessions with this provider. Sessions without one use the default. Searched like `q`."
@@ -77,8 +87,18 @@ class ListSessions(Ordered):
 
 
 @command
-class GetSession(OfSession):
+class GetSession(WithActivity, OfSession):
     pass
+
+
+@command
+class MarkSeen(OfSession):
+    seq: int = required(
+        "The last event that the caller has seen. An earlier one than before changes nothing.",
+        kw_only=False,
+        minimum=0,
+        maximum=2**63 - 1,
+    )
 
 
 @command
@@ -123,8 +143,49 @@ class GetTree(Page, OfSession):
 
 
 @frozen
+class RunState:
+    """A run in a list of sessions."""
+
+    id: str
+    status: RunStatus
+    provider: str
+    model: str | None
+    host: str | None
+    """Id of the machine on which its agent works or last worked; None before its start."""
+    waiting_on: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error_code: str | None
+    """Why it failed."""
+    cost_usd: float | None
+    """What it has cost, if its provider reports it."""
+
+
+@frozen
+class SessionActivity:
+    """What a list of sessions shows of each, besides the session."""
+
+    run: RunState | None
+    """The active run, else the newest one."""
+    open_request_count: int
+    """Number of open requests of its runs."""
+    seen_seq: int
+    """The last event that the caller's token has marked as seen, 0 if none. A session whose `last_seq` is
+    greater has something new."""
+
+
+@frozen
 class SessionReply:
     session: Session
+    activity: SessionActivity | None = None
+    """None unless it was asked for."""
+
+
+@frozen
+class SeenReply:
+    seq: int
+    """The last event that the caller has seen."""
 
 
 @frozen
@@ -156,6 +217,8 @@ class AccessReply:
 class SessionPage:
     sessions: tuple[Session, ...]
     next_cursor: str | None
+    activity: tuple[SessionActivity, ...] | None = None
+    """One for each session, in their order. None unless it was asked for."""
 
 
 @frozen
@@ -208,6 +271,14 @@ LIST_SESSIONS: Final = Operation(
 )
 GET_SESSION: Final = Operation(
     "get_session", "GET", "/sessions/{session_id}", GetSession, SessionReply, "Read a session."
+)
+MARK_SEEN: Final = Operation(
+    "mark_seen",
+    "POST",
+    "/sessions/{session_id}/seen",
+    MarkSeen,
+    SeenReply,
+    "Mark the events of a session as seen. Each token has its own mark.",
 )
 UPDATE_SESSION: Final = Operation(
     "update_session",

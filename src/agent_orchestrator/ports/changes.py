@@ -8,6 +8,7 @@ from attrs import frozen
 
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.notices import Notice
 from agent_orchestrator.domain.tokens import AccessToken
@@ -41,13 +42,33 @@ class Draft:
     changed since."""
 
 
+_LAST_LINE: Final = 200
+_CONTROLS: Final = dict.fromkeys((*range(32), *range(127, 160)))
+
+
+def last_line(drafts: Sequence[Draft]) -> str | None:
+    """Return the last line that an agent says in some events, at most 200 characters."""
+    for draft in reversed(drafts):
+        said: Any = draft.data if draft.event_type == EventType.AGENT_MESSAGE else None
+        if draft.event_type == EventType.RUN_COMPLETED:  # an agent may have only a result
+            said = draft.data.get("result")
+        text = said.get("text") if isinstance(said, Mapping) else None
+        if isinstance(text, str):
+            lines = (
+                line.translate(_CONTROLS).strip() for line in text[-5 * _LAST_LINE :].splitlines()
+            )
+            if found := [line for line in lines if line]:
+                return found[-1][:_LAST_LINE]
+    return None
+
+
 class Transaction(View, Protocol):
     """A view that can also write. It sees its own writes. All of them are committed, or none."""
 
     def add_session(self, session: Session) -> None: ...
 
     def put_session(self, session: Session) -> None:
-        """Replace a session's fields, except ``last_seq`` and ``threads``."""
+        """Replace a session's fields, except ``last_seq``, ``last_line`` and ``threads``."""
         ...
 
     def add_message(self, message: Message) -> None: ...
@@ -82,8 +103,8 @@ class Transaction(View, Protocol):
         ...
 
     def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
-        """Append events with the session's next ``seq``s, set its ``updated_at``, and notify
-        ``session:<id>`` and ``events``.
+        """Append events with the session's next ``seq``s, set its ``updated_at`` and, if its agent says
+        something, its ``last_line`` (:func:`last_line`). Notify ``session:<id>`` and ``events``.
 
         :return: the last ``seq``.
         """
@@ -122,6 +143,10 @@ class Transaction(View, Protocol):
 
         :return: the number of deleted notices.
         """
+        ...
+
+    def put_seen(self, reader: str, session_id: str, seq: int) -> None:
+        """Record how far a reader has read a session's log (:meth:`~SessionQueries.seen`)."""
         ...
 
     def add_token(self, token: AccessToken, token_hash: str) -> None: ...

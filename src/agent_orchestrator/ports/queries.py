@@ -65,6 +65,13 @@ class SessionQueries(Protocol):
         """Return the grants of a session, in order of the principals' names."""
         ...
 
+    def seen(self, reader: str, session_id: str) -> int:
+        """Return the ``seq`` up to which a reader has read a session's log; 0 if it is unknown.
+
+        :param reader: the id of a token, or of a principal without one.
+        """
+        ...
+
     def role(self, session_id: str, principal: str) -> GrantRole | None:
         """Return the role that a session grants to a principal."""
         ...
@@ -227,6 +234,10 @@ class RequestQueries(Protocol):
             resolve those of sessions that it owns, or has the grant ``writer`` or ``owner`` on. A run may
             resolve those of its session's descendants, except those for people only.
         """
+        ...
+
+    def open_request_count(self, session_id: str) -> int:
+        """Return the number of pending requests of a session's runs."""
         ...
 
     def last_resolved(

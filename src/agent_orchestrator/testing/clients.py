@@ -34,6 +34,7 @@ from agent_orchestrator.domain.model import (
     Run,
     Session,
 )
+from agent_orchestrator.operations import sessions as session_calls
 from agent_orchestrator.operations.events import CaughtUp, StreamItem, StreamRequest
 from agent_orchestrator.operations.messages import (
     SEND_MESSAGE,
@@ -155,6 +156,45 @@ class ClientContract:
         with pytest.raises(InvalidRequest) as refused:
             await client.requests(order="deadline", status="answered")
         assert refused.value.details["fields"].keys() == {"order"}
+
+    async def test_a_list_shows_the_activity_of_sessions(self, client: Client) -> None:
+        idle = await client.create_session()
+        ended = await client.create_session()
+        run = await _turn(client, ended.id, "say one\nsay two")
+        await client.create_run(ended.id, provider=MANUAL)
+        asking = await client.create_session(provider=MANUAL)
+        active = await client.create_run(asking.id)
+        await client.transition_run(active.id, "running")
+        await client.create_run(asking.id)
+        for text in ("May I?", "And this?"):
+            await client.reply_parent(active.id, text, request_kind="input_request")
+        assert (await client.list_sessions()).activity is None
+        page = await client.list_sessions(activity=True)
+        assert [session.id for session in page.sessions] == [idle.id, ended.id, asking.id]
+        assert page.activity is not None
+        of_idle, of_ended, of_asking = page.activity
+        assert (of_idle.run, of_idle.open_request_count, of_idle.seen_seq) == (None, 0, 0)
+        assert of_ended.run is not None
+        assert (of_ended.run.status, of_ended.run.provider) == (RunStatus.QUEUED, MANUAL)
+        assert of_asking.run is not None
+        assert (of_asking.run.id, of_asking.run.status) == (active.id, RunStatus.RUNNING)
+        assert of_asking.open_request_count == 2
+        assert run.result is not None
+        assert page.sessions[1].last_line == run.result.text.splitlines()[-1]
+
+    async def test_what_a_caller_has_seen_only_goes_forward(self, client: Client) -> None:
+        session = await client.create_session()
+        await _turn(client, session.id, "say hello")
+        last_seq = (await client.get_session(session.id)).last_seq
+        for seq, marked in ((2, 2), (1, 2), (2**40, last_seq), (0, last_seq)):
+            assert await client.mark_seen(session.id, seq) == marked
+        reply = await client.transport.call(
+            session_calls.GET_SESSION, session_calls.GetSession(session.id, activity=True)
+        )
+        assert reply.answer.activity is not None
+        assert reply.answer.activity.seen_seq == last_seq
+        with pytest.raises(NotFound):
+            await client.mark_seen("ses_none", 1)
 
     async def test_sessions_are_listed_by_status(self, client: Client) -> None:
         await client.create_session()

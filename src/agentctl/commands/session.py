@@ -12,6 +12,7 @@ from agent_orchestrator.operations.sessions import (
     GET_SESSION,
     GET_TREE,
     LIST_SESSIONS,
+    MARK_SEEN,
     SET_ACCESS,
     UPDATE_SESSION,
 )
@@ -87,6 +88,20 @@ row(
     """
     agentctl session get ses_01k0
     agentctl session get @last --field session.last_seq
+    """,
+)
+row(
+    session,
+    "seen",
+    MARK_SEEN,
+    "seen up to event {seq}",
+    """Mark the events of a session as seen, for the token of this call.
+
+    Lists with --activity show the mark as seen_seq.
+    """,
+    """
+    agentctl session seen ses_01k0 --seq 12
+    agentctl --format json session list --activity --order newest
     """,
 )
 row(

@@ -160,6 +160,8 @@ class State:
         """The cursor under the key None; empty if there is none."""
         self.token_ids: dict[str, str] = {}
         self.tokens: dict[str, tuple[str, int]] = {}
+        self.seen: dict[tuple[str, str], int] = {}
+        """The ``seq`` up to which a reader has read a session's log, by reader and session id."""
         self.grants: dict[str, dict[str, GrantRole]] = {}
         self.granted = Table[StoredGrant](principal=lambda grant: grant.principal)
         self.threads: dict[tuple[str, str], Thread] = {}

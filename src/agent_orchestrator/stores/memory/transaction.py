@@ -17,7 +17,7 @@ from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.notices import Notice
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports.changes import Draft, max_deleted_records
+from agent_orchestrator.ports.changes import Draft, last_line, max_deleted_records
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.encoding import plain
 from agent_orchestrator.stores.memory.state import (
@@ -85,7 +85,8 @@ class MemoryTransaction(MemoryView):
 
     def add_session(self, session: Session) -> None:
         metadata = plain(session.metadata)
-        self._add(self._state.sessions, evolve(session, metadata=metadata, threads={}, last_seq=0))
+        fresh = evolve(session, metadata=metadata, threads={}, last_seq=0, last_line=None)
+        self._add(self._state.sessions, fresh)
 
     def put_session(self, session: Session) -> None:
         stored = self._known(session.id)
@@ -96,6 +97,7 @@ class MemoryTransaction(MemoryView):
                 metadata=plain(session.metadata),
                 threads=stored.threads,
                 last_seq=stored.last_seq,
+                last_line=stored.last_line,
             ),
         )
 
@@ -169,7 +171,9 @@ class MemoryTransaction(MemoryView):
             for seq, draft in enumerate(drafts, session.last_seq + 1)
         ]
         last_seq = session.last_seq + len(events)
-        self._set(self._state.sessions, evolve(session, last_seq=last_seq, updated_at=at))
+        line = last_line(drafts) or session.last_line
+        changed = evolve(session, last_seq=last_seq, updated_at=at, last_line=line)
+        self._set(self._state.sessions, changed)
         for entries in (log, self._state.log):
             self._undo_steps.append(partial(_truncate, entries, len(entries)))
             entries.extend(events)
@@ -269,6 +273,10 @@ class MemoryTransaction(MemoryView):
         for notice in oldest:
             self._set_or_remove(self._state.notices, notice.id, None)
         return len(oldest)
+
+    def put_seen(self, reader: str, session_id: str, seq: int) -> None:
+        self._known(session_id)
+        self._assign(self._state.seen, (reader, session_id), seq)
 
     def add_token(self, token: AccessToken, token_hash: str) -> None:
         if token_hash in self._state.token_ids:

@@ -316,6 +316,9 @@ class MemoryView:
         index = "pending" if status == "pending" else "all"
         return requests.find(index, after=after, newest=newest)
 
+    def open_request_count(self, session_id: str) -> int:
+        return sum(one.is_open for one in self._state.requests.find("session", session_id))
+
     def last_resolved(
         self, run_id: str, attempt: int, *, statuses: Collection[str], excluding: Collection[str]
     ) -> Request | None:
@@ -556,6 +559,9 @@ class MemoryView:
     def grants(self, session_id: str) -> list[Grant]:
         granted = self._state.grants.get(session_id, {})
         return [Grant(principal, role) for principal, role in sorted(granted.items())]
+
+    def seen(self, reader: str, session_id: str) -> int:
+        return self._state.seen.get((reader, session_id), 0)
 
     def role(self, session_id: str, principal: str) -> GrantRole | None:
         return self._state.grants.get(session_id, {}).get(principal)

@@ -71,7 +71,10 @@ _OTHER_NAMES: Final = (
 _NAMES: Final = dict(pair.split("=") for pair in _OTHER_NAMES)
 """Columns whose names differ from the fields', by field."""
 
-SESSIONS: Final = table(Session, read_only={"last_seq": Cell(), "threads": Cell(read=json.loads)})
+SESSIONS: Final = table(
+    Session,
+    read_only={"last_seq": Cell(), "last_line": Cell(), "threads": Cell(read=json.loads)},
+)
 MESSAGES: Final = table(Message, spread=("source",), names=_NAMES)
 RUNS: Final = table(
     Run, spread=("error",), cells={"result": Cell(_result_cell, _result_from)}, names=_NAMES

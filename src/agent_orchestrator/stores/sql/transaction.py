@@ -12,7 +12,7 @@ from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.notices import Notice
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports.changes import Draft, max_deleted_records
+from agent_orchestrator.ports.changes import Draft, last_line, max_deleted_records
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.sql.listing import TREE
 from agent_orchestrator.stores.sql.long_values import LongValues
@@ -91,6 +91,11 @@ _PUT_TOKEN: Final = _update("access_tokens", TOKENS.columns)
 _PRINCIPALS_IN_TREE: Final = f"SELECT DISTINCT principal FROM grants WHERE session_id IN ({TREE})"
 _GRANT: Final = (
     f"INSERT INTO grants (session_id, principal, role) SELECT id, ?, ? FROM ({TREE}) AS tree"
+)
+_PUT_LAST_LINE: Final = "UPDATE sessions SET last_line = ? WHERE id = ?"
+_PUT_SEEN: Final = (
+    _insert("seen", "reader, session_id, seq")
+    + " ON CONFLICT (reader, session_id) DO UPDATE SET seq = excluded.seq"
 )
 _NOTE_ACTIVITY: Final = (
     _insert("activity", "run_id, attempt, last_seq, event_at, output_at")
@@ -245,6 +250,8 @@ class SqlTransaction(SqlView):
         advanced = self._advance(session_id, count, when)
         if advanced is None:
             raise NotFound(f"no session {session_id}", {"session_id": session_id})
+        if (line := last_line(drafts)) is not None:
+            self._execute(_PUT_LAST_LINE, (line, session_id))
         session, last_seq, position = advanced
         offset = position - last_seq  # from a seq of this session to its position in the whole log
         seq = last_seq - count
@@ -321,6 +328,9 @@ class SqlTransaction(SqlView):
 
     def delete_notices(self, *, before: datetime, limit: int) -> int:
         return self._changed_rows(_DELETE_NOTICES, (format_time(before), limit))
+
+    def put_seen(self, reader: str, session_id: str, seq: int) -> None:
+        self._write(_PUT_SEEN, (reader, session_id, seq))
 
     def add_token(self, token: AccessToken, token_hash: str) -> None:
         self._write(_ADD_TOKEN, (*TOKENS.values(token), token_hash))

@@ -152,7 +152,7 @@ class Statements:
             f"SELECT {columns}, s.id FROM events e CROSS JOIN sessions s ON s.number = e.session"
         )
         return cls(
-            session=f"SELECT {SESSIONS.columns}, last_seq, {dialect.threads} FROM sessions",
+            session=f"SELECT {SESSIONS.columns}, last_seq, last_line, {dialect.threads} FROM sessions",
             run=f"SELECT {RUNS.select(result=dialect.result)} FROM runs",
             latest_runs=f"""
                 SELECT {cut_columns},
@@ -478,6 +478,10 @@ class SqlView(ABC):
         rows = self._page(_REQUEST, statements, ordering, limit, size)
         return [REQUESTS.read(row) for row in rows]
 
+    def open_request_count(self, session_id: str) -> int:
+        query = "SELECT count(*) FROM requests WHERE session_id = ? AND status = 'pending'"
+        return int(self._first_row(query, session_id)[0])
+
     def last_resolved(
         self, run_id: str, attempt: int, *, statuses: Collection[str], excluding: Collection[str]
     ) -> Request | None:
@@ -802,6 +806,11 @@ class SqlView(ABC):
             (session_id,),
         )
         return [Grant(*row) for row in rows]
+
+    def seen(self, reader: str, session_id: str) -> int:
+        query = "SELECT seq FROM seen WHERE reader = ? AND session_id = ?"
+        row = self._first_row(query, reader, session_id)
+        return 0 if row is None else int(row[0])
 
     def role(self, session_id: str, principal: str) -> GrantRole | None:
         query = "SELECT role FROM grants WHERE session_id = ? AND principal = ?"

@@ -103,7 +103,7 @@ class Family(Opening):
                     [questions[session_id] for session_id in ids],
                     ids,
                     [],
-                    [evolve(child, last_seq=1) for child in children[:1]],
+                    [evolve(child, last_seq=1, last_line="x") for child in children[:1]],
                     [runs[other.id]] if top is other else [],
                 ]
 

@@ -204,6 +204,10 @@ class Reads(Opening):
             ]
             for request in requests:
                 await store.transact(methodcaller("add_request", request))
+            counts = await store.read(
+                lambda view: [view.open_request_count(one.id) for one in (root, other, child)]
+            )
+            assert counts == [4, 4, 4]
             # The deadline moves with an extension.
             requests[0] = evolve(requests[0], expires_at=NOW + timedelta(hours=1))
             await store.transact(methodcaller("put_request", requests[0]))

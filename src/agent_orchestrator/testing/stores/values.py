@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -74,12 +75,55 @@ class Values(Opening):
             session = a_session(last_seq=7, threads={"demo": "x"})
             await put(store, session)
             stored = await store.read(lambda view: view.session(session.id))
-            assert stored == evolve(session, last_seq=0, threads={})
+            assert stored == evolve(session, last_seq=0, last_line=None, threads={})
             await store.transact(lambda tx: tx.append(session.id, drafts("a", "b"), NOW))
             await store.transact(lambda tx: tx.put_thread(session.id, "demo", Thread("t", {})))
             await store.transact(lambda tx: tx.put_session(evolve(session, title="new")))
             stored = await store.read(lambda view: view.session(session.id))
-            assert stored == evolve(session, title="new", last_seq=2, threads={"demo": "t"})
+            assert stored == evolve(
+                session, title="new", last_seq=2, last_line="b", threads={"demo": "t"}
+            )
+
+    async def test_a_session_has_the_last_line_of_its_agent(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+
+            async def line_after(*events: tuple[str, Any]) -> str | None:
+                said = [Draft(kind, {"text": text}) for kind, text in events]
+                await store.transact(lambda tx: tx.append(session.id, said, NOW))
+                stored = await store.read(lambda view: view.session(session.id))
+                assert stored is not None
+                return stored.last_line
+
+            assert await line_after(("run.started", "x")) is None
+            assert await line_after(("agent.message", "one\ntwo  \n\n")) == "two"
+            assert await line_after(("agent.message", " \n"), ("agent.message.delta", "y")) == "two"
+            said = ("agent.message", HARD_TEXT), ("subagent.message", "z"), ("agent.message", None)
+            assert await line_after(*said) == '\ufeff "quoted" \\ \'; DROP TABLE runs; --'
+            assert await line_after(("agent.message", "é" * 1_000_000)) == "é" * 200
+            await store.transact(lambda tx: tx.put_session(evolve(session, last_line="?")))
+            assert await line_after(("run.failed", "x")) == "é" * 200
+            ended = [Draft("run.completed", {"result": {"text": "done\nat last"}})]
+            await store.transact(lambda tx: tx.append(session.id, ended, NOW))
+            assert await line_after(("run.completed", "x")) == "at last"
+
+    async def test_readers_have_their_own_marks(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            one, two = a_session(), a_session()
+            await put(store, one, two)
+            for reader, session, seq in (("ann", one, 3), ("tok_1", one, 2), ("ann", one, 5)):
+                await store.transact(methodcaller("put_seen", reader, session.id, seq))
+            found = await store.read(
+                lambda view: [
+                    view.seen(reader, session.id)
+                    for reader in ("ann", "tok_1", "bob")
+                    for session in (one, two)
+                ]
+            )
+            assert found == [5, 0, 2, 0, 0, 0]
+            with pytest.raises(NotFound):
+                await store.transact(lambda tx: tx.put_seen("ann", "ses_none", 1))
 
     async def test_a_message_is_read_as_it_was_written(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
