@@ -134,7 +134,8 @@ def daemon_setting(default: Any, doc: str, *, secret: bool = False, **more: Any)
         :class:`agent_orchestrator.fields.Limits`.
     """
     sources = {"env": more.pop("env")} if "env" in more else {}
-    metadata = {"limits": Limits(doc=doc, not_blank=True, pattern=_TEXT, **more), "source": sources}
+    limits = Limits(**{"doc": doc, "not_blank": True, "pattern": _TEXT, **more})
+    metadata = {"limits": limits, "source": sources}
     return attrs.field(default=default, metadata=metadata, repr=not secret)
 
 

@@ -4,6 +4,7 @@ from time import perf_counter
 from typing import Final
 
 import anyio.to_thread
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from quart import Quart, Response, has_request_context, request, websocket
 from quart import Request as QuartRequest
 from quart.globals import request_ctx
@@ -41,6 +42,8 @@ from agentd.streaming import (
     StreamLimiter,
     stream_request,
 )
+from agentd.web.routes import ENDPOINTS as PAGE_ENDPOINTS
+from agentd.web.routes import add_page, without_base_path
 
 BODY_S: Final = 30.0
 """Maximum duration of a request's body, in seconds."""
@@ -49,6 +52,9 @@ DEFAULT_MAX_BODY: Final = 8 * 1024 * 1024
 """Maximum length of a request's body, in bytes."""
 
 _BEARER: Final = "bearer."
+
+_PUBLIC: Final = frozenset({"health"}) | PAGE_ENDPOINTS
+"""The routes that need no token."""
 
 
 class App(Quart):
@@ -60,6 +66,15 @@ class App(Quart):
     asgi_websocket_class = WebSocketConnection
 
     metrics: Metrics
+    base_path: str = ""
+
+    async def __call__(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Serve a connection. Its path may begin with the base path, whether or not a proxy removes it."""
+        if scope["type"] != "lifespan" and self.base_path:
+            scope = without_base_path(scope, self.base_path)
+        await super().__call__(scope, receive, send)
 
     async def handle_request(self, request: QuartRequest) -> ResponseTypes:
         """Answer a request, and count it."""
@@ -112,6 +127,7 @@ def create_app(
     max_streams: int = MAX_STREAMS,
     metrics: Metrics | None = None,
     descriptors: Descriptors | None = None,
+    base_path: str = "",
 ) -> App:
     """Return the web app in front of a gateway.
 
@@ -122,10 +138,12 @@ def create_app(
     :param max_streams: maximum number of open streams for each principal.
     :param metrics: counts requests and streams; served at ``/metrics``.
     :param descriptors: limits streams by the free file descriptors.
+    :param base_path: a path before all others, such as ``/agents``, for a proxy that does not remove it.
     """
     lifetime = lifetime or Lifetime()
     app = App("agentd", static_folder=None)
     app.metrics = metrics or Metrics()
+    app.base_path = base_path
     app.config["MAX_CONTENT_LENGTH"] = max_body
     app.config["BODY_TIMEOUT"] = body_s
     # http1 cuts off slow readers. A limit here would also start one task for each answer.
@@ -145,6 +163,7 @@ def create_app(
     _add_tools(app, ToolEndpoint(gateway, lifetime, version=version, quiet_s=quiet_s))
     _add_metrics(app, gateway)
     _add_descriptions(app, lifetime, version)
+    add_page(app, base_path)
     return app
 
 
@@ -162,7 +181,7 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
             guard.check_query(query_names(received.query_string))
         if guard.origins and "Origin" in headers and cors.is_preflight(received.method, headers):
             return cors.preflight(headers)
-        if received.endpoint != "health":
+        if received.endpoint not in _PUBLIC:
             authorization = headers.getlist("Authorization")
             with guard.logging_refusals(peer):
                 received.principal = await guard.caller(authorization, gateway, peer)

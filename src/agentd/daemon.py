@@ -155,6 +155,7 @@ class Daemon:
                     max_body=settings.max_body,
                     metrics=metrics,
                     descriptors=descriptors,
+                    base_path=settings.base_path or "",
                 )
                 _log_start(settings, url, guard)
                 # The objects loaded so far stay, so the garbage collector need not scan them.

@@ -31,6 +31,9 @@ from agent_orchestrator.trusted_files import found_file, is_blank, is_trusted
 from agent_orchestrator.user_state import user_state
 from agentd.providers import ProviderSettings, RoutingSettings, read_providers
 
+BASE_PATH: Final = r"(?:/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+"
+"""A path that proxies and browsers leave as it is, without a slash at its end."""
+
 DEFAULT_FILE: Final = "agentd.toml"
 """Read from the working directory if it exists, is trusted, and no other file is named."""
 
@@ -125,6 +128,13 @@ class Settings(EngineOptions, AgentDefaults):
         (),
         "An origin of web pages that may call the daemon (Origin header); repeatable.",
         flag="--allowed-origin",
+    )
+    base_path: str | None = daemon_setting(
+        None,
+        "A path before all others, such as `/agents`, for a reverse proxy that serves the page and the API "
+        "below it.",
+        pattern=BASE_PATH,
+        max_length=256,
     )
     tls_cert: str | None = daemon_setting(
         None,

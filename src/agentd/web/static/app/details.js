@@ -1,0 +1,86 @@
+/** What there is to know and to do about a session, beside its story. */
+
+import { list } from "./api.js";
+import { titleOf } from "./card.js";
+import { html, useEffect, useState } from "./lib.js";
+import { outbox, post, discard } from "./outbox.js";
+import { Age, Diff, State, Twice, usageText } from "./parts.js";
+import { go, to } from "./route.js";
+import { sessions, work } from "./store.js";
+import { Plan } from "./story.js";
+import { clean, cleanCode } from "./text.js";
+
+/** @import { Log } from "./log.js" */
+/** @import { Run, Session } from "./types.js" */
+
+/** @param {{ session: Session, log: Log }} props */
+export function Details({ session, log }) {
+  void log.changes.value;
+  const [runs, setRuns] = useState(/** @type {Run[]} */ ([]));
+  const state = work.value.get(session.id)?.status;
+  useEffect(() => {
+    let isCurrent = true;
+    list("runs", "runs", { session_id: session.id }).then(
+      (found) => isCurrent && setRuns(found.reverse()),
+      () => {},
+    );
+    return () => {
+      isCurrent = false;
+    };
+  }, [session.id, state]);
+  const children = [...sessions.value.values()].filter((one) => one.parent_session_id === session.id);
+  const facts = [
+    ["Provider", session.provider ?? "the default"],
+    ["Model", session.model],
+    ["Directory", session.cwd],
+    ["Sandbox", session.sandbox],
+    ["Asks", session.approval_policy],
+    ["Who decides", session.approvals],
+    ["Owner", session.owner],
+  ].filter(([, value]) => value);
+  const refused = outbox.value.filter((entry) => entry.about === session.id && entry.state === "refused" && !entry.path.endsWith("/messages"));
+  return html`<div class="details">
+    ${refused.map((entry) => html`<div class="failed-note" role="alert"><p>${clean(entry.error)}</p><button type="button" class="small quiet" onClick=${() => discard(entry.key)}>Dismiss</button></div>`)}
+    ${log.plan && html`<${Plan} steps=${log.plan.steps} />`}
+    <section><h2>About</h2><dl>${facts.map(([name, value]) => html`<dt>${name}</dt><dd>${cleanCode(value)}</dd>`)}
+      <dt>Begun</dt><dd><${Age} at=${session.created_at} /></dd><dt>Id</dt><dd><code>${session.id}</code></dd></dl></section>
+    ${log.files.size > 0 && html`<section><h2>Changed files</h2>${[...log.files.values()].map((change) => html`<${Diff} key=${change.path} change=${change} isOpen=${false} />`)}</section>`}
+    ${children.length > 0 && html`<section><h2>Helpers</h2><ul class="plain-list">${children.map((child) => html`<li><a class="line" href=${to(`s/${child.id}`)}><${State} state=${work.value.get(child.id)?.status ?? "idle"} /><span>${titleOf(child)}</span></a></li>`)}</ul></section>`}
+    <section><h2>Runs</h2>${runs.length ? html`<ul class="plain-list">${runs.slice(0, 50).map((run) => html`<li><a class="line" href=${to(`run/${run.id}`)}>
+      <${State} state=${run.status} /><span class="muted"><${Age} at=${run.created_at} /></span><span class="muted">${usageText(run.usage)}</span></a></li>`)}</ul>` : html`<p class="muted">None yet.</p>`}</section>
+    <${Actions} session=${session} />
+  </div>`;
+}
+
+/** @param {{ session: Session }} props */
+function Actions({ session }) {
+  const [form, setForm] = useState("");
+  const patch = (/** @type {object} */ body) => void post("PATCH", `sessions/${session.id}`, /** @type {any} */ (body), session.id);
+  const toggle = (/** @type {string} */ name) => setForm(form === name ? "" : name);
+  const close = (/** @type {boolean} */ cascade) => void post("POST", `sessions/${session.id}/close`, { cascade }, session.id);
+  const spawn = async (/** @type {string} */ task) => {
+    const answer = await post("POST", `sessions/${session.id}/spawn`, { task }, session.id);
+    if (answer) go(`s/${answer.session.id}`);
+  };
+  return html`<section><h2>Do</h2><div class="more-answers">
+    <button type="button" aria-expanded=${form === "rename"} onClick=${() => toggle("rename")}>Rename</button>
+    ${form === "rename" && html`<${OneField} label="Title" value=${session.title ?? ""} button="Rename" onSubmit=${(/** @type {string} */ title) => { patch({ title }); setForm(""); }} />`}
+    <button type="button" aria-expanded=${form === "cwd"} onClick=${() => toggle("cwd")}>Change the directory</button>
+    ${form === "cwd" && html`<${OneField} label="Absolute path" value=${session.cwd} button="Change" onSubmit=${(/** @type {string} */ cwd) => { patch({ cwd }); setForm(""); }} />`}
+    <button type="button" aria-expanded=${form === "spawn"} onClick=${() => toggle("spawn")}>Start a helper</button>
+    ${form === "spawn" && html`<${OneField} label="Its task" value="" isLong=${true} button="Start" onSubmit=${spawn} />`}
+    ${session.status === "open"
+      ? html`<${Twice} question="Really close it?" onConfirm=${() => close(false)}>Close the session<//>
+          <${Twice} class="deny" question="Really close all, and stop every run?" onConfirm=${() => close(true)}>Close with all helpers<//>`
+      : html`<button type="button" onClick=${() => patch({ status: "open" })}>Open it again</button>`}
+  </div></section>`;
+}
+
+/** @param {{ label: string, value: string, button: string, isLong?: boolean, onSubmit: (value: string) => void }} props */
+function OneField({ label, value, button, isLong = false, onSubmit }) {
+  const [text, setText] = useState(value);
+  const onInput = (/** @type {any} */ event) => setText(event.target.value);
+  return html`<form class="answer" onSubmit=${(/** @type {SubmitEvent} */ event) => { event.preventDefault(); if (text.trim()) onSubmit(text.trim()); }}>
+    <label>${label}${isLong ? html`<textarea rows="4" value=${text} onInput=${onInput}></textarea>` : html`<input type="text" value=${text} onInput=${onInput} />`}</label>
+    <button type="submit" class="primary" disabled=${!text.trim()}>${button}</button></form>`;
+}

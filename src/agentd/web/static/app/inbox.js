@@ -1,0 +1,96 @@
+/** The inbox: everything that waits for the user, the earliest deadline first. */
+
+import { get } from "./api.js";
+import { sameness } from "./asking.js";
+import { Asked, Card, Closed, pathOf } from "./card.js";
+import { computed, html, useEffect, useState } from "./lib.js";
+import { Age, Empty, Header, State } from "./parts.js";
+import { to } from "./route.js";
+import { decided, inbox, isFresh, lastLines, now, requests, work } from "./store.js";
+import { counted } from "./text.js";
+
+/** @import { Request } from "./types.js" */
+
+/** Requests that ask the same are one card. */
+const groups = computed(() => {
+  /** @type {Map<string, Request[]>} */ const found = new Map();
+  for (const request of inbox.value) {
+    const key = sameness(request);
+    const known = found.get(key);
+    if (known) known.push(request);
+    else found.set(key, [request]);
+  }
+  return [...found.values()];
+});
+
+/** Milliseconds that a decision stays in the inbox. */
+const SHOWN_MS = 10 * 60_000;
+
+/** The sessions at work. */
+export const atWork = computed(() =>
+  [...work.value].filter(([, { status }]) => status === "running" || status === "waiting" || status === "queued"),
+);
+
+export function Inbox() {
+  const recent = decided.value.filter(({ at }) => now.value - at < SHOWN_MS).slice(0, 5);
+  return html`
+    <${Header} title="Inbox">${inbox.value.length > 0 && html`<p class="muted">${counted(inbox.value.length, "request")} for you</p>`}<//>
+    <div class="scroll" data-screen="inbox">
+      <div class="cards">${groups.value.map((group) => html`<${Card} key=${group[0].id} requests=${group} />`)}</div>
+      ${!inbox.value.length && isFresh.value && html`<${Nothing} />`}
+      ${!inbox.value.length && !isFresh.value && html`<${Empty} title="Reading your inbox…" />`}
+      ${recent.length > 0 && html`<section class="recent" aria-label="Just decided"><h2>Just decided</h2>
+        ${recent.map(({ request, mine }) => html`<${Closed} key=${request.id} request=${request} mine=${mine} />`)}</section>`}
+    </div>
+  `;
+}
+
+function Nothing() {
+  return html`<${Empty} title="Nothing waits for you">
+    ${atWork.value.length ? html`<p class="muted">${counted(atWork.value.length, "session")} at work:</p>` : null}
+    <${AtWork} />
+  <//>`;
+}
+
+/** The sessions at work, with the last line of each. */
+export function AtWork() {
+  if (!atWork.value.length) return html`<p class="muted">No agent is at work.</p><a class="button" href=${to("new")}>New session</a>`;
+  return html`<ul class="plain-list">${atWork.value.slice(0, 30).map(([id, { status, at }]) => html`<li key=${id}><a class="line" href=${to(`s/${id}`)}>
+    <${State} state=${status} /><span class="strong">${pathOf(id).map(({ title }) => title).join(" › ")}</span>
+    <span class="muted"><${Age} at=${at} /></span>
+    ${lastLines.value.get(id) && html`<span class="muted last">${lastLines.value.get(id)}</span>`}
+  </a></li>`)}</ul>`;
+}
+
+/**
+ * One request alone, as a notice links to it.
+ *
+ * @param {{ id: string }} props
+ */
+export function RequestScreen({ id }) {
+  const [found, setFound] = useState(/** @type {Request | null} */ (null));
+  const [error, setError] = useState("");
+  const open = requests.value.get(id);
+  const closed = decided.value.find(({ request }) => request.id === id);
+  useEffect(() => {
+    setFound(null);
+    setError("");
+    get(`requests/${encodeURIComponent(id)}`).then(
+      (answer) => setFound(answer.request),
+      (reason) => setError(reason.message),
+    );
+  }, [id, open === undefined]);
+  const request = open ?? closed?.request ?? found;
+  return html`
+    <${Header} title="Request" back=${to("inbox")} />
+    <div class="scroll" data-screen="request">
+      ${open && html`<${Card} requests=${[open]} isAlone=${true} />`}
+      ${!open && request && html`<article class="card">
+        <${Closed} request=${request} mine=${closed?.mine} />
+        <${Asked} request=${request} />
+        <p><a class="button" href=${to(`s/${request.session_id}`)}>Open its session</a></p>
+      </article>`}
+      ${!request && html`<${Empty} title=${error ? "This request cannot be shown" : "Reading…"}><p class="muted">${error}</p><//>`}
+    </div>
+  `;
+}

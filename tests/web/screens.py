@@ -1,0 +1,58 @@
+"""Visits of the page, each as another device."""
+
+from typing import Any, Final
+
+from attrs import define, field
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+SIZES: Final = {"phone": (390, 844), "tablet": (820, 1180), "desk": (1440, 900)}
+
+_WATCH = """
+window.violations = [];
+addEventListener("securitypolicyviolation", (event) =>
+  window.violations.push(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile ?? ""}`));
+"""
+
+expect.set_options(timeout=15_000)
+
+
+@define
+class Visit:
+    """The devices of one test. At the end, none may have an error or a violation of the policy."""
+
+    browser: Browser
+    contexts: list[BrowserContext] = field(factory=list)
+    pages: list[Page] = field(factory=list)
+    errors: list[str] = field(factory=list)
+
+    def device(self, size: str = "phone", scheme: str = "light", **more: Any) -> BrowserContext:
+        width, height = SIZES[size]
+        context = self.browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,  # type: ignore[arg-type]
+            reduced_motion="reduce",
+            **more,
+        )
+        context.add_init_script(_WATCH)
+        context.on("weberror", lambda error: self.errors.append(str(error.error)))
+        self.contexts.append(context)
+        return context
+
+    def open(self, url: str, size: str = "phone", scheme: str = "light", **more: Any) -> Page:
+        """Open an address on a new device."""
+        page = self.device(size, scheme, **more).new_page()
+        self.pages.append(page)
+        page.goto(url)
+        return page
+
+    def close(self) -> None:
+        violations = [
+            found
+            for page in self.pages
+            if not page.is_closed()
+            for found in page.evaluate("window.violations ?? []")
+        ]
+        for context in self.contexts:
+            context.close()
+        assert self.errors == []
+        assert violations == []
