@@ -63,6 +63,7 @@ VALUES: dict[str, tuple[Any, str, Any]] = {
     "max_body": (10_000, "20000", "30000"),
     "allowed_hosts": (["f"], "e,e2", ("x",)),
     "allowed_origins": (["http://f"], "http://e", ("http://x",)),
+    "base_path": ("/f", "/e", "/x"),
     "tls_cert": ("f.pem", "e.pem", "x.pem"),
     "tls_key": ("f.key", "e.key", "x.key"),
     "workspace_roots": (["/f"], "/e,/e2", ("/x",)),

@@ -94,7 +94,9 @@ class Daemon:
 
 
 @contextmanager
-def daemon_at(directory: Path, *arguments: str, configuration: str = CONFIGURATION) -> Iterator[Daemon]:
+def daemon_at(
+    directory: Path, *arguments: str, configuration: str = CONFIGURATION
+) -> Iterator[Daemon]:
     """Run a daemon with its files in a directory."""
     (directory / "agentd.toml").write_text(configuration)
     with (
@@ -103,8 +105,7 @@ def daemon_at(directory: Path, *arguments: str, configuration: str = CONFIGURATI
             "--db",
             str(directory / "data.db"),
             *arguments,
-            # The provider's module is found where an interpreter of its own looks for it.
-            through=("env", f"PYTHONPATH={HERE}"),
+            env={"PYTHONPATH": str(HERE)},
         ) as process,
         httpx.Client(base_url=process.url, timeout=30) as client,
     ):

@@ -40,7 +40,12 @@ def command(text: str, command: str, cwd: str, reason: str | None = None) -> dic
         "detail": {"type": "command", "command": command, "cwd": cwd, "reason": reason},
         "options": [
             {"id": "once", "label": "Allow", "kind": "allow_once"},
-            {"id": "session", "label": "Allow for the session", "kind": "allow_session", "reaches": "commands like this one"},
+            {
+                "id": "session",
+                "label": "Allow for the session",
+                "kind": "allow_session",
+                "reaches": "commands like this one",
+            },
             {"id": "no", "label": "Deny", "kind": "deny"},
             {"id": "stop", "label": "Deny and stop", "kind": "deny_and_stop"},
         ],
@@ -52,14 +57,26 @@ def tool(tool_id: str, line: str, output: str) -> list[Any]:
     started = {"tool_id": tool_id, "kind": "command", "name": "shell", "input": {"command": line}}
     return [
         ["emit", "tool.started", started],
-        ["emit", "tool.completed", {**started, "status": "completed", "output": output, "exit_code": 0}],
+        [
+            "emit",
+            "tool.completed",
+            {**started, "status": "completed", "output": output, "exit_code": 0},
+        ],
     ]
 
 
 def plan(done: int) -> list[Any]:
     steps = ["Read the code and its tests", "Narrow what is caught", "Add a test", "Run the suite"]
     states = ["completed"] * done + ["in_progress"] + ["pending"] * len(steps)
-    return ["emit", "plan.updated", {"steps": [{"text": text, "status": state} for text, state in zip(steps, states)]}]
+    return [
+        "emit",
+        "plan.updated",
+        {
+            "steps": [
+                {"text": text, "status": state} for text, state in zip(steps, states, strict=False)
+            ]
+        },
+    ]
 
 
 def fill(daemon: Daemon) -> dict[str, str]:
@@ -68,10 +85,16 @@ def fill(daemon: Daemon) -> dict[str, str]:
     change = {"path": f"{here}/src/retry.py", "kind": "update", "diff": PATCH}
     finished = daemon.begin(
         [
-            ["emit", "agent.reasoning", {"text": "The function catches everything. That hides mistakes."}],
+            [
+                "emit",
+                "agent.reasoning",
+                {"text": "The function catches everything. That hides mistakes."},
+            ],
             ["emit", "agent.message", {"text": "I look at the retries first."}],
             plan(1),
-            *tool("t1", "rg -n 'except Exception' src", "src/retry.py:15:        except Exception:\n"),
+            *tool(
+                "t1", "rg -n 'except Exception' src", "src/retry.py:15:        except Exception:\n"
+            ),
             ["emit", "file.changed", {"tool_id": "t2", "status": "completed", "changes": [change]}],
             *tool("t3", "pytest -q tests/test_retry.py", "..\n2 passed in 0.31s\n"),
             plan(4),
@@ -97,8 +120,20 @@ def fill(daemon: Daemon) -> dict[str, str]:
     daemon.wait_idle(failed)
     asking = daemon.begin(
         [
-            ["emit", "agent.message", {"text": "The old builds take 14 GB. I would like to delete them."}],
-            ["ask", command(f"Run: rm -rf {here}/build/cache", f"rm -rf {here}/build/cache && du -sh {here}/build", here, "The disk is full, and the cache is rebuilt by the next build.")],
+            [
+                "emit",
+                "agent.message",
+                {"text": "The old builds take 14 GB. I would like to delete them."},
+            ],
+            [
+                "ask",
+                command(
+                    f"Run: rm -rf {here}/build/cache",
+                    f"rm -rf {here}/build/cache && du -sh {here}/build",
+                    here,
+                    "The disk is full, and the cache is rebuilt by the next build.",
+                ),
+            ],
             ["end", "Done."],
         ],
         text="Free some disk space.",
@@ -109,8 +144,24 @@ def fill(daemon: Daemon) -> dict[str, str]:
         [
             ["emit", "agent.message", {"text": "I run the whole suite now, and mend what fails."}],
             plan(1),
-            ["emit", "tool.started", {"tool_id": "t1", "kind": "command", "name": "shell", "input": {"command": "pytest -q"}}],
-            ["emit", "tool.output", {"tool_id": "t1", "text": "........................................ [ 38%]\n.................F...................... [ 77%]\n"}],
+            [
+                "emit",
+                "tool.started",
+                {
+                    "tool_id": "t1",
+                    "kind": "command",
+                    "name": "shell",
+                    "input": {"command": "pytest -q"},
+                },
+            ],
+            [
+                "emit",
+                "tool.output",
+                {
+                    "tool_id": "t1",
+                    "text": "........................................ [ 38%]\n.................F...................... [ 77%]\n",
+                },
+            ],
             ["file", f"{here}/go"],
             ["end", "Done."],
         ],
@@ -125,7 +176,11 @@ def fill(daemon: Daemon) -> dict[str, str]:
         provider="claude",
         metadata={
             "script": [
-                ["emit", "agent.message", {"text": "Two candidates. I need to know where to look."}],
+                [
+                    "emit",
+                    "agent.message",
+                    {"text": "Two candidates. I need to know where to look."},
+                ],
                 [
                     "ask",
                     {
@@ -139,7 +194,10 @@ def fill(daemon: Daemon) -> dict[str, str]:
                                     "text": "Which branch should I compare with?",
                                     "choices": [
                                         {"label": "main", "description": "as it is today"},
-                                        {"label": "release/2.3", "description": "what runs in production"},
+                                        {
+                                            "label": "release/2.3",
+                                            "description": "what runs in production",
+                                        },
                                     ],
                                     "multiple": False,
                                     "free_text": True,
@@ -177,7 +235,9 @@ def fill(daemon: Daemon) -> dict[str, str]:
     )
     for session in (asking, child, change_asking):
         daemon.question(session)
-    daemon.until(lambda: any(event["event_type"] == "tool.output" for event in daemon.events(working)))
+    daemon.until(
+        lambda: any(event["event_type"] == "tool.output" for event in daemon.events(working))
+    )
     run = daemon.get("/runs", session_id=failed)["runs"][0]["id"]
     return {
         "finished": finished,

@@ -35,7 +35,9 @@ async def play(context: RunContext) -> Outcome | str:
                     await anyio.sleep(0.01)
             case "many":
                 for number in range(arguments[0]):
-                    await context.emit("agent.message", {"text": f"message {number}", "item_id": str(number)})
+                    await context.emit(
+                        "agent.message", {"text": f"message {number}", "item_id": str(number)}
+                    )
             case "deltas":
                 await _deltas(context, *arguments)
             case "steering":

@@ -36,7 +36,7 @@ def imported_by(name: str) -> set[str]:
     """Return the files that a module imports, by their paths."""
     text = page_files()[name].content.decode()
     found = re.findall(r"""(?:\bfrom\s*|^import\s*)["'](\.{1,2}/[^"']+)["']""", text, re.MULTILINE)
-    found = [one for one in found if f'@import {{' not in one]
+    found = [one for one in found if "@import {" not in one]
     return {urljoin(f"http://page/{name}", one).removeprefix("http://page/") for one in found}
 
 
@@ -52,7 +52,12 @@ def test_modules_import_files_that_there_are_and_all_are_imported() -> None:
 
 
 def test_first_visit_is_small() -> None:
-    names = ["index.html", "app.css", "icon.svg", *(name for name in page_files() if re.search(r"\.m?js$", name))]
+    names = [
+        "index.html",
+        "app.css",
+        "icon.svg",
+        *(name for name in page_files() if re.search(r"\.m?js$", name)),
+    ]
     size = sum(len(page_files()[name].compressed) for name in names)
     assert size < FIRST_LOAD, f"{size:,} bytes"
 
@@ -83,23 +88,27 @@ def test_libraries_are_those_of_the_packages() -> None:
     made = vendor.made()
     assert {path.name for path in vendor.VENDOR.iterdir()} == set(made)
     for name, content in made.items():
-        assert (vendor.VENDOR / name).read_text() == content, f"{name}: tests/web/vendor.py writes it"
+        assert (vendor.VENDOR / name).read_text() == content, (
+            f"{name}: tests/web/vendor.py writes it"
+        )
 
 
 async def test_page_needs_no_token_and_holds_no_data(tmp_path: Path) -> None:
-    async with serving(tmp_path, tokens=(ADMIN,)) as server:
-        async with httpx.AsyncClient(base_url=server.url) as stranger:
-            page = await stranger.get("/")
-            assert page.status_code == 200
-            assert page.headers["content-type"] == "text/html; charset=utf-8"
-            for name in page_files():
-                path = "/" if name == "index.html" else f"/{name}" if name in ROOT else f"/web/{name}"
-                answer = await stranger.get(path)
-                assert answer.status_code == 200, path
-                assert answer.content == page_files()[name].content
-                for header, value in HEADERS.items():
-                    assert answer.headers[header] == value, (path, header)
-            assert (await stranger.get("/sessions")).status_code == 401
+    async with (
+        serving(tmp_path, tokens=(ADMIN,)) as server,
+        httpx.AsyncClient(base_url=server.url) as stranger,
+    ):
+        page = await stranger.get("/")
+        assert page.status_code == 200
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        for name in page_files():
+            path = "/" if name == "index.html" else f"/{name}" if name in ROOT else f"/web/{name}"
+            answer = await stranger.get(path)
+            assert answer.status_code == 200, path
+            assert answer.content == page_files()[name].content
+            for header, value in HEADERS.items():
+                assert answer.headers[header] == value, (path, header)
+        assert (await stranger.get("/sessions")).status_code == 401
 
 
 ROOT = ("sw.js", "manifest.webmanifest")
@@ -123,7 +132,18 @@ async def test_unchanged_file_is_not_sent_again(server: Serving) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/web/", "/web/app", "/web/../app.py", "/web/%2e%2e/files.py", "/web//etc/passwd", "/web/index.html/", "/r/", "/r/a%0d%0ab", "/r/a.b", "/index"],
+    [
+        "/web/",
+        "/web/app",
+        "/web/../app.py",
+        "/web/%2e%2e/files.py",
+        "/web//etc/passwd",
+        "/web/index.html/",
+        "/r/",
+        "/r/a%0d%0ab",
+        "/r/a.b",
+        "/index",
+    ],
 )
 async def test_other_paths_are_unknown(server: Serving, path: str) -> None:
     request = server.client.build_request("GET", server.url)
@@ -136,7 +156,10 @@ async def test_other_paths_are_unknown(server: Serving, path: str) -> None:
 async def test_deep_link_leads_to_the_request(server: Serving) -> None:
     answer = await server.client.get("/r/req_1")
     assert answer.status_code == 302
-    assert urljoin(f"{server.url}/below/r/req_1", answer.headers["location"]) == f"{server.url}/below/#/r/req_1"
+    assert (
+        urljoin(f"{server.url}/below/r/req_1", answer.headers["location"])
+        == f"{server.url}/below/#/r/req_1"
+    )
 
 
 async def test_worker_has_the_version_and_all_files(server: Serving) -> None:
@@ -157,8 +180,16 @@ async def test_base_path_is_optional_for_the_proxy(tmp_path: Path) -> None:
             assert created.status_code == 201
         without = await server.client.get("/my/agents")
         assert without.status_code == 308
-        assert urljoin(f"{server.url}/my/agents", without.headers["location"]) == f"{server.url}/my/agents/"
-        for path in ("/my/agentsx/health", "/my/health", "/my/agents//health", "/my/agents/my/agents/health"):
+        assert (
+            urljoin(f"{server.url}/my/agents", without.headers["location"])
+            == f"{server.url}/my/agents/"
+        )
+        for path in (
+            "/my/agentsx/health",
+            "/my/health",
+            "/my/agents//health",
+            "/my/agents/my/agents/health",
+        ):
             assert (await server.client.get(path)).status_code == 404, path
 
 

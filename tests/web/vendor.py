@@ -61,7 +61,7 @@ def digest(text: str) -> str:
 
 
 def licence_text(package: str) -> str:
-    [file] = [path for path in (PACKAGES / package).glob("LICENSE*")]
+    [file] = list((PACKAGES / package).glob("LICENSE*"))
     return file.read_text().strip()
 
 

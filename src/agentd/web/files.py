@@ -56,9 +56,10 @@ def page_files() -> dict[str, PageFile]:
     contents = dict(sorted(_contents()))
     offline = [name for name in contents if name != WORKER and not name.startswith("vendor/LIC")]
     digest = hashlib.sha256()
-    for name in contents:
-        digest.update(name.encode() + b"\0" + hashlib.sha256(contents[name]).digest())
-    head = f"const VERSION = {json.dumps(digest.hexdigest()[:20])};\nconst FILES = {json.dumps(offline)};\n"
+    for name, content in contents.items():
+        digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+    version = json.dumps(digest.hexdigest()[:20])
+    head = f"const VERSION = {version};\nconst FILES = {json.dumps(offline)};\n"
     contents[WORKER] = head.encode() + contents[WORKER]
     return {name: PageFile.of(name, content) for name, content in contents.items()}
 

@@ -12,17 +12,10 @@ from agentd.web.files import INDEX, PageFile, page_files
 ENDPOINTS: Final = frozenset({"page", "page_file", "page_request", "page_without_slash"})
 """The names of the page's routes."""
 
-_POLICY: Final = "; ".join(
-    (
-        "default-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "object-src 'none'",
-        # Text cannot become markup or code in the page. The one policy names the service worker.
-        "require-trusted-types-for 'script'",
-        "trusted-types agentd",
-    )
+_POLICY: Final = (
+    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; "
+    # Text cannot become markup or code in the page. The one policy names the service worker.
+    "require-trusted-types-for 'script'; trusted-types agentd"
 )
 
 HEADERS: Final = {
