@@ -14,12 +14,14 @@ from agent_orchestrator.domain.model import (
     Run,
     Session,
 )
+from agent_orchestrator.domain.notices import Notice
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.fields import shared, takes
 from agent_orchestrator.operations import access as access_calls
 from agent_orchestrator.operations import daemon as daemon_calls
 from agent_orchestrator.operations import events as event_calls
 from agent_orchestrator.operations import messages as message_calls
+from agent_orchestrator.operations import notices as notice_calls
 from agent_orchestrator.operations import requests as request_calls
 from agent_orchestrator.operations import runs as run_calls
 from agent_orchestrator.operations import sessions as session_calls
@@ -476,3 +478,36 @@ class Client:
         return (
             await self._call(access_calls.REVOKE_TOKEN, access_calls.RevokeToken(token_id))
         ).token
+
+    # --- notices ------------------------------------------------------------------------------
+
+    @takes(notice_calls.ListNotices)
+    async def list_notices(self, request: notice_calls.ListNotices) -> notice_calls.NoticePage:
+        """Return a page of the notices. Callers who are not administrators see those of their
+        devices.
+        """
+        return await self._call(notice_calls.LIST_NOTICES, request)
+
+    @takes(notice_calls.GetNotice)
+    async def get_notice(self, request: notice_calls.GetNotice) -> Notice:
+        """Return a notice. With ``wait_s``, wait until it is no longer ``queued``."""
+        return (await self._call(notice_calls.GET_NOTICE, request)).notice
+
+    async def test_notice(self, target: str | None = None) -> tuple[Notice, ...]:
+        """Queue a test notice for one target, or for all.
+
+        :raises Conflict: if the settings have no target.
+        :raises Forbidden: if the caller is not an administrator.
+        :raises InvalidRequest: if there is no such target.
+        """
+        return (await self._call(notice_calls.TEST_NOTICE, notice_calls.TestNotice(target))).notices
+
+    async def retry_notice(self, notice_id: str) -> Notice:
+        """Send a failed notice again.
+
+        :raises Conflict: if it has not failed.
+        :raises Forbidden: if the caller is not an administrator.
+        """
+        return (
+            await self._call(notice_calls.RETRY_NOTICE, notice_calls.RetryNotice(notice_id))
+        ).notice

@@ -13,6 +13,7 @@ from agent_orchestrator.detached import DetachedScope
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import (
     EngineConfig,
+    EnvPolicy,
     Orchestrator,
     ProviderConfig,
     Routing,
@@ -20,6 +21,8 @@ from agent_orchestrator.engine import (
 )
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.known_runners import DEFAULT_PROVIDER
+from agent_orchestrator.notice_settings import read_notify
+from agent_orchestrator.notifiers.registry import build_targets
 from agent_orchestrator.operations.events import StreamPart, StreamRequest
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.runner import Runner
@@ -41,6 +44,7 @@ async def open_embedded(
     providers: Mapping[str, ProviderConfig] | None = None,
     routing: Routing | None = None,
     limits: TreeLimits | None = None,
+    notify: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Client]:
     """Open a database and execute its runs while the context is open.
@@ -57,6 +61,7 @@ async def open_embedded(
     :param providers: further providers by name, with their settings.
     :param routing: the default provider and the fallbacks for unavailable ones.
     :param limits: limits for spawned sessions.
+    :param notify: the settings of notices, as in the table ``[notify]`` of ``agentd.toml``.
     :param settings: further fields of :class:`~agent_orchestrator.engine.EngineConfig`:
         ``max_concurrency``, ``workspace_roots``, ….
     :raises StoreOpenError: if the database cannot be used. It is unchanged then.
@@ -69,6 +74,10 @@ async def open_embedded(
     if not known:
         raise ConfigError("runners: at least one is required")
     defaults: dict[str, Any] = {"host": this_host(), "protected": Protection(_file(store))}
+    if notify is not None:
+        notices = read_notify(notify, location="notify")
+        env = EnvPolicy().apply(defaults["host"].environment())
+        defaults |= {"notify": notices.options, "targets": build_targets(notices, env)}
     config = EngineConfig(
         providers=known,
         routing=routing or Routing(default=next(iter(known))),

@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo
 
 import attrs
 
-from agent_orchestrator.configuration import check_settings
+from agent_orchestrator.configuration import check_setting
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.notices import OCCASIONS
-from agent_orchestrator.fields import MAX_NAME, Limits, param, specs
+from agent_orchestrator.fields import MAX_NAME, Limits, encoding_problem, param, specs
 
 _TIME: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 _MAX_URL: Final = 2_000
@@ -52,12 +52,6 @@ class NotifyOptions:
         "Seconds from an event to its notice. A request that is answered meanwhile has no notice.",
         default=5.0,
         minimum=0,
-        maximum=3600,
-    )
-    unseen_s: float = param(
-        "Seconds until the next device is notified if none has shown the notice.",
-        default=30.0,
-        minimum=1,
         maximum=3600,
     )
     include_text: bool = param(
@@ -103,11 +97,6 @@ class TargetOptions:
         default=("request",),
         max_length=len(OCCASIONS),
     )
-    fallback: bool = param(
-        "Whether to notify it of a request only if no device shows the notice. Without devices it is "
-        "notified at once.",
-        default=True,
-    )
     quiet: bool = param("Whether `quiet_hours` hold for it.", default=True)
     timeout_s: float = param(
         "Maximum seconds of one attempt.", default=10.0, minimum=0.1, maximum=60
@@ -147,8 +136,7 @@ class CommandOptions(TargetOptions):
     """A program that gets each notice as JSON on its standard input."""
 
     argv: tuple[str, ...] = _required(
-        "The program and its arguments. A relative path starts at the daemon's directory.",
-        max_length=64,
+        "The program and its arguments. A relative path starts at the daemon's directory."
     )
 
 
@@ -225,7 +213,10 @@ def _target(name: str, table: Any, location: str) -> TargetOptions:
     if not isinstance(channel, str) or channel not in TARGET_KINDS:
         raise ConfigError(f"{location}.channel: must be one of {', '.join(TARGET_KINDS)}")
     kind = TARGET_KINDS[channel]
+    argv = values.pop("argv", None) if kind is CommandOptions else None
     checked = _checked(kind, location, values)
+    if argv is not None:
+        checked["argv"] = _program(argv, f"{location}.argv")
     for missing in (spec for spec in specs(cast("Any", kind)).values() if spec.required):
         if missing.name not in checked:
             raise ConfigError(f"{location}.{missing.name}: is required")
@@ -236,11 +227,21 @@ def _target(name: str, table: Any, location: str) -> TargetOptions:
         _check_url(checked["url"], f"{location}.url", needs_path=channel == "ntfy")
     if channel == "webhook":
         _check_key(checked["secret"], f"{location}.secret")
-    if channel == "command" and not (checked["argv"] and checked["argv"][0]):
-        raise ConfigError(f"{location}.argv: must name a program")
-    if any("\0" in part for part in checked.get("argv", ())):
-        raise ConfigError(f"{location}.argv: must not contain a NUL character")
     return kind(**checked)
+
+
+def _program(argv: Any, location: str) -> tuple[str, ...]:
+    """Return a program and its arguments. They may be longer than the entries of other lists."""
+    if not isinstance(argv, list | tuple) or not all(isinstance(part, str) for part in argv):
+        raise ConfigError(f"{location}: must be a list of strings")
+    if not argv or not argv[0]:
+        raise ConfigError(f"{location}: must name a program")
+    for part in argv:
+        if "\0" in part:
+            raise ConfigError(f"{location}: must not contain a NUL character")
+        if problem := encoding_problem(part):
+            raise ConfigError(f"{location}: {problem}")
+    return tuple(argv)
 
 
 def _checked(kind: type, location: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,7 +255,11 @@ def _checked(kind: type, location: str, values: Mapping[str, Any]) -> dict[str, 
                 else f"there are {', '.join(sorted(known))}"
             )
             raise ConfigError(f"{location}.{name}: is not a setting; {hint}")
-    checked = check_settings(kind, f"{location}.", values)
+    secret = {attribute.name for attribute in attrs.fields(kind) if not attribute.repr}
+    checked = {
+        name: check_setting(known[name], f"{location}.{name}", value, is_secret=name in secret)
+        for name, value in values.items()
+    }
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in checked.items()
     }

@@ -28,6 +28,7 @@ from agent_orchestrator.engine import (
 )
 from agent_orchestrator.fields import values_of
 from agent_orchestrator.hosts import this_host
+from agent_orchestrator.notifiers.registry import build_targets
 from agent_orchestrator.processes import hide_memory
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.sqlite import SqliteStore
@@ -87,7 +88,7 @@ def run_daemon(
     hide_memory()
     log_file = logs.rotate_output(log_limit)
     logs.configure_logging(
-        form=settings.log_format, level=settings.log_level, secrets=settings.auth_tokens
+        form=settings.log_format, level=settings.log_level, secrets=settings.secrets
     )
     daemon = Daemon(settings, Path(ready_file) if ready_file else None, accept_loss, log_file)
     return_large_blocks()
@@ -304,6 +305,8 @@ def engine_config(settings: Settings) -> EngineConfig:
         limits=settings.limits,
         **values_of(EngineOptions, settings),
         workspace_roots=settings.workspace_roots,
+        notify=settings.notify.options,
+        targets=build_targets(settings.notify, EnvPolicy().apply(os.environ)),
         version=installed_version("agent-orchestrator"),
         findings=partial(daemon_findings, settings, os.environ),
         protected=protection(settings),

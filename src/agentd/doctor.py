@@ -285,6 +285,7 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
         return
     mode = _mode(Path(settings.file))
     holds_token = settings.sources.get("auth_tokens", "").startswith(f"{settings.file}:")
+    holds_secret = holds_token or bool(settings.notify.secrets())
     if mode & 0o022:
         yield Finding(
             "error",
@@ -293,11 +294,11 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
             f"chmod go-w {settings.file}",
             security=True,
         )
-    elif mode & 0o044 and holds_token:
+    elif mode & 0o044 and holds_secret:
         yield Finding(
             "error",
             "configuration",
-            f"other users may read {settings.file}, which holds a token",
+            f"other users may read {settings.file}, which holds a {'token' if holds_token else 'secret of notices'}",
             f"chmod 600 {settings.file}",
             security=True,
         )

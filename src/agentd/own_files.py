@@ -42,9 +42,11 @@ def protection(settings: Settings) -> Protection:
 
 
 def _holds_secrets(settings: Settings) -> bool:
-    """Return whether the configuration file holds a token, or values for agents' environments."""
-    return settings.sources.get("auth_tokens", "").startswith(f"{settings.file}:") or any(
-        provider.set for provider in settings.providers.values()
+    """Return whether the configuration file holds a token, values for agents' environments, or secrets of notices."""
+    return (
+        settings.sources.get("auth_tokens", "").startswith(f"{settings.file}:")
+        or any(provider.set for provider in settings.providers.values())
+        or bool(settings.notify.secrets())
     )
 
 

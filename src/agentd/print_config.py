@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import attrs
 
+from agent_orchestrator.fields import values_of
+from agent_orchestrator.notice_settings import NotifyOptions, kind_of
 from agentd.logs import HIDDEN, Redactor
 from agentd.providers import ProviderSettings
 from agentd.settings import Settings, declared
@@ -30,9 +32,11 @@ def render_config(settings: Settings) -> str:
             if settings.routing.prefer
             else _line("default", settings.routing.default),
             _line("fallback", settings.routing.fallback),
+            "",
+            *_notices(settings),
         ]
     )
-    return Redactor(settings.auth_tokens)(text)
+    return Redactor(settings.secrets)(text)
 
 
 def _tables(settings: Settings) -> Iterator[str]:
@@ -64,6 +68,23 @@ def _providers(settings: Settings) -> Iterator[str]:
         if provider.set:
             yield f"# env.set: the values of {', '.join(map(_text, provider.set))} are hidden"
         yield ""
+
+
+def _notices(settings: Settings) -> Iterator[str]:
+    yield "[notify]"
+    for name, value in values_of(NotifyOptions, settings.notify.options).items():
+        yield f"# {name} is not set" if value is None else _line(name, value)
+    for name, target in settings.notify.targets.items():
+        yield f"\n[notify.targets.{_key(name)}]"
+        yield _line("channel", kind_of(target))
+        for attribute in attrs.fields(type(target)):
+            value = getattr(target, attribute.name)
+            if value is None:
+                yield f"# {attribute.name} is not set"
+            elif attribute.repr:
+                yield _line(attribute.name, value)
+            else:
+                yield "# " + _line(attribute.name, HIDDEN)
 
 
 def _provider_options(provider: ProviderSettings) -> dict[str, Any]:

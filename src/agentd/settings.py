@@ -27,6 +27,7 @@ from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.fields import FieldSpec, encoding_problem, specs
 from agent_orchestrator.known_runners import DEFAULT_PROVIDER, AgentDefaults
+from agent_orchestrator.notice_settings import NotifySettings, read_notify
 from agent_orchestrator.trusted_files import found_file, is_blank, is_trusted
 from agent_orchestrator.user_state import user_state
 from agentd.providers import ProviderSettings, RoutingSettings, read_providers
@@ -165,6 +166,7 @@ class Settings(EngineOptions, AgentDefaults):
     )
     providers: Mapping[str, ProviderSettings] = field(factory=dict)
     routing: RoutingSettings = RoutingSettings(DEFAULT_PROVIDER)
+    notify: NotifySettings = field(factory=NotifySettings)
     file: str | None = field(default=None, eq=False)
     """The configuration file that was read."""
     finds_file: bool = field(default=False, eq=False)
@@ -178,6 +180,11 @@ class Settings(EngineOptions, AgentDefaults):
         return TreeLimits(
             depth=self.max_depth, children=self.max_children, descendants=self.max_descendants
         )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that no output may contain."""
+        return (*self.auth_tokens, *self.notify.secrets())
 
     @property
     def finds_database(self) -> bool:
@@ -271,6 +278,9 @@ def load(
             defaults=settings,
         )
         settings = attrs.evolve(settings, providers=providers, routing=routing)
+    with problems.collect():
+        notify = read_notify(document.get("notify", {}), location=f"{name}: notify")
+        settings = attrs.evolve(settings, notify=notify)
     if flag_problems.found:
         raise FlagError("; ".join(flag_problems.found))
     if problems.found:
@@ -298,7 +308,7 @@ def _file_values(
     return in_file
 
 
-_TABLES: Final = ("daemon", "limits", "providers", "routing")
+_TABLES: Final = ("daemon", "limits", "providers", "routing", "notify")
 
 
 @frozen

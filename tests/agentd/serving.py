@@ -22,6 +22,7 @@ from forking import AGENTD, Forked
 
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
+from agent_orchestrator.ports.channel import Target
 from agent_orchestrator.ports.runner import Outcome, RunContext, Runner
 from agent_orchestrator.runners.function import Function, FunctionRunner
 from agent_orchestrator.stores.sqlite import SqliteStore
@@ -123,6 +124,7 @@ async def serving(
     trust: ssl.SSLContext | bool = False,
     metrics: Metrics | None = None,
     descriptors: Descriptors | None = None,
+    targets: Mapping[str, Target] | None = None,
     **app_options: Any,
 ) -> AsyncIterator[Serving]:
     """Serve on a free port until the scope is left; with TLS, on a second one for agents, too."""
@@ -145,6 +147,7 @@ async def serving(
         version="0.0-test",
         observers=(metrics := metrics or Metrics(),),
         host=this_host(),
+        targets=targets or {},
     )
     guard = Guard(tokens, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)
     lifetime, stopped = Lifetime(), anyio.Event()

@@ -5,6 +5,7 @@ A call without a row fails the test; so does a refused call that changes anythin
 
 import json
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from waiting_agents import Agents
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from agent_orchestrator.testing.stores.samples import a_notice
 from agent_orchestrator.wire.openapi import openapi_document
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +109,10 @@ ROWS = {
     "GET /tokens": row(ADMINS),
     "POST /tokens": row(ADMINS.replace("200", "201"), name="mine"),
     "POST /tokens/{token_id}/revoke": row(ADMINS),
+    "GET /notices": row("200 403 403 | 200 200 200 200 200 200 | 403 403"),
+    "GET /notices/{notice_id}": row("404 403 403 | 200 404 404 404 404 404 | 403 403"),
+    "POST /notices/test": row(ADMINS.replace("200", "409")),  # there is no target
+    "POST /notices/{notice_id}/retry": row(ADMINS),
     "GET /stream": row(LOOK, sessionId="{session_id}"),
     "SOCKET /stream": row(LOOK, sessionId="{session_id}"),
     "POST /mcp": row(
@@ -124,6 +130,9 @@ def test_every_call_has_a_row_of_expected_statuses() -> None:
     paths = openapi_document("0")["paths"]
     calls = {f"{method.upper()} {path}" for path, item in paths.items() for method in item}
     assert set(ROWS) == calls | {"SOCKET /stream"}
+
+
+_NUMBERS = count()
 
 
 @define
@@ -195,6 +204,12 @@ class World:
             asked = {"text": "May I?", "request_kind": "approval_request"}
             reply = await self.post(f"/runs/{ids['run_id']}/reply-parent", **asked)
             ids["request_id"] = reply["request"]["id"]
+        if "{notice_id}" in call:
+            failed = a_notice(
+                ids["run_id"], target=f"t{next(_NUMBERS)}", state="failed", next_at=None
+            )
+            await self.agents.server.store.transact(lambda tx: tx.add_notice(failed))
+            ids["notice_id"] = failed.id
         if "{token_id}" in call:
             made = await self.post("/tokens", name="victim")
             ids["token_id"] = made["token"]["id"]

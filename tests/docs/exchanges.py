@@ -23,6 +23,7 @@ from websockets.asyncio.client import connect
 from agent_orchestrator.domain.model import Session, Thread
 from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.operations.takeovers import Program
+from agent_orchestrator.ports.channel import NoticeContent, SendFailed, Target
 from agent_orchestrator.ports.runner import Handover, RunContext
 from agent_orchestrator.processes import process_start_id
 from agent_orchestrator.testing.scripted import ScriptedRunner
@@ -91,7 +92,7 @@ class Conversation:
     def plain(self, text: str) -> str:
         """Return a text with stable values instead of those that differ each time."""
         text = text.replace(str(self.directory), "/srv/project")
-        text = re.sub(r"\b(ses|run|msg|req|dmn|tok)_[0-9a-v]{26}\b", self._named, text)
+        text = re.sub(r"\b(ses|run|msg|req|dmn|tok|ntc|psh)_[0-9a-v]{26}\b", self._named, text)
         text = re.sub(r"\bapt_[\w-]{20,}", "apt_…", text)
         text = re.sub(r"\b[0-9a-f]{64}\b", "9f86d081…", text)
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "2026-01-02T15:04:05.000000Z", text)
@@ -192,6 +193,11 @@ async def hold(conversation: Conversation) -> None:
     await call("list_tokens")
     await call("revoke_token", token_id=token["token"]["id"])
     await call("list_audit", limit=1)
+    [failed] = (await call("test_notice", target="phone"))["notices"]
+    await call("test_notice", target="fax")
+    await call("get_notice", notice_id=failed["id"], wait_s=30)
+    await call("list_notices", state="failed")
+    await call("retry_notice", notice_id=failed["id"])
 
 
 @frozen
@@ -208,6 +214,15 @@ class Said:
     others: Mapping[str, str]
 
 
+class _Phone:
+    """A channel that cannot send."""
+
+    withdraws = False
+
+    async def send(self, content: NoticeContent) -> None:
+        raise SendFailed("answered 403", is_final=True)
+
+
 @cache
 def said() -> Said:
     """Hold the conversation, once."""
@@ -216,7 +231,10 @@ def said() -> Said:
         agent = Agent()
         with anyio.fail_after(60):
             agents = {"forever": agent, "codex": Codex()}
-            async with serving(directory, tokens=(_TOKEN,), agents=agents) as server:
+            phone = Target(channel=_Phone(), kind="ntfy", timeout_s=10, events=frozenset())
+            async with serving(
+                directory, tokens=(_TOKEN,), agents=agents, targets={"phone": phone}
+            ) as server:
                 call = Conversation(server.client, directory)
                 await hold(call)
                 session = call.found["get_session"][0].answer["session"]

@@ -3,9 +3,10 @@
 ``python tests/docs/reference.py`` writes them into their pages.
 """
 
+import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints, is_typeddict
@@ -22,6 +23,7 @@ from agent_orchestrator.domain.model import FAILURE_CODES
 from agent_orchestrator.engine.diagnosis import _FAILURES
 from agent_orchestrator.fields import MAX_METADATA, FieldSpec, specs
 from agent_orchestrator.known_runners import BUILT_IN
+from agent_orchestrator.notice_settings import TARGET_KINDS, NotifyOptions, TargetOptions
 from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.runners.acp.agents import AGENTS
 from agent_orchestrator.tools.arguments import fields
@@ -271,6 +273,37 @@ def providers() -> str:
     return _table(["setting", "default", ""], rows)
 
 
+def notices() -> str:
+    """Return the settings of notices, and those of each channel."""
+    parts = [_table(["setting", "default", ""], _setting_rows(NotifyOptions))]
+    common = specs(TargetOptions)
+    parts.append("Settings of every target, besides `channel`:")
+    parts.append(_table(["setting", "default", ""], _setting_rows(TargetOptions)))
+    for name, kind in TARGET_KINDS.items():
+        parts.append(f'Settings of a target with `channel = "{name}"`: {_first_line(kind)}')
+        parts.append(_table(["setting", "default", ""], _setting_rows(kind, without=common)))
+    return "\n\n".join(parts)
+
+
+def _first_line(kind: type) -> str:
+    line = (kind.__doc__ or "").partition("\n")[0]
+    return line[0].lower() + line[1:]
+
+
+def _setting_rows(kind: type, *, without: Collection[str] = ()) -> list[str]:
+    return [
+        f"| `{name}` | {_default_of(spec)} | {spec.limits.doc} |"
+        for name, spec in specs(kind).items()
+        if name not in without
+    ]
+
+
+def _default_of(spec: FieldSpec) -> str:
+    if isinstance(spec.default, tuple):
+        return f"`{json.dumps(spec.default)}`"
+    return "required" if spec.required else _default(spec.default)
+
+
 _PROVIDER = {
     "runner": "The kind of runner: a built-in one or one that a package offers.",
     "env": "What its agents get of the daemon's environment (`all`, `none` or a list of names), and "
@@ -446,6 +479,7 @@ PAGES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "v1-decisions.md": {"settings": settings, "providers": providers, "access": access},
     "providers.md": {"agents": agents, "runners": runners},
     "acp.md": {"agents": acp_agents},
+    "notices.md": {"notices": notices},
     "runbook.md": {"issues": issues},
     "commands.md": {"commands": commands},
 }

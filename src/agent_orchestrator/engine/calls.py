@@ -20,6 +20,7 @@ from agent_orchestrator.engine import (
     inbox,
     maintenance,
     messages,
+    notices,
     requests,
     retention,
     runs,
@@ -35,6 +36,7 @@ from agent_orchestrator.operations import access as access_calls
 from agent_orchestrator.operations import daemon as daemon_calls
 from agent_orchestrator.operations import events as event_calls
 from agent_orchestrator.operations import messages as message_calls
+from agent_orchestrator.operations import notices as notice_calls
 from agent_orchestrator.operations import requests as request_calls
 from agent_orchestrator.operations import runs as run_calls
 from agent_orchestrator.operations import sessions as session_calls
@@ -71,6 +73,8 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     run_calls.CANCEL_RUN.name: runs.cancel,
     access_calls.CREATE_TOKEN.name: tokens.create,
     access_calls.REVOKE_TOKEN.name: tokens.revoke,
+    notice_calls.TEST_NOTICE.name: notices.test,
+    notice_calls.RETRY_NOTICE.name: notices.retry,
 }
 """Functions that return a change. It is committed together with the record of the idempotency key."""
 
@@ -96,6 +100,8 @@ QUERIES: Final[dict[str, Query]] = {
     daemon_calls.DOCTOR.name: doctor.run_doctor,
     access_calls.LIST_TOKENS.name: tokens.list_,
     access_calls.LIST_AUDIT.name: audit.list_,
+    notice_calls.LIST_NOTICES.name: notices.list_,
+    notice_calls.GET_NOTICE.name: notices.get,
 }
 
 

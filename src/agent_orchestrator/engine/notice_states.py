@@ -8,7 +8,7 @@ from typing import Any, Final
 from attrs import evolve
 
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.notices import Notice, NoticeState
+from agent_orchestrator.domain.notices import Notice, NoticeKind, NoticeState
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.ports.changes import Draft, Transaction
 from agent_orchestrator.ports.channel import SendFailed
@@ -17,6 +17,13 @@ logger = logging.getLogger("agent_orchestrator.notices")
 
 MAX_ATTEMPTS: Final = 8
 """Number of attempts after which a notice has failed."""
+
+_MAX_ATTEMPTS: Final[Mapping[NoticeKind, int]] = {
+    "request": MAX_ATTEMPTS,
+    "finished": MAX_ATTEMPTS,
+    "failed": MAX_ATTEMPTS,
+    "test": 1,  # somebody waits for the outcome
+}
 
 MAX_WITHDRAWALS: Final = 3
 """Number of attempts to take a notice away."""
@@ -85,7 +92,7 @@ def record_failure(core: Core, tx: Transaction, sent: Notice, failure: SendFaile
     retry_at = core.now() + timedelta(seconds=retry_s(attempts, failure.retry_after_s))
     is_last = (
         failure.is_final
-        or attempts >= (MAX_WITHDRAWALS if is_withdrawal else MAX_ATTEMPTS)
+        or attempts >= (MAX_WITHDRAWALS if is_withdrawal else _MAX_ATTEMPTS[notice.kind])
         or (notice.deadline is not None and retry_at >= notice.deadline)
     )
     if not is_last:

@@ -16,6 +16,12 @@ from agent_orchestrator.operations.messages import (
     SPAWN_FROM_RUN,
     SPAWN_FROM_SESSION,
 )
+from agent_orchestrator.operations.notices import (
+    GET_NOTICE,
+    LIST_NOTICES,
+    RETRY_NOTICE,
+    TEST_NOTICE,
+)
 from agent_orchestrator.operations.requests import (
     EXTEND_REQUEST,
     GET_REQUEST,
@@ -84,4 +90,8 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     LIST_TOKENS,
     REVOKE_TOKEN,
     LIST_AUDIT,
+    LIST_NOTICES,
+    GET_NOTICE,
+    TEST_NOTICE,
+    RETRY_NOTICE,
 )

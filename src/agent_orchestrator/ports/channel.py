@@ -91,7 +91,6 @@ class Target:
     :param kind: the kind of its channel, for people.
     :param timeout_s: maximum seconds of one attempt.
     :param events: what it is notified of.
-    :param fallback: whether to notify it of a request only if no device shows the notice.
     :param quiet: whether quiet hours hold for it.
     """
 
@@ -99,5 +98,4 @@ class Target:
     kind: str
     timeout_s: float
     events: frozenset[Occasion] = frozenset({"request"})
-    fallback: bool = True
     quiet: bool = True

@@ -349,11 +349,12 @@ class NoticeQueries(Protocol):
         *,
         principal: str | None = None,
         state: NoticeState | None = None,
+        order: ListOrder = "oldest",
         after: str | None = None,
         limit: int,
         size: int | None = None,
     ) -> list[Notice]:
-        """Return notices, the oldest first.
+        """Return notices.
 
         :param principal: only those of this principal's devices.
         """

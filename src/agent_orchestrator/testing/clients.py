@@ -2055,6 +2055,18 @@ class ClientContract:
         owner = {entry.principal for entry in entries}
         assert owner == {parent.owner}
 
+    async def test_notices_need_a_target(self, client: Client) -> None:
+        page = await client.list_notices(state="failed", order="newest", q="phone")
+        assert (page.notices, page.next_cursor) == ((), None)
+        with pytest.raises(Conflict):
+            await client.test_notice()
+        with pytest.raises(InvalidRequest) as caught:
+            await client.test_notice("phone")
+        assert "target" in caught.value.details["fields"]
+        for call in (client.get_notice, client.retry_notice):
+            with pytest.raises(NotFound):
+                await call("ntc_1")
+
 
 async def _family(client: Client) -> tuple[Session, SpawnReply]:
     """Create a session with a child whose manual run is queued."""

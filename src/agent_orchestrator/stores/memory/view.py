@@ -574,13 +574,14 @@ class MemoryView:
         *,
         principal: str | None = None,
         state: NoticeState | None = None,
+        order: ListOrder = "oldest",
         after: str | None = None,
         limit: int,
         size: int | None = None,
     ) -> list[Notice]:
         found = (
             notice
-            for notice in self._state.notices.find("all", after=after)
+            for notice in self._state.notices.find("all", after=after, newest=order == "newest")
             if (principal is None or notice.principal == principal)
             and (state is None or notice.state == state)
         )

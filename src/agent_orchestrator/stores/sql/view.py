@@ -826,11 +826,13 @@ class SqlView(ABC):
         *,
         principal: str | None = None,
         state: NoticeState | None = None,
+        order: ListOrder = "oldest",
         after: str | None = None,
         limit: int,
         size: int | None = None,
     ) -> list[Notice]:
-        conditions, values = ["id > ?"], [after or ""]
+        ordering = ORDERINGS[order]
+        conditions, values = [ordering.beyond()], [ordering.start if after is None else after]
         if principal is not None:
             conditions.append("principal = ?")
             values.append(principal)
@@ -838,7 +840,9 @@ class SqlView(ABC):
             conditions.append("state = ?" if principal is None else "+state = ?")
             values.append(state)
         where = " AND ".join(conditions)
-        rows = self._execute(f"{_NOTICE} WHERE {where} ORDER BY id LIMIT ?", (*values, limit))
+        rows = self._execute(
+            f"{_NOTICE} WHERE {where} ORDER BY id {ordering.direction} LIMIT ?", (*values, limit)
+        )
         return [NOTICES.read(row) for row in up_to(size, rows)]
 
     def notices_about(self, subject: str) -> list[Notice]:

@@ -56,6 +56,8 @@ class Notices(Opening):
                 ({"principal": "bob", "state": "queued"}, [other]),
                 ({"principal": "bob", "state": "sent"}, []),
                 ({"after": plain.id}, [full, other]),
+                ({"order": "newest"}, [other, full, plain]),
+                ({"order": "newest", "after": other.id, "state": "queued"}, [plain]),
             ):
                 listed = methodcaller("notices", limit=9, **filters)
                 assert await store.read(listed) == expected, filters

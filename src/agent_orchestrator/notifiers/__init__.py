@@ -1,0 +1,1 @@
+"""The channels of notices: a webhook, an ntfy topic, a program."""

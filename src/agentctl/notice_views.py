@@ -1,0 +1,48 @@
+"""What people see of notices. No I/O."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from agent_orchestrator.domain.notices import Notice
+from agentctl.document import Block, Column, Table, Text
+from agentctl.times import ago
+
+STYLES: Final[Mapping[str, str]] = {
+    "queued": "dim",
+    "sent": "blue",
+    "shown": "green",
+    "withdrawing": "dim",
+    "failed": "red",
+    "gone": "dim",
+}
+
+
+def notice_table(notices: Sequence[Notice], now: datetime) -> list[Block]:
+    def about(notice: Notice) -> str:
+        return "test" if notice.kind == "test" else f"{notice.kind} {notice.subject}"
+
+    def next_try(notice: Notice) -> str:
+        return "" if notice.next_at is None else ago(notice.next_at, now)
+
+    return [
+        Table(
+            [
+                Column("NOTICE", lambda one: one.id),
+                Column("STATE", lambda one: Text(one.state, STYLES.get(one.state, ""))),
+                Column("TARGET", lambda one: one.target),
+                Column("ABOUT", about),
+                Column("TRIES", lambda one: str(one.attempts), right=True),
+                Column("NEXT", next_try, right=True),
+                Column("MADE", lambda one: ago(one.created_at, now), right=True),
+                Column("ERROR", lambda one: one.error or "", flexible=True),
+            ],
+            notices,
+            "no notices",
+            "STATE TARGET ABOUT ERROR TRIES MADE NEXT NOTICE",
+        )
+    ]
+
+
+def notice_line(notice: Notice, now: datetime) -> list[Block]:
+    return notice_table([notice], now)
