@@ -19,6 +19,7 @@ from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.fields import shared, takes
 from agent_orchestrator.operations import access as access_calls
 from agent_orchestrator.operations import daemon as daemon_calls
+from agent_orchestrator.operations import devices as device_calls
 from agent_orchestrator.operations import events as event_calls
 from agent_orchestrator.operations import messages as message_calls
 from agent_orchestrator.operations import notices as notice_calls
@@ -472,6 +473,35 @@ class Client:
     async def list_tokens(self, request: access_calls.ListTokens) -> access_calls.TokenPage:
         """Return a page of the named tokens. Revoked and expired tokens are included."""
         return await self._call(access_calls.LIST_TOKENS, request)
+
+    @takes(device_calls.AddDevice)
+    async def add_device(self, request: device_calls.AddDevice) -> device_calls.NewInvitation:
+        """Invite a device. Its ``code`` is returned only here, and valid for five minutes.
+
+        :raises Forbidden: if the caller is not an administrator.
+        """
+        return await self._call(device_calls.ADD_DEVICE, request)
+
+    @takes(device_calls.ClaimDevice)
+    async def claim_device(self, request: device_calls.ClaimDevice) -> device_calls.NewDevice:
+        """Exchange the code of an invitation for the secrets of a device. The caller needs no token.
+
+        :raises Unauthorized: if the code is wrong, used or expired.
+        """
+        return await self._call(device_calls.CLAIM_DEVICE, request)
+
+    @takes(device_calls.ListDevices)
+    async def list_devices(self, request: device_calls.ListDevices) -> device_calls.DevicePage:
+        """Return a page of the caller's devices, or of all for an administrator; revoked ones too."""
+        return await self._call(device_calls.LIST_DEVICES, request)
+
+    async def revoke_device(self, token_id: str) -> AccessToken:
+        """Revoke a device, and end its streams.
+
+        :raises NotFound: if it is not the caller's, unless the caller is an administrator.
+        """
+        request = device_calls.RevokeDevice(token_id)
+        return (await self._call(device_calls.REVOKE_DEVICE, request)).device
 
     async def revoke_token(self, token_id: str) -> AccessToken:
         """Revoke a named token, and end the streams and waits that use it."""

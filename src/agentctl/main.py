@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "mcp": "agentctl.commands.mcp:mcp",
     "provider": "agentctl.commands.provider:provider",
     "token": "agentctl.commands.token:token",
+    "device": "agentctl.commands.device:device",
     "notify": "agentctl.commands.notify:notify",
     "doctor": "agentctl.commands.doctor:doctor",
     "config": "agentctl.commands.config:config",

@@ -1,4 +1,4 @@
-"""Access tokens as QR codes."""
+"""Access tokens and invitations as QR codes."""
 
 import json
 from collections.abc import Iterator
@@ -15,6 +15,14 @@ _BLACK_ON_WHITE: Final = "\x1b[38;5;16;48;5;231m{}\x1b[0m"
 def access_text(url: str, secret: str) -> str:
     """Return the content of the code. It is not a URL, because URLs are saved in histories."""
     return json.dumps({"url": url, "token": secret}, separators=(",", ":"))
+
+
+def device_url(url: str, invitation: str) -> str:
+    """Return the address that lets a device in. Browsers do not send the part after ``#``.
+
+    :param invitation: the code of the invitation.
+    """
+    return f"{url.rstrip('/')}/#device={invitation}"
 
 
 def code(

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 Prepare = Callable[[Call, dict[str, Any]], Mapping[str, Any]]
 """Returns the fields of the call, or the arguments of the action, for a command's options."""
 
-_LISTS: Final = ("sessions", "messages", "runs", "requests", "tokens", "entries", "notices")
+_LISTS: Final = (
+    "sessions",
+    "messages",
+    "runs",
+    "requests",
+    "tokens",
+    "devices",
+    "entries",
+    "notices",
+)
 
 
 def row(

@@ -19,6 +19,7 @@ from agent_orchestrator.operations.daemon import (
     Finding,
     ProviderStatus,
 )
+from agent_orchestrator.operations.devices import NewInvitation
 from agent_orchestrator.operations.messages import MessageReply, SpawnReply
 from agent_orchestrator.operations.runs import CancelReply, DiagnosisReply
 from agent_orchestrator.operations.sessions import CloseSessionReply, SessionTree
@@ -433,21 +434,23 @@ def token_card(created: NewToken, _: datetime) -> list[Block]:
     ]
 
 
-def token_table(tokens: Sequence[AccessToken], now: datetime) -> list[Block]:
-    def validity(token: AccessToken) -> Text:
-        if token.revoked_at is not None:
-            return Text("revoked", "red")
-        if token.expires_at is None:
-            return Text("good", "green")
-        if token.expires_at <= now:
-            return Text("expired", "red")
-        return Text(f"valid, expires {ago(token.expires_at, now)}", "green")
+def _validity(token: AccessToken, now: datetime) -> Text:
+    if token.revoked_at is not None:
+        return Text("revoked", "red")
+    if token.expires_at is None:
+        return Text("good", "green")
+    if token.expires_at <= now:
+        return Text("expired", "red")
+    return Text(f"valid, expires {ago(token.expires_at, now)}", "green")
 
+
+def token_table(tokens: Sequence[AccessToken], now: datetime) -> list[Block]:
     return [
         Table(
             [
                 Column("TOKEN", lambda one: one.id),
-                Column("STATE", validity),
+                Column("STATE", lambda one: _validity(one, now)),
+                Column("KIND", lambda one: one.purpose),
                 Column("PRINCIPAL", lambda one: one.principal),
                 Column("SCOPES", lambda one: ",".join(one.scopes)),
                 Column("MADE", lambda one: ago(one.created_at, now), right=True),
@@ -456,6 +459,39 @@ def token_table(tokens: Sequence[AccessToken], now: datetime) -> list[Block]:
             tokens,
             "no tokens",
             "NAME STATE PRINCIPAL SCOPES MADE TOKEN",
+        )
+    ]
+
+
+def device_table(devices: Sequence[AccessToken], now: datetime) -> list[Block]:
+    return [
+        Table(
+            [
+                Column("DEVICE", lambda one: one.id),
+                Column("STATE", lambda one: _validity(one, now)),
+                Column("PRINCIPAL", lambda one: one.principal),
+                Column("SCOPES", lambda one: ",".join(one.scopes)),
+                Column("ADDED", lambda one: ago(one.created_at, now), right=True),
+                Column("NAME", lambda one: one.name, flexible=True),
+            ],
+            devices,
+            "no devices",
+            "NAME STATE PRINCIPAL SCOPES ADDED DEVICE",
+        )
+    ]
+
+
+def invitation_card(reply: NewInvitation, url: str) -> list[Block]:
+    ends = reply.device.expires_at
+    return [
+        Card(
+            Text(f"code {reply.code[:4]}-{reply.code[4:]}", "bold"),
+            [
+                ("valid", "once" if ends is None else f"once, until {clock(ends)}"),
+                ("address", url),
+                ("principal", reply.device.principal),
+                ("scopes", ", ".join(reply.device.scopes)),
+            ],
         )
     ]
 

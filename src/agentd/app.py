@@ -11,18 +11,21 @@ from quart.globals import request_ctx
 from quart.typing import ResponseTypes
 from werkzeug.exceptions import HTTPException
 
+from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import NotFound, Unauthorized
+from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.operations.daemon import STATUS, GetStatus
 from agent_orchestrator.ports.transport import Gateway
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.openapi import openapi_document
-from agentd import cors
+from agentd import cors, devices
 from agentd.auth import Guard
 from agentd.binding import bind_operations
 from agentd.connections import HttpConnection, WebSocketConnection
 from agentd.descriptors import Descriptors
 from agentd.exposition import CONTENT_TYPE
 from agentd.lifetime import Lifetime
+from agentd.lockout import Peer
 from agentd.mcp import ToolEndpoint
 from agentd.metrics import Metrics
 from agentd.requests import HttpRequest, WebSocket, current_request, peer_of, query_names
@@ -53,8 +56,11 @@ DEFAULT_MAX_BODY: Final = 8 * 1024 * 1024
 
 _BEARER: Final = "bearer."
 
-_PUBLIC: Final = frozenset({"health"}) | PAGE_ENDPOINTS
-"""The routes that need no token."""
+_OPEN: Final = frozenset({"health"}) | PAGE_ENDPOINTS
+"""The routes that need no token, and that tell nothing."""
+
+_PUBLIC: Final = frozenset(operation.name for operation in OPERATIONS if operation.public)
+"""The operations that need no token."""
 
 
 class App(Quart):
@@ -150,7 +156,7 @@ def create_app(
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False
     _add_checks(app, gateway, guard)
-    bind_operations(app, gateway, lifetime)
+    bind_operations(app, gateway, guard, lifetime)
     sockets = SocketStream(
         gateway,
         guard,
@@ -181,10 +187,12 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
             guard.check_query(query_names(received.query_string))
         if guard.origins and "Origin" in headers and cors.is_preflight(received.method, headers):
             return cors.preflight(headers)
-        if received.endpoint not in _PUBLIC:
-            authorization = headers.getlist("Authorization")
+        if received.endpoint in _PUBLIC:
             with guard.logging_refusals(peer):
-                received.principal = await guard.caller(authorization, gateway, peer)
+                received.principal = await guard.stranger(peer)
+        elif received.endpoint not in _OPEN:
+            with guard.logging_refusals(peer):
+                received.principal = await _caller(received, guard, gateway, peer)
             peer.is_authenticated = True
         _check_path(received)
         return None
@@ -205,19 +213,46 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
         with guard.logging_refusals(peer):
             guard.check_host_and_origin(headers.getlist("Host"), headers.getlist("Origin"), scheme)
             guard.check_query(query_names(socket.query_string))
-            offered = [name for name in socket.requested_subprotocols if name.startswith(_BEARER)]
-            if offered:
-                socket.subprotocol = offered[0]
-            if offered and "Authorization" not in headers:
-                token = offered[0].removeprefix(_BEARER)
-                socket.principal = await guard.holder(token, gateway, peer)
-            elif "Authorization" in headers or await guard.token_reason(gateway, peer) is None:
-                authorization = headers.getlist("Authorization")
-                socket.principal = await guard.caller(authorization, gateway, peer)
-                peer.is_authenticated = True
-            elif socket.routing_exception is not None:
-                raise Unauthorized("this call needs a token: Authorization: Bearer …")
+            socket.principal = await _socket_caller(socket, guard, gateway, peer)
         _check_path(socket)
+
+
+async def _caller(received: HttpRequest, guard: Guard, gateway: Gateway, peer: Peer) -> Principal:
+    """Return the caller of a request, by its Authorization header or as a device."""
+    headers = received.headers
+    authorization = headers.getlist("Authorization")
+    if authorization or devices.HEADER not in headers:
+        return await guard.caller(authorization, gateway, peer)
+    presented = devices.PresentedDevice.of(headers[devices.HEADER], received.cookies)
+    devices.check_page(
+        received.method, headers.getlist("Origin"), headers.getlist("Sec-Fetch-Site")
+    )
+    return await guard.device(presented, gateway, peer)
+
+
+async def _socket_caller(
+    socket: WebSocket, guard: Guard, gateway: Gateway, peer: Peer
+) -> Principal | None:
+    """Return the caller of an upgrade; None if it may send a token in its first frame."""
+    headers = socket.headers
+    kinds = (_BEARER, devices.SUBPROTOCOL)
+    offered = [name for name in socket.requested_subprotocols if name.startswith(kinds)]
+    if offered:
+        socket.subprotocol = offered[0]
+    kind, _, secret = offered[0].partition(".") if offered else ("", "", "")
+    authorization = headers.getlist("Authorization")
+    device = secret if f"{kind}." == devices.SUBPROTOCOL else headers.get(devices.HEADER)
+    if device is not None and not authorization:
+        return await guard.device(devices.PresentedDevice.of(device, socket.cookies), gateway, peer)
+    if offered and not authorization:
+        return await guard.holder(secret, gateway, peer)
+    if authorization or await guard.token_reason(gateway, peer) is None:
+        principal = await guard.caller(authorization, gateway, peer)
+        peer.is_authenticated = True
+        return principal
+    if socket.routing_exception is not None:
+        raise Unauthorized("this call needs a token: Authorization: Bearer …")
+    return None
 
 
 def _check_path(received: HttpRequest | WebSocket) -> None:

@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 
 from agent_orchestrator.descriptors import RateLimitedWarning
-from agent_orchestrator.domain.access import LOCAL, Principal
+from agent_orchestrator.domain.access import ANONYMOUS, LOCAL, Principal
 from agent_orchestrator.domain.errors import (
     ConfigError,
     Forbidden,
@@ -31,6 +31,7 @@ from agent_orchestrator.domain.errors import (
 from agent_orchestrator.domain.tokens import LOCAL_TOKEN_PREFIX, RUN_TOKEN_PREFIX, STORED_PREFIXES
 from agent_orchestrator.ports.transport import Gateway
 from agentd.callers import Ends
+from agentd.devices import PresentedDevice
 from agentd.lockout import Lockout, Peer
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -272,6 +273,42 @@ class Guard:
                 "the token is unknown, revoked or expired, or its run's attempt has ended"
             )
         return holder
+
+    async def device(self, presented: PresentedDevice, gateway: Gateway, peer: Peer) -> Principal:
+        """Return the principal of a device.
+
+        :raises Unauthorized: if the secrets do not belong together, or the device was revoked.
+        :raises Forbidden: if an agent presents them.
+        """
+        if peer.agents_only:
+            raise Unauthorized("this port is for agents only: use the daemon's TLS port")
+        holder = await gateway.holder(presented.token_hash)
+        if holder is None or holder.token_id != presented.device_id:
+            raise Unauthorized("the device is unknown or revoked")
+        if await self._may_be_an_agent(peer):
+            raise Forbidden("an agent's program may use only the token of its run")
+        peer.is_authenticated = True
+        peer.token_digest = None
+        peer.run_id = None
+        return holder
+
+    async def stranger(self, peer: Peer) -> Principal:
+        """Return the principal of a caller of a public operation.
+
+        :raises Forbidden: if the caller is an agent.
+        :raises RateLimited: if the address is locked out.
+        """
+        self._lockout.check(peer.address)
+        if peer.agents_only or await self._may_be_an_agent(peer):
+            raise Forbidden("an agent's program may use only the token of its run")
+        return ANONYMOUS
+
+    def count_failure(self, peer: Peer) -> None:
+        """Count a public operation that was refused like a wrong token.
+
+        :raises RateLimited: if the address is locked out.
+        """
+        self._lockout.count_failure(peer.address)
 
     async def _may_be_an_agent(self, peer: Peer) -> bool:
         """Return whether a connection may be an agent's. The answer is kept for the connection."""

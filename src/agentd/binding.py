@@ -5,14 +5,17 @@ from typing import Any
 
 from quart import Quart, Response, request
 
-from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
+from agent_orchestrator.domain.errors import InvalidRequest, Unauthorized, Unavailable
 from agent_orchestrator.fields import specs
 from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.operations.devices import NewDevice
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.transport import Gateway
 from agent_orchestrator.wire import codec
+from agentd import devices
+from agentd.auth import Guard
 from agentd.lifetime import Lifetime
-from agentd.requests import HttpRequest, body_object, current_request, query_pairs
+from agentd.requests import HttpRequest, body_object, current_request, peer_of, query_pairs
 from agentd.responses import as_json, json_response
 
 View = Callable[..., Awaitable[Response]]
@@ -20,19 +23,23 @@ View = Callable[..., Awaitable[Response]]
 REPLAYED = {"Idempotent-Replayed": "true"}
 
 
-def bind_operations(app: Quart, gateway: Gateway, lifetime: Lifetime) -> None:
+def bind_operations(app: Quart, gateway: Gateway, guard: Guard, lifetime: Lifetime) -> None:
     """Add one route to the app for each operation."""
     for operation in OPERATIONS:
-        make_view = _mutation if operation.is_mutation else _query
+        view = (
+            _mutation(operation, gateway, guard)
+            if operation.is_mutation
+            else _query(operation, gateway, lifetime)
+        )
         app.add_url_rule(
             operation.path.replace("{", "<").replace("}", ">"),
             operation.name,
-            make_view(operation, gateway, lifetime),
+            view,
             methods=[operation.method],
         )
 
 
-def _mutation(operation: Operation[Any, Any], gateway: Gateway, _: Lifetime) -> View:
+def _mutation(operation: Operation[Any, Any], gateway: Gateway, guard: Guard) -> View:
     path_fields = frozenset(operation.path_fields)
     kind: type = operation.request
     takes_key = "idempotency_key" in specs(kind)
@@ -47,7 +54,15 @@ def _mutation(operation: Operation[Any, Any], gateway: Gateway, _: Lifetime) -> 
         if takes_key and "Idempotency-Key" in received.headers:
             _add_key(values, received.headers.getlist("Idempotency-Key"))
         command = codec.command(operation.request, values)
-        reply = await gateway.acting_as(received.principal).call(operation, command)
+        caller = gateway.acting_as(received.principal)
+        try:
+            reply = await caller.call(operation, command)
+        except Unauthorized:
+            if operation.public:
+                guard.count_failure(peer_of(received))
+            raise
+        if isinstance(reply.answer, NewDevice):
+            return await _new_device(received, operation, reply.answer)
         return json_response(
             await as_json(reply.answer) if reply.text is None else reply.text,
             operation.status_of(reply.answer),
@@ -55,6 +70,18 @@ def _mutation(operation: Operation[Any, Any], gateway: Gateway, _: Lifetime) -> 
         )
 
     return view
+
+
+async def _new_device(
+    received: HttpRequest, operation: Operation[Any, Any], answer: NewDevice
+) -> Response:
+    """Return the answer to a device: one of its secrets in a cookie, the other in the body."""
+    body = await as_json(devices.without_cookie(answer))
+    response = json_response(body, operation.status_of(answer))
+    # A proxy with TLS may be in front of a daemon without: the page's origin shows it.
+    secure = received.headers.get("Origin", received.scheme).startswith("https")
+    devices.set_cookie(response, answer, secure=secure)
+    return response
 
 
 def _query(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime) -> View:

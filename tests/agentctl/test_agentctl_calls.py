@@ -45,7 +45,7 @@ def test_the_commands_there_are() -> None:
             "tool session-send", "tool session-wait", "tool session-list",
             "tool session-reply-parent", "request list", "request show", "request approve",
             "request deny", "request answer", "request extend", "daemon audit",
-            "token create", "token list", "token revoke",
+            "device add", "device list", "device revoke", "token create", "token list", "token revoke",
             "daemon backup", "daemon check", "provider list", "provider check", "attach", "adopt", "chat", "session diff", "request watch", "mcp", "top", "doctor", "config trust",
             "notify list", "notify retry", "notify test",
         ]

@@ -113,6 +113,10 @@ ROWS = {
     "GET /notices/{notice_id}": row("404 403 403 | 200 404 404 404 404 404 | 403 403"),
     "POST /notices/test": row(ADMINS.replace("200", "409")),  # there is no target
     "POST /notices/{notice_id}/retry": row(ADMINS),
+    "GET /devices": row("200 403 403 | 200 200 200 200 200 200 | 403 403"),
+    "POST /devices": row(ADMINS.replace("200", "201"), name="mine"),
+    "POST /devices/claim": row(" ".join(["201"] * 11), code="{code}"),
+    "POST /devices/{token_id}/revoke": row("403 200 403 | 200 200 404 404 404 404 | 403 403"),
     "GET /stream": row(LOOK, sessionId="{session_id}"),
     "SOCKET /stream": row(LOOK, sessionId="{session_id}"),
     "POST /mcp": row(
@@ -121,6 +125,9 @@ ROWS = {
     "GET /openapi.json": row("200 200 200 | 200 200 200 200 200 200 | 200 200"),
     "GET /health": row("200 200 200 | 200 200 200 200 200 200 | 200 200"),
 }
+
+PUBLIC = {"GET /health": 200, "POST /devices/claim": 201}
+"""The calls that need no token, and their status."""
 
 ENDING = ("POST /runs/{run_id}/transition", "POST /runs/{run_id}/cancel")
 """These calls end a run, so they get a manual one instead of the agent's."""
@@ -210,7 +217,13 @@ class World:
             )
             await self.agents.server.store.transact(lambda tx: tx.add_notice(failed))
             ids["notice_id"] = failed.id
-        if "{token_id}" in call:
+        if call == "POST /devices/claim":
+            ids["code"] = (await self.post("/devices", name="new"))["code"]
+        if call == "POST /devices/{token_id}/revoke":
+            invited = await self.post("/devices", name="victim", principal="ann")
+            claimed = await self.post("/devices/claim", code=invited["code"])
+            ids["token_id"] = claimed["device"]["id"]
+        elif "{token_id}" in call:
             made = await self.post("/tokens", name="victim")
             ids["token_id"] = made["token"]["id"]
         if call.endswith("/close"):
@@ -305,7 +318,7 @@ async def _try_everything(world: World, caller: str) -> None:
         ids = await world.fresh(call)
         before = await world.state()
         nobody = 403 if caller == "ended" else 401
-        expected = statuses.get(caller, 200 if call == "GET /health" else nobody)
+        expected = statuses.get(caller, PUBLIC.get(call, nobody))
         status, answer = await world.ask(caller, call, ids, sent)
         assert status == expected, (caller, call, answer)
         if status >= 400:

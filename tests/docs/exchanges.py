@@ -93,7 +93,8 @@ class Conversation:
         """Return a text with stable values instead of those that differ each time."""
         text = text.replace(str(self.directory), "/srv/project")
         text = re.sub(r"\b(ses|run|msg|req|dmn|tok|ntc|psh)_[0-9a-v]{26}\b", self._named, text)
-        text = re.sub(r"\bapt_[\w-]{20,}", "apt_…", text)
+        text = re.sub(r"\b(apt|ads)_[\w-]{20,}", r"\1_…", text)
+        text = re.sub(r'"code": "[2-9A-Z]{8}"', '"code": "K7PM3XQ2"', text)
         text = re.sub(r"\b[0-9a-f]{64}\b", "9f86d081…", text)
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "2026-01-02T15:04:05.000000Z", text)
         text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8765", text)
@@ -192,6 +193,11 @@ async def hold(conversation: Conversation) -> None:
     token = await call("create_token", name="ann", scopes=["read", "write"], expires_in_s=86400)
     await call("list_tokens")
     await call("revoke_token", token_id=token["token"]["id"])
+    invited = await call("add_device", name="phone", scopes=["read", "approve"])
+    await call("claim_device", code=invited["code"])
+    await call("claim_device", code=invited["code"])
+    await call("list_devices")
+    await call("revoke_device", token_id=invited["device"]["id"])
     await call("list_audit", limit=1)
     [failed] = (await call("test_notice", target="phone"))["notices"]
     await call("test_notice", target="fax")

@@ -45,6 +45,8 @@ async def test_long_values_of_an_older_schema_are_migrated(tmp_path):
             connection.execute(f"DROP INDEX {table}_by_deadline")
         connection.execute("ALTER TABLE requests DROP COLUMN deadline")
         connection.execute("ALTER TABLE sessions DROP COLUMN last_line")
+        connection.execute("ALTER TABLE access_tokens DROP COLUMN purpose")
+        connection.execute("ALTER TABLE access_tokens DROP COLUMN session_id")
         later = ("image_uses", "images", "image_space", "seen", "notices", "notice_cursor")
         for table in later:
             connection.execute(f"DROP TABLE {table}")

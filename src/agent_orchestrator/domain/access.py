@@ -11,7 +11,7 @@ from agent_orchestrator.domain.model import Session
 
 Scope = Literal["read", "write", "approve", "admin"]
 GrantRole = Literal["reader", "writer", "owner"]
-TokenKind = Literal["none", "configured", "named", "run"]
+TokenKind = Literal["none", "configured", "named", "device", "run"]
 
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
@@ -111,6 +111,10 @@ class Principal:
 
 LOCAL: Final = Principal("local", admin=True)
 """The caller of an engine embedded in the same process, or of a daemon without tokens."""
+
+
+ANONYMOUS: Final = Principal("anonymous", scopes=frozenset())
+"""The caller of a public operation. It has not said who it is."""
 
 
 def relation_of(

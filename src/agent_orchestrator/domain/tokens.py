@@ -1,9 +1,14 @@
-"""Bearer tokens that the gateway creates: random, with a prefix for the kind, stored as hashes."""
+"""Tokens that the gateway creates: random, with a prefix for the kind, stored as hashes.
+
+A device has two secrets: a cookie, which its browser sends and no script can read, and one that the
+page keeps and sends in a header. Only both together are a token, so that neither a stolen cookie nor a
+page's storage alone gives access. A device gets them for a short code that an administrator shows it.
+"""
 
 import hashlib
 import secrets
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 from attrs import frozen
 
@@ -17,6 +22,10 @@ NAMED_TOKEN_PREFIX: Final = "apt_"  # noqa: S105
 
 LOCAL_TOKEN_PREFIX: Final = "alt_"  # noqa: S105
 """Prefix of the token that a daemon writes to a file for its own user. It is not in the store."""
+
+COOKIE_PREFIX: Final = "adc_"
+DEVICE_SECRET_PREFIX: Final = "ads_"  # noqa: S105
+"""Prefixes of the two secrets of a device."""
 
 STORED_PREFIXES: Final = (RUN_TOKEN_PREFIX, NAMED_TOKEN_PREFIX)
 
@@ -34,9 +43,33 @@ def token_hash(token: str) -> str:
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 
+CODE_LENGTH: Final = 8
+_CODE_ALPHABET: Final = "23456789ABCDEFGHJKMNPQRSTVWXYZ"
+"""Without characters that look like others. A code has 39 random bits: it is valid for minutes, and
+wrong ones lock an address out."""
+
+
+def new_code() -> str:
+    """Return a code for a device to present once."""
+    return "".join(secrets.choice(_CODE_ALPHABET) for _ in range(CODE_LENGTH))
+
+
+def code_hash(code: str) -> str:
+    """Return the hash under which a code is stored. Case, spaces and hyphens do not matter."""
+    return token_hash(f"code {code.upper().translate({ord(' '): None, ord('-'): None})}")
+
+
+def device_hash(cookie: str, secret: str) -> str:
+    """Return the hash under which a device's token is stored."""
+    return token_hash(f"device {cookie} {secret}")
+
+
+Purpose = Literal["token", "device", "invitation"]
+
+
 @frozen
 class AccessToken:
-    """A named token, without its secret, which is not stored."""
+    """A named token, a device, or the invitation of a device; without its secret, which is not stored."""
 
     id: str
     name: str
@@ -46,13 +79,15 @@ class AccessToken:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None = None
+    purpose: Purpose = "token"
+    """`token`, `device`, or `invitation`: a code that becomes a device."""
 
     def holder(self) -> Principal:
         """Return the caller that the token stands for."""
         return Principal(
             self.principal,
             admin="admin" in self.scopes,
-            kind="named",
+            kind="device" if self.purpose == "device" else "named",
             scopes=frozenset(self.scopes),
             token_id=self.id,
             expires_at=self.expires_at,

@@ -26,7 +26,8 @@ def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | N
     At least one of them is None.
     """
     if (token := view.token_of_hash(token_hash)) is not None:
-        return (token.holder() if token.revoked_at is None else None), None
+        is_valid = token.revoked_at is None and token.purpose != "invitation"
+        return (token.holder() if is_valid else None), None
     attempt = view.attempt_of_token(token_hash)
     run = None if attempt is None else view.run(attempt.run_id)
     if attempt is None or run is None:

@@ -13,6 +13,7 @@ from agent_orchestrator.domain.errors import IdempotencyConflict, OrchestratorEr
 from agent_orchestrator.engine import (
     audit,
     children,
+    devices,
     diagnosis,
     doctor,
     feed,
@@ -34,6 +35,7 @@ from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.fields import check
 from agent_orchestrator.operations import access as access_calls
 from agent_orchestrator.operations import daemon as daemon_calls
+from agent_orchestrator.operations import devices as device_calls
 from agent_orchestrator.operations import events as event_calls
 from agent_orchestrator.operations import messages as message_calls
 from agent_orchestrator.operations import notices as notice_calls
@@ -75,6 +77,9 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     access_calls.REVOKE_TOKEN.name: tokens.revoke,
     notice_calls.TEST_NOTICE.name: notices.test,
     notice_calls.RETRY_NOTICE.name: notices.retry,
+    device_calls.ADD_DEVICE.name: devices.add,
+    device_calls.CLAIM_DEVICE.name: devices.claim,
+    device_calls.REVOKE_DEVICE.name: devices.revoke,
 }
 """Functions that return a change. It is committed together with the record of the idempotency key."""
 
@@ -99,6 +104,7 @@ QUERIES: Final[dict[str, Query]] = {
     daemon_calls.CHECK_STORE.name: maintenance.check_store,
     daemon_calls.DOCTOR.name: doctor.run_doctor,
     access_calls.LIST_TOKENS.name: tokens.list_,
+    device_calls.LIST_DEVICES.name: devices.list_,
     access_calls.LIST_AUDIT.name: audit.list_,
     notice_calls.LIST_NOTICES.name: notices.list_,
     notice_calls.GET_NOTICE.name: notices.get,
@@ -126,7 +132,8 @@ async def _dispatch(
     core: Core, caller: Principal, operation: Operation[Req, Res], request: Req
 ) -> Reply[Res]:
     check(operation.request, request)
-    require_scope(core, caller, operation.scope)
+    if not operation.public:
+        require_scope(core, caller, operation.scope)
     if query := QUERIES.get(operation.name):
         # A query may wait, and the token may expire meanwhile.
         with anyio.move_on_after(seconds_left(core, caller)):

@@ -1,12 +1,13 @@
 """The calls for named tokens: create, list, revoke."""
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
 from attrs import evolve
 
-from agent_orchestrator.domain.access import SCOPES, Principal, Scope
+from agent_orchestrator.domain.access import ANONYMOUS, LOCAL, SCOPES, Principal, Scope
 from agent_orchestrator.domain.errors import InvalidRequest, NotFound
 from agent_orchestrator.domain.tokens import (
     NAMED_TOKEN_PREFIX,
@@ -38,7 +39,7 @@ _RESERVED: Final = ("run_", "token-")
 
 async def create(core: Core, caller: Principal, command: CreateToken) -> Change[NewToken]:
     principal = _principal(command)
-    scopes = _scopes(command)
+    scopes = check_scopes(command.scopes)
     secret = new_token(NAMED_TOKEN_PREFIX)
 
     def change(tx: Transaction) -> NewToken:
@@ -69,16 +70,25 @@ def _principal(command: CreateToken) -> str:
         raise InvalidRequest.of(
             {field: "is not a valid name of a principal: set `principal` to one"}
         )
-    if name == "local" or name.startswith(_RESERVED):
-        raise InvalidRequest.of({field: f"{name} is a reserved name"})
+    require_nameable(field, name)
     return name
 
 
-def _scopes(command: CreateToken) -> tuple[Scope, ...]:
-    unknown = [scope for scope in command.scopes if scope not in SCOPES]
-    if unknown or not command.scopes:
+def require_nameable(field: str, name: str) -> None:
+    """Raise ``InvalidRequest`` if the name is that of a principal that has no named tokens."""
+    if name in (LOCAL.id, ANONYMOUS.id) or name.startswith(_RESERVED):
+        raise InvalidRequest.of({field: f"{name} is a reserved name"})
+
+
+def check_scopes(scopes: Sequence[str]) -> tuple[Scope, ...]:
+    """Return the scopes of a new token in their usual order.
+
+    :raises InvalidRequest: if there are none, or unknown ones.
+    """
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown or not scopes:
         raise InvalidRequest.of({"scopes": f"must be some of {', '.join(SCOPES)}"})
-    return tuple(scope for scope in SCOPES if scope in command.scopes)
+    return tuple(scope for scope in SCOPES if scope in scopes)
 
 
 async def list_(core: Core, caller: Principal, command: ListTokens) -> TokenPage:

@@ -8,6 +8,12 @@ from typing import Any, Final
 
 from agent_orchestrator.operations.access import CREATE_TOKEN, LIST_AUDIT, LIST_TOKENS, REVOKE_TOKEN
 from agent_orchestrator.operations.daemon import BACK_UP, CHECK_STORE, DOCTOR, STATUS
+from agent_orchestrator.operations.devices import (
+    ADD_DEVICE,
+    CLAIM_DEVICE,
+    LIST_DEVICES,
+    REVOKE_DEVICE,
+)
 from agent_orchestrator.operations.events import LIST_EVENTS
 from agent_orchestrator.operations.messages import (
     LIST_MESSAGES,
@@ -89,6 +95,10 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     CREATE_TOKEN,
     LIST_TOKENS,
     REVOKE_TOKEN,
+    ADD_DEVICE,
+    CLAIM_DEVICE,
+    LIST_DEVICES,
+    REVOKE_DEVICE,
     LIST_AUDIT,
     LIST_NOTICES,
     GET_NOTICE,

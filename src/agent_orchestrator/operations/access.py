@@ -11,6 +11,10 @@ from agent_orchestrator.fields import MAX_NAME, command, identifier, param, requ
 from agent_orchestrator.operations.options import Ordered, Page
 from agent_orchestrator.operations.table import Operation, _made
 
+MAX_PRINCIPAL: Final = 64
+PRINCIPAL_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._@-]*"
+"""The names that a principal can be given."""
+
 
 @command
 class CreateToken:
@@ -20,8 +24,8 @@ class CreateToken:
     principal: str | None = param(
         "The principal that the token stands for, and that owns its sessions. Default: its name.",
         default=None,
-        max_length=64,
-        pattern=r"[A-Za-z0-9][A-Za-z0-9._@-]*",
+        max_length=MAX_PRINCIPAL,
+        pattern=PRINCIPAL_PATTERN,
     )
     scopes: Sequence[str] = param(
         "What the token allows: `read`, `write`, `approve`, `admin` (everything).",

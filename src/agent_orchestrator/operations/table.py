@@ -19,7 +19,7 @@ class Operation(Generic[Req, Res]):
     :param path: the route; a part in braces is the field of that name. The command's other fields are
         the query of a GET, and the body of any other method.
     :param status: the HTTP status of success, or a function from the answer to it.
-    :param scope: the scope that the caller needs.
+    :param scope: the scope that the caller needs, unless the operation is public.
     """
 
     name: str
@@ -32,6 +32,8 @@ class Operation(Generic[Req, Res]):
     status: int | Callable[[Any], int] = 200
     statuses: tuple[int, ...] = (200,)
     """Every HTTP status of success, for the API description."""
+    public: bool = False
+    """Whether callers need no token. A call that is refused with 401 counts as a wrong token."""
     takes_long: bool = False
     """Whether the call's time grows with the store: a client should set no time limit."""
 

@@ -23,6 +23,7 @@ from agent_orchestrator.domain.errors import (
     NotFound,
     SessionBusy,
     SessionClosed,
+    Unauthorized,
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
@@ -195,6 +196,32 @@ class ClientContract:
         assert reply.answer.activity.seen_seq == last_seq
         with pytest.raises(NotFound):
             await client.mark_seen("ses_none", 1)
+
+    async def test_a_device_is_let_in_once_and_revoked(self, client: Client) -> None:
+        invited = await client.add_device(scopes=["approve", "read"])
+        assert invited.device.scopes == ("read", "approve")
+        assert (await client.list_devices()).devices == ()
+        typed = f" {invited.code[:4].lower()}-{invited.code[4:]} "
+        claimed = await client.claim_device(typed, name="a phone")
+        device = claimed.device
+        assert (device.id, device.name, device.purpose) == (invited.device.id, "a phone", "device")
+        assert device.expires_at is None
+        assert invited.code not in claimed.secret
+        for code in (invited.code, "ABCDEFGH", " "):
+            with pytest.raises(Unauthorized):
+                await client.claim_device(code)
+        named = await client.add_device(name="desk")
+        assert (await client.claim_device(named.code, name="?")).device.name == "desk"
+        assert device in (await client.list_devices()).devices
+        revoked = await client.revoke_device(device.id)
+        assert revoked.revoked_at is not None
+        assert await client.revoke_device(device.id) == revoked
+        token = await client.create_token("not-a-device")
+        with pytest.raises(NotFound):
+            await client.revoke_device(token.token.id)
+        with pytest.raises(InvalidRequest) as refused:
+            await client.add_device(scopes=["everything"])
+        assert refused.value.details["fields"].keys() == {"scopes"}
 
     async def test_sessions_are_listed_by_status(self, client: Client) -> None:
         await client.create_session()

@@ -50,12 +50,21 @@ def openapi_document(version: str) -> dict[str, Any]:
             "description": _TEXT,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "security": [{"bearer": []}, {}],
+        "security": [{"bearer": []}, {"device": []}, {}],
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": dict(sorted((components.schemas | {"Error": _error_schema()}).items())),
             "responses": _error_responses(),
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "device": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "Agentd-Device",
+                    "description": "The id of a device, a dot, and its secret. The device's cookie is "
+                    "needed too.",
+                },
+            },
         },
     }
 
@@ -68,6 +77,8 @@ def _operation(operation: Operation[Any, Any], components: Components) -> dict[s
         "summary": operation.summary,
         "parameters": [_parameter(fields[name], "path") for name in operation.path_fields],
     }
+    if operation.public:
+        described["security"] = [{}]
     refusals = {*_COMMON_STATUSES, *_refusals_of(operation)}
     if operation.is_mutation:
         schema = body_schema(command, operation.path_fields)

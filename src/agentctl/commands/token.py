@@ -19,7 +19,7 @@ from agentctl.fields import options_of
 from agentctl.options import Group
 from agentctl.rows import row
 
-_SCOPES = ["read", "write", "approve", "admin"]
+SCOPES = ["read", "write", "approve", "admin"]
 
 
 @click.group(
@@ -46,7 +46,7 @@ def token() -> None:
 @click.option(
     "--scope",
     "scopes",
-    type=click.Choice(_SCOPES),
+    type=click.Choice(SCOPES),
     multiple=True,
     help="What the token allows; repeatable.  [default: read, write, approve]",
 )
