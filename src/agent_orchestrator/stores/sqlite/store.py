@@ -4,27 +4,21 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Final, Self, TypeVar
 
 import anyio
 import anyio.to_thread
 import apsw
-from anyio.abc import TaskGroup
 
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.operations.daemon import Problem
-from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import View
-from agent_orchestrator.stores.listeners import CommitListeners
 from agent_orchestrator.stores.sql.long_values import LongValues
-from agent_orchestrator.stores.sql.writer import OnCommit, Pending
+from agent_orchestrator.stores.sql.store import SqlStore
+from agent_orchestrator.stores.sql.writer import OnCommit
 from agent_orchestrator.stores.sqlite.connection import (
-    READERS,
-    Database,
     DatabaseJudge,
     open_database,
 )
@@ -44,12 +38,8 @@ WATERMARK_S: Final = 1.0
 """Minimum seconds between two writes of the commit counter's copy."""
 
 
-class SqliteStore:
+class SqliteStore(SqlStore[apsw.Connection]):
     """A store in one SQLite file.
-
-    One thread owns the writing connection and commits changes in groups. Reads run in a few other
-    threads, each with a separate connection and in one read transaction. Reads and changes do not
-    wait for each other.
 
     :param path: the file. A missing file or directory is created, accessible to its owner only.
     :param accept_loss: open the database even if it has lost commits (see :class:`CommitsLost`).
@@ -67,13 +57,11 @@ class SqliteStore:
         may_use: DatabaseJudge | None = None,
         on_commit: OnCommit | None = None,
     ) -> None:
+        super().__init__()
         self._path = Path(path).absolute()
         self._accept_loss = accept_loss
         self._may_use = may_use
         self._on_commit = on_commit
-        self._listeners = CommitListeners()
-        self._accepting = False
-        self._process = os.getpid()
         self._noted_watermark: Watermark | None = None
         """The last copy of the commit counter that this process wrote or read."""
         self._watermark_lock = threading.Lock()
@@ -100,127 +88,69 @@ class SqliteStore:
 
         :raises StoreOpenError: a subclass of it, if the database cannot or must not be used.
         """
-        self._process = os.getpid()
-        self._threads = anyio.CapacityLimiter(1)
-        self._readers = anyio.CapacityLimiter(READERS)
+        opener = anyio.CapacityLimiter(1)
         self._long_values = LongValues()
         self._aside_lock = anyio.Lock()
         self._database = await anyio.to_thread.run_sync(
             partial(
                 open_database, self._path, accept_loss=self._accept_loss, may_use=self._may_use
             ),
-            limiter=self._threads,
+            limiter=opener,
         )
-        self._health = await anyio.to_thread.run_sync(Health, self._database, limiter=self._threads)
+        self._health = await anyio.to_thread.run_sync(Health, self._database, limiter=opener)
         self._noted_watermark = self._database.noted_watermark
-        self._idle: SimpleQueue[apsw.Connection | None] = SimpleQueue()
-        for reader in self._database.readers:
-            self._idle.put(reader)
-        self._writer = SqliteWriter(self._listeners, self._health, self._on_commit)
-        self._closing = anyio.Event()
-        self._scope: TaskGroup = anyio.create_task_group()
-        await self._scope.__aenter__()
-        self._scope.start_soon(self._writer.gather, name="sqlite gatherer")
-        self._scope.start_soon(self._write, self._database, name="sqlite writer")
-        self._scope.start_soon(
-            self._write_watermarks, WatermarkFile(self._database.path), name="sqlite watermark"
-        )
-        self._accepting = True
+        writer = SqliteWriter(self._listeners, self._health, self._on_commit)
+        self._watermark_file = WatermarkFile(self._database.path)
+        await self._begin(writer, self._database.readers, {"watermark": self._write_watermarks})
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        """Commit queued changes, then close. An outer cancellation does not interrupt this."""
-        self._accepting = False
-        self._closing.set()
-        self._writer.committed.set()
-        self._writer.finish()
-        # The task group only waits for the writer. The body's exception propagates unchanged, not
-        # in an exception group.
-        self._scope.cancel_scope.shield = True
-        await self._scope.__aexit__(None, None, None)
+    async def _end_other_work(self) -> None:
+        await self._aside_lock.acquire()
 
-    async def _write(self, database: Database) -> None:
-        with anyio.CancelScope(shield=True):
-            try:
-                await anyio.to_thread.run_sync(self._writer.run, limiter=self._threads)
-            finally:
-                self._accepting = False
-                self._writer.refuse_queued()
-                await self._aside_lock.acquire()
-                for _ in range(READERS):  # after the reads that already wait for their turn
-                    await self._readers.acquire_on_behalf_of(object())
-                await anyio.to_thread.run_sync(self._close, database, limiter=self._threads)
-
-    def _close(self, database: Database) -> None:
-        for _ in range(READERS):
-            self._idle.get()  # waits for running reads whose tasks were cancelled
+    def _close_database(self) -> None:
         try:
-            self._write_watermark(WatermarkFile(database.path))
-            database.close()
+            self._write_watermark()
         finally:
-            self._idle.put(None)
+            self._database.close()
 
-    async def _write_watermarks(self, watermark_file: WatermarkFile) -> None:
+    async def _write_watermarks(self) -> None:
         """Write the copy of the commit counter after commits, at most once a second."""
         alone = anyio.CapacityLimiter(1)
         while not self._closing.is_set():
             self._writer.committed = anyio.Event()
-            await anyio.to_thread.run_sync(self._write_watermark, watermark_file, limiter=alone)
+            await anyio.to_thread.run_sync(self._write_watermark, limiter=alone)
             with anyio.move_on_after(WATERMARK_S):
                 await self._closing.wait()
             await self._writer.committed.wait()
 
-    def _write_watermark(self, watermark_file: WatermarkFile) -> None:
+    def _write_watermark(self) -> None:
         with self._watermark_lock:
             watermark = self._health.watermark
             if watermark == self._noted_watermark or self._health.files_fault():
                 return  # never overwrite the copy beside another file
             try:
-                watermark_file.write(watermark)
+                self._watermark_file.write(watermark)
             except OSError as error:
                 if self._health.files_fault():
                     return  # the database was removed meanwhile: that is the problem to report
-                text = f"{watermark_file.path} cannot be written: {error.strerror}"
+                text = f"{self._watermark_file.path} cannot be written: {error.strerror}"
                 self._health.problems["watermark_failed"] = Problem("watermark_failed", text)
             else:
                 self._noted_watermark = watermark
                 self._health.problems.pop("watermark_failed", None)
 
-    async def transact(self, change: Callable[[Transaction], T], *, reserve: bool = False) -> T:
-        self._check_accepting()
-        pending = Pending(change, reserve=reserve)
-        self._writer.submit(pending)
-        await pending.done.wait()
-        if pending.error is not None:
-            try:
-                raise pending.error
-            finally:
-                del pending  # breaks the cycle of exception, traceback and frame
-        value: T = pending.value
-        return value
-
-    async def read(self, query: Callable[[View], T]) -> T:
-        self._check_accepting()
-        return await anyio.to_thread.run_sync(self._read, query, limiter=self._readers)
-
-    def _read(self, query: Callable[[View], T]) -> T:
-        # Taken and returned in the thread: asyncio can cancel a task while its thread continues.
-        connection = self._idle.get()
+    def _query(self, reader: apsw.Connection, query: Callable[[View], T]) -> T:
         try:
-            if connection is None:
-                raise Unavailable("the store is closed")
-            connection.execute("BEGIN")
+            reader.execute("BEGIN")
             try:
-                return query(SqliteView(connection, self._database.epoch, self._long_values))
+                return query(SqliteView(reader, self._database.epoch, self._long_values))
             finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                if reader.in_transaction:
+                    reader.execute("ROLLBACK")
         except apsw.Error as error:
             if is_failure(error):
                 raise self._health.note_unreadable(error) from error
             raise
-        finally:
-            self._idle.put(connection)
 
     async def back_up(self, path: Path, *, replace: bool) -> int:
         target = await anyio.to_thread.run_sync(check_target, self._database.path, path)
@@ -281,15 +211,3 @@ class SqliteStore:
         if self._health.fault is None and (fault := await self._check_files()) is not None:
             return (Problem(fault.code, fault.message), *known)
         return known
-
-    def listen(self, listener: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
-        return self._listeners.listen(listener)
-
-    def _check_accepting(self) -> None:
-        if not self._accepting:
-            raise Unavailable("the store is not open")
-        if os.getpid() != self._process:
-            raise Unavailable(
-                f"the store was opened by process {self._process}, from which this one was forked:"
-                " only that one can use it"
-            )
