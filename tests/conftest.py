@@ -26,6 +26,8 @@ settings.load_profile("unhurried")
 pytest.register_assert_rewrite("agent_orchestrator.testing")
 
 
+pytest_plugins = ("postgres",)
+
 HERE = Path(__file__).parent
 
 # What collecting the tests makes is there to stay: looking through it for garbage finds none.

@@ -31,6 +31,7 @@ from agent_orchestrator.ports.transport import Reply, Subscription
 from agent_orchestrator.protection import Protection
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.registry import open_store
+from agent_orchestrator.stores.urls import is_url
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -53,8 +54,8 @@ async def open_embedded(
     opening resumes them. The context may be closed by another task than the one that opened it, as
     fixtures, notebooks and application hooks do.
 
-    :param store: the path of a SQLite file, created if missing; ``":memory:"``; or a store that is
-        not open yet.
+    :param store: the path of a SQLite file, created if missing; ``":memory:"``; the URL of a PostgreSQL
+        database, ``postgresql://…``; or a store that is not open yet.
     :param runners: runners that execute runs. Each is a provider under its own name; the first is
         the default. Without runners and providers:
         :data:`~agent_orchestrator.known_runners.DEFAULT_PROVIDER`.
@@ -135,6 +136,6 @@ class _ScopedSubscription:
 def _file(store: str | PathLike[str] | Store) -> Path | None:
     """Return the path of a SQLite store's file; None for other stores."""
     location = fspath(store) if isinstance(store, str | PathLike) else store.location
-    if location is None or location == ":memory:" or "://" in location:
+    if location is None or location == ":memory:" or is_url(location):
         return None
     return Path(location).absolute()

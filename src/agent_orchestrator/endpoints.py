@@ -24,7 +24,7 @@ class Endpoint:
 
     :param process_start_id: see :func:`agent_orchestrator.processes.process_start_id`.
     :param directory: the directory in which it was started.
-    :param database: the absolute path of its database.
+    :param database: the absolute path of its database, or its URL without secrets.
     """
 
     url: str
@@ -34,7 +34,7 @@ class Endpoint:
     database: str
 
 
-def this_process(url: str, database: Path) -> Endpoint:
+def this_process(url: str, database: str | Path) -> Endpoint:
     """Return the endpoint of this process."""
     pid = os.getpid()
     return Endpoint(url, pid, process_start_id(pid), str(Path.cwd()), str(database))

@@ -42,6 +42,11 @@ class UserState:
         return self.root / "last-daemon.json"
 
     @property
+    def last_stop(self) -> Path:
+        """The report of the daemon that was stopped last, of those whose store is not a file."""
+        return self.root / "last-stop.json"
+
+    @property
     def last_list(self) -> Path:
         """The file with the ids of the list that agentctl has shown last."""
         return self.root / "last-list.json"

@@ -58,7 +58,8 @@ def start(settings: CallSettings, options: Sequence[str], timeout_s: float | Non
     log = _log_file(options)
     with tempfile.TemporaryDirectory(prefix="agentctl-") as directory:
         ready = Path(directory) / "ready.json"
-        arguments = [*_address(settings, options), *LOG_OPTIONS, *options]
+        environ = _environment(settings, options)
+        arguments = [*_address(settings, options), *LOG_OPTIONS, *_without_store(options)]
         command = [*_agentd(), *arguments, "--ready-file", str(ready)]
         # The log is private regardless of the umask. The umask is inherited by agents, so it is not changed.
         with open(log, "ab", opener=_open_private) as stream:
@@ -68,7 +69,7 @@ def start(settings: CallSettings, options: Sequence[str], timeout_s: float | Non
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                env=_environment(settings),
+                env=environ,
                 start_new_session=True,
                 close_fds=True,
             )
@@ -91,10 +92,10 @@ def offline_doctor(settings: CallSettings, options: Sequence[str]) -> str:
     :raises Failure: if agentd fails.
     """
     done = subprocess.run(
-        [*_agentd(), *_address(settings, options), *options, "--doctor"],
+        [*_agentd(), *_address(settings, options), *_without_store(options), "--doctor"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        env=_environment(settings),
+        env=_environment(settings, options),
         timeout=_DOCTOR_TIMEOUT_S,
         check=False,
     )
@@ -166,9 +167,14 @@ def names_address(options: Sequence[str]) -> bool:
     return any(option.partition("=")[0] in ("--host", "--port") for option in options)
 
 
-def _environment(settings: CallSettings) -> dict[str, str]:
-    """Return agentd's environment. The token is passed there, because arguments show up in ``ps``."""
+def _environment(settings: CallSettings, options: Sequence[str]) -> dict[str, str]:
+    """Return agentd's environment.
+
+    The token and the store's URL are passed there, because arguments show up in ``ps``.
+    """
     environ = dict(os.environ)
+    if (store := _value_of("--store", options)) is not None:
+        environ["AGENTD_STORE"] = store
     if settings.token and not environ.get("AGENTD_AUTH_TOKEN"):
         environ["AGENTD_AUTH_TOKEN"] = settings.token
     return environ
@@ -182,9 +188,15 @@ def _log_file(options: Sequence[str]) -> Path:
 
     :raises OSError: if the directory cannot be created.
     """
+    state = user_state()
+    store = _value_of("--store", options) or os.environ.get("AGENTD_STORE")
+    if store is not None and state is not None and _value_of("--db", options) is None:
+        make_private_directory(state.logs)
+        key = hashlib.sha256(os.fsencode(store)).hexdigest()[:8]
+        return state.logs / f"store-{key}.log"
     database = here() / _database(options)
     make_data_directory(database.parent)
-    if is_data_directory(database.parent) or (state := user_state()) is None:
+    if is_data_directory(database.parent) or state is None:
         return database.parent / "agentd.log"
     make_private_directory(state.logs)
     key = hashlib.sha256(os.fsencode(database)).hexdigest()[:8]
@@ -193,12 +205,26 @@ def _log_file(options: Sequence[str]) -> Path:
 
 def _database(options: Sequence[str]) -> Path:
     """Return the path of agentd's database according to its options and the environment."""
-    chosen = os.environ.get("AGENTD_DB") or _DEFAULT_DB
+    return Path(_value_of("--db", options) or os.environ.get("AGENTD_DB") or _DEFAULT_DB)
+
+
+def _value_of(flag: str, options: Sequence[str]) -> str | None:
+    """Return the last value of an option of agentd; None if it is not given."""
+    found = None
     for index, option in enumerate(options):
         name, separator, value = option.partition("=")
-        if name == "--db":
-            chosen = value if separator else "".join(options[index + 1 : index + 2]) or chosen
-    return Path(chosen)
+        if name == flag:
+            found = value if separator else "".join(options[index + 1 : index + 2]) or found
+    return found
+
+
+def _without_store(options: Sequence[str]) -> list[str]:
+    """Return the options without the store's URL, which may have a password."""
+    kept = list(options)
+    while "--store" in kept:
+        index = kept.index("--store")
+        del kept[index : index + 2]
+    return [option for option in kept if not option.startswith("--store=")]
 
 
 def process_of(status: DaemonStatus) -> psutil.Process:
@@ -232,9 +258,15 @@ def stop_report(status: DaemonStatus) -> dict[str, Any] | None:
     """
     if status.store.path is None:
         return None
-    database, pid, started_at = Path(status.store.path), status.pid, status.started_at
+    pid, started_at = status.pid, status.started_at
+    if "://" not in status.store.path:
+        file = Path(f"{status.store.path}-stopped")
+    elif (state := user_state()) is not None:
+        file = state.last_stop
+    else:
+        return None
     try:
-        report: Any = json.loads(database.with_name(f"{database.name}-stopped").read_text())
+        report: Any = json.loads(file.read_text())
         if (report["pid"], datetime.fromisoformat(report["started_at"])) != (pid, started_at):
             return None  # written by an earlier daemon
         return {name: report[name] for name in ("finished", "released", "parked")}

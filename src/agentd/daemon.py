@@ -29,8 +29,10 @@ from agent_orchestrator.engine import (
 from agent_orchestrator.fields import values_of
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.notifiers.registry import build_targets
+from agent_orchestrator.ports.store import Store
 from agent_orchestrator.processes import hide_memory
 from agent_orchestrator.runners.registry import build_runner
+from agent_orchestrator.stores.registry import open_store
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.user_state import user_state, write_private
 from agentd import logs
@@ -118,9 +120,9 @@ class Daemon:
         settings = self.settings
         _check_address(settings)
         tls = server_context(settings.tls_cert, settings.tls_key)
-        metrics = Metrics(Path(settings.db))
+        metrics = Metrics(settings.database)
         descriptors = Descriptors(raise_descriptor_limit())
-        config = evolve(engine_config(settings), environ=agents_environment(settings.traces))
+        config = evolve(engine_config(settings), environ=agents_environment(settings))
         with ExitStack() as stack:
             listener = stack.enter_context(listen(settings.host, settings.port))
             forget_missing_configuration()
@@ -137,17 +139,13 @@ class Daemon:
                 agents_url = url_of(agents, "127.0.0.1")
             async with (
                 tracing(settings.traces, config.providers) as observers,
-                SqliteStore(
-                    settings.db,
-                    accept_loss=self.accept_loss,
-                    may_use=database_check(settings),
-                    on_commit=metrics.committed,
-                ) as store,
+                self._store(metrics) as store,
                 Orchestrator(
                     store, evolve(config, url=agents_url, observers=(metrics, *observers))
                 ) as engine,
             ):
-                remember_database(settings, store.database)
+                if isinstance(store, SqliteStore):
+                    remember_database(settings, store.database)
                 app = create_app(
                     engine,
                     guard=guard,
@@ -176,9 +174,24 @@ class Daemon:
                         descriptors=descriptors,
                     )
                     tasks.cancel_scope.cancel()
-        write_stop_report(settings.db, engine)
+        write_stop_report(settings, engine)
         _log.info("stopped")
         return self._status
+
+    def _store(self, metrics: Metrics) -> Store:
+        """Return the store, not opened yet.
+
+        :raises ConfigError: if it needs a package that is not installed.
+        """
+        settings = self.settings
+        if settings.store is not None:
+            return open_store(settings.store, on_commit=metrics.committed)
+        return SqliteStore(
+            settings.db,
+            accept_loss=self.accept_loss,
+            may_use=database_check(settings),
+            on_commit=metrics.committed,
+        )
 
     async def _watch_signals(
         self,
@@ -243,10 +256,13 @@ def _reopen(log_file: logs.LogFile) -> None:
         _log.warning("%s cannot be opened: %s", log_file.path, error.strerror)
 
 
-def write_stop_report(db: str, engine: Orchestrator) -> None:
-    """Write the result of the drain to a file beside the database, for ``agentctl daemon stop``."""
-    report = engine.drain_report
-    if report is None:
+def write_stop_report(settings: Settings, engine: Orchestrator) -> None:
+    """Write the result of the drain to a file, for ``agentctl daemon stop``.
+
+    It is beside the database, or in the user's state directory if the database is not a file.
+    """
+    report, state = engine.drain_report, user_state()
+    if report is None or (settings.database is None and state is None):
         return
     document = {
         "pid": os.getpid(),
@@ -255,7 +271,11 @@ def write_stop_report(db: str, engine: Orchestrator) -> None:
         "released": list(report.released),
         "parked": list(report.parked),
     }
-    path = Path(f"{db}-stopped")
+    if settings.database is not None:
+        path = Path(f"{settings.database}-stopped")
+    else:
+        assert state is not None
+        path = state.last_stop
     try:
         write_private(path, json.dumps(document).encode() + b"\n")
     except OSError as error:
@@ -316,7 +336,7 @@ def engine_config(settings: Settings) -> EngineConfig:
 def _log_start(settings: Settings, url: str, guard: Guard) -> None:
     fields = _log_fields(
         pid=os.getpid(),
-        db=str(Path(settings.db).absolute()),
+        db=settings.location,
         providers=",".join(settings.providers),
         auth="off" if guard.is_open else f"token ({settings.sources.get('auth_tokens', 'set')})",
     )

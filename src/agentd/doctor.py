@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.domain.errors import ConfigError, StoreOpenError
 from agent_orchestrator.engine import EngineConfig
 from agent_orchestrator.engine.doctor import doctor_report, provider_findings
 from agent_orchestrator.engine.environment import unusual_variables
 from agent_orchestrator.operations.daemon import DoctorReport, Finding
+from agent_orchestrator.ports.store import Reachable
+from agent_orchestrator.stores.registry import open_store
 from agent_orchestrator.stores.sqlite.connection import names_of
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, schema_version
+from agent_orchestrator.stores.urls import secrets_of
 from agentd.auth import MIN_SAFE_LENGTH, is_loopback
 from agentd.logs import SHORT_SECRET
 from agentd.own_files import database_check
@@ -35,7 +38,7 @@ async def findings_offline(settings: Settings, config: EngineConfig) -> DoctorRe
     return doctor_report(
         [
             *await provider_findings(config),
-            *_closed_database(settings),
+            *(await _closed_store(settings)),
             *config.host.findings(),
             *daemon_findings(settings, config.environ),
         ]
@@ -44,10 +47,11 @@ async def findings_offline(settings: Settings, config: EngineConfig) -> DoctorRe
 
 def daemon_findings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     """Return the findings about the daemon's settings and files, without those of the store."""
-    database = Path(settings.db).absolute()
+    database = settings.database
     checks: Sequence[Callable[[], Iterator[Finding]]] = (
-        lambda: _disk(database),
-        lambda: _database_modes(database),
+        lambda: iter(()) if database is None else _disk(database),
+        lambda: iter(()) if database is None else _database_modes(database),
+        lambda: _password(settings),
         lambda: _listening(settings),
         lambda: _tls(settings),
         lambda: _tokens(settings),
@@ -74,6 +78,29 @@ def _home() -> Path | None:
 
 
 # --- database and disk ----------------------------------------------------------------------
+
+
+async def _closed_store(settings: Settings) -> list[Finding]:
+    if settings.store is None:
+        return list(_closed_database(settings))
+    try:
+        store = open_store(settings.store)
+        if not isinstance(store, Reachable):
+            return []
+        return [Finding("ok", "database", f"{settings.location}, {await store.reach()}")]
+    except (ConfigError, StoreOpenError) as error:
+        return [Finding("error", "database", str(error), "see docs/operations.md, PostgreSQL")]
+
+
+def _password(settings: Settings) -> Iterator[Finding]:
+    if settings.sources.get("store") == "--store" and secrets_of(settings.store or ""):
+        yield Finding(
+            "warning",
+            "database",
+            "the database's password was given on the command line, where every user of this machine can see it",
+            "put it into ~/.pgpass, or set the URL as AGENTD_STORE or in the configuration file",
+            security=True,
+        )
 
 
 def _closed_database(settings: Settings) -> Iterator[Finding]:
@@ -284,7 +311,11 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
     if settings.file is None:
         return
     mode = _mode(Path(settings.file))
-    holds_token = settings.sources.get("auth_tokens", "").startswith(f"{settings.file}:")
+    holds_token = any(
+        settings.sources.get(name, "").startswith(f"{settings.file}:")
+        for name, secrets in (("auth_tokens", True), ("store", secrets_of(settings.store or "")))
+        if secrets
+    )
     holds_secret = holds_token or bool(settings.notify.secrets())
     if mode & 0o022:
         yield Finding(
@@ -298,7 +329,7 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "error",
             "configuration",
-            f"other users may read {settings.file}, which holds a {'token' if holds_token else 'secret of notices'}",
+            f"other users may read {settings.file}, which holds a {'token or password' if holds_token else 'secret of notices'}",
             f"chmod 600 {settings.file}",
             security=True,
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from agent_orchestrator import endpoints
 from agent_orchestrator.known_databases import is_known, remember
@@ -34,17 +35,24 @@ def protection(settings: Settings) -> Protection:
     if settings.tls_key is not None:
         secret.append(Path(settings.tls_key))
     return Protection(
-        Path(settings.db).absolute(),
+        settings.database,
         tuple(path.absolute() for path in read_only),
         tuple(path.absolute() for path in secret),
         frozenset(optional),
     )
 
 
+_SECRET: Final = ("auth_tokens", "store")
+"""The settings with secrets."""
+
+
 def _holds_secrets(settings: Settings) -> bool:
-    """Return whether the configuration file holds a token, values for agents' environments, or secrets of notices."""
+    """Return whether the configuration file holds a token, a password, values for agents' environments, or
+    secrets of notices.
+    """
+    holds = [settings.sources.get(name, "").startswith(f"{settings.file}:") for name in _SECRET]
     return (
-        settings.sources.get("auth_tokens", "").startswith(f"{settings.file}:")
+        any(holds)
         or any(provider.set for provider in settings.providers.values())
         or bool(settings.notify.secrets())
     )
@@ -84,7 +92,7 @@ def announced(url: str, settings: Settings) -> Iterator[None]:
         )
         yield
         return
-    endpoint = endpoints.this_process(url, Path(settings.db).absolute())
+    endpoint = endpoints.this_process(url, settings.location)
     try:
         endpoints.write_endpoint(state, endpoint)
     except OSError as error:

@@ -12,6 +12,7 @@ import attrs
 
 from agent_orchestrator.fields import values_of
 from agent_orchestrator.notice_settings import NotifyOptions, kind_of
+from agent_orchestrator.stores.urls import without_secrets
 from agentd.logs import HIDDEN, Redactor
 from agentd.providers import ProviderSettings
 from agentd.settings import Settings, declared
@@ -51,6 +52,11 @@ def _tables(settings: Settings) -> Iterator[str]:
             value, source = getattr(settings, name), settings.sources.get(name, "default")
             if value is None:
                 yield _with_source(f"# {key} is not set", source)
+            elif name == "db" and settings.store is not None:
+                yield _with_source(f"# {key} is not used: there is another store", source)
+            elif name == "store":
+                shown = without_secrets(value)
+                yield _with_source(("" if shown == value else "# ") + _line(key, shown), source)
             elif name in secret and value:
                 hidden = [HIDDEN] * len(value) if isinstance(value, tuple) else HIDDEN
                 yield _with_source("# " + _line(key, hidden), source)

@@ -28,6 +28,7 @@ from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.fields import FieldSpec, encoding_problem, specs
 from agent_orchestrator.known_runners import DEFAULT_PROVIDER, AgentDefaults
 from agent_orchestrator.notice_settings import NotifySettings, read_notify
+from agent_orchestrator.stores.urls import check_userinfo, secrets_of, without_secrets
 from agent_orchestrator.trusted_files import found_file, is_blank, is_trusted
 from agent_orchestrator.user_state import user_state
 from agentd.providers import ProviderSettings, RoutingSettings, read_providers
@@ -95,6 +96,14 @@ class Settings(EngineOptions, AgentDefaults):
     db: str = daemon_setting(
         ".data/agent-orchestrator.db",
         "The SQLite database file. Created if it does not exist.",
+    )
+    store: str | None = daemon_setting(
+        None,
+        "The URL of a PostgreSQL database to use instead of a SQLite file, as libpq has it: "
+        "postgresql://USER@HOST:PORT/DATABASE. Needs the extra agent-orchestrator[postgres]. Other "
+        "users of the machine can see the flag in the process list, so give a password elsewhere.",
+        pattern=r"[a-z][a-z0-9+.-]*://[^\0]+",
+        secret=True,
     )
     auth_tokens: tuple[str, ...] = daemon_setting(
         (),
@@ -182,14 +191,25 @@ class Settings(EngineOptions, AgentDefaults):
         )
 
     @property
-    def secrets(self) -> tuple[str, ...]:
-        """The values that no output may contain."""
-        return (*self.auth_tokens, *self.notify.secrets())
+    def finds_database(self) -> bool:
+        """Whether the database is a file at the default path, not named."""
+        return self.store is None and "db" not in self.sources
 
     @property
-    def finds_database(self) -> bool:
-        """Whether the database is at the default path, not named."""
-        return "db" not in self.sources
+    def database(self) -> Path | None:
+        """The absolute path of the SQLite file; None for another store."""
+        return Path(self.db).absolute() if self.store is None else None
+
+    @property
+    def location(self) -> str:
+        """The path of the SQLite file, or the store's URL without its secrets."""
+        return str(self.database) if self.store is None else without_secrets(self.store)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that no output may contain."""
+        of_store = () if self.store is None else secrets_of(self.store)
+        return (*self.auth_tokens, *of_store, *self.notify.secrets())
 
 
 @functools.cache
@@ -250,6 +270,7 @@ def load(
     )
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    levels: dict[str, int] = {}
     problems = _Problems()
     flag_problems = _Problems()
     known = declared()
@@ -258,15 +279,24 @@ def load(
         if flags.get(key) not in (None, ()):
             with flag_problems.collect():
                 values[key] = _parse_texts(setting, flags[key], setting.flag)
-                sources[key] = setting.flag
+                sources[key], levels[key] = setting.flag, 0
         elif variables := [variable for variable in setting.env if environ.get(variable)]:
             with problems.collect():
                 values[key] = _from_environment(setting, environ, variables)
-                sources[key] = " and ".join(variables)
+                sources[key], levels[key] = " and ".join(variables), 1
         elif key in file_values:
             with problems.collect():
                 location, value = file_values[key]
                 values[key], sources[key] = _from_file(setting, value, location), location
+                levels[key] = 2
+    if {"db", "store"} <= values.keys():
+        if levels["db"] == levels["store"]:
+            problems.add(f"{sources['db']} and {sources['store']}: give only one of them")
+        overridden = "store" if levels["db"] < levels["store"] else "db"
+        del values[overridden], sources[overridden]
+    if "store" in values:
+        with problems.collect():
+            check_userinfo(values["store"])
     is_named = config_path is not None
     file = name if document or is_named else None
     settings = Settings(**values, sources=sources, file=file, finds_file=not is_named)

@@ -14,6 +14,7 @@ from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import ProviderConfig
 from agent_orchestrator.ports.observer import Observer
 from agent_orchestrator.ports.runner import capabilities_of
+from agentd.settings import Settings
 
 FLUSH_S: Final = 2.0
 """Maximum seconds at the end to send the last spans."""
@@ -24,9 +25,11 @@ SECRETS: Final = frozenset({"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TR
 _log = logging.getLogger("agentd")
 
 
-def agents_environment(traces: str) -> dict[str, str]:
-    """Return the daemon's environment without these secrets, as a base for agents' environments."""
-    hidden = SECRETS if traces == "otlp" else frozenset()
+def agents_environment(settings: Settings) -> dict[str, str]:
+    """Return the daemon's environment without its credentials, as a base for agents' environments."""
+    hidden = SECRETS if settings.traces == "otlp" else frozenset()
+    if settings.store is not None:
+        hidden |= {"PGPASSWORD"}
     return {name: value for name, value in os.environ.items() if name not in hidden}
 
 

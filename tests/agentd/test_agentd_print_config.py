@@ -81,6 +81,15 @@ def test_print_config_shows_no_secret(directory: Path) -> None:
     assert "from-the-file" not in run_agentd(directory, "--print-config").stdout
 
 
+def test_print_config_shows_the_store_without_its_password(directory: Path) -> None:
+    (directory / "agentd.toml").write_text("")
+    url = "postgresql://ann:hunter22@host/db"
+    done = run_agentd(directory, "--print-config", env={"AGENTD_STORE": url})
+    assert '# store = "postgresql://ann@host/db"' in done.stdout
+    assert "hunter22" not in done.stdout
+    assert "# db is not used" in done.stdout
+
+
 def test_printed_configuration_can_be_loaded(directory: Path) -> None:
     visible = FILE.replace('auth_tokens = ["from-the-file-of-the-daemon"]', "")
     (directory / "agentd.toml").write_text(visible.replace("not to be shown", "[hidden]"))

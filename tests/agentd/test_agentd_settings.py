@@ -49,6 +49,7 @@ VALUES: dict[str, tuple[Any, str, Any]] = {
     "host": ("f.example", "e.example", "x.example"),
     "port": (1001, "1002", "1003"),
     "db": ("f.db", "e.db", "x.db"),
+    "store": ("postgresql://f/d", "postgresql://e/d", "postgresql://x/d"),
     "auth_tokens": (["f1", "f2"], "e1", ("x1", "x2")),
     "max_concurrency": (5, "6", "7"),
     "max_queue": (50, "60", "70"),
@@ -94,6 +95,26 @@ def test_flag_overrides_environment_overrides_file_overrides_default(
         assert found == (tuple(in_environment.split(",")) if setting.many else kind(in_environment))
     expected = as_flag if setting.many else kind(as_flag)
     assert getattr(load({name: as_flag}, environ), name) == expected
+
+
+def test_the_store_is_a_file_or_a_url_whichever_is_named_last(directory: Path) -> None:
+    url = "postgresql://ann:hunter22@host/db"
+    assert load({}, {}).database == directory / ".data/agent-orchestrator.db"
+    chosen = load({"store": url}, {"AGENTD_DB": "e.db"})
+    assert (chosen.database, chosen.location) == (None, "postgresql://ann@host/db")
+    assert "hunter22" in chosen.secrets
+    assert "hunter22" not in repr(chosen)
+    assert not chosen.finds_database
+    (directory / "agentd.toml").write_text(f"[daemon]\nstore = {url!r}\n")
+    assert load({}, {}).store == url
+    assert load({}, {"AGENTD_DB": "e.db"}).database == directory / "e.db"
+    assert load({"db": "x.db"}, {"AGENTD_STORE": url}).database == directory / "x.db"
+    with pytest.raises(ConfigError, match="--db and --store: give only one of them"):
+        load({"db": "x.db", "store": url}, {})
+    for bad in ("x.db", "postgresql://ann:p@ss@host/db"):
+        with pytest.raises(ConfigError) as raised:
+            load({}, {"AGENTD_STORE": bad})
+        assert bad not in str(raised.value)
 
 
 def test_tree_limits_are_in_the_table_limits(directory: Path) -> None:

@@ -1,7 +1,8 @@
 """The client contract over HTTP, on either event loop, against a daemon's web app on loopback."""
 
+import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -14,7 +15,7 @@ from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfig, Routing, connect
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.stores.registry import open_store
 from agent_orchestrator.testing.clients import ClientContract
 from agent_orchestrator.testing.scripted import PROVIDER, ScriptedRunner
 from agentd.app import create_app
@@ -31,8 +32,8 @@ class Served:
     The tests' loop may be trio's, the web server's is always asyncio's.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, store: str | Path) -> None:
+        self._store = store
         self._listener = listen("127.0.0.1", 0)
         self.url = url_of(self._listener, "127.0.0.1")
         self._ready = threading.Event()
@@ -64,15 +65,15 @@ class Served:
             host=this_host(),
         )
         guard = Guard([TOKEN])
-        async with SqliteStore(self._path) as store, Orchestrator(store, config) as engine:
+        async with open_store(str(self._store)) as store, Orchestrator(store, config) as engine:
             app = create_app(engine, guard=guard, lifetime=self._lifetime)
             self._ready.set()
             await serve(app, self._listener, self._stopped.wait)
 
 
 @contextmanager
-def served(path: Path) -> Iterator[str]:
-    with Served(path) as one:
+def served(store: str | Path) -> Iterator[str]:
+    with Served(store) as one:
         yield one.url
 
 
@@ -83,6 +84,43 @@ class TestOverHttp(ClientContract):
         with served(tmp_path / "data.db") as url:
             async with connect(url, token=TOKEN) as one:
                 yield one
+
+
+ON_POSTGRES = {
+    "test_lists_have_the_newest_first_and_page_both_ways",
+    "test_closing_with_cascade_closes_the_tree_and_cancels_its_runs",
+    "test_a_session_resumes_its_thread",
+    "test_when_busy_interrupt_cancels_then_runs",
+    "test_outcomes_wait_for_a_busy_parent_and_are_delivered_together",
+    "test_a_repeated_spawn_with_the_same_key_makes_one_child",
+    "test_a_child_asks_and_its_parent_answers",
+    "test_requests_expire_and_are_canceled_with_their_run",
+    "test_an_interrupted_reader_continues_from_its_cursor",
+    "test_wait_returns_at_its_timeout_or_at_a_change",
+    "test_the_same_key_fifty_times_at_once_makes_one_run",
+    "test_all_sessions_are_followed_in_one_stream",
+    "test_the_store_is_checked_and_copied_while_it_is_in_use",
+    "test_tokens_are_created_listed_and_revoked",
+    "test_grants_are_set_read_and_inherited",
+}
+"""The part of the contract that runs on PostgreSQL. Its store passes the contract of stores, so the rest has
+nothing to find. ``CONTRACT_ON_POSTGRES=1`` runs all of it."""
+
+
+@ON_ONE_LOOP
+class TestOverPostgres(ClientContract):
+    @pytest.fixture
+    async def client(self, database: Callable[[], str]) -> AsyncIterator[Client]:
+        with served(database()) as url:
+            async with connect(url, token=TOKEN) as one:
+                yield one
+
+
+if not os.environ.get("CONTRACT_ON_POSTGRES"):
+    assert all(hasattr(TestOverPostgres, name) for name in ON_POSTGRES)
+    for name in dir(TestOverPostgres):
+        if name.startswith("test_") and name not in ON_POSTGRES:
+            setattr(TestOverPostgres, name, None)
 
 
 @pytest.mark.anyio

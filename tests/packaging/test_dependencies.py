@@ -71,7 +71,7 @@ def test_declared_dependencies_are_those_that_are_imported() -> None:
             assert path.is_relative_to(PROVIDED[name]), path
         else:
             used.add(INDIRECT.get(name, name))
-    declared = {name_of(one) for extra in ("", "otel") for one in project()[extra]}
+    declared = {name_of(one) for extra in ("", "otel", "postgres") for one in project()[extra]}
     assert used == declared
 
 
@@ -87,6 +87,12 @@ def test_optional_packages_are_imported_only_in_the_tracing_modules() -> None:
     tree = ast.parse((SOURCE / "agentd/traces.py").read_text())
     at_top = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert not [node for node in at_top if (node.module or "").startswith("opentelemetry")]
+
+
+def test_psycopg_is_imported_only_by_its_store() -> None:
+    for path, module in imports():
+        if module.split(".")[0] == "psycopg":
+            assert path.is_relative_to("agent_orchestrator/stores/postgres"), path
 
 
 def test_every_dependency_has_a_lower_bound() -> None:

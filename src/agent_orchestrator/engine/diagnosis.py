@@ -259,6 +259,9 @@ _STORE_FAULTS: Final = frozenset(
         "database_locked",
         "database_damaged",
         "commits_lost",
+        "database_unreachable",
+        "database_failed",
+        "lease_lost",
     }
 )
 """Problems of a store that prevent writes."""

@@ -2,11 +2,17 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Final, TypeVar
 
 import anyio
 
 from agent_orchestrator.domain.access import Action, Principal
-from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest, OrchestratorError
+from agent_orchestrator.domain.errors import (
+    CursorAhead,
+    InvalidRequest,
+    OrchestratorError,
+    Unavailable,
+)
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.engine import audit
 from agent_orchestrator.engine.access import (
@@ -30,12 +36,18 @@ from agent_orchestrator.operations.events import (
     StreamRequest,
 )
 from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.store import UNREACHABLE
 from agent_orchestrator.ports.transport import Subscription
 
 BATCH = 200
 """Maximum number of events read at once, so that a reader does not delay others."""
 
 MAX_STREAM_SESSIONS = 100
+
+RETRY_S: Final = 0.5
+"""Seconds between two tries of an open stream to read from a store whose server is away."""
+
+T = TypeVar("T")
 
 
 def _page_after(
@@ -131,6 +143,17 @@ def _sequence(cursor: str | None) -> int:
     return min(int(cursor), MAX_INTEGER)
 
 
+async def _read(core: Core, query: Callable[[View], T]) -> T:
+    """Read for an open stream. While the server of the store is away, wait: the stream stays open."""
+    while True:
+        try:
+            return await core.store.read(query)
+        except Unavailable as error:
+            if error.details.get("problem") != UNREACHABLE:
+                raise
+        await anyio.sleep(RETRY_S)
+
+
 async def _wait_revoked(core: Core, caller: Principal, check: Callable[[View], object]) -> None:
     """Wait until a reader has lost access, even if it has more to read.
 
@@ -142,7 +165,7 @@ async def _wait_revoked(core: Core, caller: Principal, check: Callable[[View], o
     with core.notifier.subscribe(*access_topics(caller)) as waiter:
         while True:
             waiter.clear()
-            await core.store.read(check)
+            await _read(core, check)
             await _next_notification(core, caller, waiter)
 
 
@@ -226,8 +249,9 @@ class _SessionReader:
         return CaughtUp(str(self._cursor))
 
     async def _read(self, limit: int) -> list[Event]:
-        return await self._core.store.read(
-            lambda view: _page_after(view, self._caller, self._session_id, self._cursor, limit)[0]
+        return await _read(
+            self._core,
+            lambda view: _page_after(view, self._caller, self._session_id, self._cursor, limit)[0],
         )
 
 
@@ -287,7 +311,7 @@ class _FeedReader:
         while True:
             seconds_left(self._core, self._caller)
             self._waiter.clear()
-            items, head = await self._core.store.read(self._next)
+            items, head = await _read(self._core, self._next)
             if items:
                 self._cursor = items[-1].cursor
                 return items

@@ -3,10 +3,12 @@
 Subscribe, read, then wait. A commit after the read notifies the waiter, so no change is missed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import anyio
+
+from agent_orchestrator.ports.store import ANY_TOPIC
 
 
 class Waiter:
@@ -52,8 +54,10 @@ class Notifier:
                 if not waiters:
                     del self._waiters[topic]
 
-    def notify(self, topics: Iterable[str]) -> None:
-        """Notify every waiter that is subscribed to one of the topics."""
+    def notify(self, topics: Collection[str]) -> None:
+        """Notify every waiter that is subscribed to one of the topics; all of them of ``ANY_TOPIC``."""
+        if ANY_TOPIC in topics:
+            topics = tuple(self._waiters)
         for topic in topics:
             for waiter in self._waiters.get(topic, ()):
                 waiter.notify()

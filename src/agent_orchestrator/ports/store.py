@@ -3,13 +3,19 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, Self, TypeVar, runtime_checkable
+from typing import Final, Protocol, Self, TypeVar, runtime_checkable
 
 from agent_orchestrator.operations.daemon import Problem
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import View
 
 T = TypeVar("T")
+
+UNREACHABLE: Final = "database_unreachable"
+"""The problem of a store whose server does not answer. It ends by itself. Refusals have it in their details."""
+
+ANY_TOPIC: Final = "*"
+"""The topic of a notification that means: anything may have changed."""
 
 
 class Transactions(Protocol):
@@ -39,6 +45,9 @@ class CommitNotifications(Protocol):
 
     def listen(self, listener: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
         """Call ``listener`` with the topics of each commit, also of other processes.
+
+        :data:`ANY_TOPIC` among them stands for all topics: a store that lost its connection cannot know
+        which ones it missed.
 
         It is called in the event loop's thread, after the commit and before :meth:`Transactions.transact`
         returns. It must not wait or raise. Notifications carry no data: a subscriber reads the store.
@@ -73,6 +82,18 @@ class Store(Transactions, CommitNotifications, StoreStatus, Protocol):
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class Reachable(Protocol):
+    """A store on a server, which may not be reached. Optional."""
+
+    async def reach(self) -> str:
+        """Connect, change nothing, and return what was found, in words. The store need not be open.
+
+        :raises StoreOpenError: if the store cannot be used.
+        """
+        ...
 
 
 @runtime_checkable

@@ -1930,7 +1930,7 @@ class ClientContract:
         assert report.events == (await client.get_session(session.id)).last_seq
         assert run.status is RunStatus.COMPLETED
         target = tmp_path / "copy.db"
-        if (await client.status()).store.path is None:
+        if (await client.status()).store.backend != "sqlite":
             with pytest.raises(Conflict, match="cannot be backed up"):
                 await client.back_up(target)
             assert not target.exists()

@@ -1,13 +1,11 @@
 """SQL for pages of rows that a caller may see, without scanning rows of other sessions.
 
 An index by owner finds the rows of a principal's own sessions. The rows of granted sessions, and of
-an agent's descendants, are spread over many sessions, each sorted by id. A recursive query merges
-them: it holds the next id of each session and takes the smallest until the page is full. SQLite
-keeps the rows of a recursive query with ORDER BY in a priority queue
-(https://sqlite.org/lang_with.html).
+an agent's descendants, are spread over many sessions, each sorted by its keys. Each database merges
+them in its own way.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 from attrs import frozen
@@ -60,6 +58,11 @@ ORDERINGS: Final[Mapping[RequestOrder, Ordering]] = {
     "newest": Ordering(newest=True),
     "deadline": Ordering("deadline", condition="status = 'pending'"),
 }
+
+Merge = Callable[[str, Statement, Ordering, str | None, Mapping[str, Any]], Statement]
+"""Returns a statement that selects the keys of rows of several sessions, in order. Its last parameter is
+a limit. It gets the table, a query that selects the ``session_id`` of each session, the order, the key after
+which the rows begin, and conditions with their values."""
 
 TREE: Final = """
     WITH RECURSIVE tree (id) AS (
@@ -140,6 +143,7 @@ def rows_within(
     after: str | None,
     others: Mapping[str, Any] | None = None,
     *,
+    merge: Merge,
     can_write: bool = False,
 ) -> tuple[Statement, ...]:
     """Return statements that select keys of visible runs or requests. The last parameter is a limit.
@@ -147,11 +151,11 @@ def rows_within(
     :param others: further conditions and their values.
     :param can_write: exclude sessions that the principal may only read.
     """
-    more = dict(others or {})
+    conditions = {"status = ?": status, **(others or {})}
     if within.tree is not None:
-        source, source_values = f"SELECT id AS session_id FROM ({TREE}) AS tree", (within.tree,)
         if within.principal is None:
-            return (_walk(table, source, source_values, status, ordering, after, more),)
+            source = f"SELECT id AS session_id FROM ({TREE}) AS tree"
+            return (merge(table, (source, (within.tree,)), ordering, after, conditions),)
         members = [
             where_all(alternative)
             for alternative in visibility_conditions(
@@ -159,23 +163,24 @@ def rows_within(
             )
         ]
         return tuple(
-            _walk(
+            merge(
                 table,
-                f"SELECT id AS session_id FROM sessions{text} AND id IN ({TREE})",
-                (*values, within.tree),
-                status,
+                (
+                    f"SELECT id AS session_id FROM sessions{text} AND id IN ({TREE})",
+                    (*values, within.tree),
+                ),
                 ordering,
                 after,
-                more,
+                conditions,
             )
             for text, values in members
         )
     start = ordering.start if after is None else after
-    owned = {"owner = ?": within.principal, "status = ?": status, ordering.beyond(): start, **more}
+    owned = {"owner = ?": within.principal, ordering.beyond(): start, **conditions}
     granted = GRANTED_TO_WRITE if can_write else GRANTED
     return (
         in_order(table, ordering, owned),
-        _walk(table, granted, (within.principal,), status, ordering, after, more),
+        merge(table, (granted, (within.principal,)), ordering, after, conditions),
     )
 
 
@@ -184,34 +189,3 @@ def in_order(table: str, ordering: Ordering, parts: Mapping[str, Any]) -> Statem
     text, values = where_all(parts)
     order = f"ORDER BY {ordering.key} {ordering.direction}"
     return f"SELECT {ordering.key} FROM {table}{text} {order} LIMIT ?", values
-
-
-def _walk(
-    table: str,
-    source: str,
-    source_values: tuple[Any, ...],
-    status: str | None,
-    ordering: Ordering,
-    after: str | None,
-    more: Mapping[str, Any],
-) -> Statement:
-    """Return a statement that merges the rows of several sessions by their keys.
-
-    :param source: a query that selects the ``session_id`` of each.
-    """
-    text, values = where_all({"status = ?": status, **more})
-    condition = text.replace(" WHERE ", " AND ", 1)
-    following = (
-        f"(SELECT {ordering.first}({ordering.key}) FROM {table}"
-        f" WHERE session_id = place.session_id{condition} AND {ordering.beyond()})"
-    )
-    next_one = following.removesuffix("?)") + "place.key)"
-    walk = (
-        f"WITH RECURSIVE walk (session_id, key) AS (SELECT place.session_id, {following}"
-        f" FROM ({source}) AS place UNION ALL SELECT place.session_id, {next_one}"
-        f" FROM walk AS place WHERE place.key IS NOT NULL ORDER BY 2 {ordering.direction} NULLS LAST"
-        " LIMIT ?) SELECT key FROM walk WHERE key IS NOT NULL"
-    )
-    # The condition appears twice, so its values do too. The caller appends the limit.
-    start = ordering.start if after is None else after
-    return walk, (*values, start, *source_values, *values)

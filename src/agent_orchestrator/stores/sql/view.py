@@ -71,7 +71,7 @@ from agent_orchestrator.wire.encoded import Encoded
 
 T = TypeVar("T")
 
-_MESSAGE: Final = f"SELECT {MESSAGES.columns} FROM messages"
+MESSAGE: Final = f"SELECT {MESSAGES.columns} FROM messages"
 _CHILD_MESSAGE_COUNT: Final = """
     SELECT count(*) FROM (
         SELECT 1 FROM messages WHERE source_kind = 'child' AND source_run_id = ? LIMIT ?) AS found"""
@@ -206,6 +206,17 @@ class SqlView(ABC):
     def _read_long_result(self, run_id: str) -> RunResult:
         """Return the long result of a run."""
 
+    @abstractmethod
+    def _rows_of_sessions(
+        self,
+        table: str,
+        sessions: Statement,
+        ordering: Ordering,
+        after: str | None,
+        conditions: Mapping[str, Any],
+    ) -> Statement:
+        """Return a statement (see :data:`.listing.Merge`)."""
+
     def _among(self, column: str, values: Sequence[Any]) -> Statement:
         """Return a condition that a column has one of the values, and its parameters."""
         return f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(list(values)),)
@@ -225,7 +236,7 @@ class SqlView(ABC):
         return up_to(size, rows, size_of)
 
     def _messages(self, where: str, values: Sequence[Any], size: int | None) -> list[Message]:
-        return [MESSAGES.read(row) for row in up_to(size, self._execute(_MESSAGE + where, values))]
+        return [MESSAGES.read(row) for row in up_to(size, self._execute(MESSAGE + where, values))]
 
     def _first_row(self, sql: str, *values: Any) -> Any:
         return self._execute(sql, values).fetchone()
@@ -324,7 +335,7 @@ class SqlView(ABC):
         return role is not None and not (can_write and role == "reader")
 
     def message(self, message_id: str) -> Message | None:
-        row = self._first_row(_MESSAGE + " WHERE id = ?", message_id)
+        row = self._first_row(MESSAGE + " WHERE id = ?", message_id)
         return None if row is None else MESSAGES.read(row)
 
     def image(self, digest: str) -> bytes | None:
@@ -341,7 +352,7 @@ class SqlView(ABC):
         return self._messages(where, (session_id, after or "", limit), size)
 
     def run_messages(self, run_id: str) -> list[Message]:
-        rows = self._execute(_MESSAGE + " WHERE run_id = ? ORDER BY id", (run_id,))
+        rows = self._execute(MESSAGE + " WHERE run_id = ? ORDER BY id", (run_id,))
         return [MESSAGES.read(row) for row in rows]
 
     def child_message_count(self, run_id: str, *, limit: int) -> int:
@@ -382,7 +393,9 @@ class SqlView(ABC):
             }
             statements = self._filtered("runs", ordering, conditions, EVERYTHING, "session_id")
         else:
-            statements = rows_within("runs", within, status, ordering, after)
+            statements = rows_within(
+                "runs", within, status, ordering, after, merge=self._rows_of_sessions
+            )
         rows = self._page(self._sql.run, statements, ordering, limit, size, run_size)
         return [self._run(row) for row in rows]
 
@@ -456,6 +469,7 @@ class SqlView(ABC):
                 ordering,
                 after,
                 agent_conditions,
+                merge=self._rows_of_sessions,
                 can_write=resolvable,
             )
         else:

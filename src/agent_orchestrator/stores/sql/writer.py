@@ -13,6 +13,7 @@ import anyio.lowlevel
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.stores.listeners import CommitListeners
+from agent_orchestrator.stores.registry import OnCommit
 
 BATCH: Final = 64
 """Maximum number of changes in one commit. A larger batch delays its callers more than it saves."""
@@ -20,10 +21,6 @@ BATCH: Final = 64
 _GATHER_ROUNDS: Final = 2
 """Turns of the event loop without a new change after which a batch is complete: one to receive a
 request, one for the task that answers it."""
-
-
-OnCommit = Callable[[int, float], None]
-"""Called after a commit with the number of its changes and its duration in seconds."""
 
 
 class Pending:

@@ -13,10 +13,11 @@ from math import inf
 from typing import Final
 
 import apsw
-from attrs import evolve, frozen
+from attrs import evolve
 
 from agent_orchestrator.domain.errors import StoreOpenError, Unavailable
 from agent_orchestrator.operations.daemon import Problem
+from agent_orchestrator.stores.sql.faults import Fault
 from agent_orchestrator.stores.sqlite.ballast import NO_ROOM, Ballast
 from agent_orchestrator.stores.sqlite.connection import (
     BUSY_TIMEOUT_MS,
@@ -38,25 +39,6 @@ RECHECK_S: Final = 5.0
 
 PROBE_TIMEOUT_MS: Final = 100
 """Milliseconds to wait for another program's lock, after a first wait was in vain."""
-
-
-@frozen
-class Fault:
-    """The reason why the database cannot be written.
-
-    :param retry_after_s: seconds after which a caller may retry.
-    :param is_final: True if only a restart can end the fault.
-    """
-
-    code: str
-    message: str
-    retry_after_s: int = 2
-    is_final: bool = False
-
-    def refusal(self) -> Unavailable:
-        """Return a new exception for one caller: exceptions carry tracebacks and cannot be shared."""
-        details = {"problem": self.code}
-        return Unavailable(self.message, details, retry_after_s=self.retry_after_s)
 
 
 class Health:

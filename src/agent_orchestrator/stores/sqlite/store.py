@@ -15,14 +15,15 @@ import apsw
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.operations.daemon import Problem
 from agent_orchestrator.ports.queries import View
+from agent_orchestrator.stores.registry import OnCommit
+from agent_orchestrator.stores.sql.faults import Fault
 from agent_orchestrator.stores.sql.long_values import LongValues
 from agent_orchestrator.stores.sql.store import SqlStore
-from agent_orchestrator.stores.sql.writer import OnCommit
 from agent_orchestrator.stores.sqlite.connection import (
     DatabaseJudge,
     open_database,
 )
-from agent_orchestrator.stores.sqlite.health import Fault, Health
+from agent_orchestrator.stores.sqlite.health import Health
 from agent_orchestrator.stores.sqlite.maintenance import check_target, copy, findings
 from agent_orchestrator.stores.sqlite.schema import schema_version
 from agent_orchestrator.stores.sqlite.view import SqliteView

@@ -1,14 +1,17 @@
 """Queries of an SQLite database."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import apsw
 
 from agent_orchestrator.domain.model import RunResult
 from agent_orchestrator.stores.sql.dialect import Dialect
+from agent_orchestrator.stores.sql.listing import Ordering, Statement
 from agent_orchestrator.stores.sql.long_values import LongValues
 from agent_orchestrator.stores.sql.view import SqlView, Statements
 from agent_orchestrator.stores.sqlite.blobs import read_long_data, read_long_result
+from agent_orchestrator.stores.sqlite.listing import merged
 from agent_orchestrator.wire.strict_json import SLICE_SIZE
 
 _LONG: Final = "(SELECT {} FROM long_results WHERE run_id = runs.id)"
@@ -52,3 +55,13 @@ class SqliteView(SqlView):
 
     def _read_long_result(self, run_id: str) -> RunResult:
         return read_long_result(self._connection, run_id)
+
+    def _rows_of_sessions(
+        self,
+        table: str,
+        sessions: Statement,
+        ordering: Ordering,
+        after: str | None,
+        conditions: Mapping[str, Any],
+    ) -> Statement:
+        return merged(table, sessions, ordering, after, conditions)

@@ -5,8 +5,10 @@ import contextlib
 import apsw
 
 from agent_orchestrator.stores.listeners import CommitListeners
-from agent_orchestrator.stores.sql.writer import GroupWriter, OnCommit, Pending
-from agent_orchestrator.stores.sqlite.health import Fault, Health
+from agent_orchestrator.stores.registry import OnCommit
+from agent_orchestrator.stores.sql.faults import Fault
+from agent_orchestrator.stores.sql.writer import GroupWriter, Pending
+from agent_orchestrator.stores.sqlite.health import Health
 from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction
 from agent_orchestrator.stores.sqlite.watermark import COUNT_COMMIT
 

@@ -1,0 +1,181 @@
+"""The commits of a PostgreSQL database."""
+
+import json
+from collections.abc import Iterable
+from typing import Final
+
+import psycopg
+
+from agent_orchestrator.ports.store import ANY_TOPIC
+from agent_orchestrator.stores.listeners import CommitListeners
+from agent_orchestrator.stores.postgres import daemons
+from agent_orchestrator.stores.postgres.connection import (
+    Connection,
+    is_end_of_session,
+    is_failure,
+)
+from agent_orchestrator.stores.postgres.primary import Primary
+from agent_orchestrator.stores.postgres.transaction import (
+    Head,
+    PostgresTransaction,
+    savepoint,
+)
+from agent_orchestrator.stores.registry import OnCommit
+from agent_orchestrator.stores.sql.faults import Fault
+from agent_orchestrator.stores.sql.writer import GroupWriter, Pending
+
+CHANNEL: Final = "agent_orchestrator"
+"""The channel of notifications, of all daemons of a database."""
+
+_MAX_PAYLOAD: Final = 7_999
+"""Bytes of a notification's payload."""
+
+_NOTIFY: Final = f"SELECT pg_notify('{CHANNEL}', ?)"
+
+
+class PostgresWriter(GroupWriter):
+    """Commits queued changes in batches.
+
+    A transaction locks the end of the log first, so it runs alone.
+    """
+
+    def __init__(
+        self, listeners: CommitListeners, primary: Primary, on_commit: OnCommit | None = None
+    ) -> None:
+        super().__init__(listeners, on_commit)
+        self._primary = primary
+
+    def _commit(self, batch: list[Pending]) -> frozenset[str]:
+        topics = self._try(batch, is_last=False)
+        if topics is None:  # the server was away for a moment: restarted, for instance
+            topics = self._try(batch, is_last=True) or set()
+        if self._primary.is_recovered:
+            self._primary.is_recovered = False
+            topics.add(ANY_TOPIC)
+        return frozenset(topics)
+
+    def _try(self, batch: list[Pending], *, is_last: bool) -> set[str] | None:
+        """Run the changes in one transaction, fill in their answers, and return the topics to notify.
+
+        :param is_last: whether to refuse the changes if the connection is lost.
+        :return: None if the connection was lost, nothing was made, and it is not the last try.
+        """
+        primary = self._primary
+        if (fault := primary.recheck()) is not None:
+            _refuse(batch, fault)
+            return set()
+        commit = primary.daemon.commits + 1
+        is_committing = False
+        topics: set[str] = set()
+        try:
+            connection = primary.connection
+            topics, head = self._apply(connection, batch)
+            values = (commit, primary.daemon.id, head.position)
+            [(counted,)] = connection.execute(daemons.COMMIT, values).fetchall()
+            if not counted:
+                _refuse(batch, primary.note_taken_over())
+                return set()
+            if topics:
+                connection.execute(_NOTIFY, (payload(primary.daemon.id, topics),))
+            is_committing = True
+            connection.execute("COMMIT")
+        except psycopg.Error as error:
+            is_lost = primary.connection.is_lost or is_end_of_session(error)
+            fault = primary.note_failure(error)
+            was_made = primary.was_made(commit) if is_committing and is_lost else False
+            if was_made:
+                return topics
+            if is_lost and was_made is False and not is_last:
+                return None
+            _refuse(batch, fault, error, is_outcome_known=was_made is False)
+            return set()
+        primary.note_commit()
+        return topics
+
+    def _apply(self, connection: Connection, batch: list[Pending]) -> tuple[set[str], Head]:
+        """Begin a transaction and run the changes in it."""
+        head = self._begin(connection)
+        topics = self._apply_together(connection, head, batch)
+        if topics is None:
+            connection.execute("ROLLBACK")
+            head = self._begin(connection)
+            topics = set()
+            for pending in batch:
+                topics |= self._apply_apart(connection, head, pending)
+        return topics, head
+
+    def _begin(self, connection: Connection) -> Head:
+        connection.execute("BEGIN")
+        [(position,)] = connection.execute(daemons.LOCK).fetchall()
+        return Head(position)
+
+    def _apply_together(
+        self, connection: Connection, head: Head, batch: list[Pending]
+    ) -> set[str] | None:
+        """Run the changes one after the other. Return None if one of them must be undone.
+
+        Nearly all changes succeed, or are refused before they write.
+        """
+        topics: set[str] = set()
+        for pending in batch:
+            transaction = self._transaction(connection, head, survives_errors=False)
+            written = connection.writes
+            try:
+                pending.value = pending.change(transaction)
+            except BaseException as error:
+                if is_failure(error):
+                    raise
+                if connection.writes != written or isinstance(error, psycopg.Error):
+                    return None
+                pending.error = error
+            else:
+                if connection.is_in_failed_transaction:
+                    return None
+                topics |= transaction.topics
+        return topics
+
+    def _apply_apart(self, connection: Connection, head: Head, pending: Pending) -> set[str]:
+        """Run one change in a savepoint, so that its refusal does not affect the others.
+
+        :raises psycopg.Error: if the database fails, which ends the whole transaction.
+        """
+        pending.value = pending.error = None
+        position = head.position
+        transaction = self._transaction(connection, head, survives_errors=True)
+        try:
+            with savepoint(connection, "change"):
+                pending.value = pending.change(transaction)
+        except BaseException as error:
+            if is_failure(error):
+                raise
+            pending.error = error
+            head.position = position
+            return set()
+        return transaction.topics
+
+    def _transaction(
+        self, connection: Connection, head: Head, *, survives_errors: bool
+    ) -> PostgresTransaction:
+        epoch = self._primary.daemon.epoch
+        return PostgresTransaction(connection, epoch, head, survives_errors=survives_errors)
+
+
+def payload(daemon_id: str, topics: Iterable[str]) -> str:
+    """Return the payload of a notification: who sent it, and the topics."""
+    text = json.dumps([daemon_id, *sorted(topics)])
+    return text if len(text) <= _MAX_PAYLOAD else json.dumps([daemon_id, ANY_TOPIC])
+
+
+def _refuse(
+    batch: list[Pending],
+    fault: Fault,
+    cause: BaseException | None = None,
+    *,
+    is_outcome_known: bool = True,
+) -> None:
+    for pending in batch:
+        pending.error = fault.refusal()
+        if not is_outcome_known:
+            pending.error.message += "; it is unknown whether the change was made"
+            pending.error.args = (pending.error.message,)
+        pending.error.__cause__ = cause

@@ -1,0 +1,108 @@
+"""A TCP proxy that loses connections when it is told to."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from attrs import define, field
+
+
+@define
+class Proxy:
+    """Forwards connections to a port, and cuts the next one that sends some bytes.
+
+    :param port: where it listens.
+    """
+
+    port: int
+    target: int
+    sought: bytes | None = None
+    """What to wait for. It is forgotten when it was seen."""
+    forwards: bool = True
+    """Whether the target gets what was sought before the connection is cut; never its answer."""
+    cuts: int = 0
+    _sockets: set[socket.socket] = field(factory=set)
+    _lock: threading.Lock = field(factory=threading.Lock)
+
+    def cut_at(self, sought: bytes, *, forwards: bool) -> None:
+        """Cut the next connection whose client sends these bytes in one piece."""
+        self.forwards = forwards
+        self.sought = sought
+
+    def cut_all(self) -> None:
+        """Cut all connections now."""
+        with self._lock:
+            for one in self._sockets:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+
+    def serve(self, client: socket.socket) -> None:
+        try:
+            server = socket.create_connection(("127.0.0.1", self.target))
+        except OSError:
+            client.close()
+            return
+        with self._lock:
+            self._sockets |= {client, server}
+        back = threading.Thread(target=self._copy, args=(server, client, lambda _: True))
+        back.start()
+        self._copy(client, server, self._passes)
+        back.join()
+        with self._lock:
+            self._sockets -= {client, server}
+        client.close()
+        server.close()
+
+    def _passes(self, data: bytes) -> bool:
+        with self._lock:
+            if self.sought is None or self.sought not in data:
+                return True
+            self.sought = None
+            self.cuts += 1
+            return False
+
+    def _copy(
+        self, source: socket.socket, target: socket.socket, passes: Callable[[bytes], bool]
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if not passes(data):
+                    # The answer is lost: the client's end is closed before the target has it.
+                    source.shutdown(socket.SHUT_RDWR)
+                    if self.forwards:
+                        target.sendall(data)
+                    break
+                target.sendall(data)
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                # Half of a connection: what was sent to the target is still read there.
+                one.shutdown(socket.SHUT_WR if one is target else socket.SHUT_RD)
+
+
+@contextmanager
+def proxied(target: int) -> Iterator[Proxy]:
+    """Run a proxy in threads while the scope is open."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        proxy = Proxy(listener.getsockname()[1], target)
+        threads: list[threading.Thread] = []
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    threads.append(threading.Thread(target=proxy.serve, args=(client,)))
+                    threads[-1].start()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        try:
+            yield proxy
+        finally:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            accepting.join()
+            proxy.cut_all()
+            for thread in threads:
+                thread.join()
