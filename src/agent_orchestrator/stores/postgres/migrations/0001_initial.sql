@@ -296,6 +296,8 @@ CREATE TABLE access_tokens (
     created_at text COLLATE "C" NOT NULL,
     expires_at text COLLATE "C",
     revoked_at text COLLATE "C",
+    purpose text COLLATE "C" NOT NULL,
+    session_id text COLLATE "C",
     token_hash text COLLATE "C" NOT NULL UNIQUE
 );
 
