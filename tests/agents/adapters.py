@@ -44,6 +44,7 @@ class Agent:
     :param confirms_late: whether only its first output shows that it has a prompt.
     :param states: the states of a turn in which the suite kills and stops it; all with ``EACH_STATE=1``.
     :param cannot: the behaviours that it does not have, each with the reason.
+    :param but: the exceptions of the behaviours that it has.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Agent:
     confirms_late: bool = False
     states: tuple[str, ...] = STATES
     cannot: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    but: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
     def configuration(self, program: str, variables: Mapping[str, str]) -> str:
         """Return its provider, and one that waits for decisions only for a moment."""
@@ -240,6 +242,10 @@ AGENTS: Final = (
             "usage": "it reports the tokens of the last call only",
             "context": "it shortens the conversation and goes on",
             "retries": "it repeats the request for about a minute; each failed one is logged",
+        },
+        but={
+            "daemon_killed": "until opencode has shown a part of its answer, it gets the prompt again",
+            "agent_killed": "until opencode has shown a part of its answer, it gets the prompt again",
         },
     ),
 )

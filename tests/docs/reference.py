@@ -459,11 +459,15 @@ def agents() -> str:
     columns = [f"`{agent.name}`" for agent in AGENTS]
     rows = [f"| version tested | {' | '.join(agent.version for agent in AGENTS)} |"]
     for name, words in BEHAVIOURS.items():
-        cells = [
-            f"cannot: {agent.cannot[name]}" if name in agent.cannot else "yes" for agent in AGENTS
-        ]
+        cells = [_cell(agent, name) for agent in AGENTS]
         rows.append(f"| {words} | {' | '.join(cells)} |")
     return _table(["", *columns], rows)
+
+
+def _cell(agent: Any, behaviour: str) -> str:
+    if behaviour in agent.cannot:
+        return f"cannot: {agent.cannot[behaviour]}"
+    return f"yes; but {agent.but[behaviour]}" if behaviour in agent.but else "yes"
 
 
 PAGES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
