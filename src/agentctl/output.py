@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -221,10 +223,22 @@ def to_plain(answer: Any) -> Any:
 
 
 def print_failure(failure: Failure, *, structured: bool) -> None:
-    """Write an error to standard error, as one line or as JSON."""
+    """Write an error to standard error: as one line, broken at words on a terminal, or as JSON."""
     line = " ".join(clean(failure.as_line()).split())
     text = compact(failure.as_json()) if structured else f"agentctl: {as_typed(line)}"
+    if not structured and is_terminal(sys.stderr):
+        text = broken_at_words(text, shutil.get_terminal_size().columns)
     put(sys.stderr, text + "\n")
+
+
+_COMMANDS: Final = re.compile("`[^`]*`")
+
+
+def broken_at_words(text: str, columns: int) -> str:
+    """Return a line as lines of so many columns. Commands in backticks stay whole, so that they can be copied."""
+    kept = _COMMANDS.sub(lambda match: match.group().replace(" ", "\0"), text)
+    lines = textwrap.wrap(kept, columns, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\0", " ")
 
 
 def as_typed(text: str) -> str:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agentctl.console import screen_lines
 from agentctl.document import Card, Column, Diff, DiffLine, Markdown, Table, Text, plain_lines
+from agentctl.output import broken_at_words
 from agentctl.terminal import clean, one_line, spelled, width
 
 
@@ -53,6 +54,15 @@ def test_wrapping_fits_and_keeps_every_character(text: str, columns: int) -> Non
     lines = screen_lines([Text(text)], columns, colour=False)
     assert all(width(line) <= columns for line in lines)
     assert "".join("".join(lines).split()) == "".join(text.split())
+
+
+def test_errors_are_broken_at_words_and_commands_stay_whole() -> None:
+    text = "agentctl: cannot reach http://127.0.0.1:8765: is agentd running? start it with `agentctl daemon start`"
+    assert broken_at_words(text, 80).split("\n") == [
+        "agentctl: cannot reach http://127.0.0.1:8765: is agentd running? start it with",
+        "`agentctl daemon start`",
+    ]
+    assert broken_at_words("one", 80) == "one"
 
 
 def test_width_of_wide_and_combining_characters() -> None:
