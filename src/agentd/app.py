@@ -278,6 +278,7 @@ def _add_streams(app: App, sockets: SocketStream) -> None:
             sockets.quiet_s,
             sockets.limiter.slot(caller.id),
             app.metrics,
+            sockets.limiter.frames,
             peer_of(received),
         )
 

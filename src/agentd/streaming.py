@@ -1,8 +1,8 @@
 """Event streams: GET /stream as server-sent events, WS /stream as text frames."""
 
 from codecs import getincrementaldecoder
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Final
@@ -26,6 +26,7 @@ from agent_orchestrator.operations.events import (
 )
 from agent_orchestrator.ports.transport import Gateway, Subscription, Transport
 from agent_orchestrator.wire import codec, problems, sse, strict_json
+from agent_orchestrator.wire.encoded import Encoded
 from agentd.auth import Guard
 from agentd.descriptors import Descriptors
 from agentd.http1 import Fragment
@@ -52,6 +53,9 @@ AUTH_FRAME_S: Final = 5.0
 
 CHUNK_BYTES: Final = 64 * 1024
 """Approximate size of the parts that are sent, in bytes. A slow reader holds one part in memory."""
+
+KEPT_BATCHES: Final = 8
+"""Number of batches whose frames are kept for other readers. Each has about a mebibyte at most."""
 
 RETRY_S: Final = 5
 """Seconds after which a reader should reconnect when the daemon ends its stream."""
@@ -114,6 +118,7 @@ class StreamLimiter:
     """
 
     def __init__(self, maximum: int, metrics: Metrics, descriptors: Descriptors) -> None:
+        self.frames = SharedFrames()
         self._maximum = maximum
         self._descriptors = descriptors
         self.metrics = metrics
@@ -143,11 +148,39 @@ class StreamLimiter:
                 del self._open_counts[principal]
 
 
+class SharedFrames:
+    """The encoded frames of the last batches.
+
+    Readers at the same place of a session get the same batch, which is encoded once for all of them.
+    """
+
+    def __init__(self) -> None:
+        self._recent: OrderedDict[int, tuple[Sequence[StreamPart], Sequence[bytes]]] = OrderedDict()
+
+    def chunks(self, batch: Sequence[StreamPart], *, from_head: bool) -> Iterable[bytes]:
+        """Return the frames of a batch, joined or cut to parts of about ``CHUNK_BYTES``."""
+        key = id(batch)  # of this batch alone, as long as it is kept here
+        if (known := self._recent.get(key)) is not None:
+            return known[1]
+        if not all(map(_is_short, batch)):
+            return _chunks(batch, from_head=from_head)
+        chunks = tuple(_chunks(batch, from_head=from_head))
+        self._recent[key] = batch, chunks
+        if len(self._recent) > KEPT_BATCHES:
+            self._recent.popitem(last=False)
+        return chunks
+
+
+def _is_short(item: StreamPart) -> bool:
+    return isinstance(item, StreamItem) and not isinstance(item.event.data, Encoded)
+
+
 class EventStreamResponse(LiveResponse):
     """A stream of server-sent events.
 
     :param quiet_s: interval of keepalives on a quiet stream, in seconds.
     :param slot: the stream slot, entered while the stream is open.
+    :param frames: the frames that readers share.
     :param peer: the reader's connection.
     """
 
@@ -159,9 +192,11 @@ class EventStreamResponse(LiveResponse):
         quiet_s: float,
         slot: AbstractContextManager[None],
         metrics: Metrics,
+        frames: SharedFrames,
         peer: Peer,
     ) -> None:
         super().__init__()
+        self._frames = frames
         self._peer = peer
         self._slot = slot
         self._metrics = metrics
@@ -207,7 +242,8 @@ class EventStreamResponse(LiveResponse):
                 drain_sent |= announce
                 await send(stream_part(sse.DRAINING if announce else sse.KEEPALIVE))
             self._metrics.streamed(_events_in(batch))
-            for chunk in _chunks(batch, from_head=self._stream_request.cursor == HEAD):
+            from_head = self._stream_request.cursor == HEAD
+            for chunk in self._frames.chunks(batch, from_head=from_head):
                 await send(stream_part(chunk))
 
 

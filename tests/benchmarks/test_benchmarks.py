@@ -32,6 +32,7 @@ FIGURES = {
     "appends": 1,
     "supervisors": 1,
     "parked": 1,
+    "readers": 2,
     "idle": 2,
     "commands": 2,
 }

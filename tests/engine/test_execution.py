@@ -498,8 +498,8 @@ async def test_closed_event_readers_leave_no_subscription() -> None:
         client = Client(engine)
         session = await client.create_session()
         with anyio.fail_after(20):
-            # The engine subscribes to the queue, the requests, the records and the takeovers.
-            while len(engine.core.notifier) > 4:
+            # The engine subscribes to the queue, the requests, the records, the takeovers and the notices.
+            while len(engine.core.notifier) > 5:
                 await anyio.lowlevel.checkpoint()
         before = len(engine.core.notifier)
         for _ in range(50):

@@ -18,6 +18,7 @@ from agent_orchestrator.domain.model import MANUAL, Approvals, Session
 from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.notifier import Notifier
+from agent_orchestrator.engine.shared_reads import SharedReads
 from agent_orchestrator.fields import encoding_problem
 from agent_orchestrator.operations.daemon import Problem
 from agent_orchestrator.ports.changes import Transaction
@@ -167,6 +168,7 @@ class Core:
     workers: Workers = field(factory=_NoWorkers)
     stop_deadline: StopDeadline = field(factory=StopDeadline)
     repeats: Repeats = field(factory=Repeats)
+    shared_reads: SharedReads = field(init=False)
     draining: bool = False
     recovery_problem: Problem | None = None
     """Why some runs of an earlier engine are not recovered yet."""
@@ -175,6 +177,7 @@ class Core:
 
     def __attrs_post_init__(self) -> None:
         self.process = self.config.host.process_id()
+        self.shared_reads = SharedReads(self.store)
 
     def require_own_process(self) -> None:
         """Raise ``Unavailable`` in a forked process: it has a copy of the engine without its tasks."""

@@ -1,7 +1,8 @@
 """Reading events: pages, and streams that follow the log."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final, TypeVar
 
 import anyio
@@ -144,10 +145,14 @@ def _sequence(cursor: str | None) -> int:
 
 
 async def _read(core: Core, query: Callable[[View], T]) -> T:
+    return await _when_reachable(partial(core.store.read, query))
+
+
+async def _when_reachable(read: Callable[[], Awaitable[T]]) -> T:
     """Read for an open stream. While the server of the store is away, wait: the stream stays open."""
     while True:
         try:
-            return await core.store.read(query)
+            return await read()
         except Unavailable as error:
             if error.details.get("problem") != UNREACHABLE:
                 raise
@@ -206,6 +211,8 @@ class _SessionReader:
         self._starts_at_head = cursor is None
         self._head_at_start = 0
         self._caught_up = False
+        self._is_at_end = False
+        """Whether there was nothing to read, and no notification since. A keepalive then needs no read."""
 
     async def open(self) -> None:
         """Check access and cursor, and record the current end of the log."""
@@ -224,35 +231,30 @@ class _SessionReader:
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
             seconds_left(self._core, self._caller)
+            limit = BATCH
+            if not self._caught_up:
+                if self._cursor >= self._head_at_start:
+                    self._caught_up = True
+                    return (CaughtUp(str(self._cursor)),)
+                limit = min(limit, self._head_at_start - self._cursor)
+            if self._is_at_end:
+                await _next_notification(self._core, self._caller, self._waiter)
+                self._is_at_end = False
             self._waiter.clear()
-            events = await self._read(BATCH)
-            items: list[StreamItem | CaughtUp] = []
-            if not self._caught_up and self._cursor >= self._head_at_start:
-                items.append(self._catch_up())
-            for event in events:
-                self._cursor = event.seq
-                items.append(StreamItem(str(event.seq), event))
-                if not self._caught_up and event.seq >= self._head_at_start:
-                    items.append(self._catch_up())
-            if items:
-                return items
-            await _next_notification(self._core, self._caller, self._waiter)
+            read = partial(
+                self._core.shared_reads.page, self._caller, self._require_access, self._session_id
+            )
+            page = await _when_reachable(partial(read, self._cursor, limit))
+            self._is_at_end = not page
+            if page:
+                self._cursor = page[-1].event.seq
+                return page
 
     async def wait_revoked(self) -> None:
         await _wait_revoked(self._core, self._caller, self._require_access)
 
     def _require_access(self, view: View) -> None:
         session_for(view, self._caller, Action.READ, self._session_id)
-
-    def _catch_up(self) -> CaughtUp:
-        self._caught_up = True
-        return CaughtUp(str(self._cursor))
-
-    async def _read(self, limit: int) -> list[Event]:
-        return await _read(
-            self._core,
-            lambda view: _page_after(view, self._caller, self._session_id, self._cursor, limit)[0],
-        )
 
 
 class _FeedReader:
@@ -275,6 +277,7 @@ class _FeedReader:
         self._starts_at_head = cursor == HEAD
         self._head_at_start: str | None = None
         """The cursor of the log's end when the stream was opened. None once it is passed."""
+        self._is_at_end = False
 
     async def open(self) -> None:
         """Check access and cursor, and record the current end of the log."""
@@ -310,6 +313,9 @@ class _FeedReader:
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
             seconds_left(self._core, self._caller)
+            if self._is_at_end:
+                await _next_notification(self._core, self._caller, self._waiter)
+                self._is_at_end = False
             self._waiter.clear()
             items, head = await _read(self._core, self._next)
             if items:
@@ -320,4 +326,4 @@ class _FeedReader:
             if self._head_at_start is not None:
                 self._head_at_start = None
                 return [CaughtUp(head)]
-            await _next_notification(self._core, self._caller, self._waiter)
+            self._is_at_end = True
