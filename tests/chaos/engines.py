@@ -121,8 +121,8 @@ MUTANTS: Final = (
     Mutant(
         "a reader's cursor is behind what it was given",
         _ENGINE + "feed.py",
-        "self._cursor = event.seq\n",
-        "self._cursor = event.seq - 1\n",
+        "self._cursor = page[-1].event.seq\n",
+        "self._cursor = page[-1].event.seq - 1\n",
         (*_CLIENT, "-k", "event or stream or log or follow"),
     ),
     Mutant(
@@ -134,7 +134,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the event at the cursor is given again",
-        _SQLITE + "view.py",
+        "agent_orchestrator/stores/sql/view.py",
         " AND seq > ? ORDER BY seq LIMIT ?",
         " AND seq >= ? ORDER BY seq LIMIT ?",
         (*_CLIENT, "-k", "cursor"),

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import (
@@ -230,6 +231,7 @@ class _SessionReader:
 
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # also if there is always more to read
             seconds_left(self._core, self._caller)
             limit = BATCH
             if not self._caught_up:
@@ -312,6 +314,7 @@ class _FeedReader:
 
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # also if there is always more to read
             seconds_left(self._core, self._caller)
             if self._is_at_end:
                 await _next_notification(self._core, self._caller, self._waiter)
