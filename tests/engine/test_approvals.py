@@ -130,7 +130,10 @@ async def test_parent_has_half_the_lifetime_of_a_short_request_to_answer() -> No
         _, child = await family(client)
         reply = await client.reply_parent(
             # A busy engine must not come to the first time only after the second.
-            child.id, "?", request_kind="approval_request", expires_in_s=4
+            child.id,
+            "?",
+            request_kind="approval_request",
+            expires_in_s=4,
         )
         assert reply.request is not None
         assert reply.request.human_at is not None
