@@ -38,8 +38,9 @@ class Daemon:
         (self._directory / self._config).write_text(settings)
 
     def start(self) -> None:
+        store = () if "--store" in self._arguments else ("--db", "data.db")
         self.daemon: Process = self._stack.enter_context(
-            agentd(self._directory, "--config", self._config, "--db", "data.db", *self._arguments)
+            agentd(self._directory, "--config", self._config, *store, *self._arguments)
         )
 
     def stop(self) -> None:

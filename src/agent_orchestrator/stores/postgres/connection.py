@@ -1,22 +1,22 @@
-"""A connection to a PostgreSQL server."""
+"""A connection to a PostgreSQL server.
 
-from collections.abc import Sequence
+Statements are sent by libpq's blocking calls, from threads. A cursor of psycopg takes three to five times as
+much processor time for a small statement, and a store's transaction has many of them.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import psycopg
-from psycopg import errors, pq
+from psycopg import abc, errors, pq
+from psycopg.adapt import Transformer
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.types.numeric import Int8BinaryDumper
 
-from agent_orchestrator.stores.postgres.translation import Translated, translated
-from agent_orchestrator.stores.postgres.values import cell, row_of
+from agent_orchestrator.stores.postgres.translation import translated
+from agent_orchestrator.stores.postgres.values import parameter, row_of
 
 SCHEMA: Final = "agent_orchestrator"
 """The schema with the tables."""
-
-LARGE: Final = 16 * 2**20
-"""Characters or bytes of a statement's values from which they are sent in one blocking call. psycopg sends
-in steps, and copies what remains at each of them."""
 
 IDLE_LIMIT_S: Final = 5
 """Seconds that a transaction may be idle before the server ends it, so that a stopped daemon does not keep
@@ -45,6 +45,9 @@ _SETTINGS: Final = (
 )
 """A role or database may have other settings. An acknowledged change is on the server's disk."""
 
+_DONE: Final = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK})
+_BINARY: Final = 1
+
 
 class Connection:
     """A connection in autocommit mode. Statements are in SQLite's SQL, or in PostgreSQL's with ``?``.
@@ -53,33 +56,25 @@ class Connection:
     """
 
     def __init__(self, url: str) -> None:
-        self._connection = psycopg.connect(
-            **{**_DEFAULTS, **conninfo_to_dict(url)},  # type: ignore[arg-type]
-            autocommit=True,
-            cursor_factory=psycopg.RawCursor,
-            prepare_threshold=1,
-            client_encoding="utf8",
-        )
-        try:
-            self._connection.prepared_max = 500
-            # One type for all sizes of integers, so that each statement is prepared once.
-            self._connection.adapters.register_dumper(int, Int8BinaryDumper)
-            self._connection.execute(_SETTINGS, prepare=False)
-        except BaseException:
-            self._connection.close()
-            raise
+        parameters = {**_DEFAULTS, **conninfo_to_dict(url), "client_encoding": "utf8"}
+        self._connection = psycopg.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
+        self.pgconn = self._connection.pgconn
+        """The connection of libpq."""
+        self.pgconn.nonblocking = 0
+        self._transformer: abc.Transformer = Transformer(self._connection)
+        self._prepared: dict[str, bytes] = {}
         self.writes = 0
         """How many statements were sent that change rows."""
-
-    @property
-    def pgconn(self) -> pq.abc.PGconn:
-        """The connection of libpq."""
-        return self._connection.pgconn
+        try:
+            self.run_script(_SETTINGS)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def is_lost(self) -> bool:
         """True if nothing can be sent any more."""
-        return self._connection.closed or self.pgconn.status != pq.ConnStatus.OK
+        return self.pgconn.status != pq.ConnStatus.OK
 
     @property
     def is_in_failed_transaction(self) -> bool:
@@ -97,7 +92,7 @@ class Connection:
         """Facts about the connection."""
         return self._connection.info
 
-    def execute(self, sql: str, values: Sequence[Any] = ()) -> "psycopg.Cursor[Any]":
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> "Result":
         """Run a statement with its values. Values of any type of the model may be given.
 
         :raises psycopg.Error: if that fails.
@@ -105,13 +100,22 @@ class Connection:
         """
         statement = translated(sql)
         if statement.is_control:  # a single message, and nothing to prepare
-            return self._connection.execute(statement.sql, prepare=False)
-        cells = [cell(value) for value in values]
+            return self._finished(self.pgconn.exec_(statement.sql))
         self.writes += statement.writes
-        if statement.writes and sum(len(one) for one in cells if type(one) in {str, bytes}) > LARGE:
-            return self._send_large(statement, cells)
-        cursor = self._connection.cursor(binary=True, row_factory=row_of)
-        return cursor.execute(statement.sql, cells)
+        cells: list[Any] = []
+        formats: list[int] = []
+        for value in values:
+            cell = parameter(value)
+            cells.append(cell)
+            formats.append(_BINARY if cell is value and cell is not None else 0)
+        name = self._prepared.get(sql) or self._prepare(sql, statement.sql)
+        return self._finished(self.pgconn.exec_prepared(name, cells, formats, _BINARY))
+
+    def _prepare(self, sql: str, translation: bytes) -> bytes:
+        name = b"s%d" % len(self._prepared)
+        self._finished(self.pgconn.prepare(name, translation))
+        self._prepared[sql] = name
+        return name
 
     def first_row(self, sql: str, values: Sequence[Any] = ()) -> Any:
         """Run a statement and return the first row, or None."""
@@ -119,42 +123,47 @@ class Connection:
 
     def run_script(self, sql: str) -> None:
         """Run several statements without values."""
-        self._connection.execute(sql, prepare=False)
+        self._finished(self.pgconn.exec_(sql.encode()))
 
-    def _send_large(self, statement: Translated, cells: Sequence[Any]) -> "psycopg.Cursor[Any]":
-        values, formats = zip(*map(_parameter, cells), strict=True)
-        pgconn = self.pgconn
-        pgconn.nonblocking = 0
-        try:
-            result = pgconn.exec_params(statement.sql.encode(), values, None, formats)
-        finally:
-            if pgconn.status == pq.ConnStatus.OK:
-                pgconn.nonblocking = 1
-        if result.status not in {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}:
-            raise errors.error_from_result(result)
-        return _Done(result.command_tuples or 0)  # type: ignore[return-value]
+    def _finished(self, result: pq.abc.PGresult) -> "Result":
+        if result.status in _DONE:
+            return Result(result, self._transformer)
+        if result.error_field(pq.DiagnosticField.SQLSTATE) is None:  # of libpq, not of the server
+            raise psycopg.OperationalError(result.get_error_message())
+        raise errors.error_from_result(result, encoding="utf-8")
 
     def close(self) -> None:
         self._connection.close()
 
 
-class _Done:
-    """The outcome of a large statement, which returns no rows."""
+class Result:
+    """The result of a statement. Its rows are converted when they are fetched."""
 
-    def __init__(self, rowcount: int) -> None:
-        self.rowcount = rowcount
+    __slots__ = ("_result", "_transformer")
 
+    def __init__(self, result: pq.abc.PGresult, transformer: abc.Transformer) -> None:
+        self._result = result
+        self._transformer = transformer
 
-def _parameter(value: Any) -> tuple[bytes | None, int]:
-    """Return a parameter of libpq, and whether it is binary."""
-    match value:
-        case None:
-            return None, 0
-        case bool():
-            return b"t" if value else b"f", 0
-        case bytes():
-            return value, 1
-    return str(value).encode(), 0
+    @property
+    def rowcount(self) -> int:
+        """The number of rows that were changed."""
+        return self._result.command_tuples or 0
+
+    def fetchall(self) -> list[Any]:
+        """Return all rows."""
+        self._transformer.set_pgresult(self._result)
+        return self._transformer.load_rows(0, self._result.ntuples, row_of)
+
+    def fetchone(self) -> Any:
+        """Return the first row, or None."""
+        if not self._result.ntuples:
+            return None
+        self._transformer.set_pgresult(self._result)
+        return self._transformer.load_rows(0, 1, row_of)[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.fetchall())
 
 
 def is_failure(error: BaseException) -> bool:

@@ -29,6 +29,9 @@ _LOOK_S: Final = 0.2
 
 _KEPT_DAYS: Final = 30
 
+CHANNEL: Final = "agent_orchestrator"
+"""The channel of notifications, of all daemons of a database."""
+
 LOCK: Final = "SELECT position FROM head FOR UPDATE"
 """Waits until no other change runs, and returns the last position of the log."""
 
@@ -39,9 +42,9 @@ COMMIT: Final = f"""
         UPDATE daemons SET commits = ?1, expires_at = {_LEASE}
         WHERE id = ?2 AND ended_at IS NULL RETURNING 1),
     advanced AS (UPDATE head SET position = ?3 WHERE position <> ?3)
-    SELECT count(*) FROM counted"""
-"""The last statement of a change: the number of the commit, the daemon, the last position. Returns 0 if the
-daemon may not commit any more."""
+    SELECT count(*), CASE WHEN ?4::text IS NOT NULL THEN pg_notify('{CHANNEL}', ?4)::text END FROM counted"""
+"""The last statement of a change: the number of the commit, the daemon, the last position, and what to notify
+others of. Returns 0 if the daemon may not commit any more."""
 
 _OTHERS: Final = """
     SELECT id, host, machine, pid, process_start_id, expires_at::text, expires_at <= clock_timestamp()

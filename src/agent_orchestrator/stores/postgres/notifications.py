@@ -11,7 +11,7 @@ import psycopg
 
 from agent_orchestrator.ports.store import ANY_TOPIC
 from agent_orchestrator.stores.postgres.connection import Connection
-from agent_orchestrator.stores.postgres.writer import CHANNEL
+from agent_orchestrator.stores.postgres.daemons import CHANNEL
 
 RETRY_S: Final = 0.5
 """Seconds between two attempts to connect."""

@@ -33,7 +33,7 @@ class Translated:
     :param is_control: whether it begins or ends a transaction or a part of one.
     """
 
-    sql: str
+    sql: bytes
     writes: bool
     is_control: bool
 
@@ -45,7 +45,7 @@ def translated(sql: str) -> Translated:
         sql = pattern.sub(replacement, sql)
     is_control = sql.startswith(_CONTROLS)
     writes = not is_control and not sql.lstrip().startswith(_READS)
-    return Translated("".join(_numbered(sql)), writes, is_control)
+    return Translated("".join(_numbered(sql)).encode(), writes, is_control)
 
 
 def _numbered(sql: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ U+0001, ``x`` and hexadecimal digits are bytes.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 MARK: Final = "\x01"
@@ -18,15 +18,27 @@ MARK_SQL: Final = "chr(1)"
 """The mark in SQL."""
 
 
-def cell(value: Any) -> Any:
-    """Return what is sent to the database for a value."""
-    if type(value) is str:
-        return encoded(value) if "\0" in value or value[:1] == MARK else value
-    if isinstance(value, str):
-        return cell(str(value))  # an enumeration's member
-    if isinstance(value, list):
-        return [cell(entry) for entry in value]
-    return value
+def parameter(value: Any) -> bytes | None:
+    """Return a parameter in the text format of the database; bytes as they are."""
+    kind = type(value)
+    if kind is str:
+        text: str = encoded(value) if "\0" in value or value[:1] == MARK else value
+        return text.encode()
+    if value is None or kind is bytes:
+        return value  # type: ignore[no-any-return]
+    if kind is int:
+        return b"%d" % value
+    if kind is bool:
+        return b"t" if value else b"f"
+    if kind is list:
+        return _array(value)
+    return parameter(str(value))  # an enumeration's member
+
+
+def _array(values: list[Any]) -> bytes:
+    """Return a list of texts or integers in the text format of an array."""
+    entries = ((parameter(value) or b"").replace(b"\\", b"\\\\") for value in values)
+    return b"{" + b",".join(b'"' + entry.replace(b'"', b'\\"') + b'"' for entry in entries) + b"}"
 
 
 def encoded(text: str) -> str:
@@ -42,12 +54,8 @@ def value_of(cell: str) -> Any:
     return bytes.fromhex(cell[2:]) if kind == "x" else int(cell[1:])
 
 
-def row_of(_: Any) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    """Return a function that converts the cells of a row: a row factory of psycopg."""
-    return _row
-
-
-def _row(cells: Sequence[Any]) -> tuple[Any, ...]:
+def row_of(cells: Sequence[Any]) -> tuple[Any, ...]:
+    """Return a row whose cells are converted."""
     for one in cells:
         if type(one) is str and one[:1] == MARK:
             return tuple(

@@ -109,10 +109,10 @@ class PostgresView(SqlView):
         # Not fewer rows than there are characters for: those are counted when the row is here.
         fitting = f"""{select} WHERE id IN (
             SELECT id FROM (
-                SELECT id, sum({_LARGE_COLUMNS[table]}) OVER (ORDER BY array_position(?1, id)
+                SELECT id, sum({_LARGE_COLUMNS[table]}) OVER (ORDER BY array_position(?1::text[], id)
                     ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
-                FROM {table} WHERE id = ANY(?1)) AS sized
-            WHERE coalesce(before, 0) < ?2) ORDER BY array_position(?1, id)"""
+                FROM {table} WHERE id = ANY(?1::text[])) AS sized
+            WHERE coalesce(before, 0) < ?2) ORDER BY array_position(?1::text[], id)"""
         rows = self._execute(fitting, (list(ids), size * _BYTES_PER_CHARACTER))
         return up_to(size, rows, size_of)
 

@@ -24,13 +24,8 @@ from agent_orchestrator.stores.registry import OnCommit
 from agent_orchestrator.stores.sql.faults import Fault
 from agent_orchestrator.stores.sql.writer import GroupWriter, Pending
 
-CHANNEL: Final = "agent_orchestrator"
-"""The channel of notifications, of all daemons of a database."""
-
 _MAX_PAYLOAD: Final = 7_999
 """Bytes of a notification's payload."""
-
-_NOTIFY: Final = f"SELECT pg_notify('{CHANNEL}', ?)"
 
 
 class PostgresWriter(GroupWriter):
@@ -70,13 +65,11 @@ class PostgresWriter(GroupWriter):
         try:
             connection = primary.connection
             topics, head = self._apply(connection, batch)
-            values = (commit, primary.daemon.id, head.position)
-            [(counted,)] = connection.execute(daemons.COMMIT, values).fetchall()
-            if not counted:
+            notice = payload(primary.daemon.id, topics) if topics else None
+            values = (commit, primary.daemon.id, head.position, notice)
+            if not connection.first_row(daemons.COMMIT, values)[0]:
                 _refuse(batch, primary.note_taken_over())
                 return set()
-            if topics:
-                connection.execute(_NOTIFY, (payload(primary.daemon.id, topics),))
             is_committing = True
             connection.execute("COMMIT")
         except psycopg.Error as error:
@@ -106,8 +99,7 @@ class PostgresWriter(GroupWriter):
 
     def _begin(self, connection: Connection) -> Head:
         connection.execute("BEGIN")
-        [(position,)] = connection.execute(daemons.LOCK).fetchall()
-        return Head(position)
+        return Head(connection.first_row(daemons.LOCK)[0])
 
     def _apply_together(
         self, connection: Connection, head: Head, batch: list[Pending]
