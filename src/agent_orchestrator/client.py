@@ -143,6 +143,13 @@ class Client:
         """Return a page of sessions. ``next_cursor`` is None on the last page."""
         return await self._call(session_calls.LIST_SESSIONS, request)
 
+    async def get_diff(self, session_id: str) -> session_calls.SessionDiff:
+        """Return what was changed in a session's directory since the session began.
+
+        :raises Forbidden: if the caller is an agent.
+        """
+        return await self._call(session_calls.GET_DIFF, session_calls.GetDiff(session_id))
+
     async def mark_seen(self, session_id: str, seq: int) -> int:
         """Mark the events of a session up to ``seq`` as seen by this client's token, or its principal.
 

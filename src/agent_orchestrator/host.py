@@ -7,6 +7,7 @@ runners, with :func:`agent_orchestrator.hosts.current_host`.
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
+from datetime import datetime
 from pathlib import Path
 from signal import Signals
 from typing import Final, Literal, Protocol, Self
@@ -16,6 +17,7 @@ from attrs import field, frozen
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.operations.daemon import Finding
 from agent_orchestrator.operations.runs import ProcessView
+from agent_orchestrator.operations.sessions import FileChange
 
 ProcessState = Literal["gone", "alive", "unknown"]
 
@@ -35,6 +37,19 @@ class ReapResult:
     ended: tuple[int, ...] = ()
     alive: tuple[int, ...] = ()
     reason: str = ""
+
+
+@frozen
+class DirectoryChanges:
+    """What was changed in a directory of a checkout.
+
+    :param base: the commit that the files are compared with; None if there was none yet.
+    :param is_truncated: whether something was left out, because it is too much.
+    """
+
+    base: str | None
+    changes: tuple[FileChange, ...]
+    is_truncated: bool = False
 
 
 StopSequence = Sequence[tuple[Signals, float]]
@@ -179,6 +194,18 @@ class Host(Protocol):
 
     def common_directory(self, paths: Collection[str]) -> str:
         """Return the deepest common directory of the paths, with symbolic links resolved."""
+        ...
+
+    async def directory_changes(
+        self, directory: str, since: datetime, *, hidden: Collection[str] = ()
+    ) -> DirectoryChanges | None:
+        """Return the files of a directory that were written since a time and differ from the commit that
+        was checked out then. No program that the checkout names is run.
+
+        :param hidden: paths of files and directories to leave out, without symbolic links.
+        :return: at most 1,000 files with 4 MiB of diffs; None if the directory is in no checkout, or if it
+            cannot be compared in 20 s.
+        """
         ...
 
     async def process_end(self, pid: int, start_id: str) -> None:

@@ -157,7 +157,7 @@ def test_a_session_is_renamed_closed_and_opened_again(ctl: Ctl) -> None:
     assert ctl("session", "close", session).code == 0
     assert ctl("message", "send", session, "--text", "x").code == 6
     assert ctl("session", "reopen", session).out == f"session {session} is open\n"
-    assert ctl("message", "send", session, "--text", "x").code == 0
+    assert ctl("message", "send", session, "--text", "x", "--wait").code == 0
     assert ctl("session", "rename", session).code == 2
     moved = ctl("session", "move", session, "--cwd", "/")
     assert moved.out == f"session {session} works in /\n"

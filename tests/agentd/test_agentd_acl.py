@@ -61,6 +61,7 @@ ROWS = {
     "POST /sessions/{session_id}/seen": row(
         "200 403 403 | 200 200 200 200 200 404 | 403 403", seq=1
     ),
+    "GET /sessions/{session_id}/diff": row("200 403 403 | 200 200 200 200 200 404 | 403 403"),
     "PATCH /sessions/{session_id}": row(OWN_WRITE, metadata={"by": "somebody"}),
     "POST /sessions/{session_id}/close": row(OWN_WRITE, cascade=True),
     "POST /sessions/{session_id}/attach": row(

@@ -36,7 +36,10 @@ async def token(server: Serving, name: str = "ann", **fields: Any) -> tuple[str,
 
 @pytest.mark.parametrize("scope", ["read", "write", "approve", "admin"])
 async def test_token_allows_only_the_operations_of_its_scope(tmp_path: Path, scope: str) -> None:
-    ids = {f"{kind}_id": f"{kind[:3]}_none" for kind in ("session", "run", "request", "token")}
+    ids = {
+        f"{kind}_id": f"{kind[:3]}_none"
+        for kind in ("session", "run", "request", "token", "notice")
+    }
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         _, headers = await token(server, scopes=[scope])
         async with httpx.AsyncClient(base_url=server.url, headers=headers) as client:

@@ -170,6 +170,7 @@ async def hold(conversation: Conversation) -> None:
     await call("close_session", session_id=session, cascade=True)
     await call("send_message", session_id=session, text="More")
     await call("get_session", session_id=session)
+    await call("get_diff", session_id=session)
     await call("mark_seen", session_id=session, seq=12)
     await call("list_sessions", order="newest", q="typos", activity="true", limit=1)
 

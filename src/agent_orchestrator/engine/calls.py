@@ -15,6 +15,7 @@ from agent_orchestrator.engine import (
     children,
     devices,
     diagnosis,
+    diffs,
     doctor,
     feed,
     grants,
@@ -88,6 +89,7 @@ ALLOWED_WHEN_FULL: Final = frozenset({run_calls.CANCEL_RUN.name})
 
 QUERIES: Final[dict[str, Query]] = {
     session_calls.LIST_SESSIONS.name: sessions.list_,
+    session_calls.GET_DIFF.name: diffs.get,
     session_calls.GET_SESSION.name: sessions.get,
     session_calls.GET_ACCESS.name: grants.get,
     message_calls.LIST_MESSAGES.name: messages.list_,

@@ -5,6 +5,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +14,8 @@ from anyio.to_thread import run_sync
 from attrs import frozen
 
 from agent_orchestrator.domain.model import Attempt
-from agent_orchestrator.host import ReapResult
-from agent_orchestrator.hosts import process_tree, reaping, scratch
+from agent_orchestrator.host import DirectoryChanges, ReapResult
+from agent_orchestrator.hosts import checkout, process_tree, reaping, scratch
 from agent_orchestrator.operations.daemon import Finding
 from agent_orchestrator.operations.runs import ProcessView
 
@@ -55,6 +56,11 @@ class LocalHost:
 
     def common_directory(self, paths: Collection[str]) -> str:
         return os.path.commonpath([os.path.realpath(path) for path in paths])
+
+    async def directory_changes(
+        self, directory: str, since: datetime, *, hidden: Collection[str] = ()
+    ) -> DirectoryChanges | None:
+        return await checkout.changes(directory, since, hidden)
 
     async def process_end(self, pid: int, start_id: str) -> None:
         while self.process_start_id(pid) == start_id:  # noqa: ASYNC110 - nothing reports its end

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from attrs import frozen, resolve_types
 
@@ -31,6 +31,8 @@ from agent_orchestrator.operations.options import (
     Text,
 )
 from agent_orchestrator.operations.table import Operation, _made
+
+ChangeKind = Literal["add", "update", "delete"]
 
 
 @command
@@ -88,6 +90,11 @@ class ListSessions(WithActivity, Ordered):
 
 @command
 class GetSession(WithActivity, OfSession):
+    pass
+
+
+@command
+class GetDiff(OfSession):
     pass
 
 
@@ -183,6 +190,34 @@ class SessionReply:
 
 
 @frozen
+class FileChange:
+    """The change of one file."""
+
+    path: str
+    kind: ChangeKind
+    diff: str | None
+    """A unified diff without its head for an update, else the text of the file. None if it is unknown, not
+    text, or too long."""
+
+
+@frozen
+class SessionDiff:
+    """What was changed in a session's directory since the session began."""
+
+    session_id: str
+    cwd: str
+    source: Literal["git", "events"]
+    """`git`: the files that were written since then and differ from the commit of that time. `events`: what
+    the agents have reported, in their order, if the directory is in no checkout that can be compared."""
+    base: str | None
+    """That commit; None if there was none yet, or with `events`."""
+    changes: tuple[FileChange, ...]
+    """At most 1,000 files, with 4 MiB of diffs."""
+    is_truncated: bool
+    """Whether something was left out."""
+
+
+@frozen
 class SeenReply:
     seq: int
     """The last event that the caller has seen."""
@@ -271,6 +306,15 @@ LIST_SESSIONS: Final = Operation(
 )
 GET_SESSION: Final = Operation(
     "get_session", "GET", "/sessions/{session_id}", GetSession, SessionReply, "Read a session."
+)
+GET_DIFF: Final = Operation(
+    "get_diff",
+    "GET",
+    "/sessions/{session_id}/diff",
+    GetDiff,
+    SessionDiff,
+    "Show what was changed in a session's directory since the session began.",
+    takes_long=True,
 )
 MARK_SEEN: Final = Operation(
     "mark_seen",

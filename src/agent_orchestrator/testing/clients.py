@@ -223,6 +223,16 @@ class ClientContract:
             await client.add_device(scopes=["everything"])
         assert refused.value.details["fields"].keys() == {"scopes"}
 
+    async def test_what_was_changed_is_read_from_the_log_without_a_checkout(
+        self, client: Client, tmp_path: Path
+    ) -> None:
+        session = await client.create_session(cwd=str(tmp_path))
+        diff = await client.get_diff(session.id)
+        assert (diff.session_id, diff.cwd, diff.source) == (session.id, str(tmp_path), "events")
+        assert (diff.base, diff.changes, diff.is_truncated) == (None, (), False)
+        with pytest.raises(NotFound):
+            await client.get_diff("ses_none")
+
     async def test_sessions_are_listed_by_status(self, client: Client) -> None:
         await client.create_session()
         closed = await client.create_session()

@@ -151,6 +151,13 @@ class HostContract:
         ended.wait()
         assert host.process_start_id(ended.pid) is None
 
+    async def test_a_directory_outside_of_a_checkout_has_no_known_changes(
+        self, tmp_path: Path
+    ) -> None:
+        began = datetime.now(UTC)
+        for place in (tmp_path, tmp_path / "missing"):
+            assert await self.make_host().directory_changes(str(place), began) is None
+
     async def test_the_end_of_another_process_is_awaited(self) -> None:
         host = self.make_host()
         other = subprocess.Popen(  # noqa: ASYNC220 - it starts in no time

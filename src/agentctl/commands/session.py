@@ -9,6 +9,7 @@ import click
 from agent_orchestrator.operations.sessions import (
     CLOSE_SESSION,
     CREATE_SESSION,
+    GET_DIFF,
     GET_SESSION,
     GET_TREE,
     LIST_SESSIONS,
@@ -179,13 +180,12 @@ row(
 row(
     session,
     "diff",
-    GET_SESSION,
+    GET_DIFF,
     "!session_diff:show_diff",
     """Show what changed in a session's directory since the session began.
 
-    In a git checkout on this machine: the files that were written since then and differ from the
-    commit of that time, committed or not. Elsewhere: the changes that the session's agents have
-    reported.
+    In a git checkout: the files that were written since then and differ from the commit of that
+    time, committed or not. Elsewhere: the changes that the session's agents have reported.
     """,
     """
     agentctl session diff ses_01k0
