@@ -21,6 +21,7 @@ from agent_orchestrator.operations import access as access_calls
 from agent_orchestrator.operations import daemon as daemon_calls
 from agent_orchestrator.operations import devices as device_calls
 from agent_orchestrator.operations import events as event_calls
+from agent_orchestrator.operations import links as link_calls
 from agent_orchestrator.operations import messages as message_calls
 from agent_orchestrator.operations import notices as notice_calls
 from agent_orchestrator.operations import requests as request_calls
@@ -226,6 +227,24 @@ class Client:
         :raises Forbidden: if the caller does not own it.
         """
         return (await self._call(session_calls.SET_ACCESS, request)).grants
+
+    @takes(link_calls.CreateLink)
+    async def create_link(self, request: link_calls.CreateLink) -> access_calls.NewToken:
+        """Create a token that reads a session and its descendants. Its ``secret`` is returned only here.
+
+        :raises Forbidden: if the caller does not own the session.
+        """
+        return await self._call(link_calls.CREATE_LINK, request)
+
+    @takes(link_calls.ListLinks)
+    async def list_links(self, request: link_calls.ListLinks) -> access_calls.TokenPage:
+        """Return a page of the share links of a session, those that have ended too."""
+        return await self._call(link_calls.LIST_LINKS, request)
+
+    async def revoke_link(self, session_id: str, token_id: str) -> AccessToken:
+        """Revoke a share link, and end its streams."""
+        request = link_calls.RevokeLink(session_id, token_id)
+        return (await self._call(link_calls.REVOKE_LINK, request)).token
 
     # --- messages -----------------------------------------------------------------------------
 

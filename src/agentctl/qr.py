@@ -25,6 +25,11 @@ def device_url(url: str, invitation: str) -> str:
     return f"{url.rstrip('/')}/#device={invitation}"
 
 
+def link_url(url: str, secret: str) -> str:
+    """Return the address of a share link. Browsers do not send the part after ``#``."""
+    return f"{url.rstrip('/')}/#link={secret}"
+
+
 def code(
     text: str, *, colour: bool = False, unicode: bool = True, columns: int | None = None
 ) -> list[str]:

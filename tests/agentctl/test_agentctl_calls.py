@@ -39,7 +39,7 @@ def test_the_commands_there_are() -> None:
         f"agentctl {name}"
         for name in [
             "ask", "completion", "daemon start", "daemon stop", "daemon status", "session create",
-            "session list", "session get", "session seen", "session move", "session close", "message send", "message list",
+            "session list", "session get", "session seen", "session link", "session links", "session unlink", "session move", "session close", "message send", "message list",
             "run create", "run get", "run list", "run wait", "run cancel", "run transition",
             "run diagnose", "run retry", "session rename", "session reopen", "events list", "events tail", "session tree", "session share", "tool session-spawn",
             "tool session-send", "tool session-wait", "tool session-list",

@@ -1,5 +1,7 @@
 """``agentctl device``: what a person sees of devices."""
 
+import re
+
 import httpx
 from driving import Daemon
 from test_agentctl_pager import on_terminal
@@ -27,3 +29,19 @@ def test_a_device_is_added_listed_and_revoked(daemon: Daemon) -> None:
     again = ctl("--format", "json", "device", "add", "--field", "code")
     assert (again.code, len(again.out.strip()), again.err) == (0, 8, "")
     assert "code" in on_terminal(ctl, "device", "add", rows=60, NO_COLOR="1")
+
+
+def test_a_session_is_shown_by_a_link_until_that_is_revoked(daemon: Daemon) -> None:
+    ctl = daemon.ctl
+    session = ctl.field("session.id", "session", "create", "--title", "roof")
+    shown = ctl("session", "link", session, "--expires-in-s", "3600")
+    assert shown.code == 0, shown.err
+    [secret] = re.findall(r"/#link=(apt_[\w-]+)", shown.out)
+    assert "█" in shown.out or "##" in shown.out
+    headers = {"Authorization": f"Bearer {secret}"}
+    path = f"{ctl.url}/sessions/{session}"
+    assert httpx.get(path, headers=headers).json()["session"]["title"] == "roof"
+    [link] = ctl("--format=json", "session", "links", session).json["tokens"]
+    assert "valid" in ctl("session", "links", session).out
+    assert "is revoked" in ctl("session", "unlink", session, link["id"][-6:]).out
+    assert httpx.get(path, headers=headers).status_code == 401

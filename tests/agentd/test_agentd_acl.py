@@ -76,6 +76,9 @@ ROWS = {
     ),
     "GET /sessions/{session_id}/access": row(OWN),
     "PUT /sessions/{session_id}/access": row(OWN_WRITE, grants=GRANTS),
+    "GET /sessions/{session_id}/links": row(OWN),
+    "POST /sessions/{session_id}/links": row(OWN_WRITE.replace("200", "201")),
+    "POST /sessions/{session_id}/links/{token_id}/revoke": row(OWN_WRITE),
     "GET /sessions/{session_id}/messages": row(LOOK),
     "POST /sessions/{session_id}/messages": row(WORK, text="x", role="system"),
     "POST /sessions/{session_id}/send": row(WORK, text="x"),
@@ -224,6 +227,9 @@ class World:
             invited = await self.post("/devices", name="victim", principal="ann")
             claimed = await self.post("/devices/claim", code=invited["code"])
             ids["token_id"] = claimed["device"]["id"]
+        elif "/links/" in call:
+            made = await self.post(f"/sessions/{ids['session_id']}/links")
+            ids["token_id"] = made["token"]["id"]
         elif "{token_id}" in call:
             made = await self.post("/tokens", name="victim")
             ids["token_id"] = made["token"]["id"]

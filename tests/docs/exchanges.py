@@ -166,6 +166,9 @@ async def hold(conversation: Conversation) -> None:
 
     await call("set_access", session_id=session, grants=[{"principal": "bob", "role": "reader"}])
     await call("get_access", session_id=session)
+    link = await call("create_link", session_id=session, expires_in_s=3600)
+    await call("list_links", session_id=session)
+    await call("revoke_link", session_id=session, token_id=link["token"]["id"])
     await call("update_session", session_id=session, status="closed")
     await call("close_session", session_id=session, cascade=True)
     await call("send_message", session_id=session, text="More")

@@ -11,7 +11,7 @@ from agent_orchestrator.domain.model import Session
 
 Scope = Literal["read", "write", "approve", "admin"]
 GrantRole = Literal["reader", "writer", "owner"]
-TokenKind = Literal["none", "configured", "named", "device", "run"]
+TokenKind = Literal["none", "configured", "named", "device", "link", "run"]
 
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
@@ -93,6 +93,8 @@ class Principal:
     :param scopes: what its token allows.
     :param token_id: its named token. It loses access when that is revoked.
     :param expires_at: when that token expires.
+    :param session_id: the session that it may read, with its descendants, and nothing else, if its token
+        is a share link.
     """
 
     id: str
@@ -102,6 +104,12 @@ class Principal:
     scopes: frozenset[Scope] = frozenset(SCOPES) - {"admin"}
     token_id: str | None = None
     expires_at: datetime | None = None
+    session_id: str | None = None
+
+    @property
+    def tree(self) -> str | None:
+        """The session to which it is limited, with its descendants."""
+        return self.session_id if self.run is None else self.run.session_id
 
     @classmethod
     def of_run(cls, run_id: str, attempt: int, session_id: str) -> "Principal":
@@ -127,9 +135,12 @@ def relation_of(
 ) -> Relation:
     """Return the relation of a caller to a session, or to one run of it.
 
-    :param is_below: if the caller is a run: whether the session descends from the run's session.
-    :param role: if the caller is not a run: its grant on the session.
+    :param is_below: if the caller is limited to a tree: whether the session descends from its root.
+    :param role: if the caller is not: its grant on the session.
     """
+    if caller.session_id is not None:
+        is_linked = is_below or session.id == caller.session_id
+        return Relation.READER if is_linked else Relation.STRANGER
     if caller.run is not None:
         if session.id == caller.run.session_id:
             return Relation.SELF if run_id == caller.run.run_id else Relation.OWN_SESSION
@@ -156,6 +167,6 @@ EVERYTHING: Final = Visibility()
 
 def visibility_of(caller: Principal) -> Visibility:
     """Return the filter for the sessions that a caller may read."""
-    if caller.run is not None:
-        return Visibility(tree=caller.run.session_id)
+    if caller.tree is not None:
+        return Visibility(tree=caller.tree)
     return EVERYTHING if caller.admin else Visibility(principal=caller.id)

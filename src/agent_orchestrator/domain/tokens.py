@@ -64,12 +64,12 @@ def device_hash(cookie: str, secret: str) -> str:
     return token_hash(f"device {cookie} {secret}")
 
 
-Purpose = Literal["token", "device", "invitation"]
+Purpose = Literal["token", "device", "invitation", "link"]
 
 
 @frozen
 class AccessToken:
-    """A named token, a device, or the invitation of a device; without its secret, which is not stored."""
+    """A named token, a device, its invitation, or a share link; without its secret, which is not stored."""
 
     id: str
     name: str
@@ -80,15 +80,18 @@ class AccessToken:
     expires_at: datetime | None
     revoked_at: datetime | None = None
     purpose: Purpose = "token"
-    """`token`, `device`, or `invitation`: a code that becomes a device."""
+    """`token`, `device`, `invitation`: a code that becomes a device, or `link`: a share link."""
+    session_id: str | None = None
+    """The session that a share link may read, with its descendants."""
 
     def holder(self) -> Principal:
         """Return the caller that the token stands for."""
         return Principal(
             self.principal,
             admin="admin" in self.scopes,
-            kind="device" if self.purpose == "device" else "named",
+            kind=self.purpose if self.purpose in ("device", "link") else "named",
             scopes=frozenset(self.scopes),
             token_id=self.id,
             expires_at=self.expires_at,
+            session_id=self.session_id,
         )

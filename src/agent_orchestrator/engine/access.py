@@ -4,6 +4,8 @@ An object that the caller may not see is not found. An operation that it may not
 it sees is forbidden.
 """
 
+from typing import Any
+
 from agent_orchestrator.domain import access
 from agent_orchestrator.domain.access import (
     ALLOWED,
@@ -17,6 +19,7 @@ from agent_orchestrator.domain.errors import Forbidden, NotFound, Unauthorized
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Request, Run, Session
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.queries import SessionQueries, View
 
 
@@ -58,7 +61,7 @@ def access_topics(caller: Principal) -> tuple[str, ...]:
     """Return the topics that are notified if a caller's access changes."""
     if caller.run is not None:
         return (f"run:{caller.run.run_id}",)
-    granted = () if caller.admin else (f"access:{caller.id}",)
+    granted = () if caller.admin or caller.session_id else (f"access:{caller.id}",)
     return granted if caller.token_id is None else (*granted, f"token:{caller.token_id}")
 
 
@@ -80,6 +83,12 @@ def require_scope(core: Core, caller: Principal, scope: Scope) -> None:
     seconds_left(core, caller)
     if not caller.admin and scope not in caller.scopes:
         raise Forbidden(f"this needs a token with the scope {scope}", {"scope": scope})
+
+
+def require_shared(caller: Principal, operation: Operation[Any, Any]) -> None:
+    """Raise ``Forbidden`` if the caller has a share link, which does not allow this operation."""
+    if caller.session_id is not None and not operation.shared:
+        raise Forbidden("a share link does not allow this call")
 
 
 def forbid_runs(caller: Principal) -> None:
@@ -142,9 +151,9 @@ def visibility(view: View, caller: Principal) -> Visibility:
 def visibility_below(view: View, caller: Principal) -> Visibility:
     """Return the filter for the descendants of a session that the caller may see.
 
-    An agent sees all of them. Other callers may lack access to some descendants.
+    An agent, and who has a share link, sees all of them. Others may lack access to some descendants.
     """
-    return EVERYTHING if caller.run is not None else visibility(view, caller)
+    return EVERYTHING if caller.tree is not None else visibility(view, caller)
 
 
 def _is_allowed(
@@ -158,9 +167,9 @@ def _is_allowed(
 
     :raises Forbidden: if it may read the session, but not do the action.
     """
-    is_below = caller.run is not None and _descends(view, session, caller.run.session_id)
+    is_below = caller.tree is not None and _descends(view, session, caller.tree)
     role = None
-    if caller.run is None and not caller.admin and session.owner != caller.id:
+    if caller.tree is None and not caller.admin and session.owner != caller.id:
         role = view.role(session.id, caller.id)
     allowed = ALLOWED[
         access.relation_of(caller, session, run_id=run_id, is_below=is_below, role=role)

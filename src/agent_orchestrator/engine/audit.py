@@ -25,6 +25,7 @@ from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.operations import access as access_calls
 from agent_orchestrator.operations import devices as device_calls
+from agent_orchestrator.operations import links as link_calls
 from agent_orchestrator.operations import requests as request_calls
 from agent_orchestrator.operations import runs as run_calls
 from agent_orchestrator.operations import sessions as session_calls
@@ -45,6 +46,8 @@ AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
     session_calls.CLOSE_SESSION.name: ("cascade",),
     access_calls.CREATE_TOKEN.name: ("name", "principal", "scopes", "expires_in_s"),
     access_calls.REVOKE_TOKEN.name: (),
+    link_calls.CREATE_LINK.name: ("expires_in_s",),
+    link_calls.REVOKE_LINK.name: (),
     device_calls.ADD_DEVICE.name: ("name", "principal", "scopes"),
     device_calls.CLAIM_DEVICE.name: ("name",),
     device_calls.REVOKE_DEVICE.name: (),
@@ -120,7 +123,7 @@ def audited(
         ):
             detail |= _allowed(answer.request)
         if isinstance(answer, access_calls.NewToken):
-            target = answer.token.id
+            target = "/".join(filter(None, (target, answer.token.id)))
         if isinstance(answer, device_calls.NewInvitation | device_calls.NewDevice):
             target = answer.device.id
         if times > 1:

@@ -20,6 +20,7 @@ from agent_orchestrator.engine import (
     feed,
     grants,
     inbox,
+    links,
     maintenance,
     messages,
     notices,
@@ -31,13 +32,19 @@ from agent_orchestrator.engine import (
     tokens,
     trees,
 )
-from agent_orchestrator.engine.access import require_active, require_scope, seconds_left
+from agent_orchestrator.engine.access import (
+    require_active,
+    require_scope,
+    require_shared,
+    seconds_left,
+)
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.fields import check
 from agent_orchestrator.operations import access as access_calls
 from agent_orchestrator.operations import daemon as daemon_calls
 from agent_orchestrator.operations import devices as device_calls
 from agent_orchestrator.operations import events as event_calls
+from agent_orchestrator.operations import links as link_calls
 from agent_orchestrator.operations import messages as message_calls
 from agent_orchestrator.operations import notices as notice_calls
 from agent_orchestrator.operations import requests as request_calls
@@ -78,6 +85,8 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     access_calls.REVOKE_TOKEN.name: tokens.revoke,
     notice_calls.TEST_NOTICE.name: notices.test,
     notice_calls.RETRY_NOTICE.name: notices.retry,
+    link_calls.CREATE_LINK.name: links.create,
+    link_calls.REVOKE_LINK.name: links.revoke,
     device_calls.ADD_DEVICE.name: devices.add,
     device_calls.CLAIM_DEVICE.name: devices.claim,
     device_calls.REVOKE_DEVICE.name: devices.revoke,
@@ -106,6 +115,7 @@ QUERIES: Final[dict[str, Query]] = {
     daemon_calls.CHECK_STORE.name: maintenance.check_store,
     daemon_calls.DOCTOR.name: doctor.run_doctor,
     access_calls.LIST_TOKENS.name: tokens.list_,
+    link_calls.LIST_LINKS.name: links.list_,
     device_calls.LIST_DEVICES.name: devices.list_,
     access_calls.LIST_AUDIT.name: audit.list_,
     notice_calls.LIST_NOTICES.name: notices.list_,
@@ -136,6 +146,7 @@ async def _dispatch(
     check(operation.request, request)
     if not operation.public:
         require_scope(core, caller, operation.scope)
+        require_shared(caller, operation)
     if query := QUERIES.get(operation.name):
         # A query may wait, and the token may expire meanwhile.
         with anyio.move_on_after(seconds_left(core, caller)):

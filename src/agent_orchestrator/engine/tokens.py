@@ -33,8 +33,10 @@ from agent_orchestrator.ports.queries import View
 MADE_TOPIC: Final = "tokens"
 """Notified when a token was created."""
 
-_RESERVED: Final = ("run_", "token-")
-"""Prefixes of the names of other principals: runs, and configured tokens."""
+LINK_PREFIX: Final = "link-"
+
+_RESERVED: Final = ("run_", "token-", LINK_PREFIX)
+"""Prefixes of the names of other principals: runs, configured tokens, and share links."""
 
 
 async def create(core: Core, caller: Principal, command: CreateToken) -> Change[NewToken]:

@@ -15,6 +15,7 @@ from agent_orchestrator.operations.devices import (
     REVOKE_DEVICE,
 )
 from agent_orchestrator.operations.events import LIST_EVENTS
+from agent_orchestrator.operations.links import CREATE_LINK, LIST_LINKS, REVOKE_LINK
 from agent_orchestrator.operations.messages import (
     LIST_MESSAGES,
     SEND_MESSAGE,
@@ -71,6 +72,9 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     ADOPT_SESSION,
     GET_ACCESS,
     SET_ACCESS,
+    CREATE_LINK,
+    LIST_LINKS,
+    REVOKE_LINK,
     SEND_MESSAGE,
     LIST_MESSAGES,
     SPAWN_FROM_SESSION,

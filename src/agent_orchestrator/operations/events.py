@@ -54,6 +54,7 @@ LIST_EVENTS: Final = Operation(
     ListEvents,
     EventPage,
     "Read a session's events after a cursor.",
+    shared=True,
 )
 
 

@@ -95,6 +95,7 @@ LIST_MESSAGES: Final = Operation(
     ListMessages,
     MessagePage,
     "List a session's messages, oldest first.",
+    shared=True,
 )
 SPAWN_FROM_SESSION: Final = _made(
     Operation(

@@ -112,10 +112,22 @@ REPLY_PARENT: Final = _made(
     )
 )
 LIST_REQUESTS: Final = Operation(
-    "list_requests", "GET", "/requests", ListRequests, RequestPage, "List requests (the inbox)."
+    "list_requests",
+    "GET",
+    "/requests",
+    ListRequests,
+    RequestPage,
+    "List requests (the inbox).",
+    shared=True,
 )
 GET_REQUEST: Final = Operation(
-    "get_request", "GET", "/requests/{request_id}", GetRequest, RequestReply, "Read a request."
+    "get_request",
+    "GET",
+    "/requests/{request_id}",
+    GetRequest,
+    RequestReply,
+    "Read a request.",
+    shared=True,
 )
 RESOLVE_REQUEST: Final = Operation(
     "resolve_request",

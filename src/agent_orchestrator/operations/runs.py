@@ -237,8 +237,12 @@ class DiagnosisReply:
 CREATE_RUN: Final = _made(
     Operation("create_run", "POST", "/runs", CreateRun, RunReply, "Queue a run.", scope="write")
 )
-LIST_RUNS: Final = Operation("list_runs", "GET", "/runs", ListRuns, RunPage, "List runs.")
-GET_RUN: Final = Operation("get_run", "GET", "/runs/{run_id}", GetRun, RunReply, "Read a run.")
+LIST_RUNS: Final = Operation(
+    "list_runs", "GET", "/runs", ListRuns, RunPage, "List runs.", shared=True
+)
+GET_RUN: Final = Operation(
+    "get_run", "GET", "/runs/{run_id}", GetRun, RunReply, "Read a run.", shared=True
+)
 TRANSITION_RUN: Final = Operation(
     "transition_run",
     "POST",
@@ -260,7 +264,13 @@ CANCEL_RUN: Final = Operation(
     statuses=(202, 200),
 )
 WAIT_RUN: Final = Operation(
-    "wait_run", "GET", "/runs/{run_id}/wait", WaitRun, WaitReply, "Wait until a run has ended."
+    "wait_run",
+    "GET",
+    "/runs/{run_id}/wait",
+    WaitRun,
+    WaitReply,
+    "Wait until a run has ended.",
+    shared=True,
 )
 DIAGNOSE_RUN: Final = Operation(
     "diagnose_run",

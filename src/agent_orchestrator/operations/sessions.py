@@ -302,10 +302,22 @@ CREATE_SESSION: Final = _made(
     )
 )
 LIST_SESSIONS: Final = Operation(
-    "list_sessions", "GET", "/sessions", ListSessions, SessionPage, "List sessions."
+    "list_sessions",
+    "GET",
+    "/sessions",
+    ListSessions,
+    SessionPage,
+    "List sessions.",
+    shared=True,
 )
 GET_SESSION: Final = Operation(
-    "get_session", "GET", "/sessions/{session_id}", GetSession, SessionReply, "Read a session."
+    "get_session",
+    "GET",
+    "/sessions/{session_id}",
+    GetSession,
+    SessionReply,
+    "Read a session.",
+    shared=True,
 )
 GET_DIFF: Final = Operation(
     "get_diff",
@@ -323,6 +335,7 @@ MARK_SEEN: Final = Operation(
     MarkSeen,
     SeenReply,
     "Mark the events of a session as seen. Each token has its own mark.",
+    shared=True,
 )
 UPDATE_SESSION: Final = Operation(
     "update_session",
@@ -368,4 +381,5 @@ GET_TREE: Final = Operation(
     GetTree,
     TreePage,
     "Show a session with its newest runs and its descendants, in pages.",
+    shared=True,
 )

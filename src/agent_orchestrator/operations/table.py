@@ -34,6 +34,8 @@ class Operation(Generic[Req, Res]):
     """Every HTTP status of success, for the API description."""
     public: bool = False
     """Whether callers need no token. A call that is refused with 401 counts as a wrong token."""
+    shared: bool = False
+    """Whether a share link allows it, for its session and what is below."""
     takes_long: bool = False
     """Whether the call's time grows with the store: a client should set no time limit."""
 

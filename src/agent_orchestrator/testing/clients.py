@@ -233,6 +233,26 @@ class ClientContract:
         with pytest.raises(NotFound):
             await client.get_diff("ses_none")
 
+    async def test_a_share_link_is_created_listed_and_revoked(self, client: Client) -> None:
+        session, other = await client.create_session(title="roof"), await client.create_session()
+        made = await client.create_link(session.id, expires_in_s=60)
+        link = made.token
+        assert (link.name, link.purpose, link.session_id) == ("roof", "link", session.id)
+        assert link.scopes == ("read",)
+        assert link.expires_at is not None
+        assert (link.expires_at - link.created_at).total_seconds() == 60
+        assert (await client.list_links(session.id)).tokens == (link,)
+        assert (await client.list_links(other.id)).tokens == ()
+        with pytest.raises(NotFound):
+            await client.revoke_link(other.id, link.id)
+        revoked = await client.revoke_link(session.id, link.id)
+        assert revoked.revoked_at is not None
+        assert (await client.list_links(session.id)).tokens == (revoked,)
+        with pytest.raises(NotFound):
+            await client.create_link("ses_none")
+        with pytest.raises(InvalidRequest):
+            await client.create_token("link-x")
+
     async def test_sessions_are_listed_by_status(self, client: Client) -> None:
         await client.create_session()
         closed = await client.create_session()

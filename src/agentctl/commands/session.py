@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import click
 
+from agent_orchestrator.operations.links import CREATE_LINK, LIST_LINKS, REVOKE_LINK
 from agent_orchestrator.operations.sessions import (
     CLOSE_SESSION,
     CREATE_SESSION,
@@ -193,6 +194,45 @@ row(
     agentctl --format json session diff ses_01k0 --field changes
     """,
     extra=(click.option("--whole", is_flag=True, help="Show long changes in full."),),
+)
+
+row(
+    session,
+    "link",
+    CREATE_LINK,
+    "!session_link:show_link",
+    """Make an address that shows a session, for whoever has it: a token that only reads.
+
+    It also shows the session's descendants. It ends by itself (--expires-in-s), or with session unlink.
+    """,
+    """
+    agentctl session link ses_01k0
+    agentctl --url https://desk.example:8765 session link @last --expires-in-s 3600
+    agentctl --format json session link ses_01k0 --field secret
+    """,
+)
+row(
+    session,
+    "links",
+    LIST_LINKS,
+    "views:token_table:tokens",
+    "List the addresses that show a session, those that have ended too.",
+    """
+    agentctl session links ses_01k0
+    """,
+)
+row(
+    session,
+    "unlink",
+    REVOKE_LINK,
+    "link {token.id} is revoked",
+    "Revoke an address that shows a session. Its streams end.",
+    """
+    agentctl session unlink ses_01k0 tok_01k0
+    """,
+    of="session_id",
+    then="token_id",
+    without=("token_id",),
 )
 
 _ROLES: Final = {
