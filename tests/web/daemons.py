@@ -1,5 +1,7 @@
 """A real agentd with scripted agents, and calls of its API."""
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +60,12 @@ class Daemon:
         answer = self.post("/sessions", text=text, metadata={"script": list(script)}, **more)
         return str(answer["session"]["id"])
 
+    def begin_long(self, script: Sequence[Any], **more: Any) -> str:
+        """Create a session as :meth:`begin` does, with a script that is too long for metadata."""
+        file = self.directory / f"script-{os.urandom(4).hex()}.json"
+        file.write_text(json.dumps(list(script)))
+        return self.begin([["read", str(file)]], **more)
+
     def wait_idle(self, session_id: str) -> None:
         self.until(
             lambda: all(
@@ -94,18 +102,20 @@ class Daemon:
 
 
 @contextmanager
-def daemon_at(
-    directory: Path, *arguments: str, configuration: str = CONFIGURATION
-) -> Iterator[Daemon]:
-    """Run a daemon with its files in a directory."""
-    (directory / "agentd.toml").write_text(configuration)
+def daemon_at(directory: Path, *arguments: str, packages: Path | None = None) -> Iterator[Daemon]:
+    """Run a daemon with its files in a directory.
+
+    :param packages: a folder with another ``agentd`` to run.
+    """
+    (directory / "agentd.toml").write_text(CONFIGURATION)
     with (
         agentd(
             directory,
             "--db",
             str(directory / "data.db"),
             *arguments,
-            env={"PYTHONPATH": str(HERE)},
+            env={"PYTHONPATH": f"{HERE}:{packages or ''}"},
+            through=() if packages is None else ("env",),
         ) as process,
         httpx.Client(base_url=process.url, timeout=30) as client,
     ):

@@ -128,7 +128,7 @@ def fill(daemon: Daemon) -> dict[str, str]:
             [
                 "ask",
                 command(
-                    f"Run: rm -rf {here}/build/cache",
+                    "May I delete the old builds?",
                     f"rm -rf {here}/build/cache && du -sh {here}/build",
                     here,
                     "The disk is full, and the cache is rebuilt by the next build.",

@@ -1,5 +1,6 @@
 """Visits of the page, each as another device."""
 
+import time
 from typing import Any, Final
 
 from attrs import define, field
@@ -14,6 +15,14 @@ addEventListener("securitypolicyviolation", (event) =>
 """
 
 expect.set_options(timeout=15_000)
+
+
+def until(page: Page, expression: str, argument: Any = None) -> None:
+    """Wait until an expression is true in the page, whose policy forbids Playwright's own way."""
+    deadline = time.monotonic() + 15
+    while not page.evaluate(expression, argument):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(20)
 
 
 @define

@@ -1,7 +1,10 @@
 """A scripted agent: agentd loads it as the function of a provider.
 
-A session's metadata has the script: a list of steps, each a list of its name and arguments.
+A session's metadata has the script: a list of steps, each a list of its name and arguments. A longer
+script is in a file.
 """
+
+import json
 
 import anyio
 import attrs
@@ -17,8 +20,10 @@ async def play(context: RunContext) -> Outcome | str:
     """Play the script of the session, or repeat the message if there is none."""
     await context.delivered()
     script = context.session.metadata.get("script")
-    if not isinstance(script, list):
+    if not script:
         return f"You said: {context.prompt}"
+    if script[0][0] == "read":
+        script = json.loads(await anyio.Path(script[0][1]).read_text())
     for name, *arguments in script:
         match name:
             case "emit":

@@ -5,27 +5,13 @@ import { html, useState } from "./lib.js";
 import { Markdown } from "./markdown.js";
 import { discard, outbox, retry } from "./outbox.js";
 import { Block, Diff, Icon, TimeLeft, Twice } from "./parts.js";
+import { pathOf } from "./sessionfacts.js";
 import { to } from "./route.js";
-import { extend, resolve, sessionOf, sessions } from "./store.js";
+import { extend, resolve, sessions, work } from "./store.js";
 import { clean, cleanCode, counted, oneLine, shortPath } from "./text.js";
 
 /** @import { Choice } from "./asking.js" */
 /** @import { Question, Request } from "./types.js" */
-
-/**
- * Return the titles of a session and of those above it, the topmost first.
- *
- * @param {string} id
- */
-export function pathOf(id) {
-  const path = [];
-  for (let session = sessionOf(id); session && path.length < 12; session = sessionOf(session.parent_session_id))
-    path.unshift({ id: session.id, title: titleOf(session) });
-  return path.length ? path : [{ id, title: id }];
-}
-
-/** @param {import("./types.js").Session} session */
-export const titleOf = (session) => oneLine(session.title || `Session ${session.id.slice(-6)}`, 80);
 
 /** @param {{ request: Request, isAlone?: boolean }} props */
 function Who({ request, isAlone }) {
@@ -33,7 +19,7 @@ function Who({ request, isAlone }) {
   const session = sessions.value.get(request.session_id);
   return html`<p class="who">
     ${path.map(({ id, title }, index) => html`${index > 0 && html`<span class="muted"> › </span>`}<a href=${to(`s/${id}`)} class=${index === path.length - 1 ? "strong" : ""}>${title}</a>`)}
-    ${session?.provider && html`<span class="muted"> · ${oneLine(session.provider, 30)}</span>`}
+    <span class="muted"> · ${oneLine(work.value.get(request.session_id)?.provider ?? session?.provider, 30)}</span>
     ${!isAlone && html`<a class="muted permalink" href=${to(`r/${request.id}`)} aria-label="Open this request alone">#</a>`}
   </p>`;
 }
@@ -42,8 +28,10 @@ function Who({ request, isAlone }) {
 export function Asked({ request }) {
   const parts = asked(request);
   const session = sessions.value.get(request.session_id);
+  const host = work.value.get(request.session_id)?.host ?? "local";
   const where = [
     ["in", shortPath(parts.cwd || session?.cwd || "")],
+    ["on", host === "local" ? "" : host],
     ["sandbox", session?.sandbox ?? ""],
   ].filter(([, value]) => value);
   return html`
@@ -119,7 +107,7 @@ function Answers({ requests, isDangerous, isSending }) {
   const [approve, ...more] = [...yes].sort((a, b) => Number(b.primary ?? 0) - Number(a.primary ?? 0));
   const [deny, ...otherNo] = [...no].sort((a, b) => Number(b.primary ?? 0) - Number(a.primary ?? 0));
   const toggle = (/** @type {string} */ name) => setPanel(panel === name ? "" : name);
-  const several = requests.length > 1 ? ` all ${requests.length}` : "";
+  const several = requests.length > 1 ? " all" : "";
 
   return html`
     ${isQuestion && questions.length > 0 && html`<${Questions} questions=${questions} onAnswer=${(/** @type {string} */ text) => decide({ label: "", decision: "answer" }, text)} />`}
@@ -150,7 +138,7 @@ function Answers({ requests, isDangerous, isSending }) {
       <button type="button" class="quiet" aria-expanded=${panel !== ""} onClick=${() => setPanel(panel ? "" : "more")}>More</button>
       ${approve
         ? isDangerous
-          ? html`<${Twice} class="approve careful" question=${`Really approve${several}?`} onConfirm=${() => decide(approve)}>Approve${several}…<//>`
+          ? html`<${Twice} class="approve careful" question=${`Really approve${requests.length > 1 ? ` all ${requests.length}` : ""}?`} onConfirm=${() => decide(approve)}>Approve${several}…<//>`
           : html`<button type="button" class="approve" onClick=${() => decide(approve)}>Approve${several}</button>`
         : html`<span class="spacer"></span>`}
     </div>

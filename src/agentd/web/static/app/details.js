@@ -1,11 +1,11 @@
 /** What there is to know and to do about a session, beside its story. */
 
-import { list } from "./api.js";
-import { titleOf } from "./card.js";
+import { get } from "./api.js";
 import { html, useEffect, useState } from "./lib.js";
 import { outbox, post, discard } from "./outbox.js";
 import { Age, Diff, State, Twice, usageText } from "./parts.js";
 import { go, to } from "./route.js";
+import { providerOf, titleOf } from "./sessionfacts.js";
 import { sessions, work } from "./store.js";
 import { Plan } from "./story.js";
 import { clean, cleanCode } from "./text.js";
@@ -20,8 +20,8 @@ export function Details({ session, log }) {
   const state = work.value.get(session.id)?.status;
   useEffect(() => {
     let isCurrent = true;
-    list("runs", "runs", { session_id: session.id }).then(
-      (found) => isCurrent && setRuns(found.reverse()),
+    get("runs", { session_id: session.id, order: "newest", limit: 50 }).then(
+      ({ runs: found }) => isCurrent && setRuns(found),
       () => {},
     );
     return () => {
@@ -30,9 +30,10 @@ export function Details({ session, log }) {
   }, [session.id, state]);
   const children = [...sessions.value.values()].filter((one) => one.parent_session_id === session.id);
   const facts = [
-    ["Provider", session.provider ?? "the default"],
+    ["Provider", providerOf(session)],
     ["Model", session.model],
     ["Directory", session.cwd],
+    ["Host", work.value.get(session.id)?.host],
     ["Sandbox", session.sandbox],
     ["Asks", session.approval_policy],
     ["Who decides", session.approvals],
@@ -46,7 +47,7 @@ export function Details({ session, log }) {
       <dt>Begun</dt><dd><${Age} at=${session.created_at} /></dd><dt>Id</dt><dd><code>${session.id}</code></dd></dl></section>
     ${log.files.size > 0 && html`<section><h2>Changed files</h2>${[...log.files.values()].map((change) => html`<${Diff} key=${change.path} change=${change} isOpen=${false} />`)}</section>`}
     ${children.length > 0 && html`<section><h2>Helpers</h2><ul class="plain-list">${children.map((child) => html`<li><a class="line" href=${to(`s/${child.id}`)}><${State} state=${work.value.get(child.id)?.status ?? "idle"} /><span>${titleOf(child)}</span></a></li>`)}</ul></section>`}
-    <section><h2>Runs</h2>${runs.length ? html`<ul class="plain-list">${runs.slice(0, 50).map((run) => html`<li><a class="line" href=${to(`run/${run.id}`)}>
+    <section><h2>Runs</h2>${runs.length ? html`<ul class="plain-list">${runs.map((run) => html`<li><a class="line" href=${to(`run/${run.id}`)}>
       <${State} state=${run.status} /><span class="muted"><${Age} at=${run.created_at} /></span><span class="muted">${usageText(run.usage)}</span></a></li>`)}</ul>` : html`<p class="muted">None yet.</p>`}</section>
     <${Actions} session=${session} />
   </div>`;

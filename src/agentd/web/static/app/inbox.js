@@ -2,12 +2,13 @@
 
 import { get } from "./api.js";
 import { sameness } from "./asking.js";
-import { Asked, Card, Closed, pathOf } from "./card.js";
+import { Asked, Card, Closed } from "./card.js";
 import { computed, html, useEffect, useState } from "./lib.js";
 import { Age, Empty, Header, State } from "./parts.js";
 import { to } from "./route.js";
-import { decided, inbox, isFresh, lastLines, now, requests, work } from "./store.js";
-import { counted } from "./text.js";
+import { pathOf } from "./sessionfacts.js";
+import { decided, inbox, isFresh, now, requests, sessions, work } from "./store.js";
+import { counted, oneLine } from "./text.js";
 
 /** @import { Request } from "./types.js" */
 
@@ -52,13 +53,16 @@ function Nothing() {
   <//>`;
 }
 
+/** @param {string} id of a session */
+const needsUser = (id) => inbox.value.some((request) => request.session_id === id);
+
 /** The sessions at work, with the last line of each. */
 export function AtWork() {
   if (!atWork.value.length) return html`<p class="muted">No agent is at work.</p><a class="button" href=${to("new")}>New session</a>`;
   return html`<ul class="plain-list">${atWork.value.slice(0, 30).map(([id, { status, at }]) => html`<li key=${id}><a class="line" href=${to(`s/${id}`)}>
-    <${State} state=${status} /><span class="strong">${pathOf(id).map(({ title }) => title).join(" › ")}</span>
+    <${State} state=${needsUser(id) ? "needs" : status} /><span class="strong">${pathOf(id).map(({ title }) => title).join(" › ")}</span>
     <span class="muted"><${Age} at=${at} /></span>
-    ${lastLines.value.get(id) && html`<span class="muted last">${lastLines.value.get(id)}</span>`}
+    ${sessions.value.get(id)?.last_line && html`<span class="muted last">${oneLine(sessions.value.get(id)?.last_line, 200)}</span>`}
   </a></li>`)}</ul>`;
 }
 

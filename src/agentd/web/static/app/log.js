@@ -5,6 +5,8 @@ import { signal } from "./lib.js";
 
 /** @import { Change, Event, Usage } from "./types.js" */
 
+/** Events that are read first, from the end, and those that are read at once from then on. */
+const FIRST = 400;
 const PAGE = 1000;
 
 /**
@@ -53,7 +55,7 @@ export class Log {
     this.loading.value = true;
     this.error.value = "";
     try {
-      await this.load(this.isOpen.value ? this.last : Math.max(0, lastSeq - PAGE));
+      await this.load(this.isOpen.value ? this.last : Math.max(0, lastSeq - FIRST));
       this.isOpen.value = true;
     } catch (error) {
       this.error.value = error instanceof Error ? error.message : String(error);

@@ -28,16 +28,17 @@ function Page() {
   const isThree = width.value >= 1300;
   const session = name === "s" ? sessions.value.get(id) : undefined;
   const screen = html`<${Screen} name=${name} id=${id} view=${isThree ? "" : view} />`;
-  if (!isWide) return html`<div class="frame narrow"><main class="pane main-pane">${screen}</main><${Tabs} /><${Notices} /></div>`;
+  if (!isWide) return html`<div class="frame narrow"><${Banner} /><main class="pane main-pane">${screen}</main><${Tabs} /><${Toasts} /></div>`;
   const isBeside = name === "sessions" || name === "more";
   return html`<div class=${`frame wide ${isThree ? "three" : ""}`}>
-    <div class="pane list-pane"><${Tabs} />${tab.value === "more" ? html`<${More} />` : html`<${Sessions} />`}</div>
+    <${Banner} />
+    <section class="pane list-pane" aria-label="List"><${Tabs} />${tab.value === "more" ? html`<${More} />` : html`<${Sessions} />`}</section>
     <main class="pane main-pane">${isBeside ? html`<${Welcome} />` : screen}</main>
     ${isThree && html`<aside class="pane side-pane" aria-label=${session ? "Details" : "At work"}>
       <header class="bar"><div class="bar-title"><h2>${session ? "Details" : "At work"}</h2></div></header>
       <div class="scroll">${session ? html`<${Details} session=${session} log=${logOf(id)} />` : html`<${AtWork} />`}</div>
     </aside>`}
-    <${Notices} />
+    <${Toasts} />
   </div>`;
 }
 
@@ -80,19 +81,19 @@ function Tabs() {
   </nav>`;
 }
 
-/** What the user must know wherever he is: no connection, unsent changes, a new version. */
-function Notices() {
+/** What the user must know on every screen: no connection, unsent changes, a new version. */
+function Banner() {
   const unsent = outbox.value.filter((entry) => entry.state !== "refused").length;
-  const lost = lostAt.value > 0 && now.value - lostAt.value > 2500 && connection.value !== "live";
-  return html`<div class="notices">
-    <div role="status" aria-live="polite">
-      ${lost && html`<p class="notice offline"><strong>${navigator.onLine ? "No connection to the daemon" : "Offline"}</strong>${isFresh.value ? ` · as of ${ago(new Date(lostAt.value).toISOString(), now.value)}` : " · from your last visit"}${unsent > 0 ? ` · ${counted(unsent, "change")} will be sent` : ""}</p>`}
-      ${connection.value === "draining" && html`<p class="notice">The daemon is about to stop.</p>`}
-      ${toasts.value.map(({ id, text }) => html`<p key=${id} class="notice toast">${clean(text)}</p>`)}
+  const isLost = lostAt.value > 0 && now.value - lostAt.value > 2500 && connection.value !== "live";
+  return html`<div class="banner"><div role="status" aria-live="polite">
+      ${isLost && html`<p class="offline"><strong>${navigator.onLine ? "No connection to the daemon" : "Offline"}</strong>${isFresh.value ? ` · as of ${ago(new Date(lostAt.value).toISOString(), now.value)}` : " · from your last visit"}${unsent > 0 ? ` · ${counted(unsent, "change")} will be sent` : ""}</p>`}
+      ${connection.value === "draining" && html`<p>The daemon is about to stop.</p>`}
     </div>
-    ${isNewVersion.value && html`<p class="notice">There is a new version of this page. <button type="button" class="small" onClick=${() => location.reload()}>Reload</button></p>`}
+    ${isNewVersion.value && html`<p>There is a new version of this page. <button type="button" class="small" onClick=${() => location.reload()}>Reload</button></p>`}
   </div>`;
 }
+
+const Toasts = () => html`<div class="toasts" role="status" aria-live="polite">${toasts.value.map(({ id, text }) => html`<p key=${id} class="toast">${clean(text)}</p>`)}</div>`;
 
 function Refused() {
   const [token, setToken] = useState("");
@@ -130,8 +131,12 @@ async function keepOffline() {
       return url;
     },
   });
-  const isControlled = navigator.serviceWorker.controller !== null;
-  navigator.serviceWorker.addEventListener("controllerchange", () => (isNewVersion.value = isControlled));
+  // The first worker of a first visit has the files of this page.
+  let isControlled = navigator.serviceWorker.controller !== null;
+  navigator.serviceWorker.addEventListener("controllerchange", () => {
+    isNewVersion.value = isControlled;
+    isControlled = true;
+  });
   const worker = await navigator.serviceWorker.register(policy ? policy.createScriptURL(address) : address);
   // A page that was asleep asks for the version of the daemon that it wakes up with.
   document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && void worker.update().catch(() => {}));

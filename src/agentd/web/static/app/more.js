@@ -91,9 +91,15 @@ export function Audit() {
       <ul class="rows audit">${entries.slice(0, 300).map((one) => html`<li key=${one.seq}><div class="row"><div class="row-body">
         <span class="row-top"><span><strong>${clean(one.principal)}</strong> ${clean(one.operation.replaceAll("_", " "))}</span><span class="muted">${clock(one.at)}</span></span>
         <span class="row-state"><${State} state=${one.decision === "done" ? "completed" : "failed"} label=${clean(one.decision)} /> <code>${cleanCode(one.target ?? "")}</code></span>
-        ${one.detail && html`<span class="row-line muted">${cleanCode(JSON.stringify(one.detail))}</span>`}
+        <span class="row-line muted">${inWords(one.detail)}</span>
       </div></div></li>`)}</ul>
     </div>`;
+}
+
+/** @param {{ [name: string]: any } | null} detail of an entry of the audit trail */
+function inWords(detail) {
+  const given = Object.entries(detail ?? {}).filter(([, value]) => value !== null);
+  return cleanCode(given.map(([name, value]) => `${name.replaceAll("_", " ")}: ${typeof value === "string" ? value : JSON.stringify(value)}`).join(", "));
 }
 
 export function Devices() {

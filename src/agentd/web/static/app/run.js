@@ -1,11 +1,11 @@
 /** A run: why it is as it is, in words, with the evidence. */
 
-import { get } from "./api.js";
-import { titleOf } from "./card.js";
+import { get, list } from "./api.js";
 import { html, useEffect, useState } from "./lib.js";
 import { post } from "./outbox.js";
 import { Age, Block, Empty, Header, State, Twice, usageText } from "./parts.js";
 import { go, to } from "./route.js";
+import { titleOf } from "./sessionfacts.js";
 import { isOver, sessionOf, work } from "./store.js";
 import { clean, cleanCode, clock } from "./text.js";
 
@@ -33,7 +33,7 @@ export function RunScreen({ id }) {
   const issue = diagnostics.likely_issue ?? {};
   const session = sessionOf(run.session_id);
   const again = async () => {
-    const { messages } = await get(`sessions/${run.session_id}/messages`, { limit: 1000 });
+    const messages = await list(`sessions/${run.session_id}/messages`, "messages", {});
     const message = messages.find((/** @type {any} */ one) => one.id === run.message_id);
     if (message && (await post("POST", `sessions/${run.session_id}/messages`, { text: message.text }, run.session_id))) go(`s/${run.session_id}`);
   };
@@ -57,7 +57,7 @@ export function RunScreen({ id }) {
       <section class=${`diagnosis diagnosis-${run.status}`}><h2>Why it is so</h2>
         <p class="strong">${clean(issue.message)}</p>
         ${issue.hint && html`<p>${clean(issue.hint)}</p>`}
-        ${issue.code && issue.code !== "none" && html`<p class="muted">Code <code>${clean(issue.code)}</code></p>`}
+        ${issue.code && !["none", "unknown"].includes(issue.code) && html`<p class="muted">Code <code>${clean(issue.code)}</code></p>`}
         ${run.error && !String(issue.message).includes(run.error.message) && html`<div class="failed-note"><p><strong>${clean(run.error.code)}</strong> ${clean(run.error.message)}</p></div>`}
         ${isOver(run.status) && run.status !== "completed" && run.message_id && html`<button type="button" class="primary" onClick=${() => void again()}>Send its message again</button>`}
       </section>

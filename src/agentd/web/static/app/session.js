@@ -1,13 +1,13 @@
 /** A session: its story, what came since the last visit, and the composer. */
 
-import { titleOf, pathOf } from "./card.js";
 import { Composer } from "./composer.js";
 import { Details } from "./details.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./lib.js";
 import { discard, outbox, post, retry } from "./outbox.js";
 import { Empty, Header, Icon, State, Twice } from "./parts.js";
 import { to } from "./route.js";
-import { connection, isFresh, logOf, markSeen, requests, seen, sessionOf, status, work } from "./store.js";
+import { connection, isFresh, logOf, markSeen, seen, sessionOf, work } from "./store.js";
+import { pathOf, stateOf, titleOf } from "./sessionfacts.js";
 import { Entry } from "./story.js";
 import { clean, shortPath } from "./text.js";
 
@@ -17,23 +17,8 @@ import { clean, shortPath } from "./text.js";
 /** Entries that are added to the window at once, and the most that it has. */
 const STEP = 120;
 const MOST = 360;
-
-/**
- * Return the state of a session, as a key of `STATES`.
- *
- * @param {Session} session
- */
-export function stateOf(session) {
-  for (const request of requests.value.values()) if (request.session_id === session.id) return "needs";
-  const found = work.value.get(session.id)?.status;
-  if (found === "running" || found === "waiting" || found === "queued") return found;
-  if (session.status === "closed") return "closed";
-  return found ?? "idle";
-}
-
-/** @param {Session} session */
-export const providerOf = (session) =>
-  session.provider ?? work.value.get(session.id)?.provider ?? status.value?.providers.find((one) => one.default)?.name ?? "";
+/** Pixels from an edge of the window at which more entries are added. */
+const NEAR = 600;
 
 /** @param {{ id: string, view: string }} props */
 export function SessionScreen({ id, view }) {
@@ -72,12 +57,14 @@ function Story({ log, session }) {
   const anchor = useRef(/** @type {{ key: string, top: number } | null} */ (null));
   const since = useRef(seen.peek()[session.id] ?? 0);
   const begun = useRef(false);
-  /** The entries are shown up to this one; null follows the end. */
+  const renders = useRef(0);
+  const render = ++renders.current;
+  /** The `seq` of the last entry that is shown; null follows the end. */
   const [end, setEnd] = useState(/** @type {number | null} */ (null));
   const [count, setCount] = useState(STEP);
   const [isAway, setAway] = useState(false);
 
-  const last = end === null ? items.length : Math.min(end, items.length);
+  const last = end === null ? items.length : 1 + items.findLastIndex((item) => item.seq <= end);
   const first = Math.max(0, last - count);
   const divider = since.current && since.current < session.last_seq ? items.findIndex((item) => item.seq > since.current) : -1;
 
@@ -110,6 +97,9 @@ function Story({ log, session }) {
         setAway(true);
       } else box.scrollTop = box.scrollHeight;
     }
+    // More entries may be needed above, without a further movement of the reader.
+    if (begun.current && box.scrollTop < NEAR && (first > 0 || log.before > 0))
+      requestAnimationFrame(() => renders.current === render && onScroll());
   });
 
   useEffect(() => {
@@ -138,26 +128,15 @@ function Story({ log, session }) {
       if (isEnd) markSeen(session.id, log.last);
     }
     if (anchor.current) return;
-    if (box.scrollTop < 600) {
-      if (first > 0) {
-        hold();
-        if (count + STEP <= MOST) setCount(count + STEP);
-        else setEnd(last - STEP);
-      } else if (log.before > 0 && !log.loading.value) void earlier();
-    } else if (below < 600 && end !== null) {
+    if (box.scrollTop < NEAR && first > 0) {
       hold();
-      setEnd(last + STEP >= items.length ? null : last + STEP);
+      if (count + STEP <= MOST) setCount(count + STEP);
+      else setEnd(items[last - STEP - 1].seq);
+    } else if (box.scrollTop < NEAR && log.before > 0) void log.loadEarlier();
+    else if (below < NEAR && end !== null) {
+      hold();
+      setEnd(last + STEP >= items.length ? null : items[last + STEP - 1].seq);
     }
-  };
-
-  const earlier = async () => {
-    const known = log.items.length;
-    hold();
-    await log.loadEarlier();
-    // The entries that were shown have moved down by those before them.
-    const added = log.items.length - known;
-    if (count + STEP <= MOST) setCount(count + Math.min(STEP, added));
-    if (end !== null) setEnd(end + added);
   };
 
   const jump = () => {
@@ -172,7 +151,7 @@ function Story({ log, session }) {
   return html`<div class="story-box">
     <div class="scroll story" ref=${scroller} onScroll=${onScroll} data-screen="session" tabindex="0" role="region" aria-label="Story">
       <div class="entries" ref=${content}>
-        ${(first > 0 || log.before > 0) && html`<button type="button" class="quiet small earlier" onClick=${() => (first > 0 ? (hold(), setCount(count + STEP)) : void earlier())}>${log.loading.value ? "Reading earlier entries…" : "Show earlier entries"}</button>`}
+        ${(first > 0 || log.before > 0) && html`<button type="button" class="quiet small earlier" onClick=${onScroll}>${log.loading.value ? "Reading earlier entries…" : "Show earlier entries"}</button>`}
         ${log.isOpen.value && !items.length && html`<${Empty} title="Nothing has been said yet"><p class="muted">Write the first message below.</p><//>`}
         ${!log.isOpen.value && html`<${Empty} title=${log.error.value || (connection.value === "live" ? "Reading…" : "The story needs a connection")} />`}
         ${items.slice(first, last).map((item, index) => html`

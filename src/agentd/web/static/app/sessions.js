@@ -1,12 +1,11 @@
 /** The list of sessions by what they need, and the form for a new one. */
 
-import { titleOf } from "./card.js";
 import { computed, html, signal, useState } from "./lib.js";
 import { outbox, post, discard } from "./outbox.js";
 import { Age, Empty, Header, Icon, State } from "./parts.js";
 import { go, route, to } from "./route.js";
-import { isFresh, lastLines, requests, seen, sessions, status, work } from "./store.js";
-import { providerOf, stateOf } from "./session.js";
+import { isFresh, requests, seen, sessions, status, work } from "./store.js";
+import { providerOf, stateOf, titleOf } from "./sessionfacts.js";
 import { clean, counted, oneLine } from "./text.js";
 
 /** @import { Session } from "./types.js" */
@@ -40,7 +39,7 @@ const shown = computed(() => {
   const all = [...sessions.value.values()].sort((a, b) => b.updated_at.localeCompare(a.updated_at));
   if (!words.length) return all.filter((session) => !session.parent_session_id || !sessions.value.has(session.parent_session_id));
   return all.filter((session) => {
-    const text = `${session.title ?? ""} ${session.cwd} ${session.provider ?? ""} ${session.id} ${lastLines.value.get(session.id) ?? ""}`.toLowerCase();
+    const text = `${session.title ?? ""} ${session.cwd} ${session.provider ?? ""} ${session.id} ${session.last_line ?? ""}`.toLowerCase();
     return words.every((word) => text.includes(word));
   });
 });
@@ -105,13 +104,13 @@ function Row({ session, depth }) {
   const isCurrent = route.value.name === "s" && route.value.id === session.id;
   const found = work.value.get(session.id);
   const asks = [...requests.value.values()].find((request) => request.session_id === session.id);
-  const line = asks ? oneLine(asks.text, 140) : found?.status === "failed" ? oneLine(found.error, 140) : (lastLines.value.get(session.id) ?? "");
+  const line = asks ? oneLine(asks.text, 140) : found?.status === "failed" ? oneLine(found.error, 140) : oneLine(session.last_line, 200);
   return html`<li>
     <div class=${`row depth-${Math.min(depth, 4)} ${isCurrent ? "current" : ""}`}>
       <a href=${to(`s/${session.id}`)} aria-current=${isCurrent ? "page" : undefined}>
         <span class="row-top"><span class="row-title">${isUnread(session) && html`<span class="unread" role="img" aria-label="Unread"></span>`}${titleOf(session)}</span>
           <span class="muted"><${Age} at=${session.updated_at} /></span></span>
-        <span class="row-state"><${State} state=${stateOf(session)} /> <span class="muted">${clean(providerOf(session))}</span></span>
+        <span class="row-state"><${State} state=${stateOf(session)} /> <span class="muted">${[providerOf(session), found?.cost !== undefined && `$${found.cost.toFixed(2)}`].filter(Boolean).map(clean).join(" · ")}</span></span>
         ${line && html`<span class="row-line muted">${line}</span>`}
       </a>
       ${below.length > 0 && html`<button type="button" class="quiet small fold-helpers" aria-expanded=${isOpen} onClick=${toggle}>${counted(below.length, "helper")}${needy > 0 && html`<${State} state="needs" label=${below.length > 1 ? `${needy} need you` : "needs you"} />`}</button>`}

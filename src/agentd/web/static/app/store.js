@@ -3,7 +3,7 @@
  * once, at the stream's head; from then on each change is an event.
  */
 
-import { ApiError, clockOffset, get, list, storedToken } from "./api.js";
+import { ApiError, change, clockOffset, get, list, storedToken } from "./api.js";
 import { outcome } from "./asking.js";
 import { batch, computed, signal } from "./lib.js";
 import { Log } from "./log.js";
@@ -11,12 +11,13 @@ import { discard, flush, onAnswer, post } from "./outbox.js";
 import { follow } from "./stream.js";
 import { oneLine } from "./text.js";
 
-/** @import { DaemonStatus, Event, Request, Run, Session } from "./types.js" */
+/** @import { DaemonStatus, Event, Request, Session } from "./types.js" */
 /** @import { StreamState } from "./stream.js" */
 
 /**
- * @typedef {{ run: string, status: string, at: string, provider: string, error?: string }} Work the newest
- *   run of a session
+ * @typedef {{
+ *   run: string, status: string, at: string, provider: string, host?: string, cost?: number, error?: string,
+ * }} Work the active run of a session, else its newest
  * @typedef {{ request: Request, at: number, mine: boolean }} Decided
  */
 
@@ -38,7 +39,6 @@ export const requests = signal(/** @type {Map<string, Request>} */ (new Map()));
 /** Requests that were decided while the page was open, newest first. */
 export const decided = signal(/** @type {Decided[]} */ ([]));
 export const work = signal(/** @type {Map<string, Work>} */ (new Map()));
-export const lastLines = signal(/** @type {Map<string, string>} */ (new Map()));
 export const status = signal(/** @type {DaemonStatus | null} */ (null));
 /** The `seq` up to which a session was seen on this device. */
 export const seen = signal(/** @type {{ [session: string]: number }} */ (stored(SEEN) ?? {}));
@@ -83,7 +83,6 @@ export function start() {
       sessions.value = new Map(snapshot.sessions);
       requests.value = new Map(snapshot.requests);
       work.value = new Map(snapshot.work);
-      lastLines.value = new Map(snapshot.lines ?? []);
     });
   }
   stream?.close();
@@ -140,31 +139,31 @@ function caughtUp(headCursor) {
   for (const log of logs.values()) if (log.isOpen.value) void log.fill();
 }
 
+/** Sessions that are read at once, the newest first. */
+const MOST_SESSIONS = 1000;
+
 /** Read the lists. */
 async function load() {
   if (loading) return;
   loading = true;
   try {
-    const [found, open, running, waiting, queued, daemon] = await Promise.all([
-      list("sessions", "sessions", {}),
-      list("requests", "requests", { status: "pending" }),
-      list("runs", "runs", { status: "running" }),
-      list("runs", "runs", { status: "waiting" }),
-      list("runs", "runs", { status: "queued" }),
+    const [found, open, daemon] = await Promise.all([
+      get("sessions", { order: "newest", activity: true, limit: MOST_SESSIONS }),
+      list("requests", "requests", { order: "deadline" }),
       get("daemon/status"),
     ]);
+    // An older session may be at work.
+    const states = found.next_cursor ? ["queued", "running", "waiting"] : [];
+    const runs = (await Promise.all(states.map((state) => list("runs", "runs", { status: state, order: "newest" })))).flat();
     batch(() => {
-      sessions.value = new Map(found.map((session) => [session.id, session]));
+      sessions.value = new Map();
+      work.value = new Map(runs.map((run) => [run.session_id, workOf(run)]));
+      found.sessions.forEach((/** @type {Session} */ session, /** @type {number} */ index) => putSession(session, found.activity[index]));
       requests.value = new Map(open.map((request) => [request.id, request]));
-      // Of a session, the run that is at work counts, otherwise the first that is queued.
-      const known = [...work.value].filter(([id, one]) => sessions.value.has(id) && isOver(one.status));
-      work.value = new Map([
-        ...known,
-        ...[...queued.reverse(), ...running, ...waiting].map((run) => /** @type {const} */ ([run.session_id, workOf(run)])),
-      ]);
       status.value = daemon;
       isFresh.value = true;
     });
+    for (const id of work.value.keys()) sessionOf(id);
     isLoaded = true;
     loading = false;
     drain();
@@ -176,13 +175,27 @@ async function load() {
   }
 }
 
-/** @param {Run} run @returns {Work} */
+/**
+ * Put a session into the lists, with what the daemon says of its activity.
+ *
+ * @param {Session} session
+ * @param {any} [activity]
+ */
+function putSession(session, activity) {
+  sessions.value.set(session.id, session);
+  if (activity?.run) work.value.set(session.id, workOf(activity.run));
+  if (activity && activity.seen_seq > (seen.value[session.id] ?? 0)) seen.value = { ...seen.value, [session.id]: activity.seen_seq };
+}
+
+/** @param {any} run a run, or its state in a list of sessions @returns {Work} */
 const workOf = (run) => ({
   run: run.id,
   status: run.status,
   at: run.started_at ?? run.created_at,
   provider: run.provider,
-  error: run.error?.message,
+  host: run.host ?? undefined,
+  cost: run.cost_usd ?? run.usage?.cost_usd ?? undefined,
+  error: run.error?.message ?? run.error_code ?? undefined,
 });
 
 /** @param {string} state */
@@ -209,7 +222,7 @@ function drain() {
 /** @param {Event[]} events */
 function apply(events) {
   /** @type {Map<string, Event[]>} */ const bySession = new Map();
-  const changed = { sessions: false, work: false, lines: false };
+  const changed = { sessions: false, work: false };
   for (const event of events) {
     const known = bySession.get(event.session_id);
     if (known) known.push(event);
@@ -228,10 +241,9 @@ function apply(events) {
   }
   if (changed.sessions) sessions.value = new Map(sessions.value);
   if (changed.work) work.value = new Map(work.value);
-  if (changed.lines) lastLines.value = new Map(lastLines.value);
 }
 
-/** @param {Event} event @param {{ sessions: boolean, work: boolean, lines: boolean }} changed */
+/** @param {Event} event @param {{ sessions: boolean, work: boolean }} changed */
 function applyEvent(event, changed) {
   const { event_type: type, data, session_id: id } = event;
   if (type === "session.created" || type === "session.updated" || type === "session.closed") {
@@ -258,10 +270,14 @@ function applyEvent(event, changed) {
       changed.work = true;
     }
   } else if (type === "agent.message") {
-    lastLines.value.set(id, oneLine(data.text, 200));
-    changed.lines = true;
+    const session = sessions.value.get(id);
+    if (session) sessions.value.set(id, { ...session, last_line: lastLine(data.text) });
+    changed.sessions = true;
   } else if (type.startsWith("request.") && data.session_id === id) applyRequest(type, /** @type {any} */ (data));
 }
+
+/** @param {unknown} text of an agent */
+const lastLine = (text) => oneLine(String(text).trimEnd().split("\n").pop(), 200);
 
 /** @param {string} type @param {Request} request */
 function applyRequest(type, request) {
@@ -334,8 +350,12 @@ function fetchRequests(sessionId) {
 /** @param {string} id */
 export const fetchSession = (id) =>
   once(`session/${id}`, async () => {
-    const { session } = await get(`sessions/${encodeURIComponent(id)}`);
-    sessions.value = new Map(sessions.value).set(id, session);
+    const { session, activity } = await get(`sessions/${encodeURIComponent(id)}`, { activity: true });
+    batch(() => {
+      sessions.value = new Map(sessions.value);
+      work.value = new Map(work.value);
+      putSession(session, activity);
+    });
   });
 
 /**
@@ -430,6 +450,21 @@ export function markSeen(id, seq) {
   if ((seen.value[id] ?? 0) >= seq) return;
   seen.value = { ...seen.value, [id]: seq };
   localStorage.setItem(SEEN, JSON.stringify(seen.value));
+  seenSoon.add(id);
+  seenTimer ??= setTimeout(sendSeen, 2000);
+}
+
+/** Sessions whose mark the daemon does not have yet. */
+const seenSoon = /** @type {Set<string>} */ (new Set());
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let seenTimer;
+
+/** Tell the daemon what was seen, so that the user's other devices know. A mark that is lost is no harm. */
+async function sendSeen() {
+  seenTimer = undefined;
+  const ids = [...seenSoon];
+  seenSoon.clear();
+  for (const id of ids) await change("POST", `sessions/${encodeURIComponent(id)}/seen`, { seq: seen.value[id] }).catch(() => {});
 }
 
 // --- what stays on the device ------------------------------------------------------------------
@@ -450,7 +485,6 @@ function save() {
     sessions: newest,
     requests: [...requests.value],
     work: [...work.value].filter(isKept),
-    lines: [...lastLines.value].filter(isKept),
   };
   try {
     localStorage.setItem(SNAPSHOT, JSON.stringify(snapshot));
@@ -459,9 +493,8 @@ function save() {
   }
 }
 
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden && isLoaded) save();
-});
+addEventListener("pagehide", save);
+document.addEventListener("visibilitychange", () => document.hidden && save());
 
 const tick = () => {
   if (!document.hidden) now.value = Date.now() + clockOffset;

@@ -102,10 +102,10 @@ const tail = (output) => output.slice(-20_000).split("\n").slice(-30).join("\n")
 /** @param {{ steps: { text: string, status: string }[] }} props */
 export function Plan({ steps }) {
   const done = steps.filter((step) => step.status === "completed").length;
-  return html`<section class="plan" aria-label="Plan"><h3>Plan <span class="muted">${done} of ${steps.length} done</span></h3>
+  return html`<div class="plan" role="group" aria-label="Plan"><h2>Plan <span class="muted">${done} of ${steps.length} done</span></h2>
     <ul>${steps.map((step) => html`<li class=${`step step-${step.status}`}>
       <${State} state=${step.status === "completed" ? "completed" : step.status === "in_progress" ? "running" : "queued"} label=${step.status === "completed" ? "done" : step.status === "in_progress" ? "now" : "next"} />
-      <span>${clean(step.text)}</span></li>`)}</ul></section>`;
+      <span>${clean(step.text)}</span></li>`)}</ul></div>`;
 }
 
 /** @param {{ item: Item }} props */

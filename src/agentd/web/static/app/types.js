@@ -6,6 +6,7 @@
  *   cwd: string, status: "open" | "closed", parent_session_id: string | null,
  *   root_session_id: string, last_seq: number, created_at: string, updated_at: string,
  *   sandbox: string | null, approval_policy: string | null, approvals: string | null,
+ *   last_line: string | null,
  * }} Session
  *
  * @typedef {{

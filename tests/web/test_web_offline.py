@@ -1,0 +1,134 @@
+"""The page without a network, after the device slept, and after the daemon was restarted: it equals the log."""
+
+import shutil
+import signal
+from pathlib import Path
+
+from daemons import Daemon, daemon_at
+from playwright.sync_api import Page, expect
+from screens import Visit, until
+
+import agentd
+
+
+def shown(page: Page) -> list[str]:
+    """Return the texts of the story, messages and answers."""
+    return page.evaluate(
+        "[...document.querySelectorAll('.story .bubble, .story .agent')].map((one) => one.innerText.trim())"
+    )
+
+
+def said(daemon: Daemon, session: str) -> list[str]:
+    """Return the same from the log."""
+    kinds = {"message.created", "agent.message"}
+    return [
+        event["data"]["text"] for event in daemon.events(session) if event["event_type"] in kinds
+    ]
+
+
+def expect_log(page: Page, daemon: Daemon, session: str) -> None:
+    texts = said(daemon, session)
+    expect(page.locator(".story .bubble, .story .agent")).to_have_count(len(texts), timeout=5000)
+    assert shown(page) == texts
+
+
+def test_page_equals_the_log_after_losses_of_the_network(shared: Daemon, visit: Visit) -> None:
+    session = shared.begin([], text="Begin")
+    shared.wait_idle(session)
+    page = visit.open(f"{shared.url}/#/s/{session}")
+    expect_log(page, shared, session)
+    for number in range(10):
+        page.context.set_offline(True)
+        shared.post(f"/sessions/{session}/messages", text=f"while away {number}")
+        shared.wait_idle(session)
+        page.context.set_offline(False)
+        if number % 2:
+            # A phone that wakes: the page becomes visible, and its connection may be dead.
+            page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        shared.post(f"/sessions/{session}/messages", text=f"back {number}")
+        shared.wait_idle(session)
+        expect_log(page, shared, session)
+
+
+def test_page_opens_without_a_network_and_sends_once(daemon: Daemon, visit: Visit) -> None:
+    session = daemon.begin([], text="Begin", title="Kept")
+    daemon.wait_idle(session)
+    page = visit.open(f"{daemon.url}/#/sessions")
+    expect(page.locator("[data-screen=sessions]")).to_contain_text("Kept")
+    page.evaluate("navigator.serviceWorker.ready")
+    until(page, "caches.keys().then((names) => names.length === 1)")
+    # What the page knows is kept when it is hidden or closed.
+    page.evaluate("dispatchEvent(new Event('pagehide'))")
+    page.context.set_offline(True)
+    page.goto(f"{daemon.url}/r/req_none")
+    expect(page).to_have_url(f"{daemon.url}/#/r/req_none")
+    page.goto(f"{daemon.url}/#/sessions")
+    expect(page.locator("[data-screen=sessions]")).to_contain_text("Kept")
+    expect(page.locator(".offline")).to_contain_text("Offline")
+    page.goto(f"{daemon.url}/#/s/{session}")
+    page.get_by_role("textbox", name="Message").fill("Written on a train")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator(".pending")).to_contain_text("Written on a train")
+    page.reload()
+    expect(page.locator(".composer")).to_contain_text("Waits for the network; it is sent once.")
+    page.context.set_offline(False)
+    expect(page.locator(".story")).to_contain_text("You said: Written on a train")
+    expect(page.locator(".pending")).to_have_count(0)
+    assert said(daemon, session).count("Written on a train") == 1
+
+
+def later_version(directory: Path) -> Path:
+    """Return a folder with an agentd whose page has another style sheet."""
+    shutil.copytree(Path(agentd.__file__).parent, directory / "agentd")
+    with (directory / "agentd/web/static/app.css").open("a") as styles:
+        styles.write("\n.later { color: red; }\n")
+    return directory
+
+
+def test_page_follows_a_daemon_that_is_killed_and_a_later_one(tmp_path: Path, visit: Visit) -> None:
+    with daemon_at(tmp_path) as daemon:
+        port = daemon.url.rpartition(":")[2]
+        session = daemon.begin([], text="Before")
+        daemon.wait_idle(session)
+        asking = daemon.begin(
+            [["ask", {"text": "May I?", "kind": "approval_request"}], ["end", "ok"]], title="Asking"
+        )
+        request = daemon.question(asking)["id"]
+        page = visit.open(f"{daemon.url}/#/s/{session}")
+        expect_log(page, daemon, session)
+        inbox = visit.open(f"{daemon.url}/")
+        until(inbox, "navigator.serviceWorker.controller !== null")
+        [kept] = inbox.evaluate("caches.keys()")
+        expect(inbox.locator(f".card[data-request={request}]")).to_be_visible()
+        daemon.process.signal(signal.SIGKILL)
+        daemon.process.wait()
+        expect(page.locator(".offline")).to_contain_text("No connection to the daemon")
+        page.get_by_role("textbox", name="Message").fill("Meanwhile")
+        page.get_by_role("button", name="Start").click()
+    with daemon_at(tmp_path, "--port", port, packages=later_version(tmp_path / "later")) as daemon:
+        expect(page.locator(".story")).to_contain_text("You said: Meanwhile")
+        daemon.wait_idle(session)
+        expect_log(page, daemon, session)
+        expect(page.locator(".offline")).to_have_count(0)
+        expect(inbox.locator(".offline")).to_have_count(0)
+        # The agent that asked was lost, and its run continues, fails or asks again: the inbox is the daemon's.
+        daemon.until(
+            lambda: daemon.get(f"/runs?session_id={asking}")["runs"][0]["status"] != "running"
+        )
+        now_open = {one["id"] for one in daemon.get("/requests", order="deadline")["requests"]}
+        expect(inbox.locator(".card.request")).to_have_count(len(now_open))
+        ids = inbox.evaluate(
+            "[...document.querySelectorAll('.card.request')].map((one) => one.dataset.request)"
+        )
+        assert set(ids) == now_open
+        # The page of the later daemon is there already, and used when the user is ready.
+        expect(inbox.get_by_text("There is a new version of this page.")).to_be_visible()
+        until(
+            inbox,
+            "kept => caches.keys().then((names) => names.length === 1 && names[0] !== kept)",
+            kept,
+        )
+        inbox.get_by_role("button", name="Reload").click()
+        expect(inbox.locator("[data-screen=inbox]")).to_be_visible()
+        expect(inbox.get_by_text("There is a new version of this page.")).to_have_count(0)
+        assert ".later" in inbox.evaluate("fetch('web/app.css').then((answer) => answer.text())")
