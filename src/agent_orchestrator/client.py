@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.model import (
@@ -14,7 +14,7 @@ from agent_orchestrator.domain.model import (
     Run,
     Session,
 )
-from agent_orchestrator.domain.notices import Notice
+from agent_orchestrator.domain.notices import Notice, PushDevice
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.fields import shared, takes
 from agent_orchestrator.operations import access as access_calls
@@ -24,6 +24,7 @@ from agent_orchestrator.operations import events as event_calls
 from agent_orchestrator.operations import links as link_calls
 from agent_orchestrator.operations import messages as message_calls
 from agent_orchestrator.operations import notices as notice_calls
+from agent_orchestrator.operations import push as push_calls
 from agent_orchestrator.operations import requests as request_calls
 from agent_orchestrator.operations import runs as run_calls
 from agent_orchestrator.operations import sessions as session_calls
@@ -550,11 +551,12 @@ class Client:
         return (await self._call(notice_calls.GET_NOTICE, request)).notice
 
     async def test_notice(self, target: str | None = None) -> tuple[Notice, ...]:
-        """Queue a test notice for one target, or for all.
+        """Queue a test notice for one target of the settings or device of the caller, or for all.
 
-        :raises Conflict: if the settings have no target.
-        :raises Forbidden: if the caller is not an administrator.
-        :raises InvalidRequest: if there is no such target.
+        Only administrators can test targets of the settings.
+
+        :raises Conflict: if there is none.
+        :raises InvalidRequest: if there is no such target or device.
         """
         return (await self._call(notice_calls.TEST_NOTICE, notice_calls.TestNotice(target))).notices
 
@@ -567,3 +569,34 @@ class Client:
         return (
             await self._call(notice_calls.RETRY_NOTICE, notice_calls.RetryNotice(notice_id))
         ).notice
+
+    @takes(push_calls.SubscribePush)
+    async def subscribe_push(self, request: push_calls.SubscribePush) -> PushDevice:
+        """Send notices to a browser. A repeat with the same endpoint replaces its subscription.
+
+        :raises Conflict: if the engine does not send notices to browsers, or the caller has 20 subscriptions.
+        :raises InvalidRequest: if the push service is not a known one, or a key is invalid.
+        """
+        return (await self._call(push_calls.SUBSCRIBE_PUSH, request)).subscription
+
+    @takes(push_calls.ListPush)
+    async def list_push(self, request: push_calls.ListPush) -> push_calls.PushPage:
+        """Return a page of the caller's push subscriptions. An administrator sees all."""
+        return await self._call(push_calls.LIST_PUSH, request)
+
+    async def unsubscribe_push(self, subscription_id: str) -> PushDevice:
+        """Stop sending notices to a browser, and return its subscription as it was."""
+        command = push_calls.UnsubscribePush(subscription_id)
+        return (await self._call(push_calls.UNSUBSCRIBE_PUSH, command)).subscription
+
+    async def get_push_key(self) -> str:
+        """Return the public key that a browser needs to subscribe, in base64url."""
+        return (await self._call(push_calls.GET_PUSH_KEY, push_calls.GetPushKey())).key
+
+    async def report_notice(self, notice_id: str, state: Literal["shown", "clicked"]) -> Notice:
+        """Report that a device has shown a notice, or that somebody has opened it.
+
+        :raises NotFound: if it is not for a device of the caller.
+        """
+        command = push_calls.ReportNotice(notice_id, state)
+        return (await self._call(push_calls.REPORT_NOTICE, command)).notice

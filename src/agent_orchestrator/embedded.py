@@ -23,6 +23,7 @@ from agent_orchestrator.hosts import this_host
 from agent_orchestrator.known_runners import DEFAULT_PROVIDER
 from agent_orchestrator.notice_settings import read_notify
 from agent_orchestrator.notifiers.registry import build_targets
+from agent_orchestrator.notifiers.webpush import WebPush
 from agent_orchestrator.operations.events import StreamPart, StreamRequest
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.runner import Runner
@@ -31,6 +32,7 @@ from agent_orchestrator.ports.transport import Reply, Subscription
 from agent_orchestrator.protection import Protection
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.registry import open_store
+from agent_orchestrator.stores.sqlite.files import push_key_file
 from agent_orchestrator.stores.urls import is_url
 
 Req = TypeVar("Req")
@@ -78,7 +80,11 @@ async def open_embedded(
     if notify is not None:
         notices = read_notify(notify, location="notify")
         env = EnvPolicy().apply(defaults["host"].environment())
-        defaults |= {"notify": notices.options, "targets": build_targets(notices, env)}
+        defaults |= {
+            "notify": notices.options,
+            "targets": build_targets(notices, env),
+            "push": WebPush(options=notices.options, key_file=push_key_file(_file(store))),
+        }
     config = EngineConfig(
         providers=known,
         routing=routing or Routing(default=next(iter(known))),

@@ -21,6 +21,8 @@ _TIME: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 _MAX_URL: Final = 2_000
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
+_ORIGIN: Final = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?")
+
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - a prefix, not a secret
 """Prefix of a webhook's secret, by the Standard Webhooks specification."""
 
@@ -54,6 +56,12 @@ class NotifyOptions:
         minimum=0,
         maximum=3600,
     )
+    unseen_s: float = param(
+        "Seconds until the next device, and then the targets, are notified if none has shown the notice.",
+        default=30.0,
+        minimum=1,
+        maximum=3600,
+    )
     include_text: bool = param(
         "Whether notices contain the text of requests, results and errors. It may contain code.",
         default=False,
@@ -67,6 +75,20 @@ class NotifyOptions:
         "The time zone of `quiet_hours`, such as `Europe/Berlin`. Default: the machine's.",
         default=None,
         max_length=MAX_NAME,
+    )
+
+    push_contact: str | None = param(
+        "A `mailto:` or `https:` address at which push services can reach the operator. Apple requires one. "
+        "Default: `link_base`, if it is `https:`.",
+        default=None,
+        max_length=MAX_NAME,
+        pattern=r"(mailto:[^\s<>@]+@[^\s<>@]+|https://[^\s?#]+)",
+    )
+    push_services: tuple[str, ...] = param(
+        "Further push services to which browsers may subscribe, such as `https://push.example`. Those of "
+        "Apple, Google, Microsoft and Mozilla are known.",
+        default=(),
+        max_length=16,
     )
 
     def after_quiet_hours(self, moment: datetime) -> datetime:
@@ -96,6 +118,11 @@ class TargetOptions:
         "session without a parent has ended).",
         default=("request",),
         max_length=len(OCCASIONS),
+    )
+    fallback: bool = param(
+        "Whether to notify it only if no device with Web Push shows the notice. Without such devices it is "
+        "notified at once.",
+        default=True,
     )
     quiet: bool = param("Whether `quiet_hours` hold for it.", default=True)
     timeout_s: float = param(
@@ -185,6 +212,11 @@ def read_notify(table: Any, *, location: str) -> NotifySettings:
     if not isinstance(named, Mapping):
         raise ConfigError(f"{location}.targets: must be a table")
     options = NotifyOptions(**_checked(NotifyOptions, location, values))
+    for service in options.push_services:
+        if not _ORIGIN.fullmatch(service):
+            raise ConfigError(
+                f"{location}.push_services: must be origins, such as https://push.example"
+            )
     if options.time_zone is not None:
         _check_zone(options.time_zone, f"{location}.time_zone")
     if len(named) > MAX_TARGETS:

@@ -76,6 +76,11 @@ class UserState:
         return self.root / "runs"
 
     @property
+    def push_key(self) -> Path:
+        """The key for push services of a daemon whose database is not a file."""
+        return self.root / "push-key"
+
+    @property
     def databases(self) -> Path:
         """The directory with a record for each database that the user has used."""
         return self.root / "databases"

@@ -12,6 +12,7 @@ from agent_orchestrator.domain.errors import OrchestratorError
 from agent_orchestrator.fields import ID_PATTERN, MAX_ID
 from agent_orchestrator.operations.access import LIST_TOKENS
 from agent_orchestrator.operations.notices import LIST_NOTICES
+from agent_orchestrator.operations.push import LIST_PUSH
 from agent_orchestrator.operations.requests import LIST_REQUESTS
 from agent_orchestrator.operations.runs import LIST_RUNS
 from agent_orchestrator.operations.sessions import LIST_SESSIONS
@@ -41,6 +42,7 @@ _LISTS: Final[Mapping[str, tuple[Operation[Any, Any], str, Mapping[str, Any], st
     "run": (LIST_RUNS, "runs", {}, "status"),
     "request": (LIST_REQUESTS, "requests", {"resolvable": False}, "text"),
     "token": (LIST_TOKENS, "tokens", {}, "name"),
+    "subscription": (LIST_PUSH, "subscriptions", {}, "name"),
     "notice": (LIST_NOTICES, "notices", {}, "target"),
 }
 """For each kind of id: the call that lists them, its field, its filters, and what names one."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from agent_orchestrator.domain.notices import Notice
+from agent_orchestrator.domain.notices import Notice, PushDevice
 from agentctl.document import Block, Column, Table, Text
 from agentctl.times import ago
 
@@ -46,3 +46,21 @@ def notice_table(notices: Sequence[Notice], now: datetime) -> list[Block]:
 
 def notice_line(notice: Notice, now: datetime) -> list[Block]:
     return notice_table([notice], now)
+
+
+def browser_table(browsers: Sequence[PushDevice], now: datetime) -> list[Block]:
+    return [
+        Table(
+            [
+                Column("BROWSER", lambda one: one.id),
+                Column("PRINCIPAL", lambda one: one.principal),
+                Column("EVENTS", lambda one: ",".join(one.events)),
+                Column("SERVICE", lambda one: one.service),
+                Column("SEEN", lambda one: ago(one.seen_at, now), right=True),
+                Column("NAME", lambda one: one.name, flexible=True),
+            ],
+            browsers,
+            "no browsers",
+            "NAME EVENTS SEEN PRINCIPAL SERVICE BROWSER",
+        )
+    ]

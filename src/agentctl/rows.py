@@ -30,6 +30,7 @@ _LISTS: Final = (
     "devices",
     "entries",
     "notices",
+    "subscriptions",
 )
 
 

@@ -11,7 +11,7 @@ from quart import Response
 from werkzeug.datastructures import Headers
 
 _ALLOWED: Final = {
-    "Access-Control-Allow-Methods": "GET, PATCH, POST, PUT",
+    "Access-Control-Allow-Methods": "DELETE, GET, PATCH, POST, PUT",
     "Access-Control-Allow-Headers": (
         "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Mcp-Protocol-Version"
     ),

@@ -29,11 +29,13 @@ from agent_orchestrator.engine import (
 from agent_orchestrator.fields import values_of
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.notifiers.registry import build_targets
+from agent_orchestrator.notifiers.webpush import WebPush
 from agent_orchestrator.ports.store import Store
 from agent_orchestrator.processes import hide_memory
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.registry import open_store
 from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.stores.sqlite.files import push_key_file
 from agent_orchestrator.user_state import user_state, write_private
 from agentd import logs
 from agentd.app import create_app
@@ -302,6 +304,14 @@ def _guard(settings: Settings, local: str | None) -> Guard:
     )
 
 
+def _push_key(settings: Settings) -> Path | None:
+    """Return the file of the key for push services."""
+    if settings.store is None:
+        return push_key_file(Path(settings.db).absolute())
+    state = user_state()
+    return None if state is None else state.push_key
+
+
 def engine_config(settings: Settings) -> EngineConfig:
     """Return the engine's configuration.
 
@@ -327,6 +337,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         workspace_roots=settings.workspace_roots,
         notify=settings.notify.options,
         targets=build_targets(settings.notify, EnvPolicy().apply(os.environ)),
+        push=WebPush(options=settings.notify.options, key_file=_push_key(settings)),
         version=installed_version("agent-orchestrator"),
         findings=partial(daemon_findings, settings, os.environ),
         protected=protection(settings),

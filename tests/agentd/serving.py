@@ -22,6 +22,8 @@ from forking import AGENTD, Forked
 
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
+from agent_orchestrator.notice_settings import NotifyOptions
+from agent_orchestrator.notifiers.webpush import WebPush
 from agent_orchestrator.ports.channel import Target
 from agent_orchestrator.ports.runner import Outcome, RunContext, Runner
 from agent_orchestrator.runners.function import Function, FunctionRunner
@@ -36,6 +38,9 @@ from agentd.server import FIRST_REQUEST_S, listen, serve, url_of
 
 ADMIN = "correct-horse-battery-staple"
 """The token of people, for tests with tokens."""
+
+PUSH_SERVICE = "http://127.0.0.1:9"
+"""The push service that browsers may use."""
 
 PATIENCE_S = 60.0
 """Timeout in seconds, for a busy machine; on an idle one it is immediate."""
@@ -134,6 +139,8 @@ async def serving(
         "talkative": talkative,
         **(agents or {}),
     }
+    # Nothing is sent to browsers while a test runs.
+    notify = NotifyOptions(push_services=(PUSH_SERVICE,), dwell_s=3600)
     config = EngineConfig(
         providers={
             name: ProviderConfig(
@@ -147,7 +154,9 @@ async def serving(
         version="0.0-test",
         observers=(metrics := metrics or Metrics(),),
         host=this_host(),
+        notify=notify,
         targets=targets or {},
+        push=WebPush(options=notify, key_file=None),
     )
     guard = Guard(tokens, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)
     lifetime, stopped = Lifetime(), anyio.Event()

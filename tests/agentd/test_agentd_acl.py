@@ -13,12 +13,14 @@ import anyio
 import httpx
 import pytest
 from attrs import define, field
-from serving import ADMIN, serving
+from push_service import Browser
+from serving import ADMIN, PUSH_SERVICE, serving
 from waiting_agents import Agents
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from agent_orchestrator.testing.stores.samples import a_notice
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.testing.stores.samples import a_notice, a_subscription
 from agent_orchestrator.wire.openapi import openapi_document
 
 pytestmark = pytest.mark.anyio
@@ -53,6 +55,8 @@ GRANTS = [
     {"principal": "dan", "role": "owner"},
     {"principal": "ron", "role": "reader"},
 ]
+
+BROWSER = Browser(f"{PUSH_SERVICE}/x")
 
 ROWS = {
     "POST /sessions": row("403 201 403 | 201 201 201 201 201 201 | 403 403", title="x"),
@@ -115,7 +119,18 @@ ROWS = {
     "POST /tokens/{token_id}/revoke": row(ADMINS),
     "GET /notices": row("200 403 403 | 200 200 200 200 200 200 | 403 403"),
     "GET /notices/{notice_id}": row("404 403 403 | 200 404 404 404 404 404 | 403 403"),
-    "POST /notices/test": row(ADMINS.replace("200", "409")),  # there is no target
+    "POST /notices/test": row("409 403 403 | 409 409 409 409 409 409 | 403 403"),  # no target
+    "GET /push/key": row("200 403 403 | 200 200 200 200 200 200 | 403 403"),
+    "GET /push/subscriptions": row("200 403 403 | 200 200 200 200 200 200 | 403 403"),
+    "POST /push/subscriptions": row(
+        "201 403 403 | 201 201 201 201 201 201 | 403 403", **BROWSER.fields
+    ),
+    "DELETE /push/subscriptions/{subscription_id}": row(
+        "200 403 403 | 200 200 404 404 404 404 | 403 403"
+    ),
+    "POST /push/receipts": row(
+        "200 403 403 | 200 200 404 404 404 404 | 403 403", notice_id="{notice_id}", state="shown"
+    ),
     "POST /notices/{notice_id}/retry": row(ADMINS),
     "GET /devices": row("200 403 403 | 200 200 200 200 200 200 | 403 403"),
     "POST /devices": row(ADMINS.replace("200", "201"), name="mine"),
@@ -221,6 +236,25 @@ class World:
             )
             await self.agents.server.store.transact(lambda tx: tx.add_notice(failed))
             ids["notice_id"] = failed.id
+        if "/push/" in call:
+            subscription = a_subscription("ann", events=())
+            shown = a_notice(
+                ids["run_id"],
+                session_id=ids["session_id"],
+                target=subscription.id,
+                principal="ann",
+                state="sent",
+                next_at=None,
+            )
+
+            def change(tx: Transaction) -> None:
+                for former in tx.push_subscriptions(limit=99):
+                    tx.remove_push_subscription(former.id)
+                tx.add_push_subscription(subscription)
+                tx.add_notice(shown)
+
+            await self.agents.server.store.transact(change)
+            ids |= {"subscription_id": subscription.id, "notice_id": shown.id}
         if call == "POST /devices/claim":
             ids["code"] = (await self.post("/devices", name="new"))["code"]
         if call == "POST /devices/{token_id}/revoke":

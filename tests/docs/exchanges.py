@@ -17,7 +17,9 @@ from unittest.mock import patch
 import anyio
 import httpx
 from attrs import define, evolve, field, frozen
-from serving import serving
+from cryptography.hazmat.primitives.asymmetric import ec
+from push_service import Browser
+from serving import PUSH_SERVICE, serving
 from websockets.asyncio.client import connect
 
 from agent_orchestrator.domain.model import Session, Thread
@@ -25,8 +27,10 @@ from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.operations.takeovers import Program
 from agent_orchestrator.ports.channel import NoticeContent, SendFailed, Target
 from agent_orchestrator.ports.runner import Handover, RunContext
+from agent_orchestrator.ports.store import Store
 from agent_orchestrator.processes import process_start_id
 from agent_orchestrator.testing.scripted import ScriptedRunner
+from agent_orchestrator.testing.stores.samples import a_notice
 
 _WIDTH: Final = 112
 _FULL: Final = ("create_session", "send_message", "get_request", "list_events", "create_token")
@@ -61,6 +65,7 @@ class Conversation:
 
     http: httpx.AsyncClient
     directory: Path
+    store: Store
     found: dict[str, list[Exchange]] = field(factory=dict)
     _names: dict[str, str] = field(factory=dict)
 
@@ -96,6 +101,7 @@ class Conversation:
         text = re.sub(r"\b(apt|ads)_[\w-]{20,}", r"\1_…", text)
         text = re.sub(r'"code": "[2-9A-Z]{8}"', '"code": "K7PM3XQ2"', text)
         text = re.sub(r"\b[0-9a-f]{64}\b", "9f86d081…", text)
+        text = re.sub(r'"B[\w-]{86}"', '"BCVxsr7N…"', text)
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "2026-01-02T15:04:05.000000Z", text)
         text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8765", text)
         text = re.sub(r'"(pid|size|schema_version)": \d+', r'"\1": 42', text)
@@ -203,6 +209,22 @@ async def hold(conversation: Conversation) -> None:
     await call("list_devices")
     await call("revoke_device", token_id=invited["device"]["id"])
     await call("list_audit", limit=1)
+    browser = Browser(f"{PUSH_SERVICE}/x", ec.derive_private_key(7, ec.SECP256R1()), b"x" * 16)
+    await call("get_push_key")
+    device = (await call("subscribe_push", **browser.fields, name="phone"))["subscription"]
+    await call("subscribe_push", **{**browser.fields, "endpoint": "https://127.0.0.1/x"})
+    await call("list_push")
+    shown = a_notice(
+        run,
+        session_id=session,
+        target=device["id"],
+        principal=device["principal"],
+        state="sent",
+        next_at=None,
+    )
+    await conversation.store.transact(lambda tx: tx.add_notice(shown))
+    await call("report_notice", notice_id=shown.id, state="shown")
+    await call("unsubscribe_push", subscription_id=device["id"])
     [failed] = (await call("test_notice", target="phone"))["notices"]
     await call("test_notice", target="fax")
     await call("get_notice", notice_id=failed["id"], wait_s=30)
@@ -245,7 +267,7 @@ def said() -> Said:
             async with serving(
                 directory, tokens=(_TOKEN,), agents=agents, targets={"phone": phone}
             ) as server:
-                call = Conversation(server.client, directory)
+                call = Conversation(server.client, directory, server.store)
                 await hold(call)
                 session = call.found["get_session"][0].answer["session"]
                 start = await beginning(call, call.known_as(session["id"]), session["last_seq"] - 1)

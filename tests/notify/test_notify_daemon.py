@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from driving import Ctl
+from push_service import Browser, claims
 from receiver import Receiver, receiving, status
 from serving import Process, agentd
 from test_agentd_process import call
@@ -158,4 +159,45 @@ def test_others_than_administrators_see_no_notices(tmp_path: Path, receiver: Rec
         token = agentctl("token", "create", "ann", "--field", "secret", **admin).out.strip()
         ann = {"AGENTCTL_AUTH_TOKEN": token}
         assert agentctl("notify", "list", **ann).out == "no notices\n"
-        assert agentctl("notify", "test", **ann).code == 5
+        assert agentctl("notify", "test", "hook", **ann).code == 2
+        assert agentctl("notify", "test", **ann).code == 6
+
+
+def test_browser_is_told_by_a_daemon_that_was_killed_meanwhile(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    """Key and subscription survive; the receipts of the device end in the session's log."""
+    receiver.answer = receiver.hang
+    browser = Browser(f"{receiver.url}/browser")
+    (tmp_path / "agentd.toml").write_text(
+        f'[notify]\ndwell_s = 0\npush_services = ["{receiver.url}"]\n[providers.demo]\nrunner = "demo"\n'
+    )
+    with agentd(tmp_path) as daemon:
+        key = call(daemon, "GET", "/push/key")["key"]
+        subscription = {**browser.fields, "name": "phone"}
+        made = call(daemon, "POST", "/push/subscriptions", json=subscription)["subscription"]
+        request = ask(daemon)
+        until(lambda: receiver.requests, "the first attempt has begun")
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+    (tmp_path / "ready.json").unlink()
+    receiver.answer = status(201)
+    with agentd(tmp_path) as daemon:
+        until(lambda: receipts(daemon, request), "a receipt is logged")
+        assert call(daemon, "GET", "/push/key")["key"] == key
+        first, second = receiver.requests
+        assert claims(second.headers, key)["aud"] == receiver.url
+        messages = [browser.message(one)["data"] for one in (first, second)]
+        assert messages[0]["notice_id"] == messages[1]["notice_id"]
+        report = {"notice_id": messages[1]["notice_id"], "state": "clicked"}
+        call(daemon, "POST", "/push/receipts", json=report)
+        states = [(one["target"], one["state"]) for one in receipts(daemon, request)]
+        assert states == [(made["id"], "sent"), (made["id"], "shown")]
+        agentctl = ctl(daemon, tmp_path)
+        assert "phone" in agentctl("notify", "browsers").out
+        forgotten = agentctl("notify", "forget", made["id"][:10])
+        assert forgotten.out == "browser phone gets no notices any more\n", forgotten.err
+        assert agentctl("notify", "browsers").out == "no browsers\n"
+        assert browser.endpoint not in daemon.stderr()
+    [key_file] = tmp_path.rglob("*.push-key")
+    assert key_file.stat().st_mode & 0o777 == 0o600

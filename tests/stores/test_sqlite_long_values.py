@@ -47,7 +47,15 @@ async def test_long_values_of_an_older_schema_are_migrated(tmp_path):
         connection.execute("ALTER TABLE sessions DROP COLUMN last_line")
         connection.execute("ALTER TABLE access_tokens DROP COLUMN purpose")
         connection.execute("ALTER TABLE access_tokens DROP COLUMN session_id")
-        later = ("image_uses", "images", "image_space", "seen", "notices", "notice_cursor")
+        later = (
+            "image_uses",
+            "images",
+            "image_space",
+            "seen",
+            "notices",
+            "notice_cursor",
+            "push_subscriptions",
+        )
         for table in later:
             connection.execute(f"DROP TABLE {table}")
         connection.execute("PRAGMA user_version = 20")

@@ -34,6 +34,7 @@ from agent_orchestrator.testing.stores.samples import (
     a_request,
     a_run,
     a_session,
+    a_subscription,
     drafts,
 )
 
@@ -61,6 +62,7 @@ MESSAGE = a_message(SESSION.id)
 ATTEMPT = Attempt(RUN.id, 1, "dmn_1/1", "codex", NOW, token_hash="hash")
 TOKEN = AccessToken("tok_1", "phone", "bob", ("read",), "local", NOW, None)
 NOTICE = a_notice("req_1")
+SUBSCRIPTION = a_subscription("bob")
 REACHES = (
     EVERYTHING,
     Visibility("ann"),
@@ -114,6 +116,9 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "statuses": (("approved",),),
     "notice": (NOTICE,),
     "notice_id": (NOTICE.id,),
+    "subscription": (SUBSCRIPTION,),
+    "subscription_id": (SUBSCRIPTION.id,),
+    "endpoint": (SUBSCRIPTION.endpoint,),
     "subject": (NOTICE.subject,),
     "cursor": (None, "1"),
     "state": (None, "queued"),
@@ -136,6 +141,7 @@ OWN: dict[tuple[str, str], tuple[Any, ...]] = {
     ("feed", "after"): (None, feed_cursor(1, None)),
     ("feed_of_types", "after"): (None, feed_cursor(1, None)),
     ("notices", "principal"): (None, "bob"),
+    ("push_subscriptions", "principal"): (None, "bob"),
     ("put_attempt", "attempt"): (ATTEMPT,),
     ("requests", "order"): ("oldest", "newest", "deadline"),
     ("runs", "status"): (None, *RunStatus),
@@ -150,6 +156,7 @@ IN_ORDER = (
     "add_token",
     "add_image",
     "add_notice",
+    "add_push_subscription",
 )
 """The methods to call first, in this order."""
 

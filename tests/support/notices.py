@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -11,9 +12,11 @@ from attrs import define, field, frozen
 from agent_orchestrator import Client
 from agent_orchestrator.domain.model import Request, Run
 from agent_orchestrator.domain.notices import Notice
+from agent_orchestrator.domain.tokens import token_hash
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.notice_settings import NotifyOptions
+from agent_orchestrator.notifiers.webpush import WebPush
 from agent_orchestrator.ports.channel import NoticeContent, Target
 from agent_orchestrator.ports.store import Store
 from agent_orchestrator.testing.scripted import ScriptedRunner
@@ -56,6 +59,13 @@ class World:
     engine: Orchestrator
     client: Client
     clock: Clock
+
+    async def acting_as(self, name: str, **fields: Any) -> tuple[Client, str]:
+        """Return a client with a new named token, and the token's id."""
+        made = await self.client.create_token(name, **fields)
+        principal = await self.engine.holder(token_hash(made.secret))
+        assert principal is not None
+        return Client(self.engine.acting_as(principal)), made.token.id
 
     def pass_time(self, seconds: float) -> None:
         """Set the clock forward, and let the engine look at it."""
@@ -118,16 +128,19 @@ async def world(
     targets: dict[str, Any],
     *,
     clock: Clock | None = None,
+    key_file: Path | None = None,
     **options: Any,
 ) -> AsyncIterator[World]:
     """Run an engine with some targets over an open store."""
     clock = clock or Clock()
+    notify = NotifyOptions(**options)
     config = EngineConfig(
         {"scripted": ProviderConfig(ScriptedRunner(), "scripted")},
         Routing("scripted"),
         host=this_host(),
         clock=clock,
-        notify=NotifyOptions(**options),
+        notify=notify,
+        push=WebPush(options=notify, key_file=key_file),
         targets={
             name: one if isinstance(one, Target) else target(one) for name, one in targets.items()
         },

@@ -48,3 +48,40 @@ class Notice:
     clicked_at: datetime | None = None
     error: str | None = None
     """Why the last attempt failed."""
+
+
+@frozen
+class PushSubscription:
+    """A browser that is sent notices by Web Push (RFC 8030)."""
+
+    id: str
+    principal: str
+    admin: bool
+    """Whether the principal may do everything."""
+    token_id: str | None
+    """The named token that subscribed. Its end ends the subscription. None for callers without one."""
+    name: str
+    endpoint: str
+    """The URL of the push service for this browser. Who knows it can send to it."""
+    p256dh: str
+    """The browser's public key, in base64url."""
+    auth: str
+    """The browser's secret, in base64url."""
+    events: tuple[Occasion, ...]
+    created_at: datetime
+    seen_at: datetime
+    """When it subscribed last, or showed a notice."""
+
+
+@frozen
+class PushDevice:
+    """A push subscription as its owner sees it: without the secrets."""
+
+    id: str
+    name: str
+    principal: str
+    service: str
+    """The host of its push service."""
+    events: tuple[Occasion, ...]
+    created_at: datetime
+    seen_at: datetime

@@ -26,6 +26,7 @@ from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.operations import access as access_calls
 from agent_orchestrator.operations import devices as device_calls
 from agent_orchestrator.operations import links as link_calls
+from agent_orchestrator.operations import push as push_calls
 from agent_orchestrator.operations import requests as request_calls
 from agent_orchestrator.operations import runs as run_calls
 from agent_orchestrator.operations import sessions as session_calls
@@ -53,6 +54,8 @@ AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
     device_calls.REVOKE_DEVICE.name: (),
     run_calls.TRANSITION_RUN.name: ("to_status", "reason"),
     session_calls.SET_ACCESS.name: ("grants",),
+    push_calls.SUBSCRIBE_PUSH.name: ("name", "events"),
+    push_calls.UNSUBSCRIBE_PUSH.name: (),
     takeover_calls.ATTACH_SESSION.name: ("pid",),
     takeover_calls.ADOPT_SESSION.name: ("provider", "thread_id", "cwd"),
 }

@@ -24,6 +24,7 @@ from agent_orchestrator.engine import (
     maintenance,
     messages,
     notices,
+    push,
     requests,
     retention,
     runs,
@@ -47,6 +48,7 @@ from agent_orchestrator.operations import events as event_calls
 from agent_orchestrator.operations import links as link_calls
 from agent_orchestrator.operations import messages as message_calls
 from agent_orchestrator.operations import notices as notice_calls
+from agent_orchestrator.operations import push as push_calls
 from agent_orchestrator.operations import requests as request_calls
 from agent_orchestrator.operations import runs as run_calls
 from agent_orchestrator.operations import sessions as session_calls
@@ -90,6 +92,9 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     device_calls.ADD_DEVICE.name: devices.add,
     device_calls.CLAIM_DEVICE.name: devices.claim,
     device_calls.REVOKE_DEVICE.name: devices.revoke,
+    push_calls.SUBSCRIBE_PUSH.name: push.subscribe,
+    push_calls.UNSUBSCRIBE_PUSH.name: push.unsubscribe,
+    push_calls.REPORT_NOTICE.name: push.report,
 }
 """Functions that return a change. It is committed together with the record of the idempotency key."""
 
@@ -120,6 +125,8 @@ QUERIES: Final[dict[str, Query]] = {
     access_calls.LIST_AUDIT.name: audit.list_,
     notice_calls.LIST_NOTICES.name: notices.list_,
     notice_calls.GET_NOTICE.name: notices.get,
+    push_calls.LIST_PUSH.name: push.list_,
+    push_calls.GET_PUSH_KEY.name: push.key,
 }
 
 

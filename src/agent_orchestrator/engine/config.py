@@ -21,7 +21,7 @@ from agent_orchestrator.fields import encoding_problem, values_of
 from agent_orchestrator.host import Host
 from agent_orchestrator.notice_settings import NotifyOptions
 from agent_orchestrator.operations.daemon import Finding
-from agent_orchestrator.ports.channel import Target
+from agent_orchestrator.ports.channel import PushService, Target
 from agent_orchestrator.ports.clock import Clock
 from agent_orchestrator.ports.observer import Observer
 from agent_orchestrator.ports.runner import TAG_VARIABLE, ProtectedPaths, Runner
@@ -148,6 +148,8 @@ class EngineConfig(EngineOptions):
     notify: NotifyOptions = NotifyOptions()
     targets: Mapping[str, Target] = field(factory=dict)
     """The targets of notices, by name."""
+    push: PushService | None = None
+    """Sends notices to browsers. None if they cannot subscribe."""
     clock: Clock = field(default=lambda: datetime.now(UTC))
     ids: IdSource = field(factory=SortableIds)
 

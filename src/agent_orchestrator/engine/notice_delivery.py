@@ -9,15 +9,17 @@ from anyio.abc import TaskGroup
 from attrs import define, field
 
 from agent_orchestrator.domain.errors import Unavailable
-from agent_orchestrator.domain.notices import Notice
+from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.notice_content import content_of
 from agent_orchestrator.engine.notice_states import record_failure, record_sent, set_state
 from agent_orchestrator.engine.notifier import Waiter
 from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
+from agent_orchestrator.engine.push_devices import holder_of, may_be_told
 from agent_orchestrator.host import use_host
 from agent_orchestrator.ports.changes import Transaction
-from agent_orchestrator.ports.channel import NoticeContent, SendFailed, Target
+from agent_orchestrator.ports.channel import NoticeContent, SendFailed
+from agent_orchestrator.ports.queries import View
 
 logger = logging.getLogger("agent_orchestrator.notices")
 
@@ -88,12 +90,13 @@ async def deliver(core: Core) -> None:
 
 async def send(core: Core, notice: Notice) -> None:
     """Send one notice, or withdraw it, and record the outcome."""
-    content = await read_with_retry(core, lambda view: content_of(core, view, notice))
+    content, device = await read_with_retry(core, lambda view: _prepare(core, view, notice))
     if content is None:
         await transact_with_retry(core, lambda tx: _drop(core, tx, notice))
         return
     try:
-        await _attempt(core, core.config.targets.get(notice.target), content)
+        with use_host(core.config.host):
+            await _attempt(core, notice, device, content)
     except SendFailed as failure:
         change = partial(_record_failure, core, notice, failure)
         await transact_with_retry(core, change)
@@ -101,31 +104,67 @@ async def send(core: Core, notice: Notice) -> None:
         await transact_with_retry(core, lambda tx: record_sent(core, tx, notice))
 
 
-async def _attempt(core: Core, target: Target | None, content: NoticeContent) -> None:
+def _prepare(
+    core: Core, view: View, notice: Notice
+) -> tuple[NoticeContent | None, PushSubscription | None]:
+    """Return what to send, None if it is not wanted any more, and the device if it is for one."""
+    content = content_of(core, view, notice)
+    if notice.principal is None or content is None:
+        return content, None
+    device = view.push_subscription(notice.target)
+    if device is None or not _may_have(core, view, device, notice):
+        return None, None
+    return content, device
+
+
+def _may_have(core: Core, view: View, device: PushSubscription, notice: Notice) -> bool:
+    """Return whether a device may have a notice now: access may have been withdrawn meanwhile."""
+    holder = holder_of(core, view, device)
+    if holder is None:
+        return False
+    if notice.kind == "test" or notice.state == "withdrawing":
+        return True
+    session = None if notice.session_id is None else view.session(notice.session_id)
+    return session is not None and may_be_told(view, holder, session, notice.kind)
+
+
+async def _attempt(
+    core: Core, notice: Notice, device: PushSubscription | None, content: NoticeContent
+) -> None:
     """Send a notice once.
 
     :raises SendFailed: if that failed, whatever the reason.
     """
-    if target is None:
+    target, push = core.config.targets.get(notice.target), core.config.push
+    if device is not None and push is not None:
+        timeout_s, sending = push.timeout_s, partial(push.send, device, content)
+    elif target is not None:
+        timeout_s, sending = target.timeout_s, partial(target.channel.send, content)
+    else:
         raise SendFailed("the settings have no such target any more", is_final=True)
     try:
-        with use_host(core.config.host), anyio.fail_after(target.timeout_s):
-            await target.channel.send(content)
+        with anyio.fail_after(timeout_s):
+            await sending()
     except TimeoutError:
-        raise SendFailed(f"no answer within {target.timeout_s:g} s") from None
+        raise SendFailed(f"no answer within {timeout_s:g} s") from None
     except SendFailed:
         raise
     except Exception as error:
-        logger.exception("a channel of kind %s failed", target.kind)
+        logger.exception("notice %s cannot be sent to %s", notice.id, notice.target)
         raise SendFailed(f"internal error: {type(error).__name__}") from error
 
 
 def _record_failure(core: Core, sent: Notice, failure: SendFailed, tx: Transaction) -> None:
     record_failure(core, tx, sent, failure)
+    if failure.is_gone and sent.principal is not None:
+        tx.remove_push_subscription(sent.target)
 
 
 def _drop(core: Core, tx: Transaction, sent: Notice) -> None:
-    """Record that a notice is not wanted any more."""
+    """Record that a notice is not wanted any more. Remove its device if the device's token has ended."""
     notice = tx.notice(sent.id)
     if notice is not None and notice.state in ("queued", "withdrawing"):
         set_state(core, tx, notice, "gone")
+    device = None if sent.principal is None else tx.push_subscription(sent.target)
+    if device is not None and holder_of(core, tx, device) is None:
+        tx.remove_push_subscription(device.id)

@@ -16,6 +16,9 @@ from agent_orchestrator.ports.queries import View
 
 logger = logging.getLogger("agent_orchestrator.notices")
 
+SUBSCRIPTIONS_TOPIC: Final = "push"
+"""Notified when a browser subscribes."""
+
 BATCH: Final = 16
 """Maximum number of events that one change handles, because other changes wait for it."""
 
@@ -30,10 +33,12 @@ LONGEST_LAG_S: Final = 60.0
 
 
 async def follow_log(core: Core) -> None:
-    """Fill the outbox as long as the engine runs."""
-    if not core.config.targets:
-        await _forget(core)
-        return
+    """Fill the outbox as long as the engine runs, from when there is somebody to notify."""
+    with core.notifier.subscribe(SUBSCRIPTIONS_TOPIC) as waiter:
+        while not await read_with_retry(core, lambda view: _has_recipients(core, view)):
+            await _forget(core)
+            await waiter.wait()
+            waiter.clear()
     with core.notifier.subscribe("events") as waiter:
         cursor: str | None = None
         stored_at = anyio.current_time()
@@ -53,6 +58,12 @@ async def follow_log(core: Core) -> None:
             if is_at_end:
                 await waiter.wait()
                 await anyio.sleep(PAUSE_S)
+
+
+def _has_recipients(core: Core, view: View) -> bool:
+    if core.config.targets:
+        return True
+    return core.config.push is not None and bool(view.push_subscriptions(limit=1))
 
 
 async def read_on(core: Core, cursor: str | None) -> tuple[str, bool]:
@@ -105,6 +116,6 @@ async def _store(core: Core, cursor: str) -> None:
 
 
 async def _forget(core: Core) -> None:
-    """Without targets, no notices are made. Later targets are not notified of what happened meanwhile."""
+    """Forget the cursor, because nobody is notified. Who comes later is not told of what happened before."""
     if await read_with_retry(core, lambda view: view.notice_cursor()) is not None:
         await transact_with_retry(core, lambda tx: tx.set_notice_cursor(None))

@@ -11,6 +11,7 @@ from agent_orchestrator.domain.model import Event, Request, Session
 from agent_orchestrator.domain.notices import Notice, NoticeKind, Occasion
 from agent_orchestrator.engine import notice_states
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.push_devices import devices_to_tell
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import View
 
@@ -42,10 +43,22 @@ class Recipient:
 
 
 def recipients(core: Core, view: View, session: Session, occasion: Occasion) -> Iterator[Recipient]:
-    """Yield the targets that are notified."""
+    """Yield the devices and targets that are notified.
+
+    The devices of a principal are notified one after another, until one shows the notice. The targets
+    come after all devices.
+    """
+    unseen_s = core.config.notify.unseen_s
+    chains = devices_to_tell(core, view, session, occasion)
+    for chain in chains:
+        for place, device in enumerate(chain):
+            yield Recipient(device.id, place * unseen_s, device.principal)
+    longest = max(map(len, chains), default=0)
     for name, target in core.config.targets.items():
         if occasion in target.events:
-            yield Recipient(name, quiet=target.quiet)
+            waits = longest > 0 and target.fallback
+            after_s = longest * unseen_s if waits else 0.0
+            yield Recipient(name, after_s, is_fallback=waits, quiet=target.quiet)
 
 
 def apply_event(core: Core, tx: Transaction, event: Event) -> None:

@@ -38,6 +38,8 @@ MAX_ERROR: Final = 500
 
 def withdraws(core: Core, notice: Notice) -> bool:
     """Return whether the channel of a notice can take it away."""
+    if notice.principal is not None:
+        return core.config.push is not None
     target = core.config.targets.get(notice.target)
     return target is not None and target.channel.withdraws
 
@@ -107,6 +109,56 @@ def record_failure(core: Core, tx: Transaction, sent: Notice, failure: SendFaile
             failure,
         )
         log_receipt(core, tx, notice, "failed")
+        _try_next(core, tx, notice)
+
+
+def record_shown(core: Core, tx: Transaction, notice: Notice, *, is_click: bool) -> Notice:
+    """Record that a device has shown a notice, or that somebody has clicked on it. Return the notice.
+
+    The notices of the same principal's other devices, and those that wait for all devices, are not needed.
+    """
+    now = core.now()
+    is_first = notice.shown_at is None
+    clicked_at = notice.clicked_at or (now if is_click else None)
+    shown = evolve(notice, shown_at=notice.shown_at or now, clicked_at=clicked_at, error=None)
+    if notice.state in ("queued", "sent", "failed"):
+        shown = evolve(shown, state="shown", next_at=None, updated_at=now)
+    if shown != notice:
+        tx.put_notice(shown)
+    if not is_first:
+        return shown
+    log_receipt(core, tx, shown, "shown")
+    for other in tx.notices_about(notice.subject):
+        is_later = other.is_fallback or other.principal == notice.principal
+        if other.id != notice.id and other.state == "queued" and is_later:
+            set_state(core, tx, other, "gone", error=None)
+    return shown
+
+
+def _try_next(core: Core, tx: Transaction, failed: Notice) -> None:
+    """Notify the next device of a principal now, because one has failed. If no device is left, notify the
+    targets that wait for them.
+    """
+    if failed.principal is None:
+        return
+    queued = [one for one in tx.notices_about(failed.subject) if one.state == "queued"]
+    later = [one for one in queued if one.principal == failed.principal and not one.attempts]
+    if later:
+        _hurry(core, tx, min(later, key=lambda one: (one.next_at or core.now(), one.id)))
+        return
+    others = [one for one in tx.notices_about(failed.subject) if one.principal is not None]
+    if any(one.state in ("queued", "sent", "shown") for one in others):
+        return
+    for waiting in queued:
+        if waiting.is_fallback:
+            _hurry(core, tx, waiting)
+
+
+def _hurry(core: Core, tx: Transaction, notice: Notice) -> None:
+    now = core.now()
+    if notice.next_at is not None and notice.next_at > now:
+        soon = core.config.notify.after_quiet_hours(now)
+        tx.put_notice(evolve(notice, next_at=min(notice.next_at, soon)))
 
 
 def retry_s(attempts: int, minimum_s: float | None = None) -> float:

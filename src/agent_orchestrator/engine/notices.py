@@ -16,6 +16,7 @@ from agent_orchestrator.engine.access import (
 )
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, has_words, page
+from agent_orchestrator.engine.push_devices import every_subscription
 from agent_orchestrator.operations.notices import (
     GetNotice,
     ListNotices,
@@ -58,7 +59,7 @@ async def list_(core: Core, caller: Principal, command: ListNotices) -> NoticePa
 
 async def get(core: Core, caller: Principal, command: GetNotice) -> NoticeReply:
     def query(view: View) -> Notice:
-        return _notice_for(view, caller, command.notice_id)
+        return notice_for(view, caller, command.notice_id)
 
     forbid_runs(caller)
     with core.notifier.subscribe(f"notice:{command.notice_id}", *access_topics(caller)) as waiter:
@@ -71,7 +72,7 @@ async def get(core: Core, caller: Principal, command: GetNotice) -> NoticeReply:
     return NoticeReply(notice)
 
 
-def _notice_for(view: View, caller: Principal, notice_id: str) -> Notice:
+def notice_for(view: View, caller: Principal, notice_id: str) -> Notice:
     """Return a notice that the caller may see.
 
     :raises NotFound: if it may not, or there is none.
@@ -84,17 +85,23 @@ def _notice_for(view: View, caller: Principal, notice_id: str) -> Notice:
 
 
 async def test(core: Core, caller: Principal, command: TestNotice) -> Change[NoticesReply]:
+    forbid_runs(caller)
+
     def change(tx: Transaction) -> NoticesReply:
-        require_admin(tx, caller)
-        names = tuple(core.config.targets)
+        require_active(tx, caller)
+        names = tuple(core.config.targets) if caller.admin else ()
+        owners: dict[str, str | None] = dict.fromkeys(names)
+        owners |= {one.id: one.principal for one in every_subscription(tx, principal=caller.id)}
         if command.target is not None:
-            if command.target not in names:
-                known = f"there are {', '.join(names)}" if names else "the settings have none"
+            if command.target not in owners:
+                known = f"there are {', '.join(owners)}" if owners else "there is none"
                 raise InvalidRequest.of({"target": f"is not a target; {known}"})
-            names = (command.target,)
-        if not names:
-            raise Conflict("no target of notices is configured: see the table [notify]")
-        notices = tuple(_test_of(core, name, core.now()) for name in names)
+            owners = {command.target: owners[command.target]}
+        if not owners:
+            raise Conflict(
+                "no target of notices is configured, and no device has subscribed: see [notify]"
+            )
+        notices = tuple(_test_of(core, name, owner, core.now()) for name, owner in owners.items())
         for notice in notices:
             tx.add_notice(notice)
         return NoticesReply(notices)
@@ -102,7 +109,7 @@ async def test(core: Core, caller: Principal, command: TestNotice) -> Change[Not
     return change
 
 
-def _test_of(core: Core, target: str, now: datetime) -> Notice:
+def _test_of(core: Core, target: str, principal: str | None, now: datetime) -> Notice:
     notice_id = core.config.ids("ntc")
     return Notice(
         id=notice_id,
@@ -115,6 +122,7 @@ def _test_of(core: Core, target: str, now: datetime) -> Notice:
         state="queued",
         created_at=now,
         updated_at=now,
+        principal=principal,
         next_at=now,
     )
 
@@ -122,7 +130,7 @@ def _test_of(core: Core, target: str, now: datetime) -> Notice:
 async def retry(core: Core, caller: Principal, command: RetryNotice) -> Change[NoticeReply]:
     def change(tx: Transaction) -> NoticeReply:
         require_admin(tx, caller)
-        notice = _notice_for(tx, caller, command.notice_id)
+        notice = notice_for(tx, caller, command.notice_id)
         if notice.state != "failed":
             raise Conflict(
                 f"notice {notice.id} has not failed: it is {notice.state}",

@@ -90,9 +90,11 @@ class Orchestrator:
             for runner in _distinct_runners(self.core.config.providers.values()):
                 if isinstance(runner, AbstractAsyncContextManager):
                     await _enter(stack, runner, self.core.config.host)
-            for target in self.core.config.targets.values():
-                if isinstance(target.channel, AbstractAsyncContextManager):
-                    await _enter(stack, target.channel, self.core.config.host)
+            channels: list[object] = [self.core.config.push]
+            channels += [target.channel for target in self.core.config.targets.values()]
+            for channel in channels:
+                if isinstance(channel, AbstractAsyncContextManager):
+                    await _enter(stack, channel, self.core.config.host)
             if len(self.core.config.routing.prefer) > 1:
                 self.core.config = await with_default(self.core.config)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())

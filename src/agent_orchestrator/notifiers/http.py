@@ -45,10 +45,12 @@ class HttpChannel:
         content: bytes = b"",
         *,
         accepted: frozenset[int] = frozenset(),
+        gone: frozenset[int] = frozenset({410}),
     ) -> None:
         """Send a request.
 
         :param accepted: statuses that mean success, besides 2xx.
+        :param gone: statuses that mean that the receiver no longer exists.
         :raises SendFailed: if the status is another one, or there is no answer.
         """
         if self._client is None:
@@ -71,7 +73,7 @@ class HttpChannel:
         raise SendFailed(
             f"answered {status}",
             is_final=status in _FINAL,
-            is_gone=status == 410,
+            is_gone=status in gone,
             retry_after_s=_seconds(waits, response.headers.get("Date")),
         )
 

@@ -30,6 +30,7 @@ def build_targets(settings: NotifySettings, env: Mapping[str, str]) -> dict[str,
             kind=kind_of(options),
             timeout_s=options.timeout_s,
             events=frozenset(cast("tuple[Occasion, ...]", options.events)),
+            fallback=options.fallback,
             quiet=options.quiet,
         )
         for name, options in settings.targets.items()

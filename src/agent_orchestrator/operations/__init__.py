@@ -29,6 +29,13 @@ from agent_orchestrator.operations.notices import (
     RETRY_NOTICE,
     TEST_NOTICE,
 )
+from agent_orchestrator.operations.push import (
+    GET_PUSH_KEY,
+    LIST_PUSH,
+    REPORT_NOTICE,
+    SUBSCRIBE_PUSH,
+    UNSUBSCRIBE_PUSH,
+)
 from agent_orchestrator.operations.requests import (
     EXTEND_REQUEST,
     GET_REQUEST,
@@ -110,4 +117,9 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     GET_NOTICE,
     TEST_NOTICE,
     RETRY_NOTICE,
+    SUBSCRIBE_PUSH,
+    LIST_PUSH,
+    UNSUBSCRIBE_PUSH,
+    GET_PUSH_KEY,
+    REPORT_NOTICE,
 )

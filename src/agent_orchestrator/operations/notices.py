@@ -33,7 +33,8 @@ class GetNotice(OfNotice):
 @command
 class TestNotice:
     target: str | None = positional(
-        "The target of the settings. Default: all targets.",
+        "A target of the settings, or the caller's push subscription. Default: all of them. Targets of the "
+        "settings need the scope `admin`.",
         default=None,
         kw_only=False,
         max_length=MAX_ID,
@@ -80,8 +81,7 @@ TEST_NOTICE: Final = _made(
         "/notices/test",
         TestNotice,
         NoticesReply,
-        "Send a test notice to one target, or to all.",
-        scope="admin",
+        "Send a test notice to one target or device, or to all.",
     )
 )
 RETRY_NOTICE: Final = Operation(

@@ -10,7 +10,7 @@ from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
-from agent_orchestrator.domain.notices import Notice
+from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.queries import IdempotencyRecord, View
 
@@ -134,6 +134,21 @@ class Transaction(View, Protocol):
 
     def put_notice(self, notice: Notice) -> None:
         """Replace a notice, and notify ``notices`` and ``notice:<id>``."""
+        ...
+
+    def add_push_subscription(self, subscription: PushSubscription) -> None:
+        """Add a push subscription, and notify ``push``.
+
+        :raises Conflict: if there is one of the same endpoint.
+        """
+        ...
+
+    def put_push_subscription(self, subscription: PushSubscription) -> None:
+        """Replace a push subscription, and notify ``push``."""
+        ...
+
+    def remove_push_subscription(self, subscription_id: str) -> None:
+        """Remove a push subscription, if it exists."""
         ...
 
     def set_notice_cursor(self, cursor: str | None) -> None: ...

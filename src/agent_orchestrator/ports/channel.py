@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 from attrs import frozen
 
 from agent_orchestrator.domain.model import RequestKind
-from agent_orchestrator.domain.notices import NoticeKind, Occasion
+from agent_orchestrator.domain.notices import NoticeKind, Occasion, PushSubscription
 
 
 @frozen(kw_only=True)
@@ -84,6 +84,33 @@ class Channel(Protocol):
         ...
 
 
+class PushService(Protocol):
+    """Sends notices to browsers by Web Push."""
+
+    @property
+    def timeout_s(self) -> float:
+        """Maximum seconds of one attempt."""
+        ...
+
+    async def public_key(self) -> str:
+        """Return the public key that a browser needs to subscribe, in base64url. The first call makes it.
+
+        :raises Unavailable: if its file cannot be read or written.
+        """
+        ...
+
+    def problems(self, endpoint: str, p256dh: str, auth: str) -> dict[str, str]:
+        """Return what is wrong with the fields of a subscription, by field."""
+        ...
+
+    async def send(self, subscription: PushSubscription, content: NoticeContent) -> None:
+        """Send a notice to a browser, or withdraw one.
+
+        :raises SendFailed: if the push service did not accept it.
+        """
+        ...
+
+
 @frozen(kw_only=True)
 class Target:
     """A target of the settings.
@@ -91,6 +118,7 @@ class Target:
     :param kind: the kind of its channel, for people.
     :param timeout_s: maximum seconds of one attempt.
     :param events: what it is notified of.
+    :param fallback: whether to notify it only if no device shows the notice.
     :param quiet: whether quiet hours hold for it.
     """
 
@@ -98,4 +126,5 @@ class Target:
     kind: str
     timeout_s: float
     events: frozenset[Occasion] = frozenset({"request"})
+    fallback: bool = True
     quiet: bool = True

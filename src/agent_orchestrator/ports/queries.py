@@ -10,7 +10,7 @@ from agent_orchestrator.domain.access import EVERYTHING, Grant, GrantRole, Visib
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
-from agent_orchestrator.domain.notices import Notice, NoticeState
+from agent_orchestrator.domain.notices import Notice, NoticeState, PushSubscription
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations.events import StreamItem
 from agent_orchestrator.operations.options import ListOrder, RequestOrder
@@ -376,6 +376,24 @@ class NoticeQueries(Protocol):
 
         :param excluding: targets to leave out.
         """
+        ...
+
+    def push_subscription(self, subscription_id: str) -> PushSubscription | None: ...
+
+    def push_subscription_of(self, endpoint: str) -> PushSubscription | None:
+        """Return the subscription of an endpoint."""
+        ...
+
+    def push_subscriptions(
+        self,
+        *,
+        principal: str | None = None,
+        order: ListOrder = "oldest",
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[PushSubscription]:
+        """Return push subscriptions."""
         ...
 
     def notice_cursor(self) -> str | None:

@@ -2124,6 +2124,17 @@ class ClientContract:
             with pytest.raises(NotFound):
                 await call("ntc_1")
 
+    async def test_push_subscriptions_that_do_not_exist(self, client: Client) -> None:
+        page = await client.list_push()
+        assert (page.subscriptions, page.next_cursor) == ((), None)
+        with pytest.raises(NotFound):
+            await client.unsubscribe_push("psh_1")
+        with pytest.raises(NotFound):
+            await client.report_notice("ntc_1", "clicked")
+        with pytest.raises(InvalidRequest) as caught:
+            await client.report_notice("ntc_1", "eaten")  # type: ignore[arg-type]
+        assert caught.value.details["fields"].keys() == {"state"}
+
 
 async def _family(client: Client) -> tuple[Session, SpawnReply]:
     """Create a session with a child whose manual run is queued."""

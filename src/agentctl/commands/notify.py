@@ -14,6 +14,7 @@ from agent_orchestrator.operations.notices import (
     TEST_NOTICE,
     TestNotice,
 )
+from agent_orchestrator.operations.push import LIST_PUSH, UNSUBSCRIBE_PUSH
 from agentctl.call import Call
 from agentctl.failures import FAILED, usage_failure
 from agentctl.fields import options_of
@@ -33,7 +34,7 @@ RECEIPT_S: Final = 90.0
     """,
 )
 def notify() -> None:
-    """Test and list notices: what people are told outside of a client. Needs the scope admin."""
+    """Test and list notices, and the browsers that get them. Targets of the settings need the scope admin."""
 
 
 def _failed(_: Call, values: dict[str, Any]) -> Mapping[str, Any]:
@@ -71,6 +72,30 @@ row(
 )
 
 
+row(
+    notify,
+    "browsers",
+    LIST_PUSH,
+    "notice_views:browser_table:subscriptions",
+    "List the browsers that get notices.",
+    """
+    agentctl notify browsers
+    agentctl notify browsers --field subscriptions.0.name
+    """,
+)
+row(
+    notify,
+    "forget",
+    UNSUBSCRIBE_PUSH,
+    "browser {subscription.name} gets no notices any more",
+    "Stop sending notices to a browser.",
+    """
+    agentctl notify forget psh_01k0
+    agentctl notify forget --subscription-id psh_01k0
+    """,
+)
+
+
 @notify.command(
     examples="""
     agentctl notify test
@@ -80,7 +105,7 @@ row(
 @click.argument("target", required=False)
 @options_of(TestNotice, without=("target",))
 def test(target: str | None) -> None:
-    """Send a test notice to one target of the settings, or to all, and show the receipts.
+    """Send a test notice to one target or device, or to all, and show the receipts.
 
     A test is tried once. Exit with 1 if one was not sent.
     """

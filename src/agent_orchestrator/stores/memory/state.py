@@ -11,7 +11,7 @@ from agent_orchestrator.domain.access import GrantRole
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
-from agent_orchestrator.domain.notices import Notice
+from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.encoding import new_epoch
@@ -155,6 +155,10 @@ class State:
             subject=lambda notice: notice.subject,
             due=lambda notice: notice.next_at is not None or None,
             state=lambda notice: notice.state,
+        )
+        self.push_subscriptions = Table[PushSubscription](
+            endpoint=lambda subscription: subscription.endpoint,
+            principal=lambda subscription: subscription.principal,
         )
         self.notice_cursor: dict[None, str] = {}
         """The cursor under the key None; empty if there is none."""

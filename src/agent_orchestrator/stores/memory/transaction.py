@@ -15,7 +15,7 @@ from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
-from agent_orchestrator.domain.notices import Notice
+from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.changes import Draft, last_line, max_deleted_records
 from agent_orchestrator.ports.queries import IdempotencyRecord
@@ -256,6 +256,19 @@ class MemoryTransaction(MemoryView):
     def put_notice(self, notice: Notice) -> None:
         self._replace(self._state.notices, notice)
         self.topics.update((f"notice:{notice.id}", "notices"))
+
+    def add_push_subscription(self, subscription: PushSubscription) -> None:
+        if self.push_subscription_of(subscription.endpoint) is not None:
+            raise Conflict("the endpoint has a subscription")
+        self._add(self._state.push_subscriptions, subscription)
+        self.topics.add("push")
+
+    def put_push_subscription(self, subscription: PushSubscription) -> None:
+        self._replace(self._state.push_subscriptions, subscription)
+        self.topics.add("push")
+
+    def remove_push_subscription(self, subscription_id: str) -> None:
+        self._set_or_remove(self._state.push_subscriptions, subscription_id, None)
 
     def set_notice_cursor(self, cursor: str | None) -> None:
         if cursor is None:

@@ -25,7 +25,7 @@ from agent_orchestrator.domain.model import (
     Session,
     Thread,
 )
-from agent_orchestrator.domain.notices import Notice, NoticeState
+from agent_orchestrator.domain.notices import Notice, NoticeState, PushSubscription
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations.events import StreamItem
 from agent_orchestrator.operations.options import ListOrder, RequestOrder
@@ -608,6 +608,29 @@ class MemoryView:
 
     def next_notice_at(self, *, excluding: Collection[str]) -> datetime | None:
         return min((next_at for next_at, _ in self._next_times(excluding)), default=None)
+
+    def push_subscription(self, subscription_id: str) -> PushSubscription | None:
+        return self._state.push_subscriptions.rows.get(subscription_id)
+
+    def push_subscription_of(self, endpoint: str) -> PushSubscription | None:
+        return next(self._state.push_subscriptions.find("endpoint", endpoint), None)
+
+    def push_subscriptions(
+        self,
+        *,
+        principal: str | None = None,
+        order: ListOrder = "oldest",
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[PushSubscription]:
+        table, newest = self._state.push_subscriptions, order == "newest"
+        found = (
+            table.find("all", after=after, newest=newest)
+            if principal is None
+            else table.find("principal", principal, after=after, newest=newest)
+        )
+        return _first(found, limit, size)
 
     def notice_cursor(self) -> str | None:
         return self._state.notice_cursor.get(None)

@@ -16,7 +16,7 @@ from agent_orchestrator.domain.model import (
     RunResult,
     Session,
 )
-from agent_orchestrator.domain.notices import Notice
+from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.sql.tables import Cell, Row, always_json, table
@@ -85,6 +85,7 @@ RECORDS: Final = table(IdempotencyRecord)
 TOKENS: Final = table(AccessToken)
 AUDIT: Final = table(AuditEntry)
 NOTICES: Final = table(Notice)
+SUBSCRIPTIONS: Final = table(PushSubscription)
 REQUESTS: Final = table(
     Request,
     cells={"detail": always_json(dict), "options": always_json(tuple[Option, ...])},

@@ -10,7 +10,7 @@ from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
-from agent_orchestrator.domain.notices import Notice
+from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.changes import Draft, last_line, max_deleted_records
 from agent_orchestrator.ports.queries import IdempotencyRecord
@@ -25,6 +25,7 @@ from agent_orchestrator.stores.sql.rows import (
     REQUESTS,
     RUNS,
     SESSIONS,
+    SUBSCRIPTIONS,
     TOKENS,
     is_long_result,
 )
@@ -105,6 +106,9 @@ _NOTE_ACTIVITY: Final = (
 _ADD_AUDIT: Final = _insert("audit", AUDIT.columns)
 _ADD_NOTICE: Final = _insert("notices", NOTICES.columns)
 _PUT_NOTICE: Final = _update("notices", NOTICES.columns)
+_ADD_SUBSCRIPTION: Final = _insert("push_subscriptions", SUBSCRIPTIONS.columns)
+_PUT_SUBSCRIPTION: Final = _update("push_subscriptions", SUBSCRIPTIONS.columns)
+_REMOVE_SUBSCRIPTION: Final = "DELETE FROM push_subscriptions WHERE id = ?"
 _SET_NOTICE_CURSOR: Final = (
     _insert("notice_cursor", "id, cursor")
     + " ON CONFLICT (id) DO UPDATE SET cursor = excluded.cursor"
@@ -319,6 +323,17 @@ class SqlTransaction(SqlView):
     def put_notice(self, notice: Notice) -> None:
         self._replace(_PUT_NOTICE, NOTICES.values(notice))
         self.topics.update((f"notice:{notice.id}", "notices"))
+
+    def add_push_subscription(self, subscription: PushSubscription) -> None:
+        self._write(_ADD_SUBSCRIPTION, SUBSCRIPTIONS.values(subscription))
+        self.topics.add("push")
+
+    def put_push_subscription(self, subscription: PushSubscription) -> None:
+        self._replace(_PUT_SUBSCRIPTION, SUBSCRIPTIONS.values(subscription))
+        self.topics.add("push")
+
+    def remove_push_subscription(self, subscription_id: str) -> None:
+        self._execute(_REMOVE_SUBSCRIPTION, (subscription_id,))
 
     def set_notice_cursor(self, cursor: str | None) -> None:
         if cursor is None:

@@ -25,7 +25,7 @@ from agent_orchestrator.domain.model import (
     Session,
     Thread,
 )
-from agent_orchestrator.domain.notices import Notice, NoticeState
+from agent_orchestrator.domain.notices import Notice, NoticeState, PushSubscription
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.long_work import short_turns
 from agent_orchestrator.operations.events import StreamItem
@@ -58,6 +58,7 @@ from agent_orchestrator.stores.sql.rows import (
     REQUESTS,
     RUNS,
     SESSIONS,
+    SUBSCRIPTIONS,
     TOKENS,
     event_columns,
     event_from,
@@ -98,6 +99,7 @@ _NEXT_DUE: Final = f"""
         SELECT min(warn_at) FROM requests INDEXED BY requests_to_warn WHERE {_TO_WARN}
     ) AS moments"""
 _NOTICE: Final = f"SELECT {NOTICES.columns} FROM notices"
+_SUBSCRIPTION: Final = f"SELECT {SUBSCRIPTIONS.columns} FROM push_subscriptions"
 _POSITION: Final = "SELECT position FROM events WHERE session = ? AND seq = ?"
 _SCAN_PER_SESSION: Final = 64
 """Maximum events to scan in the whole log for each session with new events. Beyond that, a search in
@@ -881,6 +883,31 @@ class SqlView(ABC):
             *listed,
         )
         return None if row is None else parse_time(row[0])
+
+    def push_subscription(self, subscription_id: str) -> PushSubscription | None:
+        row = self._first_row(f"{_SUBSCRIPTION} WHERE id = ?", subscription_id)
+        return None if row is None else SUBSCRIPTIONS.read(row)
+
+    def push_subscription_of(self, endpoint: str) -> PushSubscription | None:
+        row = self._first_row(f"{_SUBSCRIPTION} WHERE endpoint = ?", endpoint)
+        return None if row is None else SUBSCRIPTIONS.read(row)
+
+    def push_subscriptions(
+        self,
+        *,
+        principal: str | None = None,
+        order: ListOrder = "oldest",
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[PushSubscription]:
+        ordering = ORDERINGS[order]
+        start = ordering.start if after is None else after
+        where, values = where_all({"principal = ?": principal, ordering.beyond(): start})
+        rows = self._execute(
+            f"{_SUBSCRIPTION}{where} ORDER BY id {ordering.direction} LIMIT ?", (*values, limit)
+        )
+        return [SUBSCRIPTIONS.read(row) for row in up_to(size, rows)]
 
     def notice_cursor(self) -> str | None:
         row = self._first_row("SELECT cursor FROM notice_cursor WHERE id = 1")

@@ -12,7 +12,7 @@ from agent_orchestrator.domain.notices import Notice
 from agent_orchestrator.ports.changes import Draft, Transaction
 from agent_orchestrator.ports.store import Store
 from agent_orchestrator.testing.stores.opening import Opening
-from agent_orchestrator.testing.stores.samples import NOW, a_notice, a_session, put
+from agent_orchestrator.testing.stores.samples import NOW, a_notice, a_session, a_subscription, put
 
 HOUR = timedelta(hours=1)
 
@@ -170,3 +170,41 @@ class Notices(Opening):
             beyond = f"{int(number) + 1}{'.' if epoch else ''}{epoch}"
             with pytest.raises(CursorAhead):
                 await store.read(methodcaller("feed_of_types", ("b",), after=beyond, limit=1))
+
+    async def test_push_subscriptions_are_stored_whole_and_found(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            phone = a_subscription("ann")
+            desk = a_subscription("ann", token_id="tok_1", admin=True, events=())  # noqa: S106
+            other = a_subscription("bob", events=("request", "failed"))
+            heard: list[frozenset[str]] = []
+            with store.listen(heard.append):
+                for one in (phone, desk, other):
+                    await store.transact(methodcaller("add_push_subscription", one))
+                renewed = evolve(phone, seen_at=NOW + HOUR, name="new phone", principal="bob")
+                await store.transact(methodcaller("put_push_subscription", renewed))
+            assert heard == [{"push"}] * 4
+            assert await store.read(methodcaller("push_subscription", desk.id)) == desk
+            assert await store.read(methodcaller("push_subscription", "psh_0")) is None
+            found = methodcaller("push_subscription_of", phone.endpoint)
+            assert await store.read(found) == renewed
+            for filters, expected in (
+                ({}, [renewed, desk, other]),
+                ({"principal": "ann"}, [desk]),
+                ({"principal": "bob", "after": renewed.id}, [other]),
+                ({"after": desk.id}, [other]),
+                ({"order": "newest"}, [other, desk, renewed]),
+                ({"order": "newest", "after": other.id, "principal": "bob"}, [renewed]),
+            ):
+                listed = methodcaller("push_subscriptions", limit=9, **filters)
+                assert await store.read(listed) == expected, filters
+            assert await store.read(methodcaller("push_subscriptions", limit=1)) == [renewed]
+            twice = a_subscription("ann", endpoint=desk.endpoint)
+            with pytest.raises(Conflict):
+                await store.transact(methodcaller("add_push_subscription", twice))
+            with pytest.raises(NotFound):
+                await store.transact(methodcaller("put_push_subscription", twice))
+            for _ in range(2):
+                await store.transact(methodcaller("remove_push_subscription", desk.id))
+            listed = methodcaller("push_subscriptions", limit=9)
+            assert await store.read(listed) == [renewed, other]
+            assert await store.read(methodcaller("push_subscription_of", desk.endpoint)) is None

@@ -14,7 +14,7 @@ from agent_orchestrator.domain.model import (
     Session,
     Source,
 )
-from agent_orchestrator.domain.notices import Notice
+from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.ports.changes import Draft, Transaction
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.ports.store import Store
@@ -105,6 +105,25 @@ def a_notice(subject: str, **fields: Any) -> Notice:
         created_at=NOW,
         updated_at=NOW,
         next_at=NOW,
+    )
+    return evolve(plain, **fields)
+
+
+def a_subscription(principal: str, **fields: Any) -> PushSubscription:
+    """Return a push subscription with default fields, except those given."""
+    subscription_id = ids("psh")
+    plain = PushSubscription(
+        id=subscription_id,
+        principal=principal,
+        admin=False,
+        token_id=None,
+        name="phone",
+        endpoint=f"https://push.example/{subscription_id}",
+        p256dh="key",
+        auth="secret",
+        events=("request",),
+        created_at=NOW,
+        seen_at=NOW,
     )
     return evolve(plain, **fields)
 

@@ -385,3 +385,20 @@ CREATE TABLE notice_cursor (
     id integer PRIMARY KEY CHECK (id = 1),
     cursor text COLLATE "C" NOT NULL
 );
+
+-- Browsers that are sent notices by Web Push.
+CREATE TABLE push_subscriptions (
+    id text COLLATE "C" NOT NULL PRIMARY KEY,
+    principal text COLLATE "C" NOT NULL,
+    admin boolean NOT NULL,
+    token_id text COLLATE "C",
+    name text COLLATE "C" NOT NULL,
+    endpoint text COLLATE "C" NOT NULL UNIQUE,
+    p256dh text COLLATE "C" NOT NULL,
+    auth text COLLATE "C" NOT NULL,
+    events text COLLATE "C" NOT NULL,
+    created_at text COLLATE "C" NOT NULL,
+    seen_at text COLLATE "C" NOT NULL
+);
+
+CREATE INDEX push_subscriptions_of_principal ON push_subscriptions (principal, id);
