@@ -4,10 +4,12 @@ Statements are sent by libpq's blocking calls, from threads. A cursor of psycopg
 much processor time for a small statement, and a store's transaction has many of them.
 """
 
+import select
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import psycopg
+from attrs import frozen
 from psycopg import abc, errors, pq
 from psycopg.adapt import Transformer
 from psycopg.conninfo import conninfo_to_dict
@@ -45,8 +47,28 @@ _SETTINGS: Final = (
 )
 """A role or database may have other settings. An acknowledged change is on the server's disk."""
 
+MAX_QUEUED: Final = 200
+"""Statements after which a queue is sent."""
+
 _DONE: Final = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK})
 _BINARY: Final = 1
+
+
+class NotChanged(Exception):
+    """A queued statement that must change a row has changed none."""
+
+
+@frozen
+class _Prepared:
+    """A statement to send.
+
+    :param must_change: whether it must change a row.
+    """
+
+    name: bytes
+    cells: list[Any]
+    formats: list[int]
+    must_change: bool = False
 
 
 class Connection:
@@ -63,6 +85,9 @@ class Connection:
         self.pgconn.nonblocking = 0
         self._transformer: abc.Transformer = Transformer(self._connection)
         self._prepared: dict[str, bytes] = {}
+        self._queue: list[_Prepared] = []
+        self._readable = select.poll()
+        self._readable.register(self.pgconn.socket, select.POLLIN)
         self.writes = 0
         """How many statements were sent that change rows."""
         try:
@@ -93,14 +118,53 @@ class Connection:
         return self._connection.info
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> "Result":
-        """Run a statement with its values. Values of any type of the model may be given.
+        """Run a statement with its values, after the queued ones. Values of any type of the model may be given.
 
-        :raises psycopg.Error: if that fails.
+        :raises psycopg.Error: if that, or a queued statement, fails.
+        :raises NotChanged: if a queued statement did not change a row that it must change.
         :raises UnicodeEncodeError: if a text contains a lone surrogate.
         """
         statement = translated(sql)
         if statement.is_control:  # a single message, and nothing to prepare
+            self.flush()
             return self._finished(self.pgconn.exec_(statement.sql))
+        prepared = self._ready(sql, values)
+        if self._queue:
+            return self._send([*self._queue, prepared])
+        name, cells, formats = prepared.name, prepared.cells, prepared.formats
+        return self._finished(self.pgconn.exec_prepared(name, cells, formats, _BINARY))
+
+    def queue(self, sql: str, values: Sequence[Any], *, must_change: bool = False) -> None:
+        """Send a statement together with the next one that is run: many need one round trip.
+
+        Errors of the database come then, except those of its preparation.
+
+        :raises UnicodeEncodeError: if a text contains a lone surrogate.
+        """
+        self._queue.append(self._ready(sql, values, must_change=must_change))
+        if len(self._queue) >= MAX_QUEUED:
+            self.flush()
+
+    def roll_back(self) -> None:
+        """Forget the queued statements, and end the transaction if there is one.
+
+        :raises psycopg.Error: if that fails.
+        """
+        self._queue = []
+        if self.in_transaction:
+            self.execute("ROLLBACK")
+
+    def flush(self) -> None:
+        """Send the queued statements.
+
+        :raises psycopg.Error: if one of them fails.
+        :raises NotChanged: if one did not change a row that it must change.
+        """
+        if self._queue:
+            self._send(self._queue)
+
+    def _ready(self, sql: str, values: Sequence[Any], *, must_change: bool = False) -> _Prepared:
+        statement = translated(sql)
         self.writes += statement.writes
         cells: list[Any] = []
         formats: list[int] = []
@@ -109,7 +173,36 @@ class Connection:
             cells.append(cell)
             formats.append(_BINARY if cell is value and cell is not None else 0)
         name = self._prepared.get(sql) or self._prepare(sql, statement.sql)
-        return self._finished(self.pgconn.exec_prepared(name, cells, formats, _BINARY))
+        return _Prepared(name, cells, formats, must_change)
+
+    def _send(self, statements: Sequence[_Prepared]) -> "Result":
+        """Send statements in one go, and return the result of the last."""
+        self._queue = []
+        pgconn = self.pgconn
+        pgconn.enter_pipeline_mode()
+        for one in statements:
+            pgconn.send_query_prepared(one.name, one.cells, one.formats, _BINARY)
+        pgconn.pipeline_sync()
+        results = []
+        for _ in statements:
+            results.append(self._next_result())
+            self._next_result()  # the end of the statement
+        self._next_result()  # the end of the pipeline
+        pgconn.exit_pipeline_mode()
+        last = None
+        for one, result in zip(statements, results, strict=True):
+            last = self._finished(result)  # raises at the first that failed
+            if one.must_change and not last.rowcount:
+                raise NotChanged
+        assert last is not None
+        return last
+
+    def _next_result(self) -> pq.abc.PGresult | None:
+        # libpq would wait itself, but would keep the interpreter lock meanwhile.
+        while self.pgconn.is_busy():
+            self._readable.poll()
+            self.pgconn.consume_input()
+        return self.pgconn.get_result()
 
     def _prepare(self, sql: str, translation: bytes) -> bytes:
         name = b"s%d" % len(self._prepared)
@@ -125,7 +218,9 @@ class Connection:
         """Run several statements without values."""
         self._finished(self.pgconn.exec_(sql.encode()))
 
-    def _finished(self, result: pq.abc.PGresult) -> "Result":
+    def _finished(self, result: pq.abc.PGresult | None) -> "Result":
+        if result is None:
+            raise psycopg.OperationalError("the connection was lost")
         if result.status in _DONE:
             return Result(result, self._transformer)
         if result.error_field(pq.DiagnosticField.SQLSTATE) is None:  # of libpq, not of the server

@@ -113,8 +113,7 @@ def join(connection: Connection) -> Daemon:
                 connection.execute("COMMIT")
                 continue
         finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            connection.roll_back()
         if is_here or leases.setdefault(daemon_id, expires_at) != expires_at:
             raise StoreLocked(
                 f"the database is in use by process {pid} on {host}; only one daemon can use it"

@@ -137,13 +137,12 @@ class Primary:
         if self.connection.is_lost or is_end_of_session(error):
             return self._lose(error)
         with contextlib.suppress(psycopg.Error):
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
+            self.connection.roll_back()
         return self._set(self.fault_of(error))
 
     def note_taken_over(self) -> Fault:
         """Record that another daemon has ended this one's row."""
-        self.connection.execute("ROLLBACK")
+        self.connection.roll_back()
         text = f"{self._name} was taken over by another daemon: restart agentd"
         return self._set(Fault("lease_lost", text, 60, is_final=True))
 

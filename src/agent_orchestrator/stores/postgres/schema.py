@@ -112,6 +112,5 @@ def _migrate(connection: Connection) -> None:
         )
         connection.execute("COMMIT")
     except psycopg.Error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        connection.roll_back()
         raise

@@ -179,12 +179,12 @@ class PostgresStore(SqlStore[Reader]):
 
     def _look(self, reader: Reader, query: Callable[[View], T]) -> T:
         connection = reader.connection()
-        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.queue("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", ())
         try:
             return query(PostgresView(connection, self._primary.daemon.epoch, self._long_values))
         finally:
             if not connection.is_lost:
-                connection.execute("ROLLBACK")
+                connection.roll_back()
 
     async def problems(self) -> Sequence[Problem]:
         if self._primary.fault is not None:

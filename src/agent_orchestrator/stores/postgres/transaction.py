@@ -9,7 +9,8 @@ from attrs import define
 from psycopg import errors
 
 from agent_orchestrator.domain.errors import Conflict, NotFound
-from agent_orchestrator.stores.postgres.connection import Connection
+from agent_orchestrator.stores.postgres.connection import Connection, Result
+from agent_orchestrator.stores.postgres.translation import translated
 from agent_orchestrator.stores.postgres.view import PostgresView
 from agent_orchestrator.stores.sql.transaction import SqlTransaction
 
@@ -35,7 +36,8 @@ class PostgresTransaction(PostgresView, SqlTransaction):
     :param head: the end of the log, which the transaction advances.
     :param survives_errors: after an error, PostgreSQL refuses everything but the end of the transaction.
         True: each statement that may break a rule has a savepoint, so that a change which handles the
-        error can go on. This costs two more round trips for each.
+        error can go on. This costs two more round trips for each. False: statements without a result are
+        sent with the next query, so their errors come late, and as the database's.
     """
 
     def __init__(
@@ -44,9 +46,28 @@ class PostgresTransaction(PostgresView, SqlTransaction):
         super().__init__(connection, epoch)
         self._head = head
         self._survives_errors = survives_errors
+        if not survives_errors:
+            self._execute = self._execute_or_queue  # type: ignore[assignment]
+
+    def _execute_or_queue(self, sql: str, values: Sequence[Any]) -> Result | None:
+        """Run a query. Queue a statement that returns nothing: it is sent with the next query."""
+        statement = translated(sql)
+        if statement.writes and not statement.returns:
+            self._connection.queue(sql, values)
+            return None
+        return self._connection.execute(sql, values)
 
     def _write(self, sql: str, values: Sequence[Any]) -> None:
-        self._changed_rows(sql, values)
+        if self._survives_errors:
+            self._changed_rows(sql, values)
+        else:
+            self._connection.queue(sql, values)
+
+    def _replace(self, sql: str, values: tuple[Any, ...]) -> None:
+        if self._survives_errors:
+            super()._replace(sql, values)
+        else:
+            self._connection.queue(sql, values, must_change=True)
 
     def _changed_rows(self, sql: str, values: Sequence[Any]) -> int:
         try:

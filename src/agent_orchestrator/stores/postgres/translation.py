@@ -30,11 +30,13 @@ class Translated:
     """A statement in PostgreSQL's SQL.
 
     :param writes: whether it changes rows.
+    :param returns: whether it returns rows.
     :param is_control: whether it begins or ends a transaction or a part of one.
     """
 
     sql: bytes
     writes: bool
+    returns: bool
     is_control: bool
 
 
@@ -45,7 +47,8 @@ def translated(sql: str) -> Translated:
         sql = pattern.sub(replacement, sql)
     is_control = sql.startswith(_CONTROLS)
     writes = not is_control and not sql.lstrip().startswith(_READS)
-    return Translated("".join(_numbered(sql)).encode(), writes, is_control)
+    returns = not writes or "RETURNING" in sql
+    return Translated("".join(_numbered(sql)).encode(), writes, returns, is_control)
 
 
 def _numbered(sql: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from agent_orchestrator.stores.listeners import CommitListeners
 from agent_orchestrator.stores.postgres import daemons
 from agent_orchestrator.stores.postgres.connection import (
     Connection,
+    NotChanged,
     is_end_of_session,
     is_failure,
 )
@@ -90,7 +91,7 @@ class PostgresWriter(GroupWriter):
         head = self._begin(connection)
         topics = self._apply_together(connection, head, batch)
         if topics is None:
-            connection.execute("ROLLBACK")
+            connection.roll_back()
             head = self._begin(connection)
             topics = set()
             for pending in batch:
@@ -98,7 +99,7 @@ class PostgresWriter(GroupWriter):
         return topics, head
 
     def _begin(self, connection: Connection) -> Head:
-        connection.execute("BEGIN")
+        connection.queue("BEGIN", ())
         return Head(connection.first_row(daemons.LOCK)[0])
 
     def _apply_together(
@@ -117,13 +118,19 @@ class PostgresWriter(GroupWriter):
             except BaseException as error:
                 if is_failure(error):
                     raise
-                if connection.writes != written or isinstance(error, psycopg.Error):
+                if connection.writes != written or isinstance(error, psycopg.Error | NotChanged):
                     return None
                 pending.error = error
             else:
                 if connection.is_in_failed_transaction:
                     return None
                 topics |= transaction.topics
+        try:
+            connection.flush()
+        except (psycopg.Error, NotChanged) as error:
+            if is_failure(error):
+                raise
+            return None
         return topics
 
     def _apply_apart(self, connection: Connection, head: Head, pending: Pending) -> set[str]:
