@@ -89,6 +89,12 @@ AT_LENGTH = frozenset(
         "stores/test_sqlite_lists.py",
         "stores/test_sqlite_opening.py",
         "tracing",
+        "web/test_web_devices.py",
+        "web/test_web_hostile.py",
+        "web/test_web_inbox.py",
+        "web/test_web_offline.py",
+        "web/test_web_screens.py",
+        "web/test_web_story.py",
         "wire/test_wire_codec.py",
     }
 )

@@ -159,8 +159,9 @@ def test_two_devices_race_and_the_loser_sees_who(daemon: Daemon, visit: Visit) -
     pages = []
     for secret in (token, admin):
         page = visit.open(f"{daemon.url}/")
+        page.get_by_text("Use a token instead").click()
         page.get_by_label("Token").fill(secret)
-        page.get_by_role("button", name="Open").click()
+        page.get_by_role("button", name="Open", exact=True).click()
         expect(page.get_by_text("Nothing waits for you")).to_be_visible()
         pages.append(page)
     for number in range(4):

@@ -27,26 +27,60 @@ export class Unreachable extends Error {
 }
 
 const TOKEN = "agentd.token";
+const DEVICE = "agentd.device";
 
-/** @returns {string | null} */
-export const storedToken = () => sessionStorage.getItem(TOKEN) ?? localStorage.getItem(TOKEN);
+/** The token that was typed in, if any. */
+const storedToken = () => sessionStorage.getItem(TOKEN) ?? localStorage.getItem(TOKEN);
+
+/** The device's id and secret with a dot between them, if this browser was let in as a device. */
+const storedDevice = () => localStorage.getItem(DEVICE);
+
+/** The id of this device; null if it is none. */
+export const deviceId = () => storedDevice()?.split(".", 1)[0] ?? null;
+
+/** Whether this browser has something to show to the daemon. */
+export const hasCredentials = () => storedToken() !== null || storedDevice() !== null;
 
 /**
  * Keep a token for this page's calls.
  *
- * @param {string | null} token
- * @param {boolean} [remember] also after the browser was closed
+ * @param {string} token
+ * @param {boolean} remember also after the browser was closed
  */
-export function keepToken(token, remember = false) {
+export function keepToken(token, remember) {
   sessionStorage.removeItem(TOKEN);
   localStorage.removeItem(TOKEN);
-  if (token) (remember ? localStorage : sessionStorage).setItem(TOKEN, token);
+  localStorage.removeItem(DEVICE);
+  (remember ? localStorage : sessionStorage).setItem(TOKEN, token);
+}
+
+/**
+ * Become a device of the daemon. The browser keeps the cookie, and the page the other secret.
+ *
+ * @param {string} code of the invitation
+ */
+export async function claimDevice(code) {
+  const { device, secret } = await change("POST", "devices/claim", { code, name: browserName() });
+  sessionStorage.removeItem(TOKEN);
+  localStorage.removeItem(TOKEN);
+  localStorage.setItem(DEVICE, `${device.id}.${secret}`);
+}
+
+/** Return what a person would call this browser. */
+function browserName() {
+  const agent = navigator.userAgent;
+  const pick = (/** @type {[RegExp, string][]} */ names) => names.find(([pattern]) => pattern.test(agent))?.[1];
+  const browser = pick([[/Edg/, "Edge"], [/Firefox|FxiOS/, "Firefox"], [/Chrom|CriOS/, "Chrome"], [/Safari/, "Safari"]]);
+  const system = pick([[/Android/, "Android"], [/iPhone/, "iPhone"], [/iPad/, "iPad"], [/Mac/, "Mac"], [/Windows/, "Windows"], [/Linux/, "Linux"]]);
+  return [browser ?? "Browser", system && `on ${system}`].filter(Boolean).join(" ");
 }
 
 /** @returns {{ [name: string]: string }} */
-export function credentials() {
+function credentials() {
   const token = storedToken();
-  return token ? { Authorization: `Bearer ${token}` } : {};
+  if (token) return { Authorization: `Bearer ${token}` };
+  const device = storedDevice();
+  return device ? { "Agentd-Device": device } : {};
 }
 
 /**

@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "./lib.js";
 import { outbox, post } from "./outbox.js";
 import { Icon } from "./parts.js";
-import { status, toast, work } from "./store.js";
+import { isReader, status, toast, work } from "./store.js";
 
 /** @import { Log } from "./log.js" */
 /** @import { Session } from "./types.js" */
@@ -39,6 +39,7 @@ export function Composer({ session, log }) {
     box.style.height = `${Math.min(box.scrollHeight + 2, innerHeight * 0.4)}px`;
   }, [text]);
 
+  if (isReader.value) return html`<div class="composer"><p class="muted">You read this session by a link.</p></div>`;
   if (isClosed)
     return html`<div class="composer closed"><p class="muted">This session is closed.</p>
       <button type="button" onClick=${() => void post("PATCH", `sessions/${session.id}`, { status: "open" }, session.id)}>Open it again</button></div>`;

@@ -1,14 +1,14 @@
 /** What there is to know and to do about a session, beside its story. */
 
-import { get } from "./api.js";
+import { base, change, get, list } from "./api.js";
 import { html, useEffect, useState } from "./lib.js";
 import { outbox, post, discard } from "./outbox.js";
-import { Age, Diff, State, Twice, usageText } from "./parts.js";
+import { Age, Block, Diff, State, Twice, usageText } from "./parts.js";
 import { go, to } from "./route.js";
 import { providerOf, titleOf } from "./sessionfacts.js";
-import { sessions, work } from "./store.js";
+import { isReader, sessions, work } from "./store.js";
 import { Plan } from "./story.js";
-import { clean, cleanCode } from "./text.js";
+import { clean, cleanCode, clock } from "./text.js";
 
 /** @import { Log } from "./log.js" */
 /** @import { Run, Session } from "./types.js" */
@@ -45,11 +45,61 @@ export function Details({ session, log }) {
     ${log.plan && html`<${Plan} steps=${log.plan.steps} />`}
     <section><h2>About</h2><dl>${facts.map(([name, value]) => html`<dt>${name}</dt><dd>${cleanCode(value)}</dd>`)}
       <dt>Begun</dt><dd><${Age} at=${session.created_at} /></dd><dt>Id</dt><dd><code>${session.id}</code></dd></dl></section>
-    ${log.files.size > 0 && html`<section><h2>Changed files</h2>${[...log.files.values()].map((change) => html`<${Diff} key=${change.path} change=${change} isOpen=${false} />`)}</section>`}
+    ${!isReader.value && html`<${Changes} session=${session} />`}
     ${children.length > 0 && html`<section><h2>Helpers</h2><ul class="plain-list">${children.map((child) => html`<li><a class="line" href=${to(`s/${child.id}`)}><${State} state=${work.value.get(child.id)?.status ?? "idle"} /><span>${titleOf(child)}</span></a></li>`)}</ul></section>`}
     <section><h2>Runs</h2>${runs.length ? html`<ul class="plain-list">${runs.map((run) => html`<li><a class="line" href=${to(`run/${run.id}`)}>
       <${State} state=${run.status} /><span class="muted"><${Age} at=${run.created_at} /></span><span class="muted">${usageText(run.usage)}</span></a></li>`)}</ul>` : html`<p class="muted">None yet.</p>`}</section>
-    <${Actions} session=${session} />
+    ${!isReader.value && html`<${Actions} session=${session} />`}
+  </div>`;
+}
+
+/** What differs in the session's directory from when the session began. @param {{ session: Session }} props */
+function Changes({ session }) {
+  const [diff, setDiff] = useState(/** @type {any} */ (null));
+  const [error, setError] = useState("");
+  const isOver = !["running", "queued"].includes(work.value.get(session.id)?.status ?? "");
+  useEffect(() => {
+    let isCurrent = true;
+    get(`sessions/${session.id}/diff`).then(
+      (found) => isCurrent && (setDiff(found), setError("")),
+      (reason) => isCurrent && setError(reason.message),
+    );
+    return () => {
+      isCurrent = false;
+    };
+  }, [session.id, isOver]);
+  if (!error && !diff?.changes.length) return null;
+  return html`<section><h2>Changed files${diff && html` <span class="muted">${diff.changes.length}</span>`}</h2>
+    ${error && html`<p class="muted">${clean(error)}</p>`}
+    ${diff?.source === "events" && html`<p class="muted">As the agent reported them.</p>`}
+    ${(diff?.changes ?? []).slice(0, 200).map((/** @type {any} */ one, /** @type {number} */ index) => html`<${Diff} key=${index} change=${one} isOpen=${false} />`)}
+    ${diff?.is_truncated && html`<p class="warn">There is more than is shown.</p>`}</section>`;
+}
+
+/** Links that let others read the session. @param {{ session: Session }} props */
+function Share({ session }) {
+  const [links, setLinks] = useState(/** @type {any[]} */ ([]));
+  const [address, setAddress] = useState("");
+  const [error, setError] = useState("");
+  const path = `sessions/${session.id}/links`;
+  const attempt = async (/** @type {() => Promise<void>} */ task) => {
+    setError("");
+    await task().catch((reason) => setError(reason.message));
+    const found = await list(path, "tokens", {}).catch(() => []);
+    setLinks(found.filter((one) => !one.revoked_at));
+  };
+  useEffect(() => void attempt(async () => {}), [session.id]);
+  const create = (/** @type {number} */ days) =>
+    attempt(async () => {
+      const { secret } = await change("POST", path, { expires_in_s: days * 86400 });
+      setAddress(new URL(`#link=${secret}`, base).href);
+    });
+  return html`<div class="share">
+    ${error && html`<p class="failed-note" role="alert">${clean(error)}</p>`}
+    ${address && html`<p>Whoever has this link can read the session:</p><${Block} text=${address} name="Link" />`}
+    <div class="row-buttons"><button type="button" onClick=${() => void create(1)}>Link for a day</button><button type="button" onClick=${() => void create(7)}>Link for a week</button></div>
+    <ul class="plain-list">${links.map((one) => html`<li key=${one.id} class="line"><span>Until ${clock(one.expires_at)}</span>
+      <${Twice} class="small deny" question="Really?" onConfirm=${() => void attempt(() => change("POST", `${path}/${one.id}/revoke`, {}))}>Revoke<//></li>`)}</ul>
   </div>`;
 }
 
@@ -70,6 +120,8 @@ function Actions({ session }) {
     ${form === "cwd" && html`<${OneField} label="Absolute path" value=${session.cwd} button="Change" onSubmit=${(/** @type {string} */ cwd) => { patch({ cwd }); setForm(""); }} />`}
     <button type="button" aria-expanded=${form === "spawn"} onClick=${() => toggle("spawn")}>Start a helper</button>
     ${form === "spawn" && html`<${OneField} label="Its task" value="" isLong=${true} button="Start" onSubmit=${spawn} />`}
+    <button type="button" aria-expanded=${form === "share"} onClick=${() => toggle("share")}>Share</button>
+    ${form === "share" && html`<${Share} session=${session} />`}
     ${session.status === "open"
       ? html`<${Twice} question="Really close it?" onConfirm=${() => close(false)}>Close the session<//>
           <${Twice} class="deny" question="Really close all, and stop every run?" onConfirm=${() => close(true)}>Close with all helpers<//>`

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { signal } from "./lib.js";
 
-/** @import { Change, Event, Usage } from "./types.js" */
+/** @import { Event, Usage } from "./types.js" */
 
 /** Events that are read first, from the end, and those that are read at once from then on. */
 const FIRST = 400;
@@ -32,7 +32,6 @@ export class Log {
     this.isOpen = signal(false);
     this.error = signal("");
     /** @type {{ steps: { text: string, status: string }[], at: string } | null} */ this.plan = null;
-    /** @type {Map<string, Change>} */ this.files = new Map();
     this.filling = false;
   }
 
@@ -101,7 +100,6 @@ export class Log {
     this.byKey = new Map();
     this.runs = new Map();
     this.plan = null;
-    this.files = new Map();
     for (const event of events) {
       this.events.push(event);
       this.reduce(event);
@@ -209,7 +207,6 @@ export class Log {
           exitCode: data.exit_code, error: data.error, result: data.result, ended: event.created_at,
         });
       case "file.changed":
-        for (const change of data.changes ?? []) if (change?.path) this.files.set(String(change.path), change);
         return this.put(`${run}/${event.attempt}/files/${data.tool_id ?? seq}`, "files", event, {
           changes: data.changes ?? [], status: data.status,
         });

@@ -1,17 +1,17 @@
 /** The page: its frame, and which screen is shown where. */
 
-import { base, keepToken } from "./api.js";
+import { base, claimDevice, keepToken } from "./api.js";
 import { AtWork, Inbox, RequestScreen } from "./inbox.js";
 import { effect, html, render, signal, useEffect, useState } from "./lib.js";
 import { Audit, Devices, More, Status } from "./more.js";
 import { outbox } from "./outbox.js";
 import { Empty, Icon } from "./parts.js";
-import { route, tab, to } from "./route.js";
+import { go, route, tab, to } from "./route.js";
 import { RunScreen } from "./run.js";
 import { SessionScreen } from "./session.js";
 import { NewSession, Sessions } from "./sessions.js";
 import { Details } from "./details.js";
-import { connection, inbox, isFresh, logOf, lostAt, now, refusal, sessions, start, toasts } from "./store.js";
+import { connection, inbox, isFresh, isReader, logOf, lostAt, now, refusal, sessions, start, toasts } from "./store.js";
 import { ago, clean, counted } from "./text.js";
 
 const isNewVersion = signal(false);
@@ -95,25 +95,41 @@ function Banner() {
 
 const Toasts = () => html`<div class="toasts" role="status" aria-live="polite">${toasts.value.map(({ id, text }) => html`<p key=${id} class="toast">${clean(text)}</p>`)}</div>`;
 
+/** Why the code of an invitation did not let this browser in. */
+const claimError = signal("");
+
+/** @param {string} code */
+async function claim(code) {
+  claimError.value = "";
+  try {
+    await claimDevice(code);
+  } catch (error) {
+    claimError.value = error instanceof Error ? error.message : String(error);
+  }
+  start();
+}
+
 function Refused() {
+  const [code, setCode] = useState("");
   const [token, setToken] = useState("");
   const [remember, setRemember] = useState(true);
   const error = refusal.value;
   useEffect(() => document.querySelector("input")?.focus(), []);
-  const submit = (/** @type {SubmitEvent} */ event) => {
-    event.preventDefault();
-    keepToken(token.trim(), remember);
-    start();
-  };
   return html`<main class="sign-in" data-screen="sign-in"><h1>Agents</h1>
-    <p>${error?.status === 401 ? "This daemon needs a token." : "The daemon refused this page."}</p>
-    <p class="muted">${clean(error?.message)}</p>
-    <form class="form" onSubmit=${submit}>
-      <label>Token<input type="password" autocomplete="current-password" value=${token} onInput=${(/** @type {any} */ event) => setToken(event.target.value)} /></label>
-      <label class="choice"><input type="checkbox" checked=${remember} onChange=${() => setRemember(!remember)} /><span>Keep it on this device</span></label>
-      <button type="submit" class="primary" disabled=${!token.trim()}>Open</button>
+    <p>${error?.status === 401 ? "This daemon does not know this browser yet." : "The daemon refused this page."}</p>
+    ${error?.status !== 401 && html`<p class="muted">${clean(error?.message)}</p>`}
+    <form class="form" onSubmit=${(/** @type {SubmitEvent} */ event) => (event.preventDefault(), void claim(code.trim()))}>
+      <label>Code<input type="text" autocomplete="one-time-code" autocapitalize="characters" autocorrect="off" spellcheck=${false} value=${code} onInput=${(/** @type {any} */ event) => setCode(event.target.value)} /></label>
+      ${claimError.value && html`<p class="failed-note" role="alert">${clean(claimError.value)}</p>`}
+      <button type="submit" class="primary" disabled=${!code.trim()}>Let this browser in</button>
+      <p class="muted">Get a code on the daemon's machine: <code>agentctl device add</code></p>
     </form>
-    <p class="muted">Make one on the daemon's machine: <code>agentctl token create --name phone</code></p></main>`;
+    <details class="fold"><summary>Use a token instead</summary>
+      <form class="form" onSubmit=${(/** @type {SubmitEvent} */ event) => (event.preventDefault(), keepToken(token.trim(), remember), start())}>
+        <label>Token<input type="password" autocomplete="current-password" value=${token} onInput=${(/** @type {any} */ event) => setToken(event.target.value)} /></label>
+        <label class="choice"><input type="checkbox" checked=${remember} onChange=${() => setRemember(!remember)} /><span>Keep it on this device</span></label>
+        <button type="submit" class="primary" disabled=${!token.trim()}>Open</button>
+      </form></details></main>`;
 }
 
 effect(() => {
@@ -145,7 +161,32 @@ async function keepOffline() {
   });
 }
 
+/** Use what an invitation or a share link has in its address, and take it out of the address. */
+async function begin() {
+  const [kind, secret] = location.hash.slice(1).split("=");
+  if ((kind === "device" || kind === "link") && secret) {
+    history.replaceState(null, "", to("inbox"));
+    dispatchEvent(new HashChangeEvent("hashchange"));
+    if (kind === "device") return claim(decodeURIComponent(secret));
+    keepToken(decodeURIComponent(secret), false);
+    sessionStorage.setItem("agentd.reader", "yes");
+    isReader.value = true;
+    isLink.value = true;
+  }
+  start();
+}
+
+/** A share link shows one session: it is opened when it is known. */
+const isLink = signal(false);
+effect(() => {
+  if (!isLink.value || !isFresh.value) return;
+  const [first] = [...sessions.value.values()].sort((a, b) => a.id.localeCompare(b.id));
+  isLink.value = false;
+  if (first) go(`s/${first.id}`);
+});
+
 const root = document.getElementById("page");
 if (root) render(html`<${Page} />`, root);
-start();
+addEventListener("hashchange", () => /^#(device|link)=/.test(location.hash) && void begin());
+void begin();
 void keepOffline().catch(() => {});

@@ -1,12 +1,12 @@
 /** The screens behind "More": the daemon's status, its audit trail, this device. */
 
-import { get, keepToken, list } from "./api.js";
+import { base, change, claimDevice, deviceId, get, hasCredentials, list } from "./api.js";
 import { html, useEffect, useState } from "./lib.js";
 import { post } from "./outbox.js";
-import { Empty, Header, Icon, State, Twice } from "./parts.js";
+import { Block, Empty, Header, Icon, State, Twice } from "./parts.js";
 import { to } from "./route.js";
-import { clearDevice, connection, hasToken, refreshStatus, status, toast, work } from "./store.js";
-import { clean, cleanCode, clock, counted, duration } from "./text.js";
+import { clearDevice, connection, refreshStatus, status, toast, work } from "./store.js";
+import { clean, cleanCode, clock, counted, duration, oneLine } from "./text.js";
 
 export const More = () => html`
   <${Header} title="More" />
@@ -14,7 +14,7 @@ export const More = () => html`
     ${[
       ["status", "Status", "Workers, queue, providers, findings of doctor"],
       ["audit", "Audit", "Who decided what"],
-      ["devices", "This device", "What it keeps, and signing out"],
+      ["devices", "Devices", "Who is let in, and what this browser keeps"],
     ].map(([path, name, about]) => html`<li><div class="row"><a href=${to(path)}><span class="row-title">${name}</span><span class="row-line muted">${about}</span></a></div></li>`)}
   </ul></nav></div>
 `;
@@ -103,19 +103,54 @@ function inWords(detail) {
 }
 
 export function Devices() {
+  const [changes, setChanges] = useState(0);
+  const [found, error] = useRead(() => list("devices", "devices", {}), [changes]);
+  const [invitation, setInvitation] = useState("");
+  const [problem, setProblem] = useState("");
+  const own = deviceId();
+  const attempt = async (/** @type {() => Promise<void>} */ task) => {
+    setProblem("");
+    await task().catch((reason) => setProblem(reason.message));
+    setChanges(changes + 1);
+  };
+  const invite = () =>
+    attempt(async () => {
+      // The browser that invites first becomes a device itself, because from then on each caller needs a token.
+      const { code } = await change("POST", "devices", hasCredentials() ? {} : { scopes: ["admin"] });
+      if (hasCredentials()) setInvitation(code);
+      else {
+        await claimDevice(code);
+        setInvitation((await change("POST", "devices", {})).code);
+      }
+    });
+  const revoke = (/** @type {string} */ id) => attempt(() => change("POST", `devices/${id}/revoke`, {}));
   const clear = async () => {
+    if (own) await change("POST", `devices/${own}/revoke`, {}).catch(() => {});
     clearDevice();
-    keepToken(null);
     for (const name of await caches.keys()) await caches.delete(name);
     for (const worker of await navigator.serviceWorker.getRegistrations()) await worker.unregister();
-    location.href = "./";
+    location.href = base.href;
   };
+  const devices = (found ?? []).filter((one) => !one.revoked_at && one.purpose === "device");
+  const link = new URL(`#device=${invitation}`, base).href;
   return html`
-    <${Header} title="This device" back=${to("more")} />
+    <${Header} title="Devices" back=${to("more")} />
     <div class="scroll" data-screen="devices"><div class="details">
-      <section><h2>What it keeps</h2><p>The page itself, the lists that it showed last, and what you wrote that was not sent yet. It works without a network, and sends your answers once when there is one.</p>
-        <p class="muted">${hasToken() ? "It has a token." : "It needs no token: the daemon trusts this machine."}</p></section>
-      <section><${Twice} class="deny" question="Really forget everything here?" onConfirm=${() => void clear()}>Forget everything on this device<//></section>
+      <section><h2>Let in</h2>
+        ${(error || problem) && html`<p class="failed-note" role="alert">${clean(problem || error)}</p>`}
+        ${found && !devices.length && html`<p class="muted">None yet. ${hasCredentials() ? "This browser uses a token." : "The daemon trusts this machine."}</p>`}
+        <ul class="plain-list">${devices.map((one) => html`<li key=${one.id} class="line device"><span class="strong">${oneLine(one.name, 60)}</span>
+          ${one.id === own && html`<span class="state state-running">this one</span>`}
+          <span class="muted">${clean(one.scopes.join(", "))} · since ${clock(one.created_at)}</span>
+          <${Twice} class="small deny" question="Really?" onConfirm=${() => void revoke(one.id)}>Revoke<//></li>`)}</ul>
+        ${invitation
+          ? html`<div class="invitation"><p>Open this on the other device, within five minutes:</p><${Block} text=${link} name="Link" />
+              <p>Or open <code>${base.href}</code> there, and type the code <strong class="code-word">${invitation}</strong></p></div>`
+          : html`<button type="button" class="primary" onClick=${() => void invite()}>Let another device in</button>
+              ${!hasCredentials() && html`<p class="muted">From then on every browser and program needs to be let in, this one included.</p>`}`}
+      </section>
+      <section><h2>What this browser keeps</h2><p>The page itself, the lists that it showed last, and what you wrote that was not sent yet. It works without a network, and sends your answers once when there is one.</p>
+        <${Twice} class="deny" question="Really forget everything here?" onConfirm=${() => void clear()}>Forget everything here<//></section>
       <section><h2>Use it as an app</h2><p>Open this page on the phone and choose “Add to Home Screen”. That needs HTTPS, for instance by <code>tailscale serve</code> or a reverse proxy.</p></section>
     </div></div>`;
 }

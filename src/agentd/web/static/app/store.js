@@ -3,7 +3,7 @@
  * once, at the stream's head; from then on each change is an event.
  */
 
-import { ApiError, change, clockOffset, get, list, storedToken } from "./api.js";
+import { ApiError, change, clockOffset, get, list } from "./api.js";
 import { outcome } from "./asking.js";
 import { batch, computed, signal } from "./lib.js";
 import { Log } from "./log.js";
@@ -42,6 +42,8 @@ export const work = signal(/** @type {Map<string, Work>} */ (new Map()));
 export const status = signal(/** @type {DaemonStatus | null} */ (null));
 /** The `seq` up to which a session was seen on this device. */
 export const seen = signal(/** @type {{ [session: string]: number }} */ (stored(SEEN) ?? {}));
+/** Whether the page shows what a share link lets it read, and can change nothing. */
+export const isReader = signal(sessionStorage.getItem("agentd.reader") === "yes");
 export const toasts = signal(/** @type {{ id: number, text: string }[]} */ ([]));
 /** The time by the daemon's clock, in milliseconds; changes once a second while the page is visible. */
 export const now = signal(Date.now());
@@ -113,8 +115,12 @@ function forget() {
   isLoaded = false;
 }
 
+/** Whether nothing may be kept any more: a page that is left keeps what it shows otherwise. */
+let isCleared = false;
+
 /** Forget everything that this device knows. */
 export function clearDevice() {
+  isCleared = true;
   stream?.close();
   localStorage.clear();
   sessionStorage.clear();
@@ -150,7 +156,8 @@ async function load() {
     const [found, open, daemon] = await Promise.all([
       get("sessions", { order: "newest", activity: true, limit: MOST_SESSIONS }),
       list("requests", "requests", { order: "deadline" }),
-      get("daemon/status"),
+      // A share link does not show the daemon's state.
+      get("daemon/status").catch((error) => (error.status === 403 ? null : Promise.reject(error))),
     ]);
     // An older session may be at work.
     const states = found.next_cursor ? ["queued", "running", "waiting"] : [];
@@ -476,7 +483,7 @@ const saveSoon = () => (saveTimer ??= setTimeout(save, 3000));
 function save() {
   clearTimeout(saveTimer);
   saveTimer = undefined;
-  if (!isFresh.value) return;
+  if (!isFresh.value || isCleared) return;
   const newest = [...sessions.value].sort(([, a], [, b]) => b.updated_at.localeCompare(a.updated_at)).slice(0, 100);
   const ids = new Set(newest.map(([id]) => id));
   /** @param {[string, any]} entry */
@@ -501,6 +508,3 @@ const tick = () => {
 };
 setInterval(tick, 1000);
 document.addEventListener("visibilitychange", tick);
-
-/** Whether this device has a token. */
-export const hasToken = () => storedToken() !== null;
