@@ -104,6 +104,7 @@ def session_card(session: Session, now: datetime) -> list[Block]:
                 ("approvals", session.approvals),
                 ("asks", session.approval_policy),
                 ("sandbox", session.sandbox),
+                ("notices", None if session.notices == "default" else session.notices),
                 ("children", children and f"at most {children}"),
                 ("parent", session.parent_session_id),
                 (

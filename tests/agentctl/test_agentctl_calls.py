@@ -47,7 +47,7 @@ def test_the_commands_there_are() -> None:
             "request deny", "request answer", "request extend", "daemon audit",
             "device add", "device list", "device revoke", "token create", "token list", "token revoke",
             "daemon backup", "daemon check", "provider list", "provider check", "attach", "adopt", "chat", "session diff", "request watch", "mcp", "top", "doctor", "config trust",
-            "notify list", "notify retry", "notify test", "notify browsers", "notify forget",
+            "session notices", "notify list", "notify retry", "notify test", "notify browsers", "notify forget",
         ]
     }  # fmt: skip
 

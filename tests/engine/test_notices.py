@@ -452,3 +452,100 @@ async def test_old_notices_are_deleted(store: Store) -> None:
         here.clock.now += timedelta(seconds=1)
         await retention.delete_due(here.engine.core)
         assert await here.notices() == []
+
+
+@pytest.mark.parametrize(
+    ("level", "told"),
+    [
+        ("default", {("requests", "request"), ("ends", "finished")}),
+        ("none", set()),
+        ("requests", {("requests", "request")}),
+        ("all", {("requests", "request"), ("requests", "finished"), ("ends", "finished")}),
+    ],
+)
+async def test_session_chooses_what_people_are_notified_of(
+    store: Store, level: Any, told: set[tuple[str, str]]
+) -> None:
+    targets = {
+        "requests": Recorder(withdraws=False),
+        "ends": target(Recorder(withdraws=False), events=frozenset({"finished"})),
+    }
+    async with world(store, targets) as here:
+        session = await here.client.create_session(provider="manual", notices=level)
+        run = await here.client.create_run(session.id)
+        await here.client.transition_run(run.id, "running")
+        request = await here.ask_from(run)
+        last = await here.ask()  # the log was read when this one has a notice
+        await until(lambda: _subject_has(here, last.id))
+        here.pass_time(5)
+        await until(lambda: _all_sent(here))
+        await here.client.resolve_request(request.id, "deny")
+        await here.client.transition_run(run.id, "completed", result={"text": "done"})
+        final = await here.ask()
+        await until(lambda: _subject_has(here, final.id))
+        here.pass_time(5)
+        await until(lambda: _all_sent(here))
+        found = {
+            (notice.target, notice.kind)
+            for notice in await here.notices()
+            if notice.session_id == session.id
+        }
+        assert found == told
+
+
+async def _subject_has(here: World, subject: str) -> bool:
+    return bool(await here.notices(subject))
+
+
+async def _all_sent(here: World) -> bool:
+    return "queued" not in await here.states()
+
+
+async def test_children_inherit_what_people_are_notified_of(store: Store) -> None:
+    desk = Recorder()
+    async with world(store, {"desk": desk}) as here:
+        parent = await here.client.create_session(provider="manual", notices="none")
+        child = await here.client.spawn("x", session_id=parent.id, provider="manual")
+        await here.client.transition_run(child.run.id, "running")
+        muted = await here.ask_from(child.run)
+        assert muted.audience == "human"
+        heard = await here.ask()
+        await here.until_states("queued")
+        await here.client.update_session(child.session.id, notices="requests")
+        again = await here.ask_from(child.run)
+        await here.until_states("queued", "queued")
+        here.pass_time(5)
+        await here.until_states("sent", "sent")
+        assert {subject for _, subject in desk.actions} == {heard.id, again.id}
+
+
+async def test_session_that_is_muted_meanwhile_sends_nothing(store: Store) -> None:
+    desk = Recorder()
+    async with world(store, {"desk": desk}) as here:
+        request = await here.ask()
+        await here.until_states("queued")
+        await here.client.update_session(request.session_id, notices="none")
+        here.pass_time(5)
+        await here.until_states("gone")
+        assert desk.given == []
+        assert await here.receipts(request) == []
+
+
+async def test_notices_wait_for_the_end_of_quiet_hours(store: Store) -> None:
+    ringing = Recorder()
+    loud, desk = target(ringing, quiet=False), Recorder()
+    quiet = {"quiet_hours": "11:00-14:00", "time_zone": "UTC"}
+    async with world(store, {"desk": desk, "loud": loud}, **quiet) as here:
+        short = await here.ask(expires_in_s=3600)
+        long = await here.ask(expires_in_s=86_400)
+        await here.until_states(*["queued"] * 4)
+        here.pass_time(5)
+        await here.until_states("queued", "sent", "queued", "sent")
+        here.pass_time(3600)
+        await here.until_states("gone", "gone", "queued", "sent")  # the short one is over
+        here.pass_time(3594)
+        here.pass_time(1)
+        await here.until_states("gone", "gone", "sent", "sent")
+        assert here.clock.now == NOON + timedelta(hours=2)
+        assert desk.actions == [("show", long.id)]
+        assert ringing.actions[0] == ("show", short.id)

@@ -45,6 +45,7 @@ async def test_long_values_of_an_older_schema_are_migrated(tmp_path):
             connection.execute(f"DROP INDEX {table}_by_deadline")
         connection.execute("ALTER TABLE requests DROP COLUMN deadline")
         connection.execute("ALTER TABLE sessions DROP COLUMN last_line")
+        connection.execute("ALTER TABLE sessions DROP COLUMN notices")
         connection.execute("ALTER TABLE access_tokens DROP COLUMN purpose")
         connection.execute("ALTER TABLE access_tokens DROP COLUMN session_id")
         later = (

@@ -7,7 +7,7 @@ The engine writes these events of sessions and runs:
 type                   data
 =====================  ===========================================================================
 session.created        title, provider, cwd; of a child: [parent_session_id, parent_run_id]
-session.updated        the changed fields of: [title, metadata, status, approval_policy, sandbox, cwd];
+session.updated        the changed fields of: [title, metadata, status, approval_policy, sandbox, notices, cwd];
                        with cwd: previous_cwd, the directory before
 session.closed         the same
 message.created        message_id, role, source {kind, session_id, run_id, principal}, text, [request_id]: the request whose decision it contains, [images]: media_type, size and digest of each

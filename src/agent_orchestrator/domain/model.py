@@ -13,6 +13,7 @@ MessageRole = Literal["user", "assistant", "system"]
 SourceKind = Literal["client", "session", "parent", "child"]
 Delivery = Literal["queued", "delivered", "undeliverable"]
 NotifyParent = Literal["record", "wake"]
+NoticeLevel = Literal["default", "none", "requests", "all"]
 RequestKind = Literal["approval_request", "permission_request", "input_request"]
 Approvals = Literal["allow", "ask-parent", "ask-human", "deny"]
 ApprovalPolicy = Literal["untrusted", "on-request", "never"]
@@ -96,6 +97,9 @@ class Session:
     """What its agents' commands may do without approval."""
     last_line: str | None = None
     """The last line that its agent said, at most 200 characters."""
+    notices: NoticeLevel = "default"
+    """What people are notified of: ``none``, ``requests``, or ``all``: also the ends of its runs.
+    ``default``: what its parent says, else what each target and device is set for."""
 
 
 @frozen

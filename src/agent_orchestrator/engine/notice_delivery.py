@@ -12,6 +12,7 @@ from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.notice_content import content_of
+from agent_orchestrator.engine.notice_levels import level_of
 from agent_orchestrator.engine.notice_states import record_failure, record_sent, set_state
 from agent_orchestrator.engine.notifier import Waiter
 from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
@@ -109,12 +110,20 @@ def _prepare(
 ) -> tuple[NoticeContent | None, PushSubscription | None]:
     """Return what to send, None if it is not wanted any more, and the device if it is for one."""
     content = content_of(core, view, notice)
-    if notice.principal is None or content is None:
+    if content is None or _is_muted(view, notice):
+        return None, None
+    if notice.principal is None:
         return content, None
     device = view.push_subscription(notice.target)
     if device is None or not _may_have(core, view, device, notice):
         return None, None
     return content, device
+
+
+def _is_muted(view: View, notice: Notice) -> bool:
+    """Return whether a notice that was not sent yet is of a session of which nobody is notified now."""
+    session = None if notice.session_id is None else view.session(notice.session_id)
+    return notice.state == "queued" and session is not None and level_of(view, session) == "none"
 
 
 def _may_have(core: Core, view: View, device: PushSubscription, notice: Notice) -> bool:

@@ -11,6 +11,7 @@ from agent_orchestrator.domain.model import Event, Request, Session
 from agent_orchestrator.domain.notices import Notice, NoticeKind, Occasion
 from agent_orchestrator.engine import notice_states
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.notice_levels import is_wanted, level_of
 from agent_orchestrator.engine.push_devices import devices_to_tell
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import View
@@ -49,13 +50,14 @@ def recipients(core: Core, view: View, session: Session, occasion: Occasion) -> 
     come after all devices.
     """
     unseen_s = core.config.notify.unseen_s
-    chains = devices_to_tell(core, view, session, occasion)
+    level = level_of(view, session)
+    chains = devices_to_tell(core, view, session, level, occasion)
     for chain in chains:
         for place, device in enumerate(chain):
             yield Recipient(device.id, place * unseen_s, device.principal)
     longest = max(map(len, chains), default=0)
     for name, target in core.config.targets.items():
-        if occasion in target.events:
+        if is_wanted(level, target.events, occasion):
             waits = longest > 0 and target.fallback
             after_s = longest * unseen_s if waits else 0.0
             yield Recipient(name, after_s, is_fallback=waits, quiet=target.quiet)

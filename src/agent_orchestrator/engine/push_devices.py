@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import Forbidden, NotFound
-from agent_orchestrator.domain.model import Session
+from agent_orchestrator.domain.model import NoticeLevel, Session
 from agent_orchestrator.domain.notices import Occasion, PushSubscription
 from agent_orchestrator.engine.access import session_for
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Core
+from agent_orchestrator.engine.notice_levels import is_wanted
 from agent_orchestrator.ports.queries import View
 
 
@@ -47,15 +48,18 @@ def every_subscription(view: View, principal: str | None = None) -> Iterator[Pus
 
 
 def devices_to_tell(
-    core: Core, view: View, session: Session, occasion: Occasion
+    core: Core, view: View, session: Session, level: NoticeLevel, occasion: Occasion
 ) -> list[list[PushSubscription]]:
-    """Return the devices that are notified, for each principal: the one used last comes first."""
+    """Return the devices that are notified, for each principal: the one used last comes first.
+
+    :param level: what people are notified of the session.
+    """
     if core.config.push is None:
         return []
     found: dict[str, list[PushSubscription]] = {}
     for subscription in every_subscription(view):
         holder = holder_of(core, view, subscription)
-        if holder is not None and occasion in subscription.events:
+        if holder is not None and is_wanted(level, subscription.events, occasion):
             found.setdefault(holder.id, [])
             if may_be_told(view, holder, session, occasion):
                 found[holder.id].append(subscription)

@@ -95,6 +95,7 @@ async def create(
             approvals=command.approvals,
             approval_policy=command.approval_policy,
             sandbox=command.sandbox,
+            notices=command.notices or "default",
             **session_limits,
         )
         tx.add_session(session)
@@ -174,7 +175,7 @@ async def update(core: Core, caller: Principal, command: UpdateSession) -> Chang
             changes["metadata"] = json_copy(command.metadata)
         if command.status is not None and command.status != session.status:
             changes["status"] = command.status
-        for name in ("approval_policy", "sandbox"):
+        for name in ("approval_policy", "sandbox", "notices"):
             value = getattr(command, name)
             if value is not None and value != getattr(session, name):
                 changes[name] = value

@@ -10,6 +10,7 @@ from agent_orchestrator.domain.model import (
     ApprovalPolicy,
     Approvals,
     Decision,
+    NoticeLevel,
     NotifyParent,
     Option,
     RequestKind,
@@ -138,6 +139,17 @@ class ConfinementOptions:
     sandbox: Sandbox | None = param(
         "What the agent's commands may do without approval. Default: the session's setting, else the "
         "provider's. More than `read-only` needs the scope `approve`.",
+        default=None,
+    )
+
+
+@command
+class NoticeOptions:
+    """What people are notified of, without an open client."""
+
+    notices: NoticeLevel | None = param(
+        "What people are notified of: `none`, `requests`, or `all`: also the ends of its runs. `default`: "
+        "what its parent says, else what each target and device is set for.",
         default=None,
     )
 

@@ -24,6 +24,7 @@ from agent_orchestrator.operations.options import (
     ImageOptions,
     Keyed,
     Labels,
+    NoticeOptions,
     OfSession,
     Ordered,
     Page,
@@ -36,7 +37,7 @@ ChangeKind = Literal["add", "update", "delete"]
 
 
 @command
-class SessionOptions(Labels, ConfinementOptions, SessionLimits, Keyed):
+class SessionOptions(Labels, ConfinementOptions, NoticeOptions, SessionLimits, Keyed):
     """The settings of a new session."""
 
     provider: str | None = optional_name(
@@ -109,7 +110,7 @@ class MarkSeen(OfSession):
 
 
 @command
-class UpdateSession(Labels, ConfinementOptions, Keyed, OfSession):
+class UpdateSession(Labels, ConfinementOptions, NoticeOptions, Keyed, OfSession):
     status: SessionStatus | None = param("`closed` refuses further messages.", default=None)
     metadata: Mapping[str, Any] | None = param("Replaces the current metadata.", default=None)
     cwd: str | None = optional_path(

@@ -2124,6 +2124,21 @@ class ClientContract:
             with pytest.raises(NotFound):
                 await call("ntc_1")
 
+    async def test_notices_of_a_session_are_chosen_and_changed(self, client: Client) -> None:
+        assert (await client.create_session()).notices == "default"
+        session = await client.create_session(notices="all")
+        assert session.notices == "all"
+        for level in ("none", "requests", "default"):
+            updated = await client.update_session(session.id, notices=level)
+            assert updated.notices == level
+        assert (await client.update_session(session.id, title="x")).notices == "default"
+        log = (await client.list_events(session.id)).events
+        changed = [event.data["notices"] for event in log if "notices" in event.data]
+        assert changed == ["none", "requests", "default"]
+        with pytest.raises(InvalidRequest) as caught:
+            await client.update_session(session.id, notices="some")  # type: ignore[arg-type]
+        assert caught.value.details["fields"].keys() == {"notices"}
+
     async def test_push_subscriptions_that_do_not_exist(self, client: Client) -> None:
         page = await client.list_push()
         assert (page.subscriptions, page.next_cursor) == ((), None)

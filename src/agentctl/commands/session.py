@@ -120,6 +120,23 @@ row(
 )
 row(
     session,
+    "notices",
+    UPDATE_SESSION,
+    "people are notified of session {session.id}: {session.notices}",
+    """Choose what people are notified of: none, requests, all, or default.
+
+    With `all` also the ends of its runs. Child sessions do the same, unless they have a choice of
+    their own. See `agentctl notify` for the targets.
+    """,
+    """
+    agentctl session notices ses_01k0 all
+    agentctl session notices ses_01k0 none
+    """,
+    then="notices",
+    only=("idempotency_key",),
+)
+row(
+    session,
     "move",
     UPDATE_SESSION,
     "session {session.id} works in {session.cwd}",

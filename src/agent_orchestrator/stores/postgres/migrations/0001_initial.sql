@@ -61,6 +61,7 @@ CREATE TABLE sessions (
     max_descendants bigint,
     approval_policy text COLLATE "C",
     sandbox text COLLATE "C",
+    notices text COLLATE "C" NOT NULL,
     last_seq bigint NOT NULL DEFAULT 0,
     last_position bigint NOT NULL DEFAULT 0,
     last_line text COLLATE "C"

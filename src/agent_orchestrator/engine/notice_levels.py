@@ -1,0 +1,30 @@
+"""What people are notified of a session: its own level, or that of an ancestor."""
+
+from collections.abc import Collection
+
+from agent_orchestrator.domain.model import NoticeLevel, Session
+from agent_orchestrator.domain.notices import Occasion
+from agent_orchestrator.ports.queries import SessionQueries
+
+
+def level_of(view: SessionQueries, session: Session) -> NoticeLevel:
+    """Return the level of a session: the first of its own and its ancestors' that is not ``default``."""
+    current: Session | None = session
+    while current is not None:
+        if current.notices != "default":
+            return current.notices
+        parent_id = current.parent_session_id
+        current = None if parent_id is None else view.session(parent_id)
+    return "default"
+
+
+def is_wanted(level: NoticeLevel, events: Collection[str], occasion: Occasion) -> bool:
+    """Return whether a target or device is notified of an occasion.
+
+    :param events: what it is set for.
+    """
+    if level == "all":
+        return occasion in events or "request" in events
+    if level == "requests":
+        return occasion == "request" and occasion in events
+    return level == "default" and occasion in events
