@@ -45,6 +45,17 @@ def required() -> Path:
     pytest.skip(reason)
 
 
+_UNTIL_CLOSED: Final = """
+exec 3<&0
+"$@" 3<&- >&2 &
+echo $!
+read -r _ <&3
+kill -INT $! 2>/dev/null
+wait $!
+"""
+"""A script that runs a server until its input is closed, which this process holds."""
+
+
 @define
 class Server:
     """A server that a test may stop.
@@ -57,22 +68,31 @@ class Server:
     port: int
     user: tuple[str, ...] = ()
     process: "subprocess.Popen[bytes] | None" = None
+    pid: int = 0
     unused: list[str] = field(factory=list)
     """URLs of databases with empty tables."""
     statements: dict[str, str] = field(factory=dict)
     """What empties the tables of a database."""
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
-        command = [*self.user, str(self.bin / "postgres"), "-D", str(self.folder / "data")]
+        """Start it and wait until it answers. It ends with this process, however that ends."""
         options = ["-k", str(self.folder), "-c", "listen_addresses=127.0.0.1", "-p", str(self.port)]
+        command = [
+            *self.user,
+            str(self.bin / "postgres"),
+            "-D",
+            str(self.folder / "data"),
+            *options,
+        ]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *options, "-c", "max_connections=60"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
+                ["/bin/sh", "-c", _UNTIL_CLOSED, "sh", *command, "-c", "max_connections=60"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=log,
             )
+        assert self.process.stdout is not None
+        self.pid = int(self.process.stdout.readline())
         self.wait()
 
     def wait(self) -> None:
@@ -92,8 +112,8 @@ class Server:
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop it: fast by default, ``SIGQUIT`` as if it had crashed."""
         if self.process is not None:
-            self.process.send_signal(how)
-            self.process.wait(60)
+            os.kill(self.pid, how)
+            self.process.communicate(timeout=60)
             self.process = None
 
     def url(self, database: str, *, port: int | None = None) -> str:
