@@ -33,6 +33,7 @@ FIGURES = {
     "postgres": 3,
     "supervisors": 1,
     "parked": 1,
+    "queued": 1,
     "readers": 2,
     "idle": 2,
     "commands": 2,

@@ -48,6 +48,8 @@ async def test_long_values_of_an_older_schema_are_migrated(tmp_path):
         connection.execute("ALTER TABLE sessions DROP COLUMN notices")
         connection.execute("ALTER TABLE access_tokens DROP COLUMN purpose")
         connection.execute("ALTER TABLE access_tokens DROP COLUMN session_id")
+        for trigger in ("run_counted", "run_counted_again"):
+            connection.execute(f"DROP TRIGGER {trigger}")
         later = (
             "image_uses",
             "images",
@@ -56,6 +58,7 @@ async def test_long_values_of_an_older_schema_are_migrated(tmp_path):
             "notices",
             "notice_cursor",
             "push_subscriptions",
+            "run_counts",
         )
         for table in later:
             connection.execute(f"DROP TABLE {table}")

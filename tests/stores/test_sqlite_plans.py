@@ -47,6 +47,7 @@ READ_WHOLE = {
     ("SCAN r USING INDEX runs_for_workers", "LIMIT ?"): "the queue, which has a limit",
     ("SCAN events USING COVERING INDEX events_of_session", "min(position)"): "a check reads all",
     ("SCAN commits", "commits"): "one row",
+    ("SCAN run_counts", "run_counts"): "three rows a provider",
     ("SCAN idempotency", "ORDER BY number LIMIT ?"): "the oldest, up to a limit",
     ("SCAN idempotency", "ORDER BY number LIMIT 1"): "the oldest one",
     ("SCAN callers", "min(caller)"): "one row a caller, each found by the index",

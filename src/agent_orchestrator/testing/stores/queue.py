@@ -59,6 +59,9 @@ class Queue(Opening):
             await store.transact(
                 lambda tx: tx.put_run(evolve(busy, status=RunStatus.QUEUED, attempt=2))
             )
+            assert await store.read(lambda view: view.live_runs()) == {
+                "demo": {RunStatus.QUEUED: 6}
+            }
             startable = await store.read(lambda view: view.next_runs(9))
             assert [run.id for run in startable] == [first.id, busy.id, blocked.id, free.id]
 
