@@ -49,7 +49,7 @@ class Reads(Opening):
             def query(view: View) -> tuple[int, int, int, list[StreamItem]]:
                 stored = view.session(session.id)
                 assert stored is not None
-                events = view.events(session.id, after=0, limit=500)
+                events = view.events(session.id, after=0, limit=1_000_000)
                 beyond = view.feed(after=view.feed_head(), limit=1)
                 return stored.last_seq, len(events), view.event_count(), beyond
 
