@@ -43,7 +43,7 @@ default = "sleeper"
 CLIENT = """
 import socket, sys
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), 20) as line:
-    line.sendall(b"GET /sessions HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n")
+    line.sendall(sys.argv[3].encode())
     print(line.recv(65536).split()[1].decode())
 """
 
@@ -78,11 +78,20 @@ def at_work(client: httpx.Client) -> str:
             return session
 
 
-def call(daemon: Process, before: Callable[[], object] | None = None, **env: str) -> str:
-    """Return the status for a program of this machine without a token."""
+LISTING = "GET /sessions HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+def call(
+    daemon: Process,
+    before: Callable[[], object] | None = None,
+    *,
+    request: str = LISTING,
+    **env: str,
+) -> str:
+    """Return the status for a program of this machine, by default without a token."""
     address = daemon.url.removeprefix("http://").split(":")
     done = subprocess.run(
-        [sys.executable, "-S", "-c", CLIENT, *address],
+        [sys.executable, "-S", "-c", CLIENT, *address, request],
         env=os.environ | env,
         preexec_fn=before,
         stdout=subprocess.PIPE,
@@ -123,6 +132,26 @@ def test_user_without_a_token_is_accepted_while_agents_are_at_work(tmp_path: Pat
         _, most = resource.getrlimit(10)
         limit = tag_limit("run_x.1"), most
         assert call(daemon, lambda: resource.setrlimit(10, limit)) == "401"
+
+
+def test_an_agent_can_neither_claim_a_code_nor_use_a_device(tmp_path: Path) -> None:
+    agent = {TAG_VARIABLE: "run_x.1"}
+    with gateway(tmp_path) as daemon, httpx.Client(base_url=daemon.url) as client:
+        at_work(client)
+        code = client.post("/devices", json={}).json()["code"]
+        body = json.dumps({"code": code})
+        head = "POST /devices/claim HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json"
+        claim = f"{head}\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        assert call(daemon, request=claim, **agent) == "403"
+        claimed = client.post("/devices/claim", json={"code": code})
+        assert claimed.status_code == 201, claimed.text
+        device = f"{claimed.json()['device']['id']}.{claimed.json()['secret']}"
+        cookie = claimed.headers["Set-Cookie"].partition(";")[0]
+        secrets = f"Agentd-Device: {device}\r\nCookie: {cookie}\r\n"
+        listing = LISTING.removesuffix("\r\n") + secrets + "\r\n"
+        assert call(daemon, request=listing, **agent) == "403"
+        assert call(daemon, request=listing) == "200"
+        assert call(daemon) == "401"
 
 
 def test_daemon_started_by_an_agent_accepts_callers_with_its_own_tag(tmp_path: Path) -> None:

@@ -63,11 +63,12 @@ async def test_a_link_reads_its_session_and_what_is_below(tmp_path: Path) -> Non
 async def test_a_link_allows_no_call_but_those_that_read_its_session(tmp_path: Path) -> None:
     async with shared(tmp_path) as one:
         ids = {"session_id": one.session_id, "run_id": "run_x", "request_id": "req_x"}
-        ids |= {"token_id": one.link_id, "notice_id": "ntc_x"}
+        ids |= {"token_id": one.link_id, "notice_id": "ntc_x", "subscription_id": "psh_x"}
         bodies: dict[str, Any] = {
             "seq": 1, "name": "x", "text": "x", "task": "x", "decision": "deny", "grants": [],
             "to_status": "canceled", "path": "/x", "pid": 1, "process_start_id": "x",
             "expires_in_s": 60, "title": "x", "code": "x", "session_id": one.session_id,
+            "notice_id": "ntc_x", "state": "shown", "endpoint": "https://x", "p256dh": "x", "auth": "x",
         }  # fmt: skip
         for operation in OPERATIONS:
             if operation.public:

@@ -38,7 +38,7 @@ async def token(server: Serving, name: str = "ann", **fields: Any) -> tuple[str,
 async def test_token_allows_only_the_operations_of_its_scope(tmp_path: Path, scope: str) -> None:
     ids = {
         f"{kind}_id": f"{kind[:3]}_none"
-        for kind in ("session", "run", "request", "token", "notice")
+        for kind in ("session", "run", "request", "token", "notice", "subscription")
     }
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         _, headers = await token(server, scopes=[scope])
@@ -56,6 +56,7 @@ async def test_token_allows_only_the_operations_of_its_scope(tmp_path: Path, sco
                     "to_status": "canceled", "path": str(tmp_path / "data.db"),
                     "pid": 1, "process_start_id": "x",
                     "grants": [], "expires_in_s": 60, "seq": 1,
+                    "notice_id": "ntc_x", "state": "shown", "endpoint": "https://x", "p256dh": "x", "auth": "x",
                 }  # fmt: skip
                 names = {a.name for a in operation.request.__attrs_attrs__}  # type: ignore[attr-defined]
                 body = {name: value for name, value in command.items() if name in names}

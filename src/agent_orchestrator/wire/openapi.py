@@ -22,7 +22,8 @@ A gateway for CLI coding agents: sessions, durable runs, and an event log withou
 
 Every error is `{"error": {"code", "message", "details"}}`. `details.fields` of `invalid_request` names
 each bad field. Methods that are not listed for a path return 405. Invalid HTTP/1.1 is refused in the same form,
-also with 426, 431, 501 and 505. If tokens are configured, every call except `GET /health` needs one. A call that
+also with 426, 431, 501 and 505. If tokens are configured, every call except `GET /health` needs one,
+unless it says otherwise. A call that
 takes `idempotency_key` also takes it as the header `Idempotency-Key`. A repeat returns the first answer with the
 header `Idempotent-Replayed: true`."""
 
