@@ -7,6 +7,8 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
+import trio.testing
 from notices import NOON, Clock, Recorder, World, target, until, world
 
 from agent_orchestrator.domain.notices import Notice
@@ -15,6 +17,7 @@ from agent_orchestrator.ports.channel import NoticeContent, SendFailed
 from agent_orchestrator.ports.store import Store
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.testing.stores.samples import a_notice
 
 pytestmark = pytest.mark.anyio
 
@@ -549,3 +552,58 @@ async def test_notices_wait_for_the_end_of_quiet_hours(store: Store) -> None:
         assert here.clock.now == NOON + timedelta(hours=2)
         assert desk.actions == [("show", long.id)]
         assert ringing.actions[0] == ("show", short.id)
+
+
+async def test_notice_of_an_unknown_session_is_sent(store: Store) -> None:
+    async with world(store, {"desk": Recorder()}) as here:
+        await store.transact(lambda tx: tx.add_notice(a_notice("run_1", kind="finished")))
+        here.pass_time(0)
+        await here.until_states("sent")
+
+
+async def test_fault_in_the_delivery_stops_neither_other_targets_nor_runs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content_of = notice_delivery.content_of
+
+    def broken(core: Any, view: Any, notice: Notice) -> Any:
+        if notice.target == "broken":
+            raise ZeroDivisionError
+        return content_of(core, view, notice)
+
+    monkeypatch.setattr(notice_delivery, "content_of", broken)
+    async with world(store, {"broken": Recorder(), "desk": Recorder()}) as here:
+        await here.ask()
+        await here.until_states("queued", "queued")
+        here.pass_time(5)
+        await here.until_states("queued", "sent")
+        assert await run_status(here) == "completed"
+
+
+@pytest.mark.parametrize("with_waiting", [False, True])
+def test_nothing_is_read_while_nothing_happens(with_waiting: bool) -> None:
+    """On a virtual clock: an hour passes at once. A notice that is due later is looked at once a minute."""
+
+    class Counting(MemoryStore):
+        reads = 0
+
+        async def read(self, query: Any) -> Any:
+            self.reads += 1
+            return await super().read(query)
+
+    async def live() -> int:
+        clock: Any = lambda: NOON + timedelta(seconds=trio.current_time())  # noqa: E731
+        quiet = {"quiet_hours": "11:00-20:00", "time_zone": "UTC"}
+        desk = Recorder()
+        async with Counting() as store, world(store, {"desk": desk}, clock=clock, **quiet) as here:
+            if with_waiting:
+                await here.ask(expires_in_s=86_400)
+                await here.until_states("queued")
+            await anyio.sleep(10)
+            before = store.reads
+            await anyio.sleep(3600)
+            return store.reads - before
+
+    reads = trio.run(live, clock=trio.testing.MockClock(autojump_threshold=0))
+    # One look at the clock reads what is due, and when the next is; the deadlines of requests are looked at, too.
+    assert reads <= (60 * 3 if with_waiting else 0)

@@ -20,6 +20,7 @@ AT_LENGTH = frozenset(
         "tools",
         # the same contract as test_embedded.py, over HTTP
         "client/test_http.py",
+        "notify/test_notify_daemon.py",
         # three seconds of processor time or more, for what others show in less
         "agentctl/test_agentctl_answers.py",
         "agentctl/test_agentctl_chat.py",

@@ -33,6 +33,9 @@ LONGEST_PAUSE_S: Final = 60.0
 """Maximum seconds between two reads of the clock while a notice is due later: the clock may be set and the
 machine may sleep."""
 
+PROBLEM_PAUSE_S: Final = 60.0
+"""Seconds until a target is used again after a failure that is a fault of this program."""
+
 RETRY_S: Final = 1.0
 """Seconds until the next read if the store is unavailable."""
 
@@ -66,6 +69,9 @@ class _Deliveries:
     async def _send(self, notice: Notice) -> None:
         try:
             await send(self.core, notice)
+        except Exception:  # runs go on, whatever is wrong with notices
+            logger.exception("notice %s cannot be sent or recorded", notice.id)
+            await anyio.sleep(PROBLEM_PAUSE_S)
         finally:
             self.busy.discard(notice.target)
             self.waiter.notify()

@@ -171,6 +171,8 @@ def log_receipt(core: Core, tx: Transaction, notice: Notice, state: NoticeState)
     """Log the receipt of a request's notice in the request's session."""
     if notice.kind != "request" or notice.session_id is None:
         return
+    if tx.session(notice.session_id) is None:
+        return
     data: Mapping[str, Any] = {
         "request_id": notice.request_id,
         "notice_id": notice.id,
