@@ -607,3 +607,27 @@ def test_nothing_is_read_while_nothing_happens(with_waiting: bool) -> None:
     reads = trio.run(live, clock=trio.testing.MockClock(autojump_threshold=0))
     # One look at the clock reads what is due, and when the next is; the deadlines of requests are looked at, too.
     assert reads <= (60 * 3 if with_waiting else 0)
+
+
+async def test_doctor_warns_of_a_notice_that_has_failed() -> None:
+    async def refuse(_: NoticeContent) -> None:
+        raise SendFailed("answered 403", is_final=True)
+
+    async with MemoryStore() as store, world(store, {"desk": Recorder(then=refuse)}) as here:
+        await here.client.test_notice()  # whoever tests sees the failure
+        await here.until_states("failed")
+        assert await warnings(here) == []
+        await here.ask()
+        await here.until_states("failed", "queued")
+        here.pass_time(5)
+        await here.until_states("failed", "failed")
+        await here.client.test_notice()
+        await here.until_states("failed", "failed", "failed")
+        assert await warnings(here) == ["a notice was not sent to desk: answered 403"]
+        here.clock.now += timedelta(days=2)
+        assert await warnings(here) == []
+
+
+async def warnings(here: World) -> list[str]:
+    findings = (await here.client.doctor()).findings
+    return [finding.message for finding in findings if finding.about == "notices"]

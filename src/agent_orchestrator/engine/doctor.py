@@ -1,4 +1,4 @@
-"""The doctor: findings about providers, the store, named tokens and the host."""
+"""The doctor: findings about providers, the store, named tokens, notices and the host."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,6 +9,7 @@ import anyio.to_thread
 
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.exposure import possible_without_sandbox
+from agent_orchestrator.domain.notices import Notice
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.engine.access import require_admin
 from agent_orchestrator.engine.config import EngineConfig
@@ -28,6 +29,12 @@ from agent_orchestrator.ports.runner import SelfChecking, capabilities_of
 OLD_TOKEN_AGE: Final = timedelta(days=90)
 """The age from which the doctor warns of a token that never expires."""
 
+RECENT_FAILURE_AGE: Final = timedelta(days=1)
+"""The age up to which the doctor warns of a notice that was not sent."""
+
+MAX_FAILED: Final = 50
+"""Maximum number of failed notices that the doctor looks at."""
+
 _PAGE_SIZE: Final = 500
 
 logger = logging.getLogger("agent_orchestrator.providers")
@@ -39,9 +46,26 @@ async def run_doctor(core: Core, caller: Principal, command: Doctor) -> DoctorRe
     findings = await provider_findings(core.config)
     findings += _store(core, await core.store.problems())
     findings += token_findings(tokens, core.now())
+    failed = await core.store.read(
+        lambda view: view.notices(state="failed", order="newest", limit=MAX_FAILED)
+    )
+    findings += notice_findings(failed, core.now())
     for query in (core.config.host.findings, core.config.findings):
         findings += await anyio.to_thread.run_sync(query)
     return doctor_report(findings)
+
+
+def notice_findings(failed: Iterable[Notice], now: datetime) -> Iterator[Finding]:
+    """Yield a finding for the first notice that failed a short time ago and was no test."""
+    for notice in failed:
+        if notice.kind != "test" and now - notice.updated_at <= RECENT_FAILURE_AGE:
+            yield Finding(
+                "warning",
+                "notices",
+                f"a notice was not sent to {notice.target}: {notice.error}",
+                "agentctl notify list --failed",
+            )
+            return
 
 
 def doctor_report(findings: Iterable[Finding]) -> DoctorReport:
