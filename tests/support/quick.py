@@ -94,6 +94,7 @@ AT_LENGTH = frozenset(
         "web/test_web_hostile.py",
         "web/test_web_inbox.py",
         "web/test_web_offline.py",
+        "web/test_web_pace.py",
         "web/test_web_screens.py",
         "web/test_web_story.py",
         "wire/test_wire_codec.py",

@@ -1,5 +1,6 @@
 """Who is let in: devices, share links, tokens; and the page below a path."""
 
+import json
 from pathlib import Path
 
 from daemons import Daemon, daemon_at
@@ -108,3 +109,55 @@ def test_page_works_below_a_path(tmp_path: Path, visit: Visit) -> None:
         page.goto(f"{daemon.url}/my/agents/#/inbox")
         page.reload()
         expect(page.locator("[data-screen=inbox]")).to_be_visible()
+
+
+def test_notice_is_shown_reported_and_withdrawn(daemon: Daemon, visit: Visit) -> None:
+    code = daemon.post("/devices", name="phone")["code"]
+    context = visit.device()
+    context.grant_permissions(["notifications"], origin=daemon.url)
+    page = context.new_page()
+    visit.pages.append(page)
+    page.goto(f"{daemon.url}/#device={code}")
+    expect(page.locator("[data-screen=inbox]")).to_contain_text("Nothing waits for you")
+    page.evaluate("navigator.serviceWorker.ready")
+    # What subscribing leaves for the worker, without the push service of the browser's maker.
+    page.evaluate(
+        """async () => {
+          const { credentials } = await import("./web/app/api.js");
+          const cache = await caches.open("credentials-of-agentd");
+          await cache.put("credentials", new Response(JSON.stringify(credentials())));
+        }"""
+    )
+    page.goto(f"{daemon.url}/#/status")
+    browser = context.new_cdp_session(page)
+    found: list[str] = []
+    browser.on(
+        "ServiceWorker.workerRegistrationUpdated",
+        lambda event: found.extend(one["registrationId"] for one in event["registrations"]),
+    )
+    browser.send("ServiceWorker.enable")
+    until(page, "true")
+    while not found:
+        page.wait_for_timeout(20)
+
+    def push(kind: str, **data: str) -> None:
+        message = json.dumps({"type": f"notice.{kind}", "data": data})
+        browser.send(
+            "ServiceWorker.deliverPushMessage",
+            {"origin": f"{daemon.url}/", "registrationId": found[-1], "data": message},
+        )
+
+    shown = "navigator.serviceWorker.ready.then((one) => one.getNotifications()).then((all) => all.map((one) => [one.title, one.body, one.tag]))"
+    request = {"notice_id": "ntc_1", "request_id": "req_1", "session_id": "ses_1"}
+    push("request", title="An agent asks <b>you</b>", session_title="Disk is full", **request)
+    until(page, f"{shown}.then((all) => all.length === 1)")
+    assert page.evaluate(shown) == [["An agent asks <b>you</b>", "Disk is full", "req_1"]]
+    # The report has the device's credentials: the daemon knows the device, and not this notice.
+    daemon.until(lambda: statuses(daemon) == [404])
+    push("withdrawn", **request)
+    until(page, f"{shown}.then((all) => all.length === 0)")
+
+
+def statuses(daemon: Daemon) -> list[int]:
+    """Return how the daemon answered the reports of notices."""
+    return [line["status"] for line in daemon.process.log() if line.get("path") == "/push/receipts"]

@@ -51,6 +51,13 @@ def test_modules_import_files_that_there_are_and_all_are_imported() -> None:
     assert reached | {"app/types.js"} == modules
 
 
+def test_index_names_all_modules_so_that_none_is_found_late() -> None:
+    text = (STATIC / "index.html").read_text()
+    named = set(re.findall(r'<link rel="modulepreload" href="web/([^"]+)"', text))
+    modules = {name for name in page_files() if name.endswith((".js", ".mjs"))}
+    assert named == modules - {"sw.js", "app/types.js", "app/main.js"}
+
+
 def test_first_visit_is_small() -> None:
     names = [
         "index.html",

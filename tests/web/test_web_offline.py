@@ -50,6 +50,21 @@ def test_page_equals_the_log_after_losses_of_the_network(shared: Daemon, visit: 
         expect_log(page, shared, session)
 
 
+def test_page_equals_the_log_after_the_browser_froze_it(shared: Daemon, visit: Visit) -> None:
+    session = shared.begin([], text="Begin")
+    shared.wait_idle(session)
+    page = visit.open(f"{shared.url}/#/s/{session}")
+    expect_log(page, shared, session)
+    browser = page.context.new_cdp_session(page)
+    for number in range(5):
+        browser.send("Page.setWebLifecycleState", {"state": "frozen"})
+        for part in range(3):
+            shared.post(f"/sessions/{session}/messages", text=f"frozen {number}.{part}")
+            shared.wait_idle(session)
+        browser.send("Page.setWebLifecycleState", {"state": "active"})
+        expect_log(page, shared, session)
+
+
 def test_page_opens_without_a_network_and_sends_once(daemon: Daemon, visit: Visit) -> None:
     session = daemon.begin([], text="Begin", title="Kept")
     daemon.wait_idle(session)

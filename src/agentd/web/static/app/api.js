@@ -75,8 +75,12 @@ function browserName() {
   return [browser ?? "Browser", system && `on ${system}`].filter(Boolean).join(" ");
 }
 
-/** @returns {{ [name: string]: string }} */
-function credentials() {
+/**
+ * Return the headers by which the daemon knows this browser.
+ *
+ * @returns {{ [name: string]: string }}
+ */
+export function credentials() {
   const token = storedToken();
   if (token) return { Authorization: `Bearer ${token}` };
   const device = storedDevice();

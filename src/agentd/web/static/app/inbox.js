@@ -33,6 +33,10 @@ export const atWork = computed(() =>
 );
 
 export function Inbox() {
+  useEffect(() => {
+    // For measurements: from here on the user can answer.
+    if (isFresh.value && !performance.getEntriesByName("usable").length) performance.mark("usable");
+  }, [isFresh.value]);
   const recent = decided.value.filter(({ at }) => now.value - at < SHOWN_MS).slice(0, 5);
   return html`
     <${Header} title="Inbox">${inbox.value.length > 0 && html`<p class="muted">${counted(inbox.value.length, "request")} for you</p>`}<//>

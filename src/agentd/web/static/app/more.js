@@ -2,6 +2,7 @@
 
 import { base, change, claimDevice, deviceId, get, hasCredentials, list } from "./api.js";
 import { html, useEffect, useState } from "./lib.js";
+import { Notices } from "./notices.js";
 import { post } from "./outbox.js";
 import { Block, Empty, Header, Icon, State, Twice } from "./parts.js";
 import { to } from "./route.js";
@@ -14,7 +15,7 @@ export const More = () => html`
     ${[
       ["status", "Status", "Workers, queue, providers, findings of doctor"],
       ["audit", "Audit", "Who decided what"],
-      ["devices", "Devices", "Who is let in, and what this browser keeps"],
+      ["devices", "Devices and notices", "Who is let in and notified, and what this browser keeps"],
     ].map(([path, name, about]) => html`<li><div class="row"><a href=${to(path)}><span class="row-title">${name}</span><span class="row-line muted">${about}</span></a></div></li>`)}
   </ul></nav></div>
 `;
@@ -149,6 +150,7 @@ export function Devices() {
           : html`<button type="button" class="primary" onClick=${() => void invite()}>Let another device in</button>
               ${!hasCredentials() && html`<p class="muted">From then on every browser and program needs to be let in, this one included.</p>`}`}
       </section>
+      <${Notices} />
       <section><h2>What this browser keeps</h2><p>The page itself, the lists that it showed last, and what you wrote that was not sent yet. It works without a network, and sends your answers once when there is one.</p>
         <${Twice} class="deny" question="Really forget everything here?" onConfirm=${() => void clear()}>Forget everything here<//></section>
       <section><h2>Use it as an app</h2><p>Open this page on the phone and choose “Add to Home Screen”. That needs HTTPS, for instance by <code>tailscale serve</code> or a reverse proxy.</p></section>

@@ -1,7 +1,7 @@
 /** The entries of a session's story. */
 
 import { Asked, Card, Closed } from "./card.js";
-import { html, useState } from "./lib.js";
+import { html, useEffect, useMemo, useRef, useState } from "./lib.js";
 import { Markdown } from "./markdown.js";
 import { Block, Copy, Diff, Icon, State, usageText } from "./parts.js";
 import { to } from "./route.js";
@@ -19,7 +19,7 @@ export function Entry({ item, log }) {
       return item.role === "user" || item.source ? html`<${Message} item=${item} log=${log} />` : null;
     case "agent":
       return html`<div class="agent">
-        <${Markdown} text=${item.text} />
+        ${item.whole ? html`<${Markdown} text=${item.text} />` : html`<${Growing} text=${item.text} />`}
         ${item.whole ? item.text.length > 160 && html`<div class="entry-tools"><${Copy} text=${item.text} /></div>` : html`<span class="typing" role="img" aria-label="The agent is writing"></span>`}
       </div>`;
     case "subagent":
@@ -44,6 +44,28 @@ export function Entry({ item, log }) {
     default:
       return html`<p class=${item.isProblem ? "note warn" : "note"}>${item.isProblem && html`<${Icon} name="warning" />`}${clean(item.text)}</p>`;
   }
+}
+
+/**
+ * Text that streams in. A long one is drawn less often, so that drawing takes a quarter of the time at most.
+ *
+ * @param {{ text: string }} props
+ */
+function Growing({ text }) {
+  const began = performance.now();
+  const shown = useRef(text);
+  const due = useRef(0);
+  const [, redraw] = useState(0);
+  if (began >= due.current) shown.current = text;
+  useEffect(() => {
+    if (shown.current === text) {
+      if (began >= due.current) due.current = performance.now() + 3 * (performance.now() - began);
+      return undefined;
+    }
+    const timer = setTimeout(() => redraw(Math.random()), due.current - performance.now());
+    return () => clearTimeout(timer);
+  });
+  return useMemo(() => html`<${Markdown} text=${shown.current} />`, [shown.current]);
 }
 
 /** @type {{ [status: string]: string }} */
