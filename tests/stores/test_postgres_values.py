@@ -138,6 +138,46 @@ async def test_an_accept_takes_few_round_trips(database, monkeypatch):
         assert trips < 64 * 2 + 64
 
 
+async def test_long_events_are_sent_one_by_one(database, monkeypatch):
+    """A message to the server has at most 1 GiB, and what is queued is in memory."""
+    pytest.importorskip("psycopg")
+    from agent_orchestrator.stores.postgres import PostgresStore, connection
+
+    sizes = []
+    send_alone, send = connection.Connection._send_alone, connection.Connection._send
+
+    def size_of(statement):
+        return sum(len(cell) for cell in statement.cells if cell is not None)
+
+    def sent_alone(self, statement):
+        sizes.append(size_of(statement))
+        return send_alone(self, statement)
+
+    def sent(self, statements):
+        sizes.append(sum(map(size_of, statements)))
+        return send(self, statements)
+
+    monkeypatch.setattr(connection.Connection, "_send_alone", sent_alone)
+    monkeypatch.setattr(connection.Connection, "_send", sent)
+    texts = [str(number) * 400_000 for number in range(10)]
+    async with PostgresStore(database()) as store:
+        session = a_session()
+        await put(store, session)
+        await store.transact(methodcaller("append", session.id, drafts(*texts, "short"), NOW))
+        events = await store.read(methodcaller("events", session.id, after=0, limit=99))
+        assert [event.data["text"] for event in events] == [*texts, "short"]
+    assert max(sizes) < 500_000
+
+
+def test_agents_do_not_get_the_password(monkeypatch):
+    from agentd.settings import Settings
+    from agentd.traces import agents_environment
+
+    monkeypatch.setenv("PGPASSWORD", "hunter22")
+    assert "PGPASSWORD" in agents_environment(Settings())
+    assert "PGPASSWORD" not in agents_environment(Settings(store="postgresql://host/db"))
+
+
 def test_psycopg_is_imported_for_its_urls_only():
     program = (
         "import sys; from agent_orchestrator.stores.registry import open_store; import agentd.daemon;"

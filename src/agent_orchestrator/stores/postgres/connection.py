@@ -50,6 +50,9 @@ _SETTINGS: Final = (
 MAX_QUEUED: Final = 200
 """Statements after which a queue is sent."""
 
+LARGE: Final = 256 * 1024
+"""Bytes of a statement's values from which it is not queued: a queue would hold many of them in memory."""
+
 _DONE: Final = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK})
 _BINARY: Final = 1
 
@@ -69,6 +72,11 @@ class _Prepared:
     cells: list[Any]
     formats: list[int]
     must_change: bool = False
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is sent alone."""
+        return sum(map(len, filter(None, self.cells))) > LARGE
 
 
 class Connection:
@@ -129,10 +137,10 @@ class Connection:
             self.flush()
             return self._finished(self.pgconn.exec_(statement.sql))
         prepared = self._ready(sql, values)
-        if self._queue:
+        if self._queue and not prepared.is_large:
             return self._send([*self._queue, prepared])
-        name, cells, formats = prepared.name, prepared.cells, prepared.formats
-        return self._finished(self.pgconn.exec_prepared(name, cells, formats, _BINARY))
+        self.flush()
+        return self._send_alone(prepared)
 
     def queue(self, sql: str, values: Sequence[Any], *, must_change: bool = False) -> None:
         """Send a statement together with the next one that is run: many need one round trip.
@@ -141,7 +149,12 @@ class Connection:
 
         :raises UnicodeEncodeError: if a text contains a lone surrogate.
         """
-        self._queue.append(self._ready(sql, values, must_change=must_change))
+        prepared = self._ready(sql, values, must_change=must_change)
+        if prepared.is_large:
+            self.flush()
+            self._send_alone(prepared)
+            return
+        self._queue.append(prepared)
         if len(self._queue) >= MAX_QUEUED:
             self.flush()
 
@@ -174,6 +187,14 @@ class Connection:
             formats.append(_BINARY if cell is value and cell is not None else 0)
         name = self._prepared.get(sql) or self._prepare(sql, statement.sql)
         return _Prepared(name, cells, formats, must_change)
+
+    def _send_alone(self, one: _Prepared) -> "Result":
+        result = self._finished(
+            self.pgconn.exec_prepared(one.name, one.cells, one.formats, _BINARY)
+        )
+        if one.must_change and not result.rowcount:
+            raise NotChanged
+        return result
 
     def _send(self, statements: Sequence[_Prepared]) -> "Result":
         """Send statements in one go, and return the result of the last."""

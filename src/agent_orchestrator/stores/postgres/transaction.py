@@ -40,6 +40,8 @@ class PostgresTransaction(PostgresView, SqlTransaction):
         sent with the next query, so their errors come late, and as the database's.
     """
 
+    _max_long_rows = 1  # a message to the server has at most 1 GiB
+
     def __init__(
         self, connection: Connection, epoch: str | None, head: Head, *, survives_errors: bool
     ) -> None:

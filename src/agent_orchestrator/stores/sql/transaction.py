@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import AuditEntry
@@ -151,6 +151,9 @@ class SqlTransaction(SqlView):
         super().__init__(execute, epoch, long_values)
         self.topics: set[str] = set()
 
+    _max_long_rows: ClassVar[int] = 64
+    """Maximum number of events of one statement, if one of them is long."""
+
     @abstractmethod
     def _write(self, sql: str, values: Sequence[Any]) -> None:
         """Run a statement that may break a rule of the schema.
@@ -260,7 +263,10 @@ class SqlTransaction(SqlView):
         offset = position - last_seq  # from a seq of this session to its position in the whole log
         seq = last_seq - count
         start = 0
+        is_long = any(isinstance(text, bytes) for text in texts)
         for rows, statement in _ADD_EVENTS.items():
+            if is_long and rows > self._max_long_rows:
+                continue
             while count - start >= rows:
                 values: list[Any] = []
                 for index in range(start, start + rows):
