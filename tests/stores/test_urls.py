@@ -15,8 +15,8 @@ from agent_orchestrator.stores.urls import check_userinfo, secrets_of, without_s
         ("postgresql://ann:hunter2@a:1,b:2/db", "postgresql://ann@a:1,b:2/db"),
         ("postgresql://ann:hunt%40er2@[::1]:5/db", "postgresql://ann@[::1]:5/db"),
         (
-            "postgresql://h/db?password=hunter2&sslmode=require&sslpassword=hunter2",
-            "postgresql://h/db?sslmode=require",
+            "postgresql://h/db?password=hunter2&host=%2Frun&sslmode=require&sslpassword=hunter2",
+            "postgresql://h/db?host=%2Frun",
         ),
         ("postgresql://?service=main", "postgresql://?service=main"),
         ("postgresql://ann:hunter2@[bad/db", "postgresql://…"),

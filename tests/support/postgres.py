@@ -67,6 +67,7 @@ class Server:
     folder: Path
     port: int
     user: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     process: "subprocess.Popen[bytes] | None" = None
     pid: int = 0
     unused: list[str] = field(factory=list)
@@ -84,6 +85,7 @@ class Server:
             str(self.folder / "data"),
             *options,
         ]
+        command += [part for setting in self.settings for part in ("-c", setting)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 ["/bin/sh", "-c", _UNTIL_CLOSED, "sh", *command, "-c", "max_connections=60"],

@@ -12,6 +12,10 @@ _SECRET_PARAMETERS: Final = frozenset(
 )
 
 
+_SHOWN_PARAMETERS: Final = frozenset({"host", "port", "dbname", "user", "service"})
+"""The parameters that say which database it is."""
+
+
 def is_url(location: str) -> bool:
     """Return whether the location of a store is a URL, not a path."""
     return "://" in location
@@ -41,11 +45,11 @@ def secrets_of(url: str) -> tuple[str, ...]:
 
 
 def without_secrets(url: str) -> str:
-    """Return a URL without its passwords."""
+    """Return what a URL says about the place of a database, without its passwords."""
     try:
         parts = urlsplit(url)
         user, at, host = parts.netloc.rpartition("@")
-        kept = [pair for pair in parse_qsl(parts.query) if pair[0] not in _SECRET_PARAMETERS]
+        kept = [pair for pair in parse_qsl(parts.query) if pair[0] in _SHOWN_PARAMETERS]
     except ValueError:
         return f"{url.partition('://')[0]}://…"
     netloc = f"{user.partition(':')[0]}{at}{host}"
