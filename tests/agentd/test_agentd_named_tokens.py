@@ -208,7 +208,7 @@ async def blocked(server: Serving) -> None:
     before = unchanged = 0.0
     while unchanged < 3:
         await anyio.sleep(allowed(0.05))
-        while server.store._readers.borrowed_tokens:
+        while server.store._reads.borrowed_tokens:
             await anyio.sleep(0.01)
         now = server.metrics._streamed.values[()]
         unchanged = unchanged + 1 if now == before and now else 0
