@@ -39,6 +39,8 @@ def test_page_equals_the_log_after_losses_of_the_network(shared: Daemon, visit: 
     expect_log(page, shared, session)
     for number in range(10):
         page.context.set_offline(True)
+        if number == 0:
+            expect(page.locator(".offline")).to_contain_text("Offline")
         shared.post(f"/sessions/{session}/messages", text=f"while away {number}")
         shared.wait_idle(session)
         page.context.set_offline(False)

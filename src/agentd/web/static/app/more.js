@@ -135,7 +135,7 @@ export function Devices() {
   const devices = (found ?? []).filter((one) => !one.revoked_at && one.purpose === "device");
   const link = new URL(`#device=${invitation}`, base).href;
   return html`
-    <${Header} title="Devices" back=${to("more")} />
+    <${Header} title="Devices and notices" back=${to("more")} />
     <div class="scroll" data-screen="devices"><div class="details">
       <section><h2>Let in</h2>
         ${(error || problem) && html`<p class="failed-note" role="alert">${clean(problem || error)}</p>`}

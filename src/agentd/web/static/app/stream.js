@@ -136,6 +136,9 @@ export function follow(reader) {
   };
   document.addEventListener("visibilitychange", woke);
   addEventListener("online", reconnect);
+  // What is lost is shown at once, not when a connection ends that nobody answers.
+  const drop = () => connection.abort();
+  addEventListener("offline", drop);
   addEventListener("pageshow", (event) => event.persisted && reconnect());
   void run();
   return {
@@ -145,6 +148,7 @@ export function follow(reader) {
       clearInterval(watchdog);
       document.removeEventListener("visibilitychange", woke);
       removeEventListener("online", reconnect);
+      removeEventListener("offline", drop);
       connection.abort();
       wake();
     },
