@@ -64,6 +64,28 @@ async def test_a_commit_whose_answer_is_lost_is_made_once(postgres, database, op
             assert await store.check() == []
 
 
+async def test_a_change_that_is_run_again_has_the_answer_of_its_last_run(
+    postgres, database, opened
+):
+    url = database()
+    with proxied(postgres.port) as proxy:
+        async with opened(through(url, proxy)) as store:
+            session = a_session()
+            await put(store, session)
+            runs = []
+
+            def change(tx):
+                runs.append(len(runs))
+                if len(runs) == 1:
+                    raise LookupError("refused the first time")
+                return tx.append(session.id, drafts("x"), NOW)
+
+            proxy.cut_at(b"COMMIT", forwards=False)
+            with anyio.fail_after(20):
+                assert await store.transact(change) == 1
+            assert (proxy.cuts, len(runs)) == (1, 2)
+
+
 async def test_a_lost_connection_is_found_again_without_a_refusal(postgres, database, opened):
     url = database()
     with proxied(postgres.port) as proxy:

@@ -113,6 +113,7 @@ class PostgresWriter(GroupWriter):
         for pending in batch:
             transaction = self._transaction(connection, head, survives_errors=False)
             written = connection.writes
+            pending.value = pending.error = None  # of a run before a lost connection
             try:
                 pending.value = pending.change(transaction)
             except BaseException as error:
