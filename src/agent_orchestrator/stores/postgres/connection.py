@@ -70,7 +70,7 @@ class _Prepared:
 
     name: bytes
     cells: list[Any]
-    formats: list[int]
+    formats: list[int] | None
     must_change: bool = False
 
     @property
@@ -179,12 +179,10 @@ class Connection:
     def _ready(self, sql: str, values: Sequence[Any], *, must_change: bool = False) -> _Prepared:
         statement = translated(sql)
         self.writes += statement.writes
-        cells: list[Any] = []
-        formats: list[int] = []
-        for value in values:
-            cell = parameter(value)
-            cells.append(cell)
-            formats.append(_BINARY if cell is value and cell is not None else 0)
+        cells: list[Any] = list(map(parameter, values))
+        formats = None
+        if bytes in map(type, values):
+            formats = [_BINARY if type(value) is bytes else 0 for value in values]
         name = self._prepared.get(sql) or self._prepare(sql, statement.sql)
         return _Prepared(name, cells, formats, must_change)
 
