@@ -631,3 +631,22 @@ async def test_doctor_warns_of_a_notice_that_has_failed() -> None:
 async def warnings(here: World) -> list[str]:
     findings = (await here.client.doctor()).findings
     return [finding.message for finding in findings if finding.about == "notices"]
+
+
+@pytest.mark.parametrize("with_target", [False, True])
+async def test_store_that_fails_delays_notices_and_stops_nothing(with_target: bool) -> None:
+    """Also before it is known whether there is anybody to notify."""
+
+    class Failing(MemoryStore):
+        is_broken = True
+
+        async def read(self, query: Any) -> Any:
+            if self.is_broken and query.__module__.startswith("agent_orchestrator.engine.notice"):
+                raise ZeroDivisionError
+            return await super().read(query)
+
+    desk = Recorder()
+    async with Failing() as store, world(store, {"desk": desk} if with_target else {}) as here:
+        assert await run_status(here) == "completed"
+        store.is_broken = False
+        assert await run_status(here) == "completed"

@@ -4,12 +4,12 @@ import logging
 from typing import Final
 
 import anyio
+from attrs import define, field
 
 from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest, Unavailable
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Core
 from agent_orchestrator.engine.notice_outbox import NOTICEABLE, add_of_request, apply_event
 from agent_orchestrator.engine.paging import BATCH_SIZE
-from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
 from agent_orchestrator.operations.events import StreamItem
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import View
@@ -33,31 +33,51 @@ LONGEST_LAG_S: Final = 60.0
 
 
 async def follow_log(core: Core) -> None:
-    """Fill the outbox as long as the engine runs, from when there is somebody to notify."""
-    with core.notifier.subscribe(SUBSCRIPTIONS_TOPIC) as waiter:
-        while not await read_with_retry(core, lambda view: _has_recipients(core, view)):
-            await _forget(core)
-            await waiter.wait()
-            waiter.clear()
-    with core.notifier.subscribe("events") as waiter:
-        cursor: str | None = None
-        stored_at = anyio.current_time()
-        while True:
-            waiter.clear()
-            try:
-                cursor, is_at_end = await read_on(core, cursor)
-                if is_at_end and anyio.current_time() - stored_at > LONGEST_LAG_S:
-                    await _store(core, cursor)
-                    stored_at = anyio.current_time()
-            except Exception as error:
-                is_known = isinstance(error, Unavailable)
-                text = "notices cannot be made now, trying again: %s"
-                logger.warning(text, error, exc_info=not is_known)
-                await anyio.sleep(RETRY_S)
-                continue
-            if is_at_end:
+    """Fill the outbox as long as the engine runs, while there is somebody to notify."""
+    reader = _Reader(core)
+    while True:
+        is_active = reader.is_active
+        with core.notifier.subscribe("events" if is_active else SUBSCRIPTIONS_TOPIC) as waiter:
+            while reader.is_active == is_active:
+                waiter.clear()
+                try:
+                    has_more = await reader.read_on()
+                except Exception as error:
+                    is_known = isinstance(error, Unavailable)
+                    text = "notices cannot be made now, trying again: %s"
+                    logger.warning(text, error, exc_info=not is_known)
+                    await anyio.sleep(RETRY_S)
+                    continue
+                if has_more or reader.is_active != is_active:
+                    continue
                 await waiter.wait()
-                await anyio.sleep(PAUSE_S)
+                if is_active:
+                    await anyio.sleep(PAUSE_S)
+
+
+@define
+class _Reader:
+    """Reads the log once there is somebody to notify."""
+
+    core: Core
+    is_active: bool = False
+    cursor: str | None = None
+    stored_at: float = field(factory=anyio.current_time)
+
+    async def read_on(self) -> bool:
+        """Handle the next events, if there is somebody to notify. Return whether there may be more."""
+        if not self.is_active:
+            self.is_active = await self.core.store.read(
+                lambda view: _has_recipients(self.core, view)
+            )
+        if not self.is_active:
+            await _forget(self.core)
+            return False
+        self.cursor, is_at_end = await read_on(self.core, self.cursor)
+        if is_at_end and anyio.current_time() - self.stored_at > LONGEST_LAG_S:
+            await _store(self.core, self.cursor)
+            self.stored_at = anyio.current_time()
+        return not is_at_end
 
 
 def _has_recipients(core: Core, view: View) -> bool:
@@ -117,5 +137,5 @@ async def _store(core: Core, cursor: str) -> None:
 
 async def _forget(core: Core) -> None:
     """Forget the cursor, because nobody is notified. Who comes later is not told of what happened before."""
-    if await read_with_retry(core, lambda view: view.notice_cursor()) is not None:
-        await transact_with_retry(core, lambda tx: tx.set_notice_cursor(None))
+    if await core.store.read(lambda view: view.notice_cursor()) is not None:
+        await core.store.transact(lambda tx: tx.set_notice_cursor(None))
