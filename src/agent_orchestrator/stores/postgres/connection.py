@@ -94,6 +94,7 @@ class Connection:
         self._transformer: abc.Transformer = Transformer(self._connection)
         self._prepared: dict[str, bytes] = {}
         self._queue: list[_Prepared] = []
+        self._is_ending = False
         self._readable = select.poll()
         self._readable.register(self.pgconn.socket, select.POLLIN)
         self.writes = 0
@@ -134,6 +135,7 @@ class Connection:
         """
         statement = translated(sql)
         if statement.is_control:  # a single message, and nothing to prepare
+            self._await_end()
             self.flush()
             return self._finished(self.pgconn.exec_(statement.sql))
         prepared = self._ready(sql, values)
@@ -167,6 +169,23 @@ class Connection:
         if self.in_transaction:
             self.execute("ROLLBACK")
 
+    def roll_back_soon(self) -> None:
+        """Do what :meth:`roll_back` does, without waiting for the server. The next statement waits.
+
+        :raises psycopg.Error: if nothing can be sent.
+        """
+        self._queue = []
+        if self.in_transaction:
+            self.pgconn.send_query(b"ROLLBACK")
+            self._is_ending = True
+
+    def _await_end(self) -> None:
+        """Wait for the end of the transaction that :meth:`roll_back_soon` ends."""
+        if self._is_ending:
+            self._is_ending = False
+            while self._next_result() is not None:
+                pass
+
     def flush(self) -> None:
         """Send the queued statements.
 
@@ -177,6 +196,7 @@ class Connection:
             self._send(self._queue)
 
     def _ready(self, sql: str, values: Sequence[Any], *, must_change: bool = False) -> _Prepared:
+        self._await_end()
         statement = translated(sql)
         self.writes += statement.writes
         cells: list[Any] = list(map(parameter, values))

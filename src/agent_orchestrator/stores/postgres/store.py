@@ -184,7 +184,7 @@ class PostgresStore(SqlStore[Reader]):
             return query(PostgresView(connection, self._primary.daemon.epoch, self._long_values))
         finally:
             if not connection.is_lost:
-                connection.roll_back()
+                connection.roll_back_soon()
 
     async def problems(self) -> Sequence[Problem]:
         if self._primary.fault is not None:
