@@ -181,7 +181,7 @@ def test_inside_a_run_no_ids_are_needed(ctl: Ctl, session: str) -> None:
     assert told["run"]["result"]["text"] == "deep down"
     assert told["session"]["parent_run_id"] == sent["id"]
     children = ctl("tool", "session-list", AGENTCTL_SESSION_ID=session).json
-    assert children.keys() == {"sessions", "next_cursor"}
+    assert children.keys() == {"sessions", "next_cursor", "activity"}
     assert [child["id"] for child in children["sessions"]] == [told["session"]["id"]]
     assert "Helper" in ctl("tool", "session-list", "--parent-session-id", session,
                            "--format=text").out  # fmt: skip

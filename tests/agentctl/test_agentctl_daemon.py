@@ -137,8 +137,8 @@ def test_message_send_follow(ctl: Ctl, session: str) -> None:
 def test_answers_have_the_shape_of_the_api(ctl: Ctl, session: str) -> None:
     run = ctl("run", "create", session, "--provider", "manual", "--format=json").json["run"]
     shapes = {
-        ("session", "get", session): {"session"},
-        ("session", "list"): {"sessions", "next_cursor"},
+        ("session", "get", session): {"session", "activity"},
+        ("session", "list"): {"sessions", "next_cursor", "activity"},
         ("message", "list", session): {"messages", "next_cursor"},
         ("run", "get", run["id"]): {"run"},
         ("run", "list"): {"runs", "next_cursor"},

@@ -178,3 +178,23 @@ async def test_a_quiet_stream_does_not_read_the_store(store: Counting, *, severa
             await client.send_message(session_id, "more")
             with anyio.fail_after(20):
                 assert (await subscription.receive())[0].event.event_type == "message.created"
+
+
+async def test_a_reader_can_leave_while_the_store_hangs() -> None:
+    class Hanging(Counting):
+        hangs = False
+
+        async def read(self, query: Callable[[View], T]) -> T:
+            if self.hangs:
+                await anyio.sleep_forever()
+            return await super().read(query)
+
+    store = Hanging()
+    async with open_embedded(store, runners=[Talker()]) as client:
+        session_id, _ = await _logged(client)
+        shared = SharedReads(store)
+        store.hangs = True
+        with anyio.fail_after(20), anyio.move_on_after(0.05):
+            await shared.page(LOCAL, _allowed, session_id, 0, 100)
+        store.hangs = False
+        assert await shared.page(LOCAL, _allowed, session_id, 0, 100)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from daemons import Daemon, daemon_at
 from playwright.sync_api import Browser, sync_playwright
-from screens import Visit
+from visits import Visit
 
 CHROMIUM = "/usr/bin/chromium"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from daemons import Daemon, daemon_at
 from playwright.sync_api import expect
-from screens import Visit, until
+from visits import Visit, until
 
 
 def test_device_is_let_in_by_another_and_sent_away(daemon: Daemon, visit: Visit) -> None:

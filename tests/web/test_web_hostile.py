@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from daemons import Daemon
 from playwright.sync_api import Page, expect
-from screens import Visit
+from visits import Visit
 
 PAYLOADS = (
     "<script>window.owned = 1</script>",

@@ -6,7 +6,7 @@ import time
 from daemons import Daemon
 from playwright.sync_api import Locator, Page, expect
 from scenes import command
-from screens import Visit
+from visits import Visit
 
 
 def asking(daemon: Daemon, line: str, **more: object) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from daemons import Daemon, daemon_at
 from playwright.sync_api import Page, expect
-from screens import Visit, until
+from visits import Visit, until
 
 import agentd
 

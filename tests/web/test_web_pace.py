@@ -3,7 +3,7 @@
 from daemons import Daemon
 from pace import allowed
 from playwright.sync_api import Page, expect
-from screens import Visit, until
+from visits import Visit, until
 
 SLOWER: int = 4
 """How many times slower than here a phone of the middle class is."""

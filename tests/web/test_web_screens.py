@@ -14,7 +14,7 @@ import pytest
 from daemons import Daemon, daemon_at
 from playwright.sync_api import Page, expect
 from scenes import fill, screens
-from screens import SIZES, Visit, until
+from visits import SIZES, Visit, until
 
 ROOT = Path(__file__).parents[2]
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"

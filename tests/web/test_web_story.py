@@ -5,7 +5,7 @@ import re
 from daemons import Daemon
 from playwright.sync_api import Page, expect
 from scenes import ANSWER, PATCH, plan, tool
-from screens import Visit, until
+from visits import Visit, until
 
 
 def story(page: Page):

@@ -107,22 +107,21 @@ class SharedReads:
         return await self._store.read(alone)
 
     async def _perform(self, read: _Read) -> None:
-        # Shielded: the others would wait for ever if this reader left in between.
-        with anyio.CancelScope(shield=True):
+        try:
             try:
-                try:
-                    # Readers that the same commit woke come now.
-                    await anyio.lowlevel.checkpoint()
-                finally:
-                    del self._open[read.key]
-                known = self._full.get(read.key)
-                await self._store.read(partial(read.perform, known))
-                if known is None:
-                    self._keep(read)
-            except OrchestratorError:
-                pass  # each reader reads again, and gets the error
+                # Readers that the same commit woke come now.
+                await anyio.lowlevel.checkpoint()
             finally:
-                read.done.set()
+                del self._open[read.key]
+            known = self._full.get(read.key)
+            await self._store.read(partial(read.perform, known))
+            if known is None:
+                self._keep(read)
+        except OrchestratorError:
+            pass  # each reader reads again, and gets the error
+        finally:
+            # Also if this reader leaves: the others then read for themselves.
+            read.done.set()
 
     def _keep(self, read: _Read) -> None:
         for page in read.pages.values():
