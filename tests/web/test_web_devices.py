@@ -68,9 +68,14 @@ def test_code_is_typed_in(daemon: Daemon, visit: Visit) -> None:
 
 def test_share_link_shows_one_session_to_read(daemon: Daemon, visit: Visit) -> None:
     session = daemon.begin(
-        [["emit", "agent.message", {"text": "For your eyes"}], ["end", ""]], title="Shared"
+        [
+            ["emit", "agent.message", {"text": "For your eyes"}],
+            ["ask", {"text": "May I?", "kind": "approval_request"}],
+            ["end", ""],
+        ],
+        title="Shared",
     )
-    daemon.wait_idle(session)
+    request = daemon.question(session)["id"]
     secret = daemon.begin([["end", "x"]], title="Not shared")
     daemon.wait_idle(secret)
     desk = visit.open(f"{daemon.url}/#/s/{session}", "desk")
@@ -82,6 +87,10 @@ def test_share_link_shows_one_session_to_read(daemon: Daemon, visit: Visit) -> N
     assert link.partition("=")[2] not in reader.url
     expect(reader.get_by_role("textbox", name="Message")).to_have_count(0)
     expect(reader.get_by_text("You read this session by a link.")).to_be_visible()
+    expect(reader.get_by_role("button", name="Approve")).to_have_count(0)
+    reader.goto(f"{daemon.url}/#/r/{request}")
+    expect(reader.locator("article").first).to_contain_text("May I?")
+    expect(reader.get_by_role("button", name="Approve")).to_have_count(0)
     reader.goto(f"{daemon.url}/#/sessions")
     expect(reader.locator("[data-screen=sessions] .row")).to_have_count(1)
 
