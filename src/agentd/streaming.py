@@ -3,7 +3,7 @@
 from codecs import getincrementaldecoder
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -59,6 +59,9 @@ KEPT_BATCHES: Final = 8
 
 RETRY_S: Final = 5
 """Seconds after which a reader should reconnect when the daemon ends its stream."""
+
+LAST_READ_S: Final = 0.1
+"""Seconds in which a stream still reads what was written just before the daemon stops."""
 
 LAST_SEND_S: Final = 0.5
 """Seconds that a reader has to receive the end of its stream, before its connection is reset."""
@@ -196,6 +199,7 @@ class EventStreamResponse(LiveResponse):
         peer: Peer,
     ) -> None:
         super().__init__()
+        self._is_sending = False
         self._frames = frames
         self._peer = peer
         self._slot = slot
@@ -212,6 +216,7 @@ class EventStreamResponse(LiveResponse):
         """
         started = False
         last = b""
+        rest: Sequence[StreamPart] = ()
         try:
             with self._slot:
                 async with self._transport.subscribe(self._stream_request) as subscription:
@@ -222,12 +227,15 @@ class EventStreamResponse(LiveResponse):
                             subscription, partial(self._pump, subscription, send)
                         )
                     last = sse.STOPPING
+                    if not self._is_sending:  # else the end of what it was sending is missing
+                        rest = await _last_batch(subscription)
         except Exception as error:  # noqa: BLE001 - `problem_of` logs unexpected errors
             problem = problem_of(error)
             if not started:
                 return problem_response(problem)
             # A started stream cannot send an error. The reader reconnects and gets it.
         async with _send_last(self._peer):
+            await self._send_batch(rest, send)
             await send(stream_part(last, more=False))
         return None
 
@@ -241,10 +249,15 @@ class EventStreamResponse(LiveResponse):
                 announce = self._lifetime.draining and not drain_sent
                 drain_sent |= announce
                 await send(stream_part(sse.DRAINING if announce else sse.KEEPALIVE))
-            self._metrics.streamed(_events_in(batch))
-            from_head = self._stream_request.cursor == HEAD
-            for chunk in self._frames.chunks(batch, from_head=from_head):
-                await send(stream_part(chunk))
+            await self._send_batch(batch, send)
+
+    async def _send_batch(self, batch: Sequence[StreamPart], send: ASGISendCallable) -> None:
+        self._metrics.streamed(_events_in(batch))
+        from_head = self._stream_request.cursor == HEAD
+        self._is_sending = True
+        for chunk in self._frames.chunks(batch, from_head=from_head):
+            await send(stream_part(chunk))
+        self._is_sending = False
 
 
 async def _run_until_revoked(
@@ -265,6 +278,13 @@ async def _run_until_revoked(
         await run(work)
     if errors_raised:
         raise errors_raised[0]
+
+
+async def _last_batch(subscription: Subscription) -> Sequence[StreamPart]:
+    """Return what was written just before the daemon stops, such as the release of a run."""
+    with anyio.move_on_after(LAST_READ_S), suppress(errors.OrchestratorError):
+        return await subscription.receive()
+    return ()
 
 
 @asynccontextmanager
@@ -416,19 +436,29 @@ class SocketStream:
         return str(frame["token"])
 
     async def _pump(self, socket: WebSocket, subscription: Subscription) -> None:
-        drain_sent = False
+        drain_sent = is_sending = False
         with self.lifetime.until_closing():
             while True:
                 batch = await _next_batch(
                     subscription, self.quiet_s, self.lifetime, drain_sent=drain_sent
                 )
+                is_sending = True
                 if not batch:
                     announce = self.lifetime.draining and not drain_sent
                     drain_sent |= announce
                     await socket.send(_frame("draining" if announce else "ping"))
-                self.limiter.metrics.streamed(_events_in(batch))
-                for item in batch:
-                    await _send(socket, _item_frame(item, subscription.epoch))
+                await self._send_batch(socket, subscription, batch)
+                is_sending = False
+        if not is_sending:  # else the end of what it was sending is missing
+            with anyio.move_on_after(LAST_SEND_S):
+                await self._send_batch(socket, subscription, await _last_batch(subscription))
+
+    async def _send_batch(
+        self, socket: WebSocket, subscription: Subscription, batch: Sequence[StreamPart]
+    ) -> None:
+        self.limiter.metrics.streamed(_events_in(batch))
+        for item in batch:
+            await _send(socket, _item_frame(item, subscription.epoch))
 
 
 async def _discard_frames(socket: WebSocket) -> None:

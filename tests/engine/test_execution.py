@@ -497,10 +497,7 @@ async def test_closed_event_readers_leave_no_subscription() -> None:
     async with store, Orchestrator(store, config) as engine:
         client = Client(engine)
         session = await client.create_session()
-        with anyio.fail_after(20):
-            # The engine subscribes to the queue, the requests, the records, the takeovers and the notices.
-            while len(engine.core.notifier) > 5:
-                await anyio.lowlevel.checkpoint()
+        await anyio.wait_all_tasks_blocked()  # the engine's own tasks have subscribed
         before = len(engine.core.notifier)
         for _ in range(50):
             async with client.events(session.id, follow=True) as events:
