@@ -45,9 +45,10 @@ def opencode_env(home: Path, port: int) -> dict[str, str]:
     }
 
 
-def completed_answers(home: Path) -> int:
-    """Return how many answers opencode has completed in all conversations of a home."""
+def completed_answers(home: Path, conversation: str) -> int:
+    """Return how many answers opencode has completed in a conversation."""
     database = home / "data" / "opencode" / "opencode.db"
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        rows = connection.execute("SELECT data FROM message").fetchall()
+        query = "SELECT data FROM message WHERE session_id = ?"
+        rows = connection.execute(query, (conversation,)).fetchall()
     return sum("completed" in json.loads(data)["time"] for (data,) in rows)

@@ -33,7 +33,7 @@ class Agent:
     :param tool: how a script calls one of our tools.
     :param asking: the step of a script that runs a command for which the agent asks.
     :param by_hand: how a person goes on with a conversation, with ``{thread}`` and ``{text}``.
-    :param completed_answers: counts the answers in its home, where the program of a person does not end by itself.
+    :param completed_answers: counts the answers of a conversation in its home, where the program of a person does not end by itself.
     :param settings: the settings of its provider, with ``{program}``.
     :param open: settings with which agents in a sandbox may spawn its agents.
     :param unasked: the options of a session whose agent works without asking.
@@ -61,7 +61,7 @@ class Agent:
     retried: Mapping[str, str]
     too_long: str
     by_hand: tuple[str, ...]
-    completed_answers: Callable[[Path], int] | None = None
+    completed_answers: Callable[[Path, str], int] | None = None
     settings: str = "command = {program}"
     open: str = ""
     unasked: Mapping[str, str] = attrs.field(

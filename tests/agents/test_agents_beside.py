@@ -38,8 +38,9 @@ async def test_a_run_is_not_disturbed_by_others(case: Case) -> None:
             await case.asked(TEXT)
             await until(lambda: case.has_stored(acknowledgement(TEXT)))
             if (answers := case.agent.completed_answers) is not None:
+                (thread,) = (await client.get_session(session.id)).threads.values()
                 # Our program would go on with an answer that the other one had not completed.
-                await until(lambda: answers(case.home) == 2)
+                await until(lambda: answers(case.home, thread) == 2)
                 process.kill()
             await process.wait()
         # Claude Code's process has read the conversation before; opencode reads it again for each turn.

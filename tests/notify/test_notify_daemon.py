@@ -126,7 +126,7 @@ def test_notices_are_tested_listed_and_retried_by_hand(tmp_path: Path, receiver:
         assert len(agentctl("notify", "list", "--format", "json").json["notices"]) == 2
 
         receiver.answer = status(200)
-        again = agentctl("notify", "retry", failed["id"][:12], "--format", "json")
+        again = agentctl("notify", "retry", failed["id"][-8:], "--format", "json")
         assert again.json["notice"]["state"] == "queued", again.err
         until(
             lambda: agentctl.field("notices.1.state", "notify", "list") == "sent",

@@ -1,12 +1,12 @@
 /** The screens behind "More": the daemon's status, its audit trail, this device. */
 
 import { base, change, claimDevice, deviceId, get, hasCredentials, list } from "./api.js";
-import { html, useEffect, useState } from "./lib.js";
+import { html, signal, useEffect, useState } from "./lib.js";
 import { Notices } from "./notices.js";
 import { post } from "./outbox.js";
 import { Block, Empty, Header, Icon, State, Twice } from "./parts.js";
 import { to } from "./route.js";
-import { clearDevice, connection, refreshStatus, status, toast, work } from "./store.js";
+import { clearDevice, connection, refreshStatus, start, status, toast, work } from "./store.js";
 import { clean, cleanCode, clock, counted, duration, oneLine } from "./text.js";
 
 export const More = () => html`
@@ -103,10 +103,19 @@ function inWords(detail) {
   return cleanCode(given.map(([name, value]) => `${name.replaceAll("_", " ")}: ${typeof value === "string" ? value : JSON.stringify(value)}`).join(", "));
 }
 
+/** The code of the last invitation, as long as it is valid. The screen may be replaced while it is made. */
+const invitation = signal("");
+const INVITATION_MS = 5 * 60_000;
+
+/** @param {string} code */
+function showInvitation(code) {
+  invitation.value = code;
+  setTimeout(() => invitation.value === code && (invitation.value = ""), INVITATION_MS);
+}
+
 export function Devices() {
   const [changes, setChanges] = useState(0);
   const [found, error] = useRead(() => list("devices", "devices", {}), [changes]);
-  const [invitation, setInvitation] = useState("");
   const [problem, setProblem] = useState("");
   const own = deviceId();
   const attempt = async (/** @type {() => Promise<void>} */ task) => {
@@ -118,10 +127,11 @@ export function Devices() {
     attempt(async () => {
       // The browser that invites first becomes a device itself, because from then on each caller needs a token.
       const { code } = await change("POST", "devices", hasCredentials() ? {} : { scopes: ["admin"] });
-      if (hasCredentials()) setInvitation(code);
+      if (hasCredentials()) showInvitation(code);
       else {
         await claimDevice(code);
-        setInvitation((await change("POST", "devices", {})).code);
+        start(); // the stream may have been refused meanwhile
+        showInvitation((await change("POST", "devices", {})).code);
       }
     });
   const revoke = (/** @type {string} */ id) => attempt(() => change("POST", `devices/${id}/revoke`, {}));
@@ -133,7 +143,7 @@ export function Devices() {
     location.href = base.href;
   };
   const devices = (found ?? []).filter((one) => !one.revoked_at && one.purpose === "device");
-  const link = new URL(`#device=${invitation}`, base).href;
+  const link = new URL(`#device=${invitation.value}`, base).href;
   return html`
     <${Header} title="Devices and notices" back=${to("more")} />
     <div class="scroll" data-screen="devices"><div class="details">
@@ -144,9 +154,9 @@ export function Devices() {
           ${one.id === own && html`<span class="state state-running">this one</span>`}
           <span class="muted">${clean(one.scopes.join(", "))} · since ${clock(one.created_at)}</span>
           <${Twice} class="small deny" question="Really?" onConfirm=${() => void revoke(one.id)}>Revoke<//></li>`)}</ul>
-        ${invitation
+        ${invitation.value
           ? html`<div class="invitation"><p>Open this on the other device, within five minutes:</p><${Block} text=${link} name="Link" />
-              <p>Or open <code>${base.href}</code> there, and type the code <strong class="code-word">${invitation}</strong></p></div>`
+              <p>Or open <code>${base.href}</code> there, and type the code <strong class="code-word">${invitation.value}</strong></p></div>`
           : html`<button type="button" class="primary" onClick=${() => void invite()}>Let another device in</button>
               ${!hasCredentials() && html`<p class="muted">From then on every browser and program needs to be let in, this one included.</p>`}`}
       </section>
