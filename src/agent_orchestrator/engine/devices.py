@@ -44,7 +44,7 @@ _UNNAMED: Final = "device"
 
 async def add(core: Core, caller: Principal, command: AddDevice) -> Change[NewInvitation]:
     scopes = check_scopes(command.scopes)
-    # A caller may invite devices of its own principal, whose name may be reserved.
+    # The caller's own name is allowed, although it may be a reserved one such as "local".
     if command.principal not in (None, caller.id):
         require_nameable("principal", command.principal or "")
     code = new_code()

@@ -8,7 +8,7 @@ from agent_orchestrator.ports.queries import SessionQueries
 
 
 def level_of(view: SessionQueries, session: Session) -> NoticeLevel:
-    """Return the level of a session: the first of its own and its ancestors' that is not ``default``."""
+    """Return the level of a session. One with ``default`` has the level of its parent."""
     current: Session | None = session
     while current is not None:
         if current.notices != "default":

@@ -2,7 +2,7 @@
 
 An agent may have written the checkout: its files, its index, its attributes and its configuration,
 which can name programs to run. So the comparison reads none of them but the files and the objects. It
-uses a git directory of its own, which is empty except for a reference to the objects. Only the commit
+runs in a new, empty repository that only refers to the objects of the checkout. Only the commit
 to compare with is asked of the checkout itself, by a command that runs no program and fetches nothing.
 """
 

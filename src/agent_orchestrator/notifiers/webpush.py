@@ -32,7 +32,7 @@ KNOWN_HOSTS: Final = (
     ".push.apple.com",
     ".notify.windows.com",
 )
-"""Hosts of push services. One that begins with a dot stands for its subdomains."""
+"""Hosts of push services. A name with a leading dot allows all subdomains of that name."""
 
 MAX_ENDPOINT: Final = 2_000
 MAX_TEXT: Final = 300

@@ -46,8 +46,8 @@ class CommitNotifications(Protocol):
     def listen(self, listener: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
         """Call ``listener`` with the topics of each commit, also of other processes.
 
-        :data:`ANY_TOPIC` among them stands for all topics: a store that lost its connection cannot know
-        which ones it missed.
+        If :data:`ANY_TOPIC` is among them, any topic may have changed. A store reports it after it lost
+        its connection, as it cannot know what it missed.
 
         It is called in the event loop's thread, after the commit and before :meth:`Transactions.transact`
         returns. It must not wait or raise. Notifications carry no data: a subscriber reads the store.
