@@ -25,6 +25,8 @@ from benchmarks import (
     queued,
     readers,
     requests,
+    scale,
+    searches,
     supervisors,
     tools,
     turns,
@@ -42,13 +44,17 @@ BENCHMARKS: Final = {
     "readers": readers.measure,
     "requests": requests.measure,
     "accepts": accepts.measure,
+    "searches": searches.measure,
     "appends": appends.measure,
     "postgres": postgres.measure,
     "supervisors": supervisors.measure,
     "parked": parked.measure,
     "idle": idle.measure,
     "commands": commands.measure,
+    **scale.PARTS,
 }
+SCALE: Final = ("readers", "queued", *scale.PARTS)
+"""The parts of the group ``scale``."""
 
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
 _PLACE: Final = re.compile(r"(?s)(<!-- figures -->\n).*(<!-- end of figures -->)")
@@ -58,9 +64,12 @@ def main(arguments: Sequence[str]) -> int:
     """Return 1 if a bound is missed, else 0."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    names = options.name or list(BENCHMARKS)
+    chosen = options.name or [name for name in BENCHMARKS if name not in scale.PARTS]
+    names = [part for name in chosen for part in (SCALE if name == "scale" else (name,))]
     if unknown := [name for name in names if name not in BENCHMARKS]:
-        parser.error(f"unknown benchmark {unknown[0]!r}; choose from: {', '.join(BENCHMARKS)}")
+        parser.error(
+            f"unknown benchmark {unknown[0]!r}; choose from: scale, {', '.join(BENCHMARKS)}"
+        )
     effort = Effort("quick" if options.quick else "full")
     figures: list[Figure] = []
     missing: list[str] = []
@@ -92,7 +101,13 @@ def _parser() -> argparse.ArgumentParser:
         "Exits with 1 if a bound is missed.",
     )
     known = ", ".join(BENCHMARKS)
-    parser.add_argument("name", nargs="*", metavar="NAME", help=f"run only these: {known}")
+    parser.add_argument(
+        "name",
+        nargs="*",
+        metavar="NAME",
+        help=f"run only these: {known}; scale means {', '.join(SCALE)}. "
+        "Without names, all but those that begin with scale",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument(
         "--write", action="store_true", help=f"write the table into docs/{PAGE.name}"

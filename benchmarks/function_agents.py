@@ -3,6 +3,8 @@
 import time
 from typing import Final
 
+import anyio
+
 from agent_orchestrator.ports.runner import Outcome, RunContext
 
 ECHO: Final = """\
@@ -41,3 +43,14 @@ async def asking(context: RunContext) -> str:
     """Ask with the current time. Return the resolution and the time of receiving it."""
     request = await context.ask_parent(repr(time.monotonic()), kind="approval_request")
     return f"{request.status} {time.monotonic()!r}"
+
+
+async def beat(context: RunContext) -> Outcome:
+    """Emit events at a steady rate, each with the time: the prompt has their number, and how many a second."""
+    count, rate = context.prompt.split()
+    started = time.monotonic()
+    for number in range(int(count)):
+        await anyio.sleep(max(0, started + number / float(rate) - time.monotonic()))
+        text = f"sent at {time.monotonic():.6f}"
+        await context.emit("agent.message.delta", {"item_id": "item_0", "text": text})
+    return Outcome(context.prompt)

@@ -11,7 +11,7 @@ import anyio
 
 from agent_orchestrator import Client, open_embedded
 from agent_orchestrator.runners.function import FunctionRunner
-from benchmarks import function_agents
+from benchmarks import function_agents, postgres_costs
 from benchmarks.codex import NotMeasured
 from benchmarks.figures import Effort, Figure, check, medians
 from benchmarks.processes import ROOT
@@ -36,7 +36,7 @@ TABLES: Final = {
 """The tables to which an accept adds rows, and the columns that order them."""
 
 
-def measure(effort: Effort, directory: Path) -> list[Figure]:  # noqa: ARG001 - the server has its own
+def measure(effort: Effort, directory: Path) -> list[Figure]:
     if programs() is None:
         raise NotMeasured("PostgreSQL is not there: run bin/setup postgres")
     times = effort.of(full=5, quick=3, smoke=1)
@@ -55,6 +55,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:  # noqa: ARG001 - 
         medians(1, accepts, bare)  # warms up
         seconds, bare_seconds = medians(times, accepts, bare)
         turn_ms, stream_ms = anyio.run(partial(_turns, server.new_database(), turns))
+        costs = postgres_costs.measure(effort, directory, server, _accept, CALLERS)
     rate, bare_rate = each * CALLERS / seconds, each * CALLERS / bare_seconds
     return [
         Figure(
@@ -80,6 +81,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:  # noqa: ARG001 - 
             places=1,
             detail="median",
         ),
+        *costs,
     ]
 
 

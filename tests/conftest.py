@@ -13,6 +13,7 @@ import pytest
 import shortcuts
 from hypothesis import find, settings, strategies
 from loops import ON_ONE_LOOP
+from order import long_first, processes
 from quick import AT_LENGTH
 
 # A shell lets what it starts in the background ignore interrupts, and so would whatever a test starts.
@@ -50,6 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if _is_on_trio(item)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not _is_on_trio(item)]
+    if (count := processes()) > 1:
+        items[:] = long_first(items, count, _module, _is_long)
 
 
 def pytest_collection_finish() -> None:
@@ -61,6 +64,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
     gc.enable()
+
+
+def _module(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _is_long(module: str) -> bool:
+    """Return whether a module, or its folder, is left out of the quick tier."""
+    folder, _, file = module.removeprefix(f"{HERE.name}/").partition("/")
+    return not AT_LENGTH.isdisjoint((folder, f"{folder}/{file}"))
 
 
 def _is_for_one_loop(item: pytest.Item) -> bool:

@@ -1,8 +1,8 @@
 """The client: typed methods over any transport."""
 
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from os import PathLike, fspath
 from types import TracebackType
 from typing import Literal, Self, TypeVar
@@ -26,7 +26,10 @@ from agent_orchestrator.operations import messages as message_calls
 from agent_orchestrator.operations import notices as notice_calls
 from agent_orchestrator.operations import push as push_calls
 from agent_orchestrator.operations import requests as request_calls
+from agent_orchestrator.operations import retention as retention_calls
 from agent_orchestrator.operations import runs as run_calls
+from agent_orchestrator.operations import search as search_calls
+from agent_orchestrator.operations import session_files as file_calls
 from agent_orchestrator.operations import sessions as session_calls
 from agent_orchestrator.operations import takeovers as takeover_calls
 from agent_orchestrator.operations.events import CaughtUp, StreamItem
@@ -145,6 +148,18 @@ class Client:
         """Return a page of sessions. ``next_cursor`` is None on the last page."""
         return await self._call(session_calls.LIST_SESSIONS, request)
 
+    @takes(search_calls.SearchSessions)
+    async def search(self, request: search_calls.SearchSessions) -> search_calls.SearchPage:
+        """Return a page of the texts of all sessions that have some words, the newest first.
+
+        ``next_cursor`` is None on the last page. To filter the list of sessions by title or directory, use
+        ``q`` of :meth:`list_sessions`.
+
+        :raises InvalidRequest: if ``q`` has no letter or digit.
+        :raises NotFound: if the caller may not see the session of ``session_id``.
+        """
+        return await self._call(search_calls.SEARCH, request)
+
     async def get_diff(self, session_id: str) -> session_calls.SessionDiff:
         """Return what was changed in a session's directory since the session began.
 
@@ -162,14 +177,19 @@ class Client:
 
     @takes(session_calls.UpdateSession)
     async def update_session(self, request: session_calls.UpdateSession) -> Session:
-        """Rename, move, close, reopen or annotate a session. Fields that are None keep their value.
+        """Rename, move, close, reopen or annotate a session, or give it another model.
 
+        Fields that are None keep their value.
+
+        :param model: the model of its runs from the next message on. Queued runs keep theirs.
         :param cwd: the absolute path of the working directory from the next run on, queued runs
             included. Child sessions keep theirs.
+        :param host: the host of its runs from the next one on, with a ``cwd`` there. The log and queued runs go
+            along, the conversations of its agents do not.
         :raises InvalidRequest: if a field is invalid, or agents may not work in the directory.
         :raises Forbidden: if ``workspace_roots`` are set and a child would leave its parent's
             directory.
-        :raises SessionBusy: if ``cwd`` changes while a run is active.
+        :raises SessionBusy: if ``cwd`` or ``host`` changes while a run is active.
         """
         return (await self._call(session_calls.UPDATE_SESSION, request)).session
 
@@ -184,6 +204,41 @@ class Client:
         :raises Forbidden: if the caller does not own the session. Agents own none.
         """
         return await self._call(session_calls.CLOSE_SESSION, request)
+
+    @asynccontextmanager
+    async def export_session(self, session_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Open the file of a session: its runs, messages, requests and events, as JSON lines.
+
+        Iterate over its parts, which may end anywhere in a line. A file is complete only if it has its last
+        line: :func:`~agent_orchestrator.session_files.write_session` checks that.
+
+        :raises Forbidden: if the caller is an agent.
+        """
+        request = file_calls.ExportSession(session_id)
+        async with self.transport.download(file_calls.EXPORT_SESSION, request) as lines:
+
+            async def parts() -> AsyncGenerator[bytes]:
+                while part := await lines.receive():
+                    yield part
+
+            async with aclosing(parts()) as iterator:
+                yield iterator
+
+    async def import_session(
+        self, data: AsyncIterator[bytes], *, new_id: bool = False, cwd: str | None = None
+    ) -> file_calls.ImportReply:
+        """Import the file of a session, whole or not at all. It becomes a closed session of the caller.
+
+        No run of it starts, and its directory, host, grants and conversations of agents are not used.
+
+        :param data: the file, cut anywhere.
+        :param new_id: give all new ids.
+        :param cwd: its working directory; None means the engine's.
+        :raises InvalidRequest: if the file is not valid; the error names the line and the field.
+        :raises Conflict: if the session exists already.
+        """
+        request = file_calls.ImportSession(new_id=new_id, cwd=cwd)
+        return (await self.transport.upload(file_calls.IMPORT_SESSION, request, data)).answer
 
     @takes(takeover_calls.AttachSession)
     async def attach_session(
@@ -406,6 +461,17 @@ class Client:
         """Return the state of a run, with evidence and its most likely explanation."""
         return await self._call(run_calls.DIAGNOSE_RUN, run_calls.DiagnoseRun(run_id))
 
+    @takes(retention_calls.PruneSession)
+    async def prune_session(
+        self, request: retention_calls.PruneSession
+    ) -> retention_calls.PruneReply:
+        """Delete the events of a session that exceed limits: those given, or else the session's.
+
+        :param through: delete the events up to this ``seq`` instead.
+        :raises Forbidden: if the caller is not an owner of the session, or is an agent.
+        """
+        return await self._call(retention_calls.PRUNE_SESSION, request)
+
     # --- events -------------------------------------------------------------------------------
 
     @takes(event_calls.ListEvents)
@@ -416,6 +482,8 @@ class Client:
             from a backup since.
         :raises CursorAhead: if the log has no such cursor, or was restored from a backup since that
             epoch. ``details["resume_cursor"]`` is the cursor to resume at.
+        :raises Gone: if events after the cursor are no longer kept. ``details["oldest"]`` is the cursor to go
+            on from.
         """
         return await self._call(event_calls.LIST_EVENTS, request)
 
@@ -423,7 +491,7 @@ class Client:
         self,
         session_id: str | None = None,
         *,
-        cursor: int | str = 0,
+        cursor: int | str | None = None,
         follow: bool = False,
         epoch: str | None = None,
     ) -> EventStream:
@@ -431,15 +499,18 @@ class Client:
 
         :param session_id: None for all sessions the caller may read. The cursor is then an opaque
             string, which ``client.transport.subscribe`` returns with each event.
-        :param cursor: ``"head"`` means the current end of the log.
+        :param cursor: None means the oldest event that is kept, ``"head"`` the current end of the log.
         :param follow: wait for new events, forever. Otherwise stop at the current end of the log.
         :param epoch: the epoch of the stream or page with the cursor (``EventStream.epoch``,
             ``EventPage.epoch``). Used with a single session.
         :raises CursorAhead: on the first iteration, if the log has no such cursor, or was restored from
             a backup since that epoch. ``details["resume_cursor"]`` is the cursor to resume at.
+        :raises Gone: if events after the cursor are no longer kept. ``details["oldest"]`` is the cursor to go
+            on from.
         """
         ids = () if session_id is None else (session_id,)
-        start = None if session_id is None and cursor == 0 else str(cursor)
+        starts_first = cursor is None or (session_id is None and cursor == 0)
+        start = None if starts_first else str(cursor)
         return EventStream(
             self.transport, event_calls.StreamRequest(ids, start, epoch), follow=follow
         )
@@ -482,7 +553,7 @@ class Client:
 
     @takes(access_calls.ListAudit)
     async def list_audit(self, request: access_calls.ListAudit) -> access_calls.AuditPage:
-        """Return a page of the audit trail, oldest first.
+        """Return a page of the audit trail.
 
         :raises Forbidden: if the caller is not an administrator.
         """
@@ -583,6 +654,14 @@ class Client:
     async def list_push(self, request: push_calls.ListPush) -> push_calls.PushPage:
         """Return a page of the caller's push subscriptions. An administrator sees all."""
         return await self._call(push_calls.LIST_PUSH, request)
+
+    @takes(push_calls.UpdatePush)
+    async def update_push(self, request: push_calls.UpdatePush) -> PushDevice:
+        """Change what a browser is notified of, and when. None leaves a field as it is.
+
+        :raises NotFound: if the subscription, or a session of ``muted``, is not the caller's to see.
+        """
+        return (await self._call(push_calls.UPDATE_PUSH, request)).subscription
 
     async def unsubscribe_push(self, subscription_id: str) -> PushDevice:
         """Stop sending notices to a browser, and return its subscription as it was."""

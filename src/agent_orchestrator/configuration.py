@@ -12,6 +12,12 @@ from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.model import Approvals
 from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.fields import (
+    HOST_PATTERN,
+    MAX_HOST,
+    MAX_LABELS,
+    MAX_RETAIN_BYTES,
+    MAX_RETAIN_DAYS,
+    MAX_RETAIN_EVENTS,
     MAX_TREE_DEPTH,
     MAX_TREE_SIZE,
     FieldSpec,
@@ -75,12 +81,46 @@ class EngineOptions:
         minimum=0,
         maximum=MAX_WAIT_S,
     )
+    retain_days: int = param(
+        "How many days the events of sessions are kept. A session can set another limit, here and in "
+        "the next two. 0 keeps all.",
+        default=0,
+        minimum=0,
+        maximum=MAX_RETAIN_DAYS,
+    )
+    retain_events: int = param(
+        "Maximum number of events to keep of each session. 0 keeps all.",
+        default=0,
+        minimum=0,
+        maximum=MAX_RETAIN_EVENTS,
+    )
+    retain_bytes: int = param(
+        "Maximum size of the events to keep of each session, in bytes of their data. 0 keeps all.",
+        default=0,
+        minimum=0,
+        maximum=MAX_RETAIN_BYTES,
+    )
     park_after_s: float = param(
         "Seconds that a run waits for an answer before its agent is stopped; the answer starts it "
         "again. 0 stops it at once.",
         default=600.0,
         minimum=0,
         maximum=MAX_WAIT_S,
+    )
+    host_name: str | None = param(
+        "The name of this machine or container in a store that several machines share. Sessions and their runs "
+        "belong to it, so it must stay the same, and no other machine may have it. Default: a name made of the "
+        "machine's id.",
+        default=None,
+        pattern=f"(?!local$){HOST_PATTERN}",  # that is the name without a setting
+        max_length=MAX_HOST,
+    )
+    host_labels: tuple[str, ...] = param(
+        "A label of this host, such as `gpu` or `region=eu`, by which sessions choose hosts; repeatable. Give all "
+        "daemons of a host the same ones.",
+        default=(),
+        max_length=MAX_LABELS,
+        flag="--host-label",
     )
 
 

@@ -28,7 +28,7 @@ from agent_orchestrator.operations.events import StreamPart, StreamRequest
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.runner import Runner
 from agent_orchestrator.ports.store import Store
-from agent_orchestrator.ports.transport import Reply, Subscription
+from agent_orchestrator.ports.transport import Download, Reply, Subscription
 from agent_orchestrator.protection import Protection
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.registry import open_store
@@ -114,6 +114,22 @@ class _ScopedTransport:
         return await self.scope.call(self.engine.call, operation, request)
 
     @asynccontextmanager
+    async def download(
+        self, operation: Operation[Req, Res], request: Req
+    ) -> AsyncIterator[Download]:
+        lines = self.engine.download(operation, request)
+        entered = await self.scope.call(lines.__aenter__)
+        try:
+            yield _ScopedDownload(self.scope, entered)
+        finally:
+            await lines.__aexit__(None, None, None)
+
+    async def upload(
+        self, operation: Operation[Req, Res], request: Req, data: AsyncIterator[bytes]
+    ) -> Reply[Res]:
+        return await self.scope.call(self.engine.upload, operation, request, data)
+
+    @asynccontextmanager
     async def subscribe(self, request: StreamRequest) -> AsyncIterator[Subscription]:
         stream = self.engine.subscribe(request)
         entered = await self.scope.call(stream.__aenter__)
@@ -121,6 +137,15 @@ class _ScopedTransport:
             yield _ScopedSubscription(self.scope, entered)
         finally:
             await stream.__aexit__(None, None, None)
+
+
+@frozen
+class _ScopedDownload:
+    scope: DetachedScope[Orchestrator]
+    lines: Download
+
+    async def receive(self) -> bytes:
+        return await self.scope.call(self.lines.receive)
 
 
 @frozen

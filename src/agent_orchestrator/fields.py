@@ -43,12 +43,24 @@ MAX_PATH = 4096
 PATH_PATTERN = r"/[^\0]*"
 """An absolute path on the daemon's machine."""
 
+MAX_HOST = 64
+HOST_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+"""The name of a host."""
+
+MAX_LABELS = 32
+"""Maximum number of labels of a host, and of those asked for."""
+
 MAX_INTEGER = 2**63 - 1
 MAX_TREE_DEPTH = 100
 """Largest value of a depth limit."""
 
 MAX_TREE_SIZE = 10_000
 """Largest value of a limit on the sessions of a tree."""
+
+MAX_RETAIN_DAYS = 36_500
+MAX_RETAIN_EVENTS = 10**12
+MAX_RETAIN_BYTES = 10**15
+"""Largest values of the limits on what is kept of a session's log."""
 
 MAX_METADATA = 65_536
 """Maximum size of a metadata object, in bytes of JSON."""
@@ -58,6 +70,10 @@ MAX_QUESTION = 65_536
 
 MAX_OPTIONS = 64
 """Maximum number of options of a question."""
+
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+QUIET_HOURS = f"{_TIME}-{_TIME}"
+"""Two times of the day, such as ``22:00-07:00``."""
 
 MAX_OPTION = 1_000
 """Maximum number of characters of an option's id or label."""
@@ -155,6 +171,11 @@ def optional_name(doc: str, **limits: Any) -> Any:
 def optional_path(doc: str) -> Any:
     """Declare an optional field that holds an absolute path on the daemon's machine."""
     return param(doc, default=None, max_length=MAX_PATH, not_blank=True, pattern=PATH_PATTERN)
+
+
+def optional_host(doc: str) -> Any:
+    """Declare an optional field that holds the name of a host, for people only."""
+    return param(doc, default=None, max_length=MAX_HOST, pattern=HOST_PATTERN, for_agents=False)
 
 
 def optional_identifier(doc: str) -> Any:
@@ -494,7 +515,7 @@ def _number_problem(limits: Limits, value: float) -> str | None:
 
 
 def _plain(number: float) -> str:
-    return f"{number:,.0f}" if number == int(number) else f"{number:g}"
+    return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 
 _MAX_JSON_DEPTH = 64

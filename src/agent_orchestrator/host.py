@@ -153,7 +153,17 @@ class Host(Protocol):
 
     @property
     def id(self) -> str:
-        """The machine's name in the records of attempts. It stays the same after a restart."""
+        """The machine's name in the records of sessions and attempts. It stays the same after a restart."""
+        ...
+
+    def named(self, name: str) -> "Host":
+        """Return this host with another :attr:`id`."""
+        ...
+
+    def machine_name(self) -> str:
+        """Return a name of the machine that no other one has, and that stays the same after a restart. It is
+        the name of a host in a store that several machines share, unless the settings have one.
+        """
         ...
 
     def process_id(self) -> int:
@@ -164,6 +174,14 @@ class Host(Protocol):
         """Return a string that identifies a process together with its pid; None if the process does not
         exist. Never blocks.
         """
+        ...
+
+    def hostname(self) -> str:
+        """Return what people call the machine. It need not be unique, and may change. Never blocks."""
+        ...
+
+    def user(self) -> str:
+        """Return the name of the user as which the calling process and its agents run, `user ID` if the user has no name."""
         ...
 
     def environment(self) -> dict[str, str]:
@@ -256,6 +274,24 @@ class Host(Protocol):
 
         :param files: contents by file name.
         :raises OSError: on entering, if they cannot be written.
+        """
+        ...
+
+    def limited(self, ends_at: Callable[[], float]) -> "Host":
+        """Return this host for an engine whose agents must have ended at a time that moves.
+
+        At that time their supervisors kill them, even if this process is stopped. Only hosts on Linux do
+        that; others return themselves.
+
+        :param ends_at: returns the time, by :func:`time.monotonic`. It is called when an agent is started,
+            and by :meth:`extend`.
+        """
+        ...
+
+    def extend(self) -> bool:
+        """Ask again until when the agents may work. Never blocks.
+
+        :return: False if an earlier time has passed since the last call: then all agents were killed.
         """
         ...
 

@@ -15,9 +15,8 @@ import attrs
 from agent_orchestrator.configuration import check_setting
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.notices import OCCASIONS
-from agent_orchestrator.fields import MAX_NAME, Limits, encoding_problem, param, specs
+from agent_orchestrator.fields import MAX_NAME, QUIET_HOURS, Limits, encoding_problem, param, specs
 
-_TIME: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 _MAX_URL: Final = 2_000
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -37,6 +36,28 @@ def _required(doc: str, *, secret: bool = False, **limits: Any) -> Any:
 
 def _secret(doc: str, **limits: Any) -> Any:
     return attrs.field(default=None, metadata={"limits": Limits(doc=doc, **limits)}, repr=False)
+
+
+def after_quiet_hours(hours: str | None, time_zone: str | None, moment: datetime) -> datetime:
+    """Return the moment, or the end of the quiet hours that it is in.
+
+    :param hours: such as ``22:00-07:00``. None means that there are none.
+    :param time_zone: the name of their time zone. None means the machine's.
+    """
+    if hours is None:
+        return moment
+    begin, end = (time.fromisoformat(part) for part in hours.split("-"))
+    local = moment.astimezone(None if time_zone is None else ZoneInfo(time_zone))
+    of_day = local.time()
+    if begin <= end:
+        is_quiet, is_next_day = begin <= of_day < end, False
+    else:
+        is_quiet, is_next_day = of_day >= begin or of_day < end, of_day >= begin
+    if not is_quiet:
+        return moment
+    day = local.date() + timedelta(days=is_next_day)
+    zone = local.tzinfo
+    return datetime.combine(day, end, zone).astimezone(moment.tzinfo)
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -69,7 +90,7 @@ class NotifyOptions:
     quiet_hours: str | None = param(
         "Times of the day between which nothing is sent, such as `22:00-07:00`. Notices wait for the end.",
         default=None,
-        pattern=f"{_TIME}-{_TIME}",
+        pattern=QUIET_HOURS,
     )
     time_zone: str | None = param(
         "The time zone of `quiet_hours`, such as `Europe/Berlin`. Default: the machine's.",
@@ -93,20 +114,7 @@ class NotifyOptions:
 
     def after_quiet_hours(self, moment: datetime) -> datetime:
         """Return the moment, or the end of the quiet hours that it is in."""
-        if self.quiet_hours is None:
-            return moment
-        begin, end = (time.fromisoformat(part) for part in self.quiet_hours.split("-"))
-        local = moment.astimezone(None if self.time_zone is None else ZoneInfo(self.time_zone))
-        of_day = local.time()
-        if begin <= end:
-            is_quiet, is_next_day = begin <= of_day < end, False
-        else:
-            is_quiet, is_next_day = of_day >= begin or of_day < end, of_day >= begin
-        if not is_quiet:
-            return moment
-        day = local.date() + timedelta(days=is_next_day)
-        zone = local.tzinfo
-        return datetime.combine(day, end, zone).astimezone(moment.tzinfo)
+        return after_quiet_hours(self.quiet_hours, self.time_zone, moment)
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -149,7 +157,7 @@ class NtfyOptions(TargetOptions):
     """A topic of an ntfy server."""
 
     url: str = _required(
-        "The URL of the topic, such as `https://ntfy.sh/my-topic`. Who knows it can read the notices.",
+        "The URL of the topic, such as `https://ntfy.sh/my-topic`. Anyone who knows it can read the notices.",
         secret=True,
         max_length=_MAX_URL,
     )
@@ -298,10 +306,17 @@ def _checked(kind: type, location: str, values: Mapping[str, Any]) -> dict[str, 
 
 
 def _check_zone(name: str, location: str) -> None:
+    if not is_time_zone(name):
+        raise ConfigError(f"{location}: is not a time zone that this machine knows")
+
+
+def is_time_zone(name: str) -> bool:
+    """Return whether a name is that of a time zone that this machine knows."""
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise ConfigError(f"{location}: is not a time zone that this machine knows") from None
+        return False
+    return True
 
 
 def _check_url(url: str, location: str, *, needs_path: bool) -> None:

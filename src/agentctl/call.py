@@ -9,7 +9,7 @@ import click
 from agentctl.failures import usage_failure
 from agentctl.options import given
 from agentctl.output import Output
-from agentctl.settings import CallSettings, Format, InvalidSetting, resolve
+from agentctl.settings import DEFAULT_URL, CallSettings, Format, InvalidSetting, resolve
 
 if TYPE_CHECKING:
     from agent_orchestrator.operations.table import Operation
@@ -40,15 +40,18 @@ class Call:
         self.output = Output(settings)
 
     @classmethod
-    def current(cls, *, default_format: Format = "text") -> "Call":
+    def current(cls, *, default_format: Format = "text", uses_daemon: bool = True) -> "Call":
         """Return the invocation of the current click context.
 
         :param default_format: the output format if none is given.
+        :param uses_daemon: with False, several daemons may be running.
         :raises Failure: if a setting is invalid.
         """
+        chosen = given(click.get_current_context())
         try:
-            chosen = given(click.get_current_context())
-            return cls(resolve(chosen, default_format=default_format))
+            if uses_daemon:
+                return cls(resolve(chosen, default_format=default_format))
+            return cls(resolve({**chosen, "url": DEFAULT_URL}, {}))
         except InvalidSetting as error:
             raise usage_failure(str(error)) from None
 

@@ -13,15 +13,16 @@ from attrs import evolve, frozen
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import (
     ConfigError,
+    Gone,
     OrchestratorError,
     Unavailable,
     Unreachable,
 )
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.fields import check
-from agent_orchestrator.operations.events import StreamItem, StreamPart, StreamRequest
+from agent_orchestrator.operations.events import CaughtUp, StreamItem, StreamPart, StreamRequest
 from agent_orchestrator.operations.table import Operation
-from agent_orchestrator.ports.transport import Reply, Subscription, Transport
+from agent_orchestrator.ports.transport import Download, Reply, Subscription, Transport
 from agent_orchestrator.remote import connect
 from agent_orchestrator.transports.http import HttpTransport
 from agent_orchestrator.user_state import read_private, user_state
@@ -101,7 +102,7 @@ class DaemonConnection:
         from agentctl.ids import whole_ids
 
         present = {name: value for name, value in values.items() if value is not None}
-        # Checked first: what is wrong with the call is reported without asking for ids.
+        # Checked first, so that an invalid call is reported without a request to the daemon.
         check(operation.request, command(operation.request, present | _placeholders(present)))
         present = await whole_ids(self, present)
         return await self.perform(operation, command(operation.request, present))
@@ -113,6 +114,18 @@ class DaemonConnection:
             request = cast("Req", evolve(cast("Any", request), idempotency_key=key))
         with waiting(self.output, "waiting for agentd"):
             return await self._with_retry(lambda: self._transport.call(operation, request))
+
+    def download(
+        self, operation: Operation[Req, Res], request: Req
+    ) -> AbstractAsyncContextManager[Download]:
+        """Open the lines of an operation, without retries."""
+        return self._transport.download(operation, request)
+
+    async def upload(
+        self, operation: Operation[Req, Res], request: Req, data: AsyncIterator[bytes]
+    ) -> Reply[Res]:
+        """Call an operation that takes lines, without retries."""
+        return await self._transport.upload(operation, request, data)
 
     def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
         """Subscribe to a stream, without retries."""
@@ -152,14 +165,20 @@ class DaemonConnection:
         *,
         retry_s: float | None = FOLLOW_RETRY_S,
         epoch: str | None = None,
+        has_ended: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
-        """Pass the events of a session to ``take`` until it returns True; see :meth:`stream`."""
+        """Pass the events of a session to ``take`` until it returns True; see :meth:`stream`.
+
+        :param has_ended: asked if the first events are no longer kept. If it returns True, what ``take``
+            waits for may be among them, so this returns at the end of the log.
+        """
         await self.stream(
             (session_id,),
             str(cursor),
             lambda item: isinstance(item, StreamItem) and take(item.event),
             retry_s=retry_s,
             epoch=epoch,
+            has_ended=has_ended,
         )
 
     async def stream(
@@ -171,17 +190,22 @@ class DaemonConnection:
         retry_s: float | None = FOLLOW_RETRY_S,
         on_lost: Callable[[], None] = lambda: None,
         epoch: str | None = None,
+        has_ended: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         """Pass everything after the cursor to ``take``, once and in order, until it returns True.
+
+        Go on from the oldest event, with a word, if those after the cursor are no longer kept.
 
         :param session_ids: the sessions; none means all that the caller may read.
         :param retry_s: seconds to reconnect; None means forever.
         :param on_lost: called when the connection is lost.
         :param epoch: the epoch of the cursor, if known.
+        :param has_ended: see :meth:`follow`.
         :raises OrchestratorError: if the stream is refused.
         :raises Unreachable: if the daemon was never reached, or reconnecting fails.
         """
         lost_at: float | None = None
+        ends_when_caught_up = False
         pauses = _Backoff(retry_s)
         while True:
             try:
@@ -197,8 +221,14 @@ class DaemonConnection:
                         for item in await subscription.receive():
                             cursor = item.cursor
                             pauses = _Backoff(retry_s)
-                            if take(item):
+                            if take(item) or (ends_when_caught_up and isinstance(item, CaughtUp)):
                                 return
+            except Gone as error:
+                cursor = str(error.details["oldest"])
+                self.output.announce(
+                    "agentctl: earlier events are no longer kept, going on after them"
+                )
+                ends_when_caught_up = has_ended is not None and await has_ended()
             except (Unreachable, Unavailable) as error:
                 lost = isinstance(error, Unavailable) or self._may_return(error)
                 if lost and lost_at is None:
@@ -218,6 +248,16 @@ class _RetryingTransport:
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         return await self.connection.perform(operation, request)
+
+    def download(
+        self, operation: Operation[Req, Res], request: Req
+    ) -> AbstractAsyncContextManager[Download]:
+        return self.connection.download(operation, request)
+
+    async def upload(
+        self, operation: Operation[Req, Res], request: Req, data: AsyncIterator[bytes]
+    ) -> Reply[Res]:
+        return await self.connection.upload(operation, request, data)
 
     def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
         return self.connection.subscribe(request)

@@ -36,8 +36,8 @@ from agentctl.document import (
 )
 from agentctl.terminal import clean, has_colour, is_terminal, is_unicode, put, silence, spelled
 
-_LONG: Final = 200_000
-"""Characters from which on a text is left to the terminal to wrap: laying it out takes too long."""
+_MAX_WRAPPED: Final = 200_000
+"""Maximum characters of a text that is wrapped at words. Wrapping a longer one would take too long."""
 
 _LESS: Final = "FRX"
 """The options git uses for less: quit if one screen is enough, keep colours, do not clear the screen."""
@@ -47,7 +47,7 @@ _SIGNS: Final = {"+": "green", "-": "red", "@": "dim", " ": ""}
 
 _ROW: Final = Column("", lambda _: "", right=True)
 _NUMBER: Final = -1
-"""The column with the numbers of rows, which ``@1`` and so on name."""
+"""The index of the column of row numbers: ``@1``, ``@2`` and so on."""
 
 
 class _Spelled:
@@ -114,7 +114,7 @@ class Screen:
 
     def _print(self, block: Block) -> None:
         try:
-            if sum(map(len, _texts(block))) > _LONG:
+            if sum(map(len, _texts(block))) > _MAX_WRAPPED:
                 for line in plain_lines([block]):
                     self.console.out(line, highlight=False)
             else:
@@ -162,7 +162,7 @@ class Screen:
         others = [n for n in titles.values() if n not in short]
         order = [*short, *others] if self._wide or not short else short
         order = [n for n in order if any(row[n].text for row in rows)]
-        cells = [[RichText(self._shown(row[n].text), row[n].style) for n in order] for row in rows]
+        cells = [[self._cell(row[n]) for n in order] for row in rows]
         if short:
             order = [_NUMBER, *order]
             cells = [[RichText(f"@{n}", "dim"), *row] for n, row in enumerate(cells, 1)]
@@ -181,11 +181,14 @@ class Screen:
             table.add_row(*row)
         return table
 
-    def _shown(self, text: str) -> str:
-        return text if self._wide else short_id(text)
+    def _cell(self, one: Text) -> RichText:
+        text = RichText(one.text if self._wide else short_id(one.text), one.style)
+        for start, end in one.marks:
+            text.stylize("bold", start, end)
+        return text
 
     def _widths(self, columns: Sequence[Column], cells: Sequence[Sequence[RichText]]) -> list[int]:
-        """Return the widths of a table's columns: flexible ones share what the others leave."""
+        """Return the widths of a table's columns. Flexible columns share the rest of the screen."""
         natural = [
             max(len(column.title), *(row[n].cell_len for row in cells))
             for n, column in enumerate(columns)
@@ -218,7 +221,7 @@ class Screen:
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Keep a part at the bottom that :meth:`set_live` changes, and that leaves nothing behind."""
+        """Show a live part at the bottom, which :meth:`set_live` changes. It is removed at the end."""
         # Drawn by the task that also prints: another thread would draw between two parts of a print.
         self._live = Live(
             console=self.console,
@@ -234,7 +237,7 @@ class Screen:
             self._live = None
 
     def set_live(self, text: str = "", menu: str = "", *, spinner: str = "") -> None:
-        """Show at the bottom the end of a text, what keys do, and a spinner with what goes on."""
+        """Set the live part: the end of a text, a menu of keys, and a spinner with the present activity."""
         if self._live is None:
             return
         parts: list[RenderableType] = []
@@ -269,7 +272,7 @@ def screen_lines(blocks: Iterable[Block], columns: int, *, colour: bool = True) 
 
 
 def _markdown(text: str) -> RichMarkdown:
-    """Return formatted text in which nothing is left out: no line break, and nothing like HTML."""
+    """Return formatted text. Line breaks are kept, and HTML is shown as text."""
     markdown = RichMarkdown(text, hyperlinks=False, code_theme="ansi_dark")
     for token in markdown.parsed:
         token.type = "code_block" if token.type == "html_block" else token.type
@@ -287,7 +290,7 @@ def _text(block: Text) -> RichText:
 
 
 def short_id(value: str) -> str:
-    """Return the end of an id, which names it among others; any other text unchanged."""
+    """Return the end of an id, which is enough to identify it; any other text unchanged."""
     prefix, _, rest = value.partition("_")
     return rest[-6:] if len(rest) == 26 and len(prefix) == 3 and rest.isalnum() else value
 
@@ -324,7 +327,7 @@ def _pager() -> list[str] | None:
 
 
 def _page(argv: list[str], text: str) -> None:
-    # Interrupts are for the pager. A handler is used because an ignored signal is inherited.
+    # Only the pager handles interrupts. An ignored signal would be inherited, so a handler is set.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     environment = {"LESS": _LESS} | dict(os.environ)
     try:

@@ -27,6 +27,8 @@ from agentctl.settings import DEFAULT_URL, CallSettings
 _DEFAULT_DB: Final = ".data/agent-orchestrator.db"
 _POLL_S: Final = 0.02
 """Seconds between two checks of a starting daemon, which writes a file when it is ready."""
+_LOOK_S: Final = 0.5
+"""Seconds between two checks whether an ended daemon is a zombie."""
 _DOCTOR_TIMEOUT_S: Final = 60.0
 """Maximum seconds of ``agentd --doctor``. It asks each agent for its version, up to 10 s each."""
 
@@ -60,7 +62,7 @@ def start(settings: CallSettings, options: Sequence[str], timeout_s: float | Non
         ready = Path(directory) / "ready.json"
         environ = _environment(settings, options)
         arguments = [*_address(settings, options), *LOG_OPTIONS, *_without_store(options)]
-        command = [*_agentd(), *arguments, "--ready-file", str(ready)]
+        command = [*installed_program("agentd", "agentd"), *arguments, "--ready-file", str(ready)]
         # The log is private regardless of the umask. The umask is inherited by agents, so it is not changed.
         with open(log, "ab", opener=_open_private) as stream:
             size_before = stream.tell()
@@ -92,7 +94,12 @@ def offline_doctor(settings: CallSettings, options: Sequence[str]) -> str:
     :raises Failure: if agentd fails.
     """
     done = subprocess.run(
-        [*_agentd(), *_address(settings, options), *_without_store(options), "--doctor"],
+        [
+            *installed_program("agentd", "agentd"),
+            *_address(settings, options),
+            *_without_store(options),
+            "--doctor",
+        ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env=_environment(settings, options),
@@ -147,12 +154,15 @@ def _log_tail(log: Path, size_before: int) -> str:
     return "; ".join(line.removeprefix("agentd: ") for line in reversed(errors or lines[-1:]))
 
 
-def _agentd() -> list[str]:
-    """Return the command of the agentd that is installed with this agentctl."""
-    installed = Path(sys.executable).with_name("agentd")
+def installed_program(name: str, module: str) -> list[str]:
+    """Return the command of a program that is installed with this agentctl.
+
+    A module of that name in the current directory is not it.
+    """
+    installed = Path(sys.executable).with_name(name)
     if installed.is_file():
         return [str(installed)]
-    return [sys.executable, "-m", "agentd"]
+    return [sys.executable, "-P", "-m", module]
 
 
 def _address(settings: CallSettings, options: Sequence[str]) -> list[str]:
@@ -173,8 +183,9 @@ def _environment(settings: CallSettings, options: Sequence[str]) -> dict[str, st
     The token and the store's URL are passed there, because arguments show up in ``ps``.
     """
     environ = dict(os.environ)
-    if (store := _value_of("--store", options)) is not None:
-        environ["AGENTD_STORE"] = store
+    for flag, variable in _STORE_FLAGS.items():
+        if (url := _value_of(flag, options)) is not None:
+            environ[variable] = url
     if settings.token and not environ.get("AGENTD_AUTH_TOKEN"):
         environ["AGENTD_AUTH_TOKEN"] = settings.token
     return environ
@@ -218,13 +229,19 @@ def _value_of(flag: str, options: Sequence[str]) -> str | None:
     return found
 
 
+_STORE_FLAGS: Final = {"--store": "AGENTD_STORE", "--store-listen": "AGENTD_STORE_LISTEN"}
+"""The options of agentd with URLs that may have a password, and the variables in their place."""
+
+
 def _without_store(options: Sequence[str]) -> list[str]:
-    """Return the options without the store's URL, which may have a password."""
+    """Return the options without the store's URLs, which may have a password."""
     kept = list(options)
-    while "--store" in kept:
-        index = kept.index("--store")
-        del kept[index : index + 2]
-    return [option for option in kept if not option.startswith("--store=")]
+    for flag in _STORE_FLAGS:
+        while flag in kept:
+            index = kept.index(flag)
+            del kept[index : index + 2]
+        kept = [option for option in kept if not option.startswith(f"{flag}=")]
+    return kept
 
 
 def process_of(status: DaemonStatus) -> psutil.Process:
@@ -292,9 +309,26 @@ def terminate(process: psutil.Process, *, now: bool) -> None:
 
 
 def await_end(process: psutil.Process, timeout_s: float) -> bool:
-    """Wait for a process to end. Return False if it has not ended after ``timeout_s`` seconds."""
+    """Wait for a process to end. Return False if it has not ended after ``timeout_s`` seconds.
+
+    A zombie has ended too. In some containers nobody reads its exit status, so it never disappears.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left_s = deadline - time.monotonic()
+        try:
+            process.wait(max(0.0, min(left_s, _LOOK_S)))
+        except psutil.TimeoutExpired:
+            if _is_zombie(process):
+                return True
+            if left_s <= 0:
+                return False
+        else:
+            return True
+
+
+def _is_zombie(process: psutil.Process) -> bool:
     try:
-        process.wait(timeout_s)
-    except psutil.TimeoutExpired:
-        return False
-    return True
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True

@@ -1,6 +1,7 @@
-"""What a command shows, whatever it is shown on: texts, tables and cards. No I/O.
+"""The output of a command for people: texts, tables and cards. No I/O.
 
-Texts may be of agents and strangers: both ways of showing them make them harmless.
+Texts may come from agents and other untrusted sources. A terminal and a file both get them without control
+characters.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ _WIDEST: Final = 300
 """Maximum width to which cells are padded, so that one very wide cell does not widen all rows."""
 
 MAX_CELL: Final = 2_000
-"""Maximum characters of a cell that are shown; none of ours is longer."""
+"""Maximum characters of a cell that is kept on one line."""
 
 
 @frozen
@@ -26,14 +27,17 @@ class Text:
     """A text of any number of lines.
 
     :param style: words of rich, such as ``bold red``.
-    :param fit: keep it on one line, on a terminal as much as fits.
-    :param reveal: remove nothing: what is asked must be seen whole.
+    :param fit: keep it on one line, and shorten it on a terminal.
+    :param reveal: show control characters instead of removing them, so that a question is seen whole.
+    :param marks: ranges to emphasise in a table on a terminal, in order: the first character, and the one after
+        the last.
     """
 
     text: str
     style: str = ""
     fit: bool = False
     reveal: bool = False
+    marks: tuple[tuple[int, int], ...] = ()
 
     @property
     def harmless(self) -> str:
@@ -94,7 +98,7 @@ class Card:
 
 @frozen
 class Entry:
-    """A line of a transcript: when, who, a mark, and what."""
+    """An entry of a transcript: time, actor, mark and text."""
 
     at: datetime
     actor: str
@@ -139,13 +143,28 @@ Block: TypeAlias = str | Text | Markdown | Table | Card | Entry | Diff
 def cell(value: Cell) -> Text:
     """Return a cell as a text on one line."""
     found = value if isinstance(value, Text) else Text(value or "")
+    if found.marks:
+        return _marked(found)
     text = found.text[:MAX_CELL] if found.fit else found.text
     text = revealed(text) if found.reveal else clean(text)
     return Text(one_line(text) if "\n" in text or "\t" in text else text.rstrip(), found.style)
 
 
+def _marked(found: Text) -> Text:
+    """Return a text on one line, with its marks moved to their places in the cleaned text."""
+    text, place = "", 0
+    marks: list[tuple[int, int]] = []
+    for start, end in found.marks:
+        text += clean(found.text[place:start])
+        word = clean(found.text[start:end])
+        marks.append((len(text), len(text) + len(word)))
+        text, place = text + word, end
+    text = (text + clean(found.text[place:])).rstrip()
+    return Text(text.replace("\n", " "), found.style, marks=tuple(marks))
+
+
 def plain_lines(blocks: Iterable[Block]) -> Iterator[str]:
-    """Yield the lines of blocks for files and pipes: not cut, not wrapped, without colours."""
+    """Yield the lines of blocks for files and pipes, whole and without colours."""
     for block in blocks:
         match block:
             case str():

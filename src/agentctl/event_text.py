@@ -78,11 +78,17 @@ def inline_json(value: Any) -> str:
 
 _SENTENCES: Final[dict[str, str]] = {
     EventType.SESSION_CREATED: "session created",
-    EventType.SESSION_UPDATED: "session changed",
     EventType.SESSION_CLOSED: "session closed",
+    EventType.SESSION_IMPORTED: "imported: all before this happened elsewhere",
     EventType.RUN_RESUMED: "goes on",
     EventType.RUN_RECOVERED: "recovered",
 }
+
+
+def _settings(data: Mapping[str, Any]) -> list[str]:
+    """Return the changed settings of a session that are one word or name each."""
+    names = ("title", "model", "sandbox", "approval_policy", "notices", "status")
+    return [f"{name.replace('_', ' ')} {data[name]}" for name in names if data.get(name)]
 
 
 def sentence(event: Event) -> str:
@@ -90,9 +96,14 @@ def sentence(event: Event) -> str:
     data = event.data
     title, thread = data.get("title"), data.get("thread_id")
     match event.event_type:
-        case EventType.SESSION_UPDATED if data.get("cwd") and data.get("previous_cwd"):
-            moved = f"session moved from {data['previous_cwd']} to {data['cwd']}"
-            return f"{moved}, title {title}" if title else moved
+        case EventType.SESSION_UPDATED:
+            settings = ", ".join(_settings(data))
+            if data.get("host"):
+                settings = ", ".join(filter(None, [settings, f"host {data['host']}"]))
+            if data.get("cwd") and data.get("previous_cwd"):
+                moved = f"session moved from {data['previous_cwd']} to {data['cwd']}"
+                return f"{moved}, {settings}" if settings else moved
+            return f"session changed: {settings}" if settings else "session changed"
         case EventType.RUN_QUEUED:
             attempt = data.get("attempt") or 1
             text = "queued" + (f", attempt {attempt}" if attempt != 1 else "")
@@ -119,7 +130,7 @@ def sentence(event: Event) -> str:
 
 
 def activity_of(event: Event) -> str | None:
-    """Return what an agent is doing according to an event; None if that is not known."""
+    """Return an agent's activity according to an event; None if the event does not show it."""
     match event.event_type:
         case EventType.RUN_QUEUED:
             return "queued"

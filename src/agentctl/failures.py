@@ -38,6 +38,7 @@ _HINTS: Final[dict[str, str]] = {
     "session_busy": "wait until its run has ended; a message can be sent with --when-busy queue",
     "session_closed": "create another with `agentctl session create`",
     "cursor_ahead": "start again after `resume_cursor` in the error's details (--format json)",
+    "gone": "go on with that number as `--cursor`, or without it",
     "invalid_transition": "see `agentctl run get`",
     "unavailable": "try again later; `agentctl daemon status` shows the queue",
     "misdirected_request": "give agentd's address in --url",

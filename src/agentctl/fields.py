@@ -75,7 +75,7 @@ ALL: Final = "Maximum number of entries.  [default: all]"
 """Help of ``--limit`` for commands that read all pages by default."""
 
 SHOWN: Final = 100
-"""Entries of a list on a terminal, which has the newest first."""
+"""Default number of entries of a list on a terminal, which shows the newest first."""
 
 IN_ORDER: Final[Mapping[str, str]] = {
     "limit": f"Maximum number of entries.  [default: {SHOWN} on a terminal, otherwise all]",

@@ -9,7 +9,6 @@ from typing import Any, Final, TextIO
 
 import anyio
 
-from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.errors import OrchestratorError, Unreachable
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus, is_terminal
@@ -26,11 +25,8 @@ from agent_orchestrator.operations.requests import GET_REQUEST, REPLY_PARENT
 from agent_orchestrator.operations.runs import CANCEL_RUN, GET_RUN, WAIT_RUN, WaitReply
 from agent_orchestrator.operations.sessions import (
     CREATE_SESSION,
-    GET_ACCESS,
     GET_SESSION,
-    SET_ACCESS,
     CreateSessionReply,
-    SetAccess,
 )
 from agent_orchestrator.ports.transport import Reply
 from agentctl.connection import FOLLOW_RETRY_S, DaemonConnection
@@ -38,18 +34,20 @@ from agentctl.document import Block, Text
 from agentctl.event_text import concerns_run, ends_run
 from agentctl.failures import DONE, FAILED, TIMED_OUT, Failure
 from agentctl.live import Answers, Display, ask_person, note_still_running
-from agentctl.paging import pages, tree_pages
+from agentctl.paging import pages
 from agentctl.questions import GRANTED, answering, request_card
 from agentctl.terminal import clean, one_line, takes_keys
 from agentctl.times import today
 from agentctl.transcript import Transcript
-from agentctl.views import ended, grant_table, sent_line, tree_table
+from agentctl.views import ended, sent_line
 
 _CANCEL_S = 10.0
 """Seconds an interrupted ``ask`` tries to cancel its run."""
 
 _TITLE_CHARACTERS = 60
 _PAGE = 1000
+_LAST = 200
+"""Number of events that `events tail` begins with on a terminal, so that a long log does not run past."""
 
 ONE_WAIT_S: Final = 60.0
 """Maximum seconds of one waiting request. Longer waits use several."""
@@ -82,9 +80,15 @@ async def follow_run(connection: DaemonConnection, run: Run, cursor: int, stream
 
     async with display.live(f"{run.provider}: {run.status}"), anyio.create_task_group() as tasks:
         tasks.start_soon(answers.run)
-        await connection.follow(run.session_id, cursor, take)
+        await connection.follow(
+            run.session_id, cursor, take, has_ended=partial(_has_ended, connection, run)
+        )
         tasks.cancel_scope.cancel()
     return (await connection.call(GET_RUN, run_id=run.id)).run
+
+
+async def _has_ended(connection: DaemonConnection, run: Run) -> bool:
+    return is_terminal((await connection.call(GET_RUN, run_id=run.id)).run.status)
 
 
 async def wait_for_run(
@@ -258,7 +262,9 @@ async def _documents(connection: DaemonConnection, run: Run, cursor: int) -> int
         completed = event.event_type == "run.completed"
         return ends_run(event, run.id)
 
-    await connection.follow(run.session_id, cursor, take)
+    await connection.follow(
+        run.session_id, cursor, take, has_ended=partial(_has_ended, connection, run)
+    )
     connection.output.end_of_stream()
     return DONE if completed else FAILED
 
@@ -358,11 +364,22 @@ async def tail_events(
     """Print the events after a cursor.
 
     :param follow: wait for new events, forever.
-    :param cursor: the ``seq`` to begin after; None for the first event.
+    :param cursor: the ``seq`` to begin after; None for the oldest event, but on a terminal for the last 200.
     :param lines: begin at most this many events before the end.
     :param epoch: the epoch of the cursor, if known.
     """
     session = (await connection.call(GET_SESSION, session_id=session_id)).session
+    if cursor is None and lines is None and connection.output.for_people:
+        lines = _LAST
+        if (earlier := session.last_seq - lines - session.oldest_cursor) > 0:
+            all_of_it = f"agentctl events tail {clean(session.id)} --cursor {session.oldest_cursor}"
+            connection.output.hint(f"{earlier:,} earlier events; all: {all_of_it}")
+    if (cursor or 0) < session.oldest_cursor:
+        if cursor is not None:
+            connection.output.announce(
+                f"agentctl: the events up to {session.oldest_cursor:,} are no longer kept"
+            )
+        cursor = session.oldest_cursor
     start = max(cursor or 0, 0 if lines is None else session.last_seq - lines)
     display = Display(connection.output, sys.stdout)
     answers = Answers(connection, display, session.id)
@@ -398,9 +415,7 @@ async def tail_events(
 async def retry_run(connection: DaemonConnection, run_id: str, idempotency_key: str | None) -> None:
     """Send the message of a run again with the same settings."""
     run = (await connection.call(GET_RUN, run_id=run_id)).run
-    page = await pages(
-        connection, LIST_MESSAGES, "messages", limit=None, cursor=None, session_id=run.session_id
-    )
+    page = await pages(connection, LIST_MESSAGES, session_id=run.session_id)
     message = next((one for one in page.messages if one.id == run.message_id), None)
     if message is None or message.images:
         reason = "has images, which are no longer stored" if message else "is not stored"
@@ -432,30 +447,3 @@ async def list_events(connection: DaemonConnection, **values: Any) -> None:
     connection.output.answer(page, view)
     if page.has_more:
         connection.output.note_next_page(page.next_cursor)
-
-
-async def show_tree(connection: DaemonConnection, **values: Any) -> None:
-    """Print a session and its descendants."""
-    reply = await tree_pages(connection, **values)
-    connection.output.answer(reply, lambda: tree_table(reply, _now()))
-    connection.output.note_next_page(reply.next_cursor)
-
-
-async def share_session(
-    connection: DaemonConnection,
-    session_id: str,
-    chosen: Mapping[str, str],
-    idempotency_key: str | None,
-) -> None:
-    """Grant or remove access, and print who has it.
-
-    :param chosen: a role, or ``remove``, by principal.
-    """
-    whole_id = (await connection.call(GET_SESSION, session_id=session_id)).session.id
-    reply = await connection.call(GET_ACCESS, session_id=whole_id)
-    if chosen:
-        roles: dict[str, Any] = {one.principal: one.role for one in reply.grants} | dict(chosen)
-        grants = tuple(Grant(name, role) for name, role in roles.items() if role != "remove")
-        request = SetAccess(whole_id, grants, idempotency_key=idempotency_key)
-        reply = (await connection.perform(SET_ACCESS, request)).answer
-    connection.output.answer(reply, lambda: grant_table(reply.grants, _now()))

@@ -1,4 +1,4 @@
-"""Ids as people type them: a unique beginning or end, ``@last``, or the row of the last list."""
+"""Abbreviated ids: a unique beginning or end, ``@last``, or a row of the last list."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from agent_orchestrator.user_state import (
     write_private,
 )
 from agentctl.failures import usage_failure
-from agentctl.paging import each_page, pages
+from agentctl.paging import each_page, items_of, pages
 from agentctl.terminal import one_line
 
 if TYPE_CHECKING:
@@ -37,15 +37,15 @@ _MAX_SUGGESTIONS: Final = 100
 _COMPLETION_S: Final = 2.0
 """Seconds after which the shell gets no suggestions."""
 
-_LISTS: Final[Mapping[str, tuple[Operation[Any, Any], str, Mapping[str, Any], str]]] = {
-    "session": (LIST_SESSIONS, "sessions", {}, "title"),
-    "run": (LIST_RUNS, "runs", {}, "status"),
-    "request": (LIST_REQUESTS, "requests", {"resolvable": False}, "text"),
-    "token": (LIST_TOKENS, "tokens", {}, "name"),
-    "subscription": (LIST_PUSH, "subscriptions", {}, "name"),
-    "notice": (LIST_NOTICES, "notices", {}, "target"),
+_LISTS: Final[Mapping[str, tuple[Operation[Any, Any], Mapping[str, Any], str]]] = {
+    "session": (LIST_SESSIONS, {}, "title"),
+    "run": (LIST_RUNS, {}, "status"),
+    "request": (LIST_REQUESTS, {"resolvable": False}, "text"),
+    "token": (LIST_TOKENS, {}, "name"),
+    "subscription": (LIST_PUSH, {}, "name"),
+    "notice": (LIST_NOTICES, {}, "target"),
 }
-"""For each kind of id: the call that lists them, its field, its filters, and what names one."""
+"""For each kind of id: the call that lists them, its filters, and the field that describes one."""
 
 
 async def _newest(
@@ -56,12 +56,8 @@ async def _newest(
     :param limit: maximum number of objects; None for all.
     :param q: words that must be in their texts or ids.
     """
-    operation, field, filters, _ = _LISTS[kind]
-    page = await pages(
-        connection, operation, field, limit=limit, cursor=None, order="newest", q=q, **filters
-    )
-    found: Sequence[Any] = getattr(page, field)
-    return found
+    operation, filters, _ = _LISTS[kind]
+    return items_of(await pages(connection, operation, limit=limit, order="newest", q=q, **filters))
 
 
 async def whole_ids(connection: "DaemonConnection", values: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +76,7 @@ async def _whole_id(connection: "DaemonConnection", kind: str, value: str) -> st
         return _listed(connection.url, int(value[1:]))
     is_possible = len(value) <= MAX_ID and re.fullmatch(ID_PATTERN, value)
     if value != "@last" and not is_possible:
-        return value  # the call names what is wrong with it
+        return value  # the call reports it as invalid
     try:
         if value == "@last":
             newest = await _newest(connection, kind, limit=1)
@@ -97,12 +93,12 @@ async def _whole_id(connection: "DaemonConnection", kind: str, value: str) -> st
         return value
     if len(found) > 1:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise usage_failure(f"{value} is the id of several: {', '.join(found[:3])}{more}")
+        raise usage_failure(f"{value} fits several ids: {', '.join(found[:3])}{more}")
     return str(found[0])
 
 
 async def last_session(connection: "DaemonConnection", directory: str | None) -> str:
-    """Return the newest open session of a directory that is nobody's child.
+    """Return the newest open session of a directory that has no parent.
 
     :param directory: None for any.
     :raises Failure: if there is none.
@@ -111,7 +107,8 @@ async def last_session(connection: "DaemonConnection", directory: str | None) ->
         for one in page.sessions:
             if one.parent_session_id is None and directory in (None, one.cwd):
                 return str(one.id)
-    raise usage_failure(f"there is no open session of {directory or 'agentd'} to continue")
+    where = f" in {directory}" if directory else ""
+    raise usage_failure(f"there is no open session{where} to continue")
 
 
 def _matches(whole: str, part: str) -> bool:
@@ -124,7 +121,7 @@ def _matches(whole: str, part: str) -> bool:
 
 
 def remember(url: str, listed: Sequence[str]) -> None:
-    """Remember the ids of a list that a person sees, for ``@1``, ``@2`` and so on."""
+    """Store the ids of a list that was shown on a terminal, for ``@1``, ``@2`` and so on."""
     if (state := user_state()) is None:
         return
     with suppress(OSError):  # a convenience: the list itself was shown
@@ -147,9 +144,9 @@ def _listed(url: str, number: int) -> str:
 
 
 def suggestions(context: "click.Context", kind: str, start: str) -> list[tuple[str, str]]:
-    """Return ids with what names each, newest first; nothing if the daemon does not answer soon.
+    """Return ids with their titles, newest first; nothing if the daemon does not answer soon.
 
-    :param start: what was typed of the id so far.
+    :param start: the beginning of the id.
     """
     from agentctl.connection import connected
     from agentctl.options import given
@@ -162,7 +159,7 @@ def suggestions(context: "click.Context", kind: str, start: str) -> list[tuple[s
         settings = resolve(given(context))
         with anyio.move_on_after(_COMPLETION_S):
             async with connected(settings, Output(settings)) as connection:
-                name = _LISTS[kind][3]
+                name = _LISTS[kind][2]
                 entries = await _newest(connection, kind, limit=_MAX_SUGGESTIONS, q=start or None)
                 found.extend(
                     (one.id, one_line(str(getattr(one, name) or ""))[:60])

@@ -1,6 +1,7 @@
-"""A session on a terminal while it works: events, what its agent does, and answers by keys."""
+"""Follows a session on a terminal: its events, its agent's activity, and answers by keys."""
 
 import os
+import signal
 import sys
 import termios
 import tty
@@ -62,14 +63,18 @@ class Display:
         self.transcript = Transcript(
             today=datetime.now().astimezone().date(), diffs=self.screen is not None
         )
-        self._is_live = self.screen is not None and not self.screen.is_dumb and is_terminal(stream)
+        is_dumb = self.screen is not None and self.screen.is_dumb
+        is_shown = self.screen is not None and is_terminal(stream)
+        self._is_live = is_shown and not is_dumb
+        self.is_line_by_line = is_shown and is_dumb
+        """True on a terminal where nothing can be redrawn: a person answers with lines, not with keys."""
         self._activity = self._partial = self._menu = ""
         self._started = anyio.current_time()
 
     @property
     def takes_keys(self) -> bool:
         """True if a person can answer here."""
-        return self._is_live and takes_keys()
+        return (self._is_live or self.is_line_by_line) and takes_keys()
 
     def show(self, blocks: Iterable[Block]) -> None:
         """Show blocks above the live part."""
@@ -80,14 +85,14 @@ class Display:
             put_pieces(partial(put, self._stream), lines)
 
     def event(self, event: Event) -> None:
-        """Show an event, and what its agent does."""
+        """Show an event and the agent's activity."""
         self.show(self.transcript.entries(event))
         self.note_activity(event, said="working")
 
     def note_activity(self, event: Event, *, said: str = "") -> None:
-        """Show what an agent does according to an event.
+        """Show the agent's activity according to an event.
 
-        :param said: the text in place of what the agent says, if that is shown anyway.
+        :param said: the text to show for an agent's message, if the message itself is shown elsewhere.
         """
         is_said = event.event_type in (EventType.AGENT_MESSAGE, EventType.AGENT_REASONING)
         if text := (is_said and said) or activity_of(event):
@@ -123,7 +128,10 @@ class Display:
             await anyio.sleep(_TICK_S)
 
     def set_menu(self, text: str) -> None:
-        """Show what keys do; empty for none."""
+        """Show the menu of keys; empty for none."""
+        if self.is_line_by_line:
+            self.show([Text(text)] if text else [])
+            return
         self._menu = text
         self.redraw()
 
@@ -139,7 +147,7 @@ class Display:
 
 
 class Keyboard:
-    """Keys of the terminal, one at a time and without echo.
+    """Reads keys of the terminal, without echo, also after the process was suspended.
 
     :param signals: whether Ctrl-C interrupts; otherwise it is a key.
     """
@@ -148,20 +156,27 @@ class Keyboard:
         self._enabled = enabled
         self._signals = signals
         self._before: list[Any] | None = None
+        self._resumed: Any = signal.SIG_DFL
 
     def __enter__(self) -> Self:
         if self._enabled:
-            descriptor = sys.stdin.fileno()
-            self._before = termios.tcgetattr(descriptor)
-            tty.setcbreak(descriptor)
-            if not self._signals:
-                mode = termios.tcgetattr(descriptor)
-                mode[3] &= ~termios.ISIG
-                termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
+            self._before = termios.tcgetattr(sys.stdin.fileno())
+            self._take()
+            # While this process was suspended, the shell has changed the terminal's mode.
+            self._resumed = signal.signal(signal.SIGCONT, lambda *_: takes_keys() and self._take())
         return self
+
+    def _take(self) -> None:
+        descriptor = sys.stdin.fileno()
+        tty.setcbreak(descriptor)
+        if not self._signals:
+            mode = termios.tcgetattr(descriptor)
+            mode[3] &= ~termios.ISIG
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
 
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
+            signal.signal(signal.SIGCONT, self._resumed)
             termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, self._before)
 
     @staticmethod
@@ -171,7 +186,7 @@ class Keyboard:
 
     @staticmethod
     async def read() -> str:
-        """Return typed characters. An escape sequence, as of an arrow key, comes whole."""
+        """Return typed characters. The escape sequence of a key, such as an arrow, is returned whole."""
         descriptor = sys.stdin.fileno()
         await anyio.wait_readable(descriptor)
         typed = os.read(descriptor, 1024).decode(errors="replace")
@@ -183,7 +198,7 @@ class Keyboard:
 class Answers:
     """Lets a person answer the requests of a session and its descendants by keys.
 
-    :param with_text: also show the question's text, which a transcript does.
+    :param with_text: also show the question's text. A transcript shows it already.
     """
 
     def __init__(
@@ -204,7 +219,7 @@ class Answers:
         self._asking: tuple[str, anyio.CancelScope] | None = None
 
     def note(self, event: Event) -> None:
-        """Take an event into account: a question that opens, or that anyone has closed."""
+        """Note an event: a question was opened or closed."""
         data, request_id = event.data, text_of(event.data, "id")
         if event.event_type in (EventType.REQUEST_CREATED, EventType.REQUEST_UPDATED):
             if data.get("audience") == "human" and request_id not in self._left_open:
@@ -251,7 +266,7 @@ class Answers:
             return ()  # an agent may not see its root; new requests are noticed all the same
 
     async def _path(self, session_id: str) -> list[str] | None:
-        """Return the titles from below the watched session to this one; None if it is elsewhere."""
+        """Return the titles on the path from the watched session to this one; None if it is no descendant."""
         path: list[str] = []
         while session_id != self._session_id:
             session = (await self._connection.call(GET_SESSION, session_id=session_id)).session
@@ -296,7 +311,7 @@ class Answers:
                 f"{LEAVE_OPEN} leave open",
             ]
             self._display.set_menu(" · ".join(keys))
-            key = await Keyboard.read()
+            key = (await Keyboard.read()).strip(" \r\n")
             if key in (LEAVE_OPEN, _ESCAPE):
                 return None
             if key == SHOW_ALL:
@@ -306,7 +321,7 @@ class Answers:
                 return fields
 
     async def _completed(self, choice: Choice) -> dict[str, Any] | None:
-        """Return the fields of a choice, with its words or its confirmation; None to choose again."""
+        """Return the fields of a choice, after asking for its text or confirmation; None to choose again."""
         fields: dict[str, Any] = {"decision": choice.decision, "option": choice.option}
         if choice.needs_yes is not None:
             question = (
@@ -321,7 +336,7 @@ class Answers:
         return fields
 
     async def _several(self, questions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-        """Return the answers to questions that are asked together, as a JSON object by their ids."""
+        """Return the answers to several questions of one request, as a JSON object by their ids."""
         from agentctl.output import compact
 
         answers: dict[str, str] = {}
@@ -338,7 +353,10 @@ class Answers:
         return {"decision": "answer", "text": compact(answers)}
 
     async def _line(self, prompt: str) -> str | None:
-        """Return a line that is typed; None after Escape."""
+        """Return a line of input; None after Escape, or, in line mode, for an empty line."""
+        if self._display.is_line_by_line:
+            self._display.set_menu(f"{prompt} (an empty line does not send)")
+            return (await Keyboard.read()).strip() or None
         text = ""
         while True:
             self._display.set_menu(f"{prompt} (Enter sends, Escape does not): {text}▏")
@@ -359,7 +377,7 @@ class Answers:
 
 
 async def ask_person(question: str, keys: str) -> str:
-    """Return one of these keys, typed by a person. Ctrl-C is the first of them."""
+    """Return one of these keys, typed by a person. Ctrl-C counts as the first."""
     with Keyboard(signals=False):
         Keyboard.forget_typed()
         put(sys.stderr, question)

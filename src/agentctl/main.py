@@ -14,28 +14,15 @@ from agentctl.terminal import prepare_streams, put, silence
 
 COMPLETION_VARIABLE: Final = "_AGENTCTL_COMPLETE"
 
+_NAMES: Final = (
+    "ask attach adopt chat session message run search events request top tool mcp provider token device notify "
+    "doctor config daemon store completion"
+)
+_MODULES: Final = {"attach": "takeover", "adopt": "takeover", "chat": "screens", "top": "screens"}
 _COMMANDS: Final = {
-    "ask": "agentctl.commands.ask:ask",
-    "attach": "agentctl.commands.attach:attach",
-    "adopt": "agentctl.commands.adopt:adopt",
-    "chat": "agentctl.commands.chat:chat",
-    "session": "agentctl.commands.session:session",
-    "message": "agentctl.commands.message:message",
-    "run": "agentctl.commands.run:run",
-    "events": "agentctl.commands.events:events",
-    "request": "agentctl.commands.request:request",
-    "top": "agentctl.commands.top:top",
-    "tool": "agentctl.commands.tool:tool",
-    "mcp": "agentctl.commands.mcp:mcp",
-    "provider": "agentctl.commands.provider:provider",
-    "token": "agentctl.commands.token:token",
-    "device": "agentctl.commands.device:device",
-    "notify": "agentctl.commands.notify:notify",
-    "doctor": "agentctl.commands.doctor:doctor",
-    "config": "agentctl.commands.config:config",
-    "daemon": "agentctl.commands.daemon:daemon",
-    "completion": "agentctl.commands.completion:completion",
+    name: f"agentctl.commands.{_MODULES.get(name, name)}:{name}" for name in _NAMES.split()
 }
+"""Where each command is defined, in the order of the help."""
 
 
 def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:

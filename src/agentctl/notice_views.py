@@ -1,4 +1,4 @@
-"""What people see of notices. No I/O."""
+"""Views of notices for people. No I/O."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -25,42 +25,37 @@ def notice_table(notices: Sequence[Notice], now: datetime) -> list[Block]:
     def next_try(notice: Notice) -> str:
         return "" if notice.next_at is None else ago(notice.next_at, now)
 
+    columns = [
+        Column("NOTICE", lambda one: one.id),
+        Column("STATE", lambda one: Text(one.state, STYLES.get(one.state, ""))),
+        Column("TARGET", lambda one: one.target),
+        Column("ABOUT", about),
+        Column("TRIES", lambda one: str(one.attempts), right=True),
+        Column("NEXT", next_try, right=True),
+        Column("MADE", lambda one: ago(one.created_at, now), right=True),
+        Column("ERROR", lambda one: one.error or "", flexible=True),
+    ]
     return [
-        Table(
-            [
-                Column("NOTICE", lambda one: one.id),
-                Column("STATE", lambda one: Text(one.state, STYLES.get(one.state, ""))),
-                Column("TARGET", lambda one: one.target),
-                Column("ABOUT", about),
-                Column("TRIES", lambda one: str(one.attempts), right=True),
-                Column("NEXT", next_try, right=True),
-                Column("MADE", lambda one: ago(one.created_at, now), right=True),
-                Column("ERROR", lambda one: one.error or "", flexible=True),
-            ],
-            notices,
-            "no notices",
-            "STATE TARGET ABOUT ERROR TRIES MADE NEXT NOTICE",
-        )
+        Table(columns, notices, "no notices", "STATE TARGET ABOUT ERROR TRIES MADE NEXT NOTICE")
     ]
 
 
-def notice_line(notice: Notice, now: datetime) -> list[Block]:
-    return notice_table([notice], now)
-
-
 def browser_table(browsers: Sequence[PushDevice], now: datetime) -> list[Block]:
+    columns = [
+        Column("BROWSER", lambda one: one.id),
+        Column("PRINCIPAL", lambda one: one.principal),
+        Column("PUSH", lambda one: Text(one.push, "" if one.push == "on" else "yellow")),
+        Column("QUIET", lambda one: one.quiet_hours),
+        Column("EVENTS", lambda one: ",".join(one.events)),
+        Column("SERVICE", lambda one: one.service),
+        Column("SEEN", lambda one: ago(one.seen_at, now), right=True),
+        Column("NAME", lambda one: one.name, flexible=True),
+    ]
     return [
         Table(
-            [
-                Column("BROWSER", lambda one: one.id),
-                Column("PRINCIPAL", lambda one: one.principal),
-                Column("EVENTS", lambda one: ",".join(one.events)),
-                Column("SERVICE", lambda one: one.service),
-                Column("SEEN", lambda one: ago(one.seen_at, now), right=True),
-                Column("NAME", lambda one: one.name, flexible=True),
-            ],
+            columns,
             browsers,
             "no browsers",
-            "NAME EVENTS SEEN PRINCIPAL SERVICE BROWSER",
+            "NAME PUSH EVENTS QUIET SEEN PRINCIPAL SERVICE BROWSER",
         )
     ]

@@ -144,10 +144,10 @@ class Number(click.FloatRange):
 
 
 MAX_WAIT_S: Final = 2_592_000
-"""Seconds that a wait for a run or an answer may be limited to: as long as a question may be open."""
+"""Maximum of ``--timeout-s`` for a run or an answer: as long as a question may be open."""
 
 MAX_DAEMON_WAIT_S: Final = 86_400
-"""Seconds that a wait for the start or stop of a daemon may be limited to."""
+"""Maximum of ``--timeout-s`` for the start or stop of a daemon."""
 
 
 def timeout_option(doc: str) -> Callable[[F], F]:
@@ -237,6 +237,12 @@ class IdType(click.ParamType):  # type: ignore[type-arg]
 ID_HELP: Final = (
     "Its beginning or end is enough, or @last, or @N of the last list. - reads standard input."
 )
+
+
+def session_option(doc: str) -> Callable[[F], F]:
+    """Add an optional session to a command, which has other arguments."""
+    help_ = f"{doc} {ID_HELP}"
+    return click.option("--session-id", metavar="ID", type=IdType("session"), help=help_)
 
 
 def identified(kind: str, *, required: bool = True, then: str | None = None) -> Callable[[F], F]:

@@ -74,7 +74,7 @@ class Output:
 
     @property
     def for_people(self) -> bool:
-        """True if the answer is shown as a picture on a terminal, not as text or JSON for programs."""
+        """True if the answer is shown on a terminal with tables and colours, not as text or JSON for programs."""
         return not self.structured and self.screen is not None
 
     @property
@@ -101,15 +101,8 @@ class Output:
         if not self.structured:
             self.show(view(), paged=True)
             return
-        plain = to_plain(answer)
-        if self.settings.field is None:
-            self._json(plain)
-            return
-        try:
-            value = value_at(plain, self.settings.field)
-        except LookupError:
-            raise self._no_field() from None
-        self._value(value)
+        if not self._print(answer):
+            raise self._no_field()
 
     def show(self, blocks: Iterable["Block"], *, paged: bool = False) -> None:
         """Print blocks to standard output. Long output is written in parts."""
@@ -126,17 +119,8 @@ class Output:
 
     def stream_item(self, answer: Any) -> None:
         """Print one item of a stream. Items without the field of ``--field`` are skipped."""
-        plain = to_plain(answer)
         self._streamed += 1
-        if self.settings.field is None:
-            self._json(plain)
-            return
-        try:
-            value = value_at(plain, self.settings.field)
-        except LookupError:
-            return
-        self._shown += 1
-        self._value(value)
+        self._shown += self._print(answer)
 
     def end_of_stream(self) -> None:
         """End a stream.
@@ -151,11 +135,19 @@ class Output:
         if cursor is not None:
             self.note(dim(f"for the next page: --cursor {cursor}", sys.stderr))
 
-    def _value(self, value: Any) -> None:
+    def _print(self, answer: Any) -> bool:
+        """Print JSON, or the value of ``--field``. Return False if there is no such field."""
+        value = to_plain(answer)
+        if self.settings.field is not None:
+            try:
+                value = value_at(value, self.settings.field)
+            except LookupError:
+                return False
         if isinstance(value, str):
             self.lines([clean(value) if self.on_terminal else value])
         else:
             self._json(value)
+        return True
 
     def _json(self, plain: Any) -> None:
         """Write a value like :func:`compact`, in parts."""
@@ -235,7 +227,7 @@ _COMMANDS: Final = re.compile("`[^`]*`")
 
 
 def broken_at_words(text: str, columns: int) -> str:
-    """Return a line as lines of so many columns. Commands in backticks stay whole, so that they can be copied."""
+    """Wrap a line at words. Commands in backticks are not broken, so that they can be copied."""
     kept = _COMMANDS.sub(lambda match: match.group().replace(" ", "\0"), text)
     lines = textwrap.wrap(kept, columns, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines).replace("\0", " ")

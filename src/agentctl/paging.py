@@ -1,6 +1,6 @@
 """Reading all pages of a list or a tree."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -17,22 +17,29 @@ _PAGE: int = 1000
 async def pages(
     connection: "DaemonConnection",
     operation: Operation[Any, Any],
-    items: str,
     *,
-    limit: int | None,
-    cursor: str | None,
+    limit: int | None = None,
+    cursor: str | None = None,
     **filters: Any,
 ) -> Any:
-    """Return one page if a limit or cursor is given, else all pages merged into one.
-
-    :param items: the field of the answer that contains the items.
-    """
+    """Return one page if a limit or cursor is given, else all pages merged into one."""
     if limit is not None or cursor is not None:
         return await connection.call(operation, limit=limit, cursor=cursor, **filters)
     entries: list[Any] = []
     async for page in each_page(connection, operation, **filters):
-        entries += getattr(page, items)
-    return attrs.evolve(page, **{items: entries})
+        entries += items_of(page)
+    return attrs.evolve(page, **{_items_field(page): entries})
+
+
+def items_of(page: Any) -> Sequence[Any]:
+    """Return the items of a page of any list."""
+    items: Sequence[Any] = getattr(page, _items_field(page))
+    return items
+
+
+def _items_field(page: Any) -> str:
+    name: str = attrs.fields(type(page))[0].name  # the items are the first field of each page
+    return name
 
 
 async def each_page(

@@ -5,7 +5,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -18,10 +18,12 @@ _EVERY_S: Final = 1.0
 
 
 @contextmanager
-def waiting(output: Output, text: str) -> Iterator[None]:
+def waiting(output: Output, text: str | Callable[[], str]) -> Iterator[None]:
     """Show a progress line while the body runs, if a person watches and nothing else is live.
 
     A thread draws it, because the body may block this thread.
+
+    :param text: the line, or a function that returns it.
     """
     if not output.interactive or output.announcer is not None or os.environ.get("TERM") == "dumb":
         yield
@@ -40,7 +42,8 @@ def waiting(output: Output, text: str) -> Iterator[None]:
         nonlocal drawn
         started = time.monotonic()
         while not done.wait(_EVERY_S):
-            line = f"… {text} ({elapsed(time.monotonic() - started)})"
+            shown = text if isinstance(text, str) else text()
+            line = f"… {shown} ({elapsed(time.monotonic() - started)})"
             line = line[: shutil.get_terminal_size().columns - 1]
             with drawing:
                 drawn = True

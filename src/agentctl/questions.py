@@ -1,4 +1,4 @@
-"""Requests: their views, the texts of their events, and the answers they can get. No I/O."""
+"""Requests: their views, the texts of their events, and their possible answers. No I/O."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,26 +71,20 @@ def request_table(requests: Sequence[Request], now: datetime) -> list[Block]:
         return Text(time_left(request, now), "bold red" if expires_soon(request, now) else "")
 
     several = any(not request.is_open for request in requests)
-    return [
-        Table(
-            [
-                Column("REQUEST", lambda one: one.id),
-                Column("KIND", lambda one: _kind(one.kind)),
-                Column("STATUS", lambda one: state(one.status) if several else ""),
-                Column("ASKED", lambda one: ago(one.created_at, now), right=True),
-                Column("EXPIRES", expires, right=True),
-                Column("SESSION", lambda one: one.session_id),
-                Column(
-                    "TEXT",
-                    lambda one: Text(one.text[:_LISTED_CHARACTERS], reveal=True),
-                    flexible=True,
-                ),
-            ],
-            requests,
-            "no requests",
-            "TEXT KIND STATUS ASKED EXPIRES REQUEST",
-        )
+    columns = [
+        Column("REQUEST", lambda one: one.id),
+        Column("KIND", lambda one: _kind(one.kind)),
+        Column("STATUS", lambda one: state(one.status) if several else ""),
+        Column("ASKED", lambda one: ago(one.created_at, now), right=True),
+        Column("EXPIRES", expires, right=True),
+        Column("SESSION", lambda one: one.session_id),
+        Column(
+            "TEXT",
+            lambda one: Text(one.text[:_LISTED_CHARACTERS], reveal=True),
+            flexible=True,
+        ),
     ]
+    return [Table(columns, requests, "no requests", "TEXT KIND STATUS ASKED EXPIRES REQUEST")]
 
 
 def request_card(request: Request, now: datetime) -> list[Block]:
@@ -117,6 +111,7 @@ def request_card(request: Request, now: datetime) -> list[Block]:
                 ("options", " · ".join(map(_option, options))),
                 ("closed", None if request.resolved_at is None else ago(request.resolved_at, now)),
                 ("by", request.decided_by),
+                ("on device", request.decided_on),
                 ("option", None if request.chosen is None else _option(request.chosen)),
                 ("scope", request.scope),
             ],
@@ -130,7 +125,7 @@ def request_card(request: Request, now: datetime) -> list[Block]:
 
 
 def inbox_hints(requests: Sequence[Request], now: datetime) -> list[str]:
-    """Return what to do about a list of requests."""
+    """Return the next steps for a list of requests."""
     hints = []
     if any(request.is_open for request in requests):
         hints.append("show one in full: agentctl request show REQUEST_ID")
@@ -149,7 +144,7 @@ def extended_line(request: Request, _: datetime) -> list[Block]:
 
 
 def question_blocks(request: Request, *, folded: bool = True) -> list[Block]:
-    """Return what is asked: the text, what the options reach, and the detail by its shape."""
+    """Return the question: its text, what its options allow, and its detail."""
     blocks: list[Block] = [Text(request.text, reveal=True)]
     for reaches in _reaches(request.options or ()):
         blocks += ["", reaches]
@@ -170,7 +165,7 @@ _SHAPES: Final = {
 
 
 def detail_blocks(detail: Mapping[str, Any], *, folded: bool = True) -> list[Block]:
-    """Return the detail of a request by its shape. What has no shape is shown as JSON."""
+    """Return the detail of a request. Unknown types and fields are shown as JSON."""
     kind = text_of(detail, "type")
     blocks: list[Block] = []
     for name in _SHAPES.get(kind, ()):
@@ -227,11 +222,11 @@ def _asked_together(questions: Sequence[Mapping[str, Any]]) -> list[Block]:
 
 @frozen
 class Choice:
-    """An answer that a request can get.
+    """A possible answer to a request.
 
-    :param key: the key that gives it.
-    :param needs_text: whether it takes words. :param needs_yes: whether to ask again, because it
-        lasts.
+    :param key: the key for it.
+    :param needs_text: whether to ask for a text.
+    :param needs_yes: what it allows permanently, so that it needs a confirmation; None if it does not.
     """
 
     key: str
@@ -287,6 +282,8 @@ def needs_person(request: Request) -> bool:
 def decided(request: Request) -> str:
     """Return how a request was closed, and by whom."""
     by = "" if request.decided_by is None else f" by {person(request.decided_by)}"
+    if request.decided_on is not None:
+        by += f" on {one_line(request.decided_on)}"
     words = f": {one_line(request.answer)}" if request.answer else ""
     return f"request {request.id} is {request.status}{by}{words}"
 
@@ -364,6 +361,8 @@ def resolved(data: Mapping[str, Any]) -> tuple[bool, str]:
     text = _CLOSED.get(status, one_line(status))
     if (by := text_of(data, "decided_by")) and by != "local":
         text += f" by {one_line(by)}"
+    if device := text_of(data, "decided_on"):
+        text += f" on {one_line(device)}"
     if answer := text_of(data, "answer"):
         text += f": {answer}"
     name = one_line(text_of(data, "id"))

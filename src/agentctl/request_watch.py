@@ -160,10 +160,7 @@ class _Watch:
         return [candidate for candidate in pending if candidate.id == changed.id]
 
     async def _pending(self, **narrower: Any) -> list[Request]:
-        filters = {"status": "pending", **narrower}
-        page = await pages(
-            self._connection, LIST_REQUESTS, "requests", limit=None, cursor=None, **filters
-        )
+        page = await pages(self._connection, LIST_REQUESTS, status="pending", **narrower)
         return list(page.requests)
 
     def _is_new(self, request: Request) -> bool:

@@ -1,10 +1,10 @@
-"""Commands as rows: the fields of a call are the options, and a view or an action does the rest."""
+"""Commands as rows of a table: a call, whose fields are the options, and a view of its answer, or an action."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from string import Formatter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,18 +20,6 @@ if TYPE_CHECKING:
 
 Prepare = Callable[[Call, dict[str, Any]], Mapping[str, Any]]
 """Returns the fields of the call, or the arguments of the action, for a command's options."""
-
-_LISTS: Final = (
-    "sessions",
-    "messages",
-    "runs",
-    "requests",
-    "tokens",
-    "devices",
-    "entries",
-    "notices",
-    "subscriptions",
-)
 
 
 def row(
@@ -54,7 +42,8 @@ def row(
     """Add a command to a group.
 
     :param view: a sentence with fields of the answer in braces, or ``module:function:field``: the
-        function returns the blocks for that field of the answer, or for the whole answer. With
+        function returns the blocks for that field of the answer, or for the whole answer. A table
+        gets a single object as a list. With
         ``!module:function``, the command is this function of a connection and the options.
     :param hint: what to do next, like ``view``.
     :param of: the field whose id is the first argument, in place of the one in the call's path; empty
@@ -80,8 +69,7 @@ def row(
                 from agentctl.paging import pages
 
                 fields = _for_people(sent) if is_ordered and call.output.for_people else sent
-                items = next(one for one in _LISTS if one in operation.answer.__annotations__)
-                reply = await pages(connection, operation, items, **fields)
+                reply = await pages(connection, operation, **fields)
             else:
                 reply = await connection.call(operation, **sent)
             call.output.answer(reply, lambda: view_of(view, reply))
@@ -128,5 +116,7 @@ def view_of(view: str, reply: Any) -> "Iterable[Block]":
         return [view.format_map({name: getattr(reply, name) for name in reply.__annotations__})]
     module, function, *field = view.split(":")
     value = getattr(reply, field[0]) if field else reply
+    if function.endswith("_table") and not isinstance(value, Sequence):
+        value = [value]
     blocks: Iterable[Block] = _found(f"{module}:{function}")(value, datetime.now(UTC))
     return blocks

@@ -1,4 +1,4 @@
-"""A person's program on a session's conversation, and what it leaves in the log."""
+"""Runs an agent's own program on a session's conversation, and shows what was recorded of it."""
 
 import json
 import os
@@ -41,7 +41,7 @@ try:
 except OSError as error:
     sys.exit(f"agentctl: {program['argv'][0]} cannot be started: {error}")
 """
-"""What the process executes until it becomes the program. The daemon knows it before that."""
+"""The script of the process until it becomes the program. The daemon records the process before that."""
 
 
 async def attach(connection: DaemonConnection, output: Output, **values: Any) -> int:
@@ -63,7 +63,7 @@ async def attach(connection: DaemonConnection, output: Output, **values: Any) ->
                 f"agentctl: session {reply.run.session_id} is held until you leave this program"
             )
             pipe.write(json.dumps(_plain(reply.program)))
-        with _left_to_the_program():
+        with terminal_left_to_program():
             await run_sync(process.wait)
     finally:
         process.wait()  # at once if nothing was written
@@ -75,10 +75,11 @@ def _plain(program: Program) -> dict[str, Any]:
 
 
 @contextmanager
-def _left_to_the_program() -> Iterator[None]:
-    """Leave the keyboard's signals to the program, and the terminal as it was before it."""
+def terminal_left_to_program() -> Iterator[None]:
+    """Let only a program handle the keyboard's signals, and restore the terminal's mode after it."""
     signals = (signal.SIGINT, signal.SIGQUIT)
-    before = [signal.signal(one, signal.SIG_IGN) for one in signals]
+    # A program that is started inside would inherit SIG_IGN.
+    before = [signal.signal(one, lambda *_: None) for one in signals]
     settings = termios.tcgetattr(sys.stdin)
     try:
         yield
@@ -90,7 +91,7 @@ def _left_to_the_program() -> Iterator[None]:
 
 
 async def show_recorded(connection: DaemonConnection, output: Output, run: Run, cursor: int) -> int:
-    """Wait until a run has read the agent's record, and say what it found. Return the exit code."""
+    """Wait until a run has read the agent's record, and print the result. Return the exit code."""
     turns = 0
 
     def take(event: Event) -> bool:
@@ -102,7 +103,9 @@ async def show_recorded(connection: DaemonConnection, output: Output, run: Run, 
         await connection.follow(run.session_id, cursor, take)
         ended = (await connection.call(GET_RUN, run_id=run.id)).run
     except Unreachable:
-        output.note("agentctl: agentd cannot be reached; it records what was said when it runs")
+        output.note(
+            "agentctl: agentd cannot be reached; it will record the conversation when it runs again"
+        )
         return FAILED
     if output.structured:
         output.answer({"run": ended, "turns": turns}, lambda *_: ())

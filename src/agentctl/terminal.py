@@ -34,7 +34,7 @@ class _VisibleControls(dict[int, str]):
 
 _VISIBLE_CONTROLS: Final = _VisibleControls(_CARETS)
 _LONG: Final = 2**16
-"""Characters from which on replacing saves memory."""
+"""Minimum length of a text that is replaced piece by piece, which takes less memory."""
 
 _PIECES: Final = 1000
 
@@ -162,7 +162,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def takes_keys() -> bool:
-    """Return whether a person can type to this process: a job in the background would be stopped."""
+    """Return whether a person can type to this process. A background job would be stopped by reading."""
     if not is_terminal(sys.stdin):
         return False
     try:
@@ -240,7 +240,7 @@ _PART: Final = 2**16
 
 
 def put_pieces(write: Callable[[str], object], pieces: Iterable[str]) -> None:
-    """Write texts in parts of moderate size, a short one at once."""
+    """Write texts in parts of about :data:`_PART` characters."""
     waiting: list[str] = []
     size = 0
     for text in pieces:
@@ -257,3 +257,8 @@ def put_pieces(write: Callable[[str], object], pieces: Iterable[str]) -> None:
             waiting, size = [], 0
     if waiting:
         write("".join(waiting))
+
+
+def draws(stream: TextIO) -> bool:
+    """Return whether a QR code can be drawn on this stream: whether it is a terminal that keeps its rows."""
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"

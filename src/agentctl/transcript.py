@@ -41,7 +41,7 @@ class _Child:
 
 @define
 class _Run:
-    """What is remembered of an unfinished run."""
+    """The state of an unfinished run."""
 
     provider: str = "agent"
     started_at: datetime | None = None
@@ -97,7 +97,7 @@ class Transcript:
         }
 
     def entries(self, event: Event) -> list[Block]:
-        """Return what to show of an event; nothing if it is shown elsewhere."""
+        """Return the entries for an event; none if it is shown elsewhere."""
         run = self._run_of(event)
         if event.event_type in _OMITTED_EVENTS:
             return []
@@ -109,7 +109,7 @@ class Transcript:
         return entries
 
     def partial(self, run_id: str) -> str:
-        """Return what a run's agent has said so far of a message that is not complete."""
+        """Return the beginning of an agent's message that is not complete yet."""
         run = self._runs.get(run_id)
         return "".join(next(reversed(run.pieces.values()))) if run and run.pieces else ""
 

@@ -1,14 +1,16 @@
-"""What people see of sessions, messages, runs, access and the daemon. No I/O."""
+"""Views of sessions, messages, runs, access and the daemon for people. No I/O."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import attrs
 
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import DONE, AuditEntry
+from agent_orchestrator.domain.daemons import LOCAL_HOST
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Message, Run, Session
 from agent_orchestrator.domain.tokens import AccessToken
@@ -16,12 +18,15 @@ from agent_orchestrator.operations.access import NewToken
 from agent_orchestrator.operations.daemon import (
     CheckReply,
     DaemonStatus,
+    DaemonView,
     Finding,
     ProviderStatus,
 )
 from agent_orchestrator.operations.devices import NewInvitation
 from agent_orchestrator.operations.messages import MessageReply, SpawnReply
+from agent_orchestrator.operations.retention import PruneReply
 from agent_orchestrator.operations.runs import CancelReply, DiagnosisReply
+from agent_orchestrator.operations.search import SearchHit, SearchPage
 from agent_orchestrator.operations.sessions import CloseSessionReply, SessionTree
 from agentctl.document import Block, Card, Column, Markdown, Table, Text
 from agentctl.event_text import image_count, usage_parts
@@ -101,6 +106,7 @@ def session_card(session: Session, now: datetime) -> list[Block]:
                 ("provider", session.provider or "(default)"),
                 ("model", session.model),
                 ("directory", session.cwd),
+                ("host", None if session.host == LOCAL_HOST else session.host),
                 ("approvals", session.approvals),
                 ("asks", session.approval_policy),
                 ("sandbox", session.sandbox),
@@ -112,7 +118,7 @@ def session_card(session: Session, now: datetime) -> list[Block]:
                     ", ".join(f"{name} {thread}" for name, thread in session.threads.items()),
                 ),
                 ("owner", session.owner),
-                ("events", str(session.last_seq)),
+                ("events", _event_count(session)),
                 ("created", _when(session.created_at, now)),
                 ("updated", _when(session.updated_at, now)),
             ],
@@ -121,22 +127,26 @@ def session_card(session: Session, now: datetime) -> list[Block]:
 
 
 def session_table(sessions: Sequence[Session], now: datetime) -> list[Block]:
-    return [
-        Table(
-            [
-                Column("SESSION", lambda one: one.id),
-                Column("STATUS", lambda one: state(one.status)),
-                Column("PROVIDER", lambda one: one.provider or "(default)"),
-                Column("EVENTS", lambda one: f"{one.last_seq:,}", right=True),
-                Column("UPDATED", lambda one: ago(one.updated_at, now), right=True),
-                Column("TITLE", lambda one: one.title, flexible=True),
-                Column("DIRECTORY", lambda one: one.cwd, flexible=True),
-            ],
-            sessions,
-            "no sessions",
-            "TITLE STATUS PROVIDER UPDATED SESSION",
-        )
+    columns = [
+        Column("SESSION", lambda one: one.id),
+        Column("STATUS", lambda one: state(one.status)),
+        Column("PROVIDER", lambda one: one.provider or "(default)"),
+        Column("EVENTS", lambda one: f"{one.last_seq:,}", right=True),
+        Column("UPDATED", lambda one: ago(one.updated_at, now), right=True),
+        Column("TITLE", lambda one: one.title, flexible=True),
+        Column("DIRECTORY", lambda one: one.cwd, flexible=True),
     ]
+    return [Table(columns, sessions, "no sessions", "TITLE STATUS PROVIDER UPDATED SESSION")]
+
+
+def moved_line(session: Session, _: datetime) -> list[Block]:
+    on = "" if session.host in (None, LOCAL_HOST) else f" on {session.host}"
+    return [f"session {session.id} works in {session.cwd}{on}"]
+
+
+def _event_count(session: Session) -> str:
+    oldest = session.oldest_cursor
+    return f"{session.last_seq}, kept from {oldest + 1} on" if oldest else str(session.last_seq)
 
 
 def closed_line(reply: CloseSessionReply, _: datetime) -> list[Block]:
@@ -152,6 +162,28 @@ def closed_line(reply: CloseSessionReply, _: datetime) -> list[Block]:
     ]
 
 
+def retention_line(session: Session, _: datetime) -> list[Block]:
+    own = (
+        ("days", session.retain_days),
+        ("events", session.retain_events),
+        ("bytes", session.retain_bytes),
+    )
+    limits = [
+        f"{value:,} {unit}" if value else f"any {unit}" for unit, value in own if value is not None
+    ]
+    kept = f"keeps {', '.join(limits)}" if limits else "keeps what the daemon's settings say"
+    return [f"session {session.id} {kept}"]
+
+
+def pruned_lines(reply: PruneReply, _: datetime) -> list[Block]:
+    session = reply.session
+    first = f"; the oldest is now {session.oldest_cursor + 1:,}" if session.oldest_cursor else ""
+    lines = [f"session {session.id}: {counted(reply.deleted_count, 'event')} deleted{first}"]
+    if reply.kept_by is not None:
+        lines.append(f"more exceed the limits, but {reply.kept_by} has not ended")
+    return [*lines]
+
+
 def message_table(messages: Sequence[Message], now: datetime) -> list[Block]:
     def text(message: Message) -> Text:
         images = image_count(message.images)
@@ -161,21 +193,68 @@ def message_table(messages: Sequence[Message], now: datetime) -> list[Block]:
         kind = "" if message.source.kind == "client" else message.source.kind
         return "decision" if message.request_id is not None else kind
 
+    columns = [
+        Column("MESSAGE", lambda one: one.id),
+        Column("ROLE", lambda one: one.role),
+        Column("FROM", source),
+        Column("DELIVERY", lambda one: state(one.delivery)),
+        Column("SENT", lambda one: ago(one.created_at, now), right=True),
+        Column("TEXT", text, flexible=True),
+    ]
+    return [Table(columns, messages, "no messages", "TEXT ROLE FROM DELIVERY SENT MESSAGE")]
+
+
+_BEFORE_MARK: Final = 8
+"""Characters of a hit before the found words, so that a narrow table shows these."""
+
+
+@attrs.frozen
+class _HitRow:
+    """A hit of a search. The row number in the table selects its session."""
+
+    id: str
+    hit: SearchHit
+
+
+def search_table(reply: SearchPage, now: datetime) -> list[Block]:
+    """Return the hits of a search, with the found words emphasised."""
+    columns = [
+        Column("FOUND", lambda one: _found(one.hit), flexible=True),
+        Column("IN", lambda one: one.hit.kind),
+        Column("WHEN", lambda one: ago(one.hit.created_at, now), right=True),
+        Column("TITLE", lambda one: one.hit.session_title, flexible=True),
+        Column("SESSION", lambda one: one.hit.session_id),
+        Column("EVENT", lambda one: f"{one.hit.seq}", right=True),
+        Column("RUN", lambda one: one.hit.run_id),
+    ]
     return [
         Table(
-            [
-                Column("MESSAGE", lambda one: one.id),
-                Column("ROLE", lambda one: one.role),
-                Column("FROM", source),
-                Column("DELIVERY", lambda one: state(one.delivery)),
-                Column("SENT", lambda one: ago(one.created_at, now), right=True),
-                Column("TEXT", text, flexible=True),
-            ],
-            messages,
-            "no messages",
-            "TEXT ROLE FROM DELIVERY SENT MESSAGE",
+            columns,
+            [_HitRow(hit.session_id, hit) for hit in reply.hits],
+            "nothing found",
+            "FOUND IN WHEN TITLE SESSION",
         )
     ]
+
+
+def search_hints(reply: SearchPage) -> Iterator[str]:
+    """Yield the commands that show the first hit."""
+    if not reply.hits:
+        return
+    hit = reply.hits[0]
+    yield f"the first one: agentctl events list {hit.session_id} --cursor {hit.seq - 1} --limit 20"
+    if hit.run_id is not None:
+        yield f"               agentctl run get {hit.run_id}"
+
+
+def _found(hit: SearchHit) -> Text:
+    text, marks = hit.snippet.text, hit.snippet.marks
+    start = marks[0].start - _BEFORE_MARK if marks else 0
+    if start <= 0:
+        return Text(text, marks=tuple((one.start, one.end) for one in marks))
+    start = text.find(" ", start, marks[0].start) + 1 or start
+    moved = tuple((one.start - start + 1, one.end - start + 1) for one in marks)
+    return Text("…" + text[start:], marks=moved)
 
 
 def sent_line(reply: MessageReply | SpawnReply, _: datetime) -> list[Block]:
@@ -239,22 +318,16 @@ def ended(run: Run, now: datetime) -> list[Block]:
 
 
 def run_table(runs: Sequence[Run], now: datetime) -> list[Block]:
-    return [
-        Table(
-            [
-                Column("RUN", lambda one: one.id),
-                Column("STATUS", lambda one: state(one.status)),
-                Column("PROVIDER", lambda one: one.provider),
-                Column("CREATED", lambda one: ago(one.created_at, now), right=True),
-                Column("TOOK", lambda one: took(one, now), right=True),
-                Column("SESSION", lambda one: one.session_id),
-                Column("OUTCOME", _outcome, flexible=True),
-            ],
-            runs,
-            "no runs",
-            "OUTCOME STATUS PROVIDER CREATED SESSION RUN",
-        )
+    columns = [
+        Column("RUN", lambda one: one.id),
+        Column("STATUS", lambda one: state(one.status)),
+        Column("PROVIDER", lambda one: one.provider),
+        Column("CREATED", lambda one: ago(one.created_at, now), right=True),
+        Column("TOOK", lambda one: took(one, now), right=True),
+        Column("SESSION", lambda one: one.session_id),
+        Column("OUTCOME", _outcome, flexible=True),
     ]
+    return [Table(columns, runs, "no runs", "OUTCOME STATUS PROVIDER CREATED SESSION RUN")]
 
 
 def canceled_line(reply: CancelReply, _: datetime) -> list[Block]:
@@ -332,6 +405,8 @@ def diagnosis(reply: DiagnosisReply, now: datetime) -> list[Block]:
                 found.process_tree,
             ),
         ]
+    if found.processes_unknown is not None:
+        blocks += ["", Text(f"The processes are not known: {found.processes_unknown}", "yellow")]
     if found.stderr_tail.strip():
         tail = found.stderr_tail.rstrip().splitlines()[-20:]
         blocks += ["", Text("END OF STDERR", "dim"), *(f"  {line}" for line in tail)]
@@ -379,31 +454,30 @@ def tree_table(tree: SessionTree, now: datetime) -> list[Block]:
         created = branch.session.created_at
         return (run.finished_at or run.started_at or run.created_at) if run else created
 
+    columns = [
+        Column("SESSION", lambda one: one.drawn + one.id),
+        Column(
+            "TREE",
+            lambda one: one.drawn + (one.tree.session.title or "-"),
+            flexible=True,
+            only_on_terminal=True,
+        ),
+        Column("STATUS", lambda one: status(one.tree), flexible=True),
+        Column("PROVIDER", lambda one: one.tree.session.provider or "(default)"),
+        Column(
+            "RUNS",
+            lambda one: str(
+                one.tree.runs_count if one.tree.runs_count is not None else len(one.tree.runs)
+            ),
+            right=True,
+        ),
+        Column("SINCE", lambda one: ago(since(one.tree), now), right=True),
+        Column("ID", lambda one: one.id, only_on_terminal=True),
+        Column("TITLE", lambda one: one.tree.session.title, flexible=True),
+    ]
     return [
         Table(
-            [
-                Column("SESSION", lambda one: one.drawn + one.id),
-                Column(
-                    "TREE",
-                    lambda one: one.drawn + (one.tree.session.title or "-"),
-                    flexible=True,
-                    only_on_terminal=True,
-                ),
-                Column("STATUS", lambda one: status(one.tree), flexible=True),
-                Column("PROVIDER", lambda one: one.tree.session.provider or "(default)"),
-                Column(
-                    "RUNS",
-                    lambda one: str(
-                        one.tree.runs_count
-                        if one.tree.runs_count is not None
-                        else len(one.tree.runs)
-                    ),
-                    right=True,
-                ),
-                Column("SINCE", lambda one: ago(since(one.tree), now), right=True),
-                Column("ID", lambda one: one.id, only_on_terminal=True),
-                Column("TITLE", lambda one: one.tree.session.title, flexible=True),
-            ],
+            columns,
             [_Branch(tree.session.id, "", tree), *drawn(tree, "")],
             short="TREE STATUS PROVIDER SINCE ID",
         )
@@ -454,32 +528,32 @@ def token_table(tokens: Sequence[AccessToken], now: datetime) -> list[Block]:
                 Column("KIND", lambda one: one.purpose),
                 Column("PRINCIPAL", lambda one: one.principal),
                 Column("SCOPES", lambda one: ",".join(one.scopes)),
+                Column("USED", lambda one: _seen(one, now), right=True),
                 Column("MADE", lambda one: ago(one.created_at, now), right=True),
                 Column("NAME", lambda one: one.name, flexible=True),
             ],
             tokens,
             "no tokens",
-            "NAME STATE PRINCIPAL SCOPES MADE TOKEN",
+            "NAME STATE USED PRINCIPAL SCOPES MADE TOKEN",
         )
     ]
+
+
+def _seen(token: AccessToken, now: datetime) -> str:
+    return "never" if token.seen_at is None else ago(token.seen_at, now)
 
 
 def device_table(devices: Sequence[AccessToken], now: datetime) -> list[Block]:
-    return [
-        Table(
-            [
-                Column("DEVICE", lambda one: one.id),
-                Column("STATE", lambda one: _validity(one, now)),
-                Column("PRINCIPAL", lambda one: one.principal),
-                Column("SCOPES", lambda one: ",".join(one.scopes)),
-                Column("ADDED", lambda one: ago(one.created_at, now), right=True),
-                Column("NAME", lambda one: one.name, flexible=True),
-            ],
-            devices,
-            "no devices",
-            "NAME STATE PRINCIPAL SCOPES ADDED DEVICE",
-        )
+    columns = [
+        Column("DEVICE", lambda one: one.id),
+        Column("STATE", lambda one: _validity(one, now)),
+        Column("PRINCIPAL", lambda one: one.principal),
+        Column("SCOPES", lambda one: ",".join(one.scopes)),
+        Column("SEEN", lambda one: _seen(one, now), right=True),
+        Column("ADDED", lambda one: ago(one.created_at, now), right=True),
+        Column("NAME", lambda one: one.name, flexible=True),
     ]
+    return [Table(columns, devices, "no devices", "NAME STATE SEEN PRINCIPAL SCOPES ADDED DEVICE")]
 
 
 def invitation_card(reply: NewInvitation, url: str) -> list[Block]:
@@ -497,35 +571,25 @@ def invitation_card(reply: NewInvitation, url: str) -> list[Block]:
     ]
 
 
-def revoked_token(token: AccessToken, now: datetime) -> list[Block]:
-    return token_table([token], now)
-
-
 def audit_table(entries: Sequence[AuditEntry], _: datetime) -> list[Block]:
     def detail(entry: AuditEntry) -> Text:
         values = (f"{name}={value}" for name, value in entry.detail.items() if value)
         return Text(" ".join(values), fit=True)
 
-    return [
-        Table(
-            [
-                Column("SEQ", lambda one: str(one.seq), right=True),
-                Column("WHEN", lambda one: clock(one.at)),
-                Column("WHO", lambda one: one.principal),
-                Column("BY TOKEN", lambda one: one.token),
-                Column("DID", lambda one: one.operation),
-                Column(
-                    "DECISION",
-                    lambda one: Text(one.decision, "" if one.decision == DONE else "red"),
-                ),
-                Column("ON", lambda one: one.target),
-                Column("DETAIL", detail, flexible=True),
-            ],
-            entries,
-            "no entries",
-            "WHEN WHO DID DECISION ON DETAIL",
-        )
+    columns = [
+        Column("SEQ", lambda one: str(one.seq), right=True),
+        Column("WHEN", lambda one: clock(one.at)),
+        Column("WHO", lambda one: one.principal),
+        Column("BY TOKEN", lambda one: one.token),
+        Column("DID", lambda one: one.operation),
+        Column(
+            "DECISION",
+            lambda one: Text(one.decision, "" if one.decision == DONE else "red"),
+        ),
+        Column("ON", lambda one: one.target),
+        Column("DETAIL", detail, flexible=True),
     ]
+    return [Table(columns, entries, "no entries", "WHEN WHO DID DECISION ON DETAIL")]
 
 
 # --- the daemon ---------------------------------------------------------------------------------
@@ -541,6 +605,7 @@ def daemon_overview(status: DaemonStatus, url: str) -> list[Block]:
             ),
             [
                 ("running", f"for {duration(status.uptime_s)}, pid {status.pid}"),
+                ("as", None if status.user is None else f"{status.user} on {status.machine}"),
                 ("workers", f"{status.alive_workers} of {status.max_concurrency} alive"),
                 ("runs", _counts(status.queue_counts)),
                 ("store", f"{store.backend} {store.path or ''}".rstrip()),
@@ -573,9 +638,35 @@ def daemon_overview(status: DaemonStatus, url: str) -> list[Block]:
             "no providers",
         )
     )
+    if status.daemons:
+        blocks += ["", _daemons_table(status)]
     for problem in status.problems:
         blocks += ["", Text(f"! {problem.code}: {problem.message}", "yellow")]
     return blocks
+
+
+def _daemons_table(status: DaemonStatus) -> Table:
+    return Table(
+        [
+            Column("DAEMON", lambda one: Text(one.id, "bold")),
+            Column("HOST", lambda one: one.host or "(starting)"),
+            Column("MACHINE", lambda one: one.node),
+            Column("PID", lambda one: str(one.pid), right=True),
+            Column("RUNS", lambda one: f"{one.active_count} of {one.max_concurrency or '?'}"),
+            Column("VERSION", lambda one: one.version),
+            Column("URL", lambda one: one.url, flexible=True),
+            Column("NOTE", partial(_daemon_note, status.daemon_id), flexible=True),
+        ],
+        status.daemons,
+        "no daemons",
+    )
+
+
+def _daemon_note(own_id: str | None, daemon: DaemonView) -> str:
+    notes = ["(this one)"] if daemon.id == own_id else []
+    if daemon.away_since is not None:
+        notes.append(f"away since {clock(daemon.away_since)}")
+    return " ".join(notes)
 
 
 def provider_cards(providers: Sequence[ProviderStatus]) -> list[Block]:

@@ -19,6 +19,7 @@ from agent_orchestrator.ports.transport import Gateway
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.openapi import openapi_document
 from agentd import cors, devices
+from agentd.admission import MAX_ALL_STREAMS, MAX_CHANGES, Admission
 from agentd.auth import Guard
 from agentd.binding import bind_operations
 from agentd.connections import HttpConnection, WebSocketConnection
@@ -38,8 +39,8 @@ from agentd.responses import (
 )
 from agentd.streaming import (
     AUTH_FRAME_S,
+    KEEPALIVE_S,
     MAX_STREAMS,
-    QUIET_S,
     EventStreamResponse,
     SocketStream,
     StreamLimiter,
@@ -127,10 +128,12 @@ def create_app(
     lifetime: Lifetime | None = None,
     version: str = "0",
     max_body: int = DEFAULT_MAX_BODY,
-    quiet_s: float = QUIET_S,
+    keepalive_s: float = KEEPALIVE_S,
     auth_frame_s: float = AUTH_FRAME_S,
     body_s: float = BODY_S,
     max_streams: int = MAX_STREAMS,
+    max_all_streams: int = MAX_ALL_STREAMS,
+    max_changes: int = MAX_CHANGES,
     metrics: Metrics | None = None,
     descriptors: Descriptors | None = None,
     base_path: str = "",
@@ -138,10 +141,12 @@ def create_app(
     """Return the web app in front of a gateway.
 
     :param max_body: maximum length of a request's body, in bytes.
-    :param quiet_s: interval of keepalives on a quiet stream, in seconds.
+    :param keepalive_s: interval of keepalives on a quiet stream, in seconds.
     :param auth_frame_s: seconds a socket without a token in its headers has to send one.
     :param body_s: maximum duration of a request's body, in seconds.
     :param max_streams: maximum number of open streams for each principal.
+    :param max_all_streams: maximum number of open streams of all principals.
+    :param max_changes: maximum number of changes in progress.
     :param metrics: counts requests and streams; served at ``/metrics``.
     :param descriptors: limits streams by the free file descriptors.
     :param base_path: a path before all others, such as ``/agents``, for a proxy that does not remove it.
@@ -156,17 +161,17 @@ def create_app(
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False
     _add_checks(app, gateway, guard)
-    bind_operations(app, gateway, guard, lifetime)
+    bind_operations(app, gateway, guard, lifetime, Admission(max_changes))
     sockets = SocketStream(
         gateway,
         guard,
         lifetime,
-        quiet_s,
+        keepalive_s,
         auth_frame_s,
-        StreamLimiter(max_streams, app.metrics, descriptors or Descriptors()),
+        StreamLimiter(max_streams, max_all_streams, app.metrics, descriptors or Descriptors()),
     )
     _add_streams(app, sockets)
-    _add_tools(app, ToolEndpoint(gateway, lifetime, version=version, quiet_s=quiet_s))
+    _add_tools(app, ToolEndpoint(gateway, lifetime, version=version, keepalive_s=keepalive_s))
     _add_metrics(app, gateway)
     _add_descriptions(app, lifetime, version)
     add_page(app, base_path)
@@ -180,9 +185,10 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
         headers = received.headers
         peer = peer_of(received)
         with guard.logging_refusals(peer):
-            guard.check_host_and_origin(
-                headers.getlist("Host"), headers.getlist("Origin"), received.scheme
-            )
+            # The page's files are the same for everyone. It says itself that its origin is not allowed.
+            origins = [] if received.endpoint in PAGE_ENDPOINTS else headers.getlist("Origin")
+            guard.check_host_and_origin(headers.getlist("Host"), origins, received.scheme)
+        peer.is_forwarded = guard.is_forwarded(headers.getlist("Host"), headers.keys())
         if received.query_string:
             guard.check_query(query_names(received.query_string))
         if guard.origins and "Origin" in headers and cors.is_preflight(received.method, headers):
@@ -213,6 +219,7 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
         with guard.logging_refusals(peer):
             guard.check_host_and_origin(headers.getlist("Host"), headers.getlist("Origin"), scheme)
             guard.check_query(query_names(socket.query_string))
+            peer.is_forwarded = guard.is_forwarded(headers.getlist("Host"), headers.keys())
             socket.principal = await _socket_caller(socket, guard, gateway, peer)
         _check_path(socket)
 
@@ -275,7 +282,7 @@ def _add_streams(app: App, sockets: SocketStream) -> None:
             sockets.gateway.acting_as(caller),
             params,
             sockets.lifetime,
-            sockets.quiet_s,
+            sockets.keepalive_s,
             sockets.limiter.slot(caller.id),
             app.metrics,
             sockets.limiter.frames,

@@ -11,12 +11,9 @@ import ipaddress
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from urllib.parse import SplitResult, urlsplit
-
-import anyio
-import anyio.to_thread
 
 from agent_orchestrator.descriptors import RateLimitedWarning
 from agent_orchestrator.domain.access import ANONYMOUS, LOCAL, Principal
@@ -30,7 +27,7 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.domain.tokens import LOCAL_TOKEN_PREFIX, RUN_TOKEN_PREFIX, STORED_PREFIXES
 from agent_orchestrator.ports.transport import Gateway
-from agentd.callers import Ends
+from agentd.caller_scans import CallerScans
 from agentd.devices import PresentedDevice
 from agentd.lockout import Lockout, Peer
 
@@ -39,12 +36,14 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 TOKEN_PARAMETERS = ("token", "access_token", "auth_token")
 """Query parameters that every call refuses: URLs end up in histories and logs."""
 
+FORWARDING_HEADERS = frozenset(
+    {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"}
+)
+"""Headers with which a proxy says for whom it calls."""
+
 MIN_SAFE_LENGTH = 32
 """Minimum length of tokens that are checked even during a lock-out. Such a token cannot be guessed, and
 its holder must not be locked out by another caller's guesses from the same address."""
-
-MAX_PROCESS_SCANS = 2
-"""Maximum number of concurrent searches for the program of a connection."""
 
 _HOST = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?"
@@ -103,8 +102,7 @@ class Guard:
     :param tokens: bearer tokens of administrators. Without any, and until a named token is created,
         a caller without a token is the local principal.
     :param local_token: a bearer token of the local principal.
-    :param may_be_agents: returns whether a connection may be an agent's; called in a thread
-        (:func:`agentd.callers.may_be_agents`). None trusts every program of this machine.
+    :param scans: finds out whether a connection may be an agent's. None trusts every program of this machine.
     :param host: the address that the daemon listens on.
     :param allowed_hosts: further host names of the daemon.
     :param allowed_origins: origins of web pages that may call, besides the daemon's own.
@@ -116,15 +114,14 @@ class Guard:
         tokens: Iterable[str] = (),
         *,
         local_token: str | None = None,
-        may_be_agents: Callable[[Ends], bool] | None = None,
+        scans: CallerScans | None = None,
         host: str = "127.0.0.1",
         allowed_hosts: Iterable[str] = (),
         allowed_origins: Iterable[str] = (),
     ) -> None:
         self._lockout = Lockout()
         self._refusals: defaultdict[str, RateLimitedWarning] = defaultdict(RateLimitedWarning)
-        self._may_be_agents = may_be_agents
-        self._scan_limiter = anyio.CapacityLimiter(MAX_PROCESS_SCANS)
+        self._scans = scans
         self._local = [] if local_token is None else [(_digest(local_token), LOCAL)]
         self._tokens: list[tuple[bytes, Principal]] = []
         for token in tokens:
@@ -132,6 +129,7 @@ class Guard:
                 raise ConfigError("an auth token must be printable ASCII without blanks")
             digest = _digest(token)
             self._tokens.append((digest, Principal(_name(token), admin=True, kind="configured")))
+        self._own_hosts = LOOPBACK_NAMES | {normalized_host(host)}
         self._hosts = LOOPBACK_NAMES | {normalized_host(name) for name in (host, *allowed_hosts)}
         # DNS rebinding needs a name. With a wildcard bind, an IP address in Host is one of ours.
         self._any_address = is_wildcard(host)
@@ -160,7 +158,24 @@ class Guard:
             )
         for origin in (origin.lower() for origin in origins):
             if origin not in self.origins and not _same_origin(origin, hosts[0], scheme):
-                raise Forbidden("requests from this origin are not allowed")
+                raise Forbidden(
+                    "requests from this origin are not allowed; add it to `allowed_origins` if it is right"
+                )
+
+    def is_forwarded(self, hosts: list[str], names: Iterable[str]) -> bool:
+        """Return whether a request came through a proxy, as far as it shows.
+
+        A proxy on this machine makes every caller look local. So its callers are not trusted as local ones
+        are.
+
+        :param hosts: the Host headers, which were checked before.
+        :param names: the names of all headers.
+        """
+        if any(name.lower() in FORWARDING_HEADERS for name in names):
+            return True
+        match = _HOST.fullmatch(hosts[0])
+        name = normalized_host((match["v6"] or match["name"]) if match else "")
+        return name not in self._own_hosts and not _is_address(name)
 
     def check_query(self, names: Iterable[str]) -> None:
         """Refuse a token in the URL.
@@ -198,6 +213,11 @@ class Guard:
         """
         if not self.is_open or peer.agents_only:
             return "this call needs a token: Authorization: Bearer …"
+        if peer.is_forwarded:
+            return (
+                "a call through a proxy needs a token (Authorization: Bearer …) or a device: run agentctl "
+                "device add on the daemon's machine"
+            )
         if gateway.has_tokens():
             return (
                 "this call needs a token (Authorization: Bearer …), because named tokens exist. "
@@ -312,12 +332,10 @@ class Guard:
 
     async def _may_be_an_agent(self, peer: Peer) -> bool:
         """Return whether a connection may be an agent's. The answer is kept for the connection."""
-        if self._may_be_agents is None:
+        if self._scans is None:
             return False
         if peer.may_be_agents is None:
-            peer.may_be_agents = peer.ends is None or await anyio.to_thread.run_sync(
-                self._may_be_agents, peer.ends, limiter=self._scan_limiter
-            )
+            peer.may_be_agents = peer.ends is None or await self._scans.may_be_agents(peer.ends)
         return peer.may_be_agents
 
 

@@ -1,36 +1,51 @@
 """Routes for the table of operations: convert requests to commands and answers to responses."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from quart import Quart, Response, request
 
-from agent_orchestrator.domain.errors import InvalidRequest, Unauthorized, Unavailable
+from agent_orchestrator.domain.errors import (
+    InvalidRequest,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMediaType,
+)
 from agent_orchestrator.fields import specs
 from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.operations.devices import NewDevice
+from agent_orchestrator.operations.session_files import LINES
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.transport import Gateway
 from agent_orchestrator.wire import codec
 from agentd import devices
+from agentd.admission import Admission
 from agentd.auth import Guard
 from agentd.lifetime import Lifetime
 from agentd.requests import HttpRequest, body_object, current_request, peer_of, query_pairs
-from agentd.responses import as_json, json_response
+from agentd.responses import LinesResponse, as_json, json_response
+from agentd.web.routes import base_path_of
 
 View = Callable[..., Awaitable[Response]]
 
 REPLAYED = {"Idempotent-Replayed": "true"}
 
 
-def bind_operations(app: Quart, gateway: Gateway, guard: Guard, lifetime: Lifetime) -> None:
+def bind_operations(
+    app: Quart, gateway: Gateway, guard: Guard, lifetime: Lifetime, admission: Admission
+) -> None:
     """Add one route to the app for each operation."""
     for operation in OPERATIONS:
-        view = (
-            _mutation(operation, gateway, guard)
-            if operation.is_mutation
-            else _query(operation, gateway, lifetime)
-        )
+        if operation.answers_lines:
+            view = _download(operation, gateway, lifetime)
+        elif operation.takes_lines:
+            view = _upload(operation, gateway, lifetime)
+        elif operation.is_mutation:
+            view = _mutation(operation, gateway, guard, admission)
+        else:
+            view = _query(operation, gateway, lifetime)
         app.add_url_rule(
             operation.path.replace("{", "<").replace("}", ">"),
             operation.name,
@@ -39,7 +54,9 @@ def bind_operations(app: Quart, gateway: Gateway, guard: Guard, lifetime: Lifeti
         )
 
 
-def _mutation(operation: Operation[Any, Any], gateway: Gateway, guard: Guard) -> View:
+def _mutation(
+    operation: Operation[Any, Any], gateway: Gateway, guard: Guard, admission: Admission
+) -> View:
     path_fields = frozenset(operation.path_fields)
     kind: type = operation.request
     takes_key = "idempotency_key" in specs(kind)
@@ -56,7 +73,9 @@ def _mutation(operation: Operation[Any, Any], gateway: Gateway, guard: Guard) ->
         command = codec.command(operation.request, values)
         caller = gateway.acting_as(received.principal)
         try:
-            reply = await caller.call(operation, command)
+            # The body is here: a slow one takes no place.
+            with admission.change(received.principal, peer_of(received)):
+                reply = await caller.call(operation, command)
         except Unauthorized:
             if operation.public:
                 guard.count_failure(peer_of(received))
@@ -80,22 +99,65 @@ async def _new_device(
     response = json_response(body, operation.status_of(answer))
     # A proxy with TLS may be in front of a daemon without: the page's origin shows it.
     secure = received.headers.get("Origin", received.scheme).startswith("https")
-    devices.set_cookie(response, answer, secure=secure)
+    # Other applications behind the same proxy should not get the cookie.
+    path = f"{base_path_of(received.scope)}/"
+    devices.set_cookie(response, answer, secure=secure, path=path)
     return response
 
 
 def _query(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime) -> View:
     async def view(**path_values: str) -> Response:
         received = current_request(request, HttpRequest)
-        values = codec.query_values(operation.request, query_pairs(received.query_string))
-        _merge(values, path_values)
-        command = codec.command(operation.request, values)
+        command = _command(operation, received, path_values)
         with lifetime.until_closing():
             reply = await gateway.acting_as(received.principal).call(operation, command)
             return json_response(await as_json(reply.answer), operation.status_of(reply.answer))
-        raise Unavailable("the daemon is stopping: try again shortly", retry_after_s=5)
+        raise _stopping()
 
     return view
+
+
+def _download(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime) -> View:
+    async def view(**path_values: str) -> Response:
+        received = current_request(request, HttpRequest)
+        command = _command(operation, received, path_values)
+        if received.method == "HEAD":
+            return Response(b"", 200, content_type=LINES)
+        caller = gateway.acting_as(received.principal)
+        return LinesResponse(partial(caller.download, operation, command), lifetime)
+
+    return view
+
+
+def _upload(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime) -> View:
+    async def view(**path_values: str) -> Response:
+        received = current_request(request, HttpRequest)
+        command = _command(operation, received, path_values)
+        if received.headers.getlist("Content-Type") not in ([], [LINES]):
+            raise UnsupportedMediaType(f"the body must be {LINES}")
+        if "Content-Encoding" in received.headers:
+            raise UnsupportedMediaType("the body must not be encoded (Content-Encoding)")
+        caller = gateway.acting_as(received.principal)
+        with lifetime.until_closing():
+            async with aclosing(received.body.parts(received.body_timeout or 0)) as parts:
+                reply = await caller.upload(operation, command, parts)
+            return json_response(await as_json(reply.answer), operation.status_of(reply.answer))
+        raise _stopping()
+
+    return view
+
+
+def _command(
+    operation: Operation[Any, Any], received: HttpRequest, path_values: dict[str, str]
+) -> Any:
+    """Return the command in the path and the query of a request."""
+    values = codec.query_values(operation.request, query_pairs(received.query_string))
+    _merge(values, path_values)
+    return codec.command(operation.request, values)
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the daemon is stopping: try again shortly", retry_after_s=5)
 
 
 def _merge(values: dict[str, Any], path_values: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -59,24 +59,76 @@ def may_be_agents(ends: Ends, root: int | None = None) -> bool:
 
     :param root: the pid of the process above all agents; None means this process.
     """
-    theirs, ours = ends
+    (answer,) = which_may_be_agents([ends], root)
+    return answer
+
+
+def which_may_be_agents(connections: Sequence[Ends], root: int | None = None) -> list[bool]:
+    """Return :func:`may_be_agents` for each of several connections, with one scan of all processes for all of them."""
     root = os.getpid() if root is None else root
-    for scan in range(_SCANS):
-        remote_socket = _remote_socket(theirs, ours)
-        if remote_socket is None or not remote_socket.inode:
-            # Its owner is unknown: it is closed, or on another machine.
-            return _is_of_this_machine(theirs, ours)
-        unreadable: list[int] = []
-        owner = _socket_owner(remote_socket, sorted(pids(), reverse=True), unreadable)
+    answers: dict[Ends, bool] = {}
+    for number in range(_SCANS):
+        undecided = [ends for ends in connections if ends not in answers]
+        if not undecided:
+            break
+        # First all sockets, then their owners: a number may be given to another socket later.
+        sockets = [(ends, _remote_socket(*ends)) for ends in undecided]
+        scan = _Scan(root, is_last=number == _SCANS - 1)
+        for ends, remote_socket in sockets:
+            if remote_socket is None or not remote_socket.inode:
+                # Its owner is unknown: it is closed, or on another machine.
+                answers[ends] = _is_of_this_machine(*ends)
+            elif (answer := scan.may_be_agents(remote_socket)) is not None:
+                answers[ends] = answer
+    return [answers.get(ends, True) for ends in connections]
+
+
+class _Scan:
+    """One look at the processes of this machine. Each process is read once, the newest first."""
+
+    def __init__(self, root: int, *, is_last: bool) -> None:
+        self._root = root
+        self._is_last = is_last
+        self._unread = iter(sorted(pids(), reverse=True))
+        self._owners: dict[str, int] = {}
+        self._unreadable: list[int] = []
+        self._answers: dict[int, bool | None] = {}
+
+    def may_be_agents(self, socket: "_Socket") -> bool | None:
+        """Return whether a socket may be of an agent's process; None if another scan is needed."""
+        owner = self._owner(socket)
         if owner is not None:
-            descends = _descends_from(owner, root)
-            if descends is not None:
-                return descends or (owner != root and _is_tagged(owner, root))
-        elif not _has_agents(root):
+            if owner not in self._answers:
+                self._answers[owner] = self._is_agent(owner)
+            return self._answers[owner]
+        if not _has_agents(self._root):
             return False
-        elif scan == _SCANS - 1:
-            return not _cannot_be_agents(remote_socket, root, unreadable)
-    return True
+        if not self._is_last:
+            return None
+        return not _cannot_be_agents(socket, self._root, self._unreadable)
+
+    def _owner(self, socket: "_Socket") -> int | None:
+        """Return the newest process that has a socket open."""
+        name = _socket_name(socket)
+        while name not in self._owners:
+            pid = next(self._unread, None)
+            if pid is None:
+                return None
+            try:
+                for target in _descriptor_targets(f"/proc/{pid}/fd"):
+                    if target.startswith("socket:"):
+                        self._owners.setdefault(target, pid)
+            except PermissionError:
+                self._unreadable.append(pid)
+            except OSError:
+                continue
+        return self._owners[name]
+
+    def _is_agent(self, pid: int) -> bool | None:
+        descends = _descends_from(pid, self._root)
+        if descends is None:
+            return None
+        return descends or (pid != self._root and _is_tagged(pid, self._root))
 
 
 def _plain(address: tuple[object, ...]) -> Address:
@@ -184,21 +236,8 @@ def _proc_net_address(address: Address, family: int) -> bytes:
 # --- which process has it open --------------------------------------------------------------
 
 
-def _socket_owner(socket: _Socket, candidates: Iterable[int], unreadable: list[int]) -> int | None:
-    """Return the newest process that has a socket open.
-
-    :param unreadable: filled with the processes whose descriptors we may not read.
-    """
-    name = f"socket:[{socket.inode}]"
-    for pid in candidates:
-        try:
-            if name in _descriptor_targets(f"/proc/{pid}/fd"):
-                return pid
-        except PermissionError:
-            unreadable.append(pid)
-        except OSError:
-            continue
-    return None
+def _socket_name(socket: _Socket) -> str:
+    return f"socket:[{socket.inode}]"
 
 
 def _descriptor_targets(directory: str) -> Iterator[str]:
@@ -248,7 +287,7 @@ def _cannot_be_agents(socket: _Socket, root: int, unreadable: list[int]) -> bool
 
 def _is_open_in_thread(socket: _Socket, tree: set[int]) -> bool:
     """Return whether a thread with separate descriptors (CLONE_FILES unshared) has a socket open."""
-    name = f"socket:[{socket.inode}]"
+    name = _socket_name(socket)
     for pid in tree:
         with suppress(OSError):
             for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - only names are needed

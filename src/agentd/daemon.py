@@ -40,7 +40,8 @@ from agent_orchestrator.user_state import user_state, write_private
 from agentd import logs
 from agentd.app import create_app
 from agentd.auth import Guard, is_loopback
-from agentd.callers import may_be_agents
+from agentd.caller_scans import CallerScans
+from agentd.callers import which_may_be_agents
 from agentd.descriptors import Descriptors
 from agentd.doctor import daemon_findings
 from agentd.lifetime import ExitTimer, Lifetime
@@ -187,7 +188,9 @@ class Daemon:
         """
         settings = self.settings
         if settings.store is not None:
-            return open_store(settings.store, on_commit=metrics.committed)
+            return open_store(
+                settings.store, listen=settings.store_listen, on_commit=metrics.committed
+            )
         return SqliteStore(
             settings.db,
             accept_loss=self.accept_loss,
@@ -297,7 +300,7 @@ def _guard(settings: Settings, local: str | None) -> Guard:
     return Guard(
         settings.auth_tokens,
         local_token=local,
-        may_be_agents=may_be_agents,
+        scans=CallerScans(which_may_be_agents),
         host=settings.host,
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,

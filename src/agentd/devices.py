@@ -68,17 +68,18 @@ def without_cookie(answer: NewDevice) -> NewDevice:
     return evolve(answer, cookie=None)
 
 
-def set_cookie(response: Response, answer: NewDevice, *, secure: bool) -> None:
+def set_cookie(response: Response, answer: NewDevice, *, secure: bool, path: str) -> None:
     """Give a browser the cookie of a new device.
 
     :param secure: whether it came over TLS, so that the cookie must not be sent without.
+    :param path: the path below which the browser sends it.
     """
     assert answer.cookie is not None
     response.set_cookie(
         cookie_name(answer.device.id),
         answer.cookie,
         max_age=_MAX_AGE_S,
-        path="/",
+        path=path,
         secure=secure,
         httponly=True,
         samesite="Strict",

@@ -57,6 +57,7 @@ def daemon_findings(settings: Settings, environ: Mapping[str, str]) -> list[Find
         lambda: _tokens(settings),
         lambda: _configuration(settings),
         lambda: _origin_findings(settings),
+        lambda: _phones(settings),
         lambda: _environment(settings, environ),
         lambda: _agents(settings),
     )
@@ -93,7 +94,14 @@ async def _closed_store(settings: Settings) -> list[Finding]:
 
 
 def _password(settings: Settings) -> Iterator[Finding]:
-    if settings.sources.get("store") == "--store" and secrets_of(settings.store or ""):
+    urls = {
+        "--store": ("store", settings.store),
+        "--store-listen": ("store_listen", settings.store_listen),
+    }
+    if any(
+        settings.sources.get(name) == flag and secrets_of(url or "")
+        for flag, (name, url) in urls.items()
+    ):
         yield Finding(
             "warning",
             "database",
@@ -313,7 +321,11 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
     mode = _mode(Path(settings.file))
     holds_token = any(
         settings.sources.get(name, "").startswith(f"{settings.file}:")
-        for name, secrets in (("auth_tokens", True), ("store", secrets_of(settings.store or "")))
+        for name, secrets in (
+            ("auth_tokens", True),
+            ("store", secrets_of(settings.store or "")),
+            ("store_listen", secrets_of(settings.store_listen or "")),
+        )
         if secrets
     )
     holds_secret = holds_token or bool(settings.notify.secrets())
@@ -346,6 +358,33 @@ def _origin_findings(settings: Settings) -> Iterator[Finding]:
                 "allow the https:// origin instead",
                 security=True,
             )
+
+
+def _phones(settings: Settings) -> Iterator[Finding]:
+    """Yield what keeps a daemon that others can reach from notifying phones."""
+    has_https = settings.tls_cert is not None or any(
+        origin.startswith("https:") for origin in settings.allowed_origins
+    )
+    if not (has_https or settings.allowed_hosts) and is_loopback(settings.host):
+        return
+    if not has_https:
+        yield Finding(
+            "note",
+            "notices",
+            "the page can be opened from elsewhere, but browsers are notified only over HTTPS. An iPhone also needs "
+            "the page on its Home Screen, at an address that stays",
+            f"tailscale serve --bg {settings.port}; agentd --allowed-host NAME --allowed-origin https://NAME; "
+            "agentctl --url https://NAME device add; or a reverse proxy with a certificate, see docs/web.md",
+        )
+        return
+    options = settings.notify.options
+    if options.push_contact is None and not (options.link_base or "").startswith("https:"):
+        yield Finding(
+            "note",
+            "notices",
+            "iPhones cannot be notified: Apple's push service requires an address of the operator",
+            "set link_base of [notify] to the https address of the page, or push_contact",
+        )
 
 
 # --- what agents may do ---------------------------------------------------------------------

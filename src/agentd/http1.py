@@ -355,6 +355,9 @@ class TcpConnection(TCPServer):
                 while not self.reader.at_eof():
                     size = READ_BYTES if self.peer.is_authenticated else UNAUTHENTICATED_BYTES
                     data = await self.reader.read(size)
+                    if self.peer.quiet_until:
+                        await anyio.sleep_until(self.peer.quiet_until)
+                        self.peer.quiet_until = 0.0
                     await self.protocol.handle(RawData(data))
                     # Reading does not suspend if data is there: let other tasks run.
                     await asyncio.sleep(0)

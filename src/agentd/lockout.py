@@ -40,6 +40,8 @@ class Peer:
     :param run_id: the run of that token; None if it is not a run's.
     :param is_refused: whether its last request was refused by the guard.
     :param agents_only: whether it came by the port that accepts only tokens of runs.
+    :param is_forwarded: whether its last request came through a proxy, as far as that shows.
+    :param quiet_until: time until which the connection is not read, as of :func:`anyio.current_time`.
     :param cut: resets the connection.
     """
 
@@ -51,6 +53,8 @@ class Peer:
     run_id: str | None = None
     is_refused: bool = False
     agents_only: bool = False
+    is_forwarded: bool = False
+    quiet_until: float = 0.0
     cut: Callable[[], None] = _do_nothing
 
 

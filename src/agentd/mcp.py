@@ -18,6 +18,7 @@ from agent_orchestrator.tools.toolbox import AgentTools
 from agent_orchestrator.tools.undelivered import QuestionsOfAttempts
 from agent_orchestrator.wire import sse
 from agentd.lifetime import Lifetime
+from agentd.long_bodies import long_body_of
 from agentd.requests import HttpRequest, body_object, query_pairs
 from agentd.responses import (
     LiveResponse,
@@ -28,14 +29,15 @@ from agentd.responses import (
 )
 
 if TYPE_CHECKING:
-    from agent_orchestrator.mcp.exchange import ExchangeReply
+    from agent_orchestrator.mcp.exchange import EncodeLong, ExchangeReply
     from agent_orchestrator.mcp.server import ToolServer
 
 STREAM_AFTER_S: Final = 1.0
 """Seconds to wait for an answer before it becomes a stream. An earlier answer is plain JSON."""
 
 Exchange = Callable[
-    ["ToolServer", Toolbox, Mapping[str, Any], Mapping[str, str]], Awaitable["ExchangeReply"]
+    ["ToolServer", Toolbox, Mapping[str, Any], Mapping[str, str], "EncodeLong"],
+    Awaitable["ExchangeReply"],
 ]
 
 
@@ -44,16 +46,16 @@ class ToolEndpoint:
 
     The MCP server is imported at the first message, because it takes half a second and 30 MB.
 
-    :param quiet_s: interval of keepalives while an answer is held, in seconds.
+    :param keepalive_s: interval of keepalives while an answer is held, in seconds.
     """
 
     def __init__(
-        self, gateway: Gateway, lifetime: Lifetime, *, version: str, quiet_s: float
+        self, gateway: Gateway, lifetime: Lifetime, *, version: str, keepalive_s: float
     ) -> None:
         self._gateway = gateway
         self._lifetime = lifetime
         self._version = version
-        self._quiet_s = quiet_s
+        self._keepalive_s = keepalive_s
         self._undelivered = QuestionsOfAttempts()
         self._loading = anyio.Lock()
         self._loaded: tuple[ToolServer, Exchange] | None = None
@@ -79,12 +81,12 @@ class ToolEndpoint:
         message = await body_object(received)
         server, exchange = self._loaded or await self._load()
         headers = {name.lower(): value for name, value in received.headers}
-        answering = partial(exchange, server, AgentTools(agent), message, headers)
+        answering = partial(exchange, server, AgentTools(agent), message, headers, long_body_of)
         if message.get("method") != "tools/call" or "text/event-stream" not in headers.get(
             "accept", ""
         ):
             return _plain_response(await answering())
-        return HeldResponse(answering, self._lifetime, self._quiet_s)
+        return HeldResponse(answering, self._lifetime, self._keepalive_s)
 
     async def _load(self) -> "tuple[ToolServer, Exchange]":
         async with self._loading:
@@ -119,7 +121,14 @@ def _hold_s(query: list[tuple[str, str]]) -> float:
 def _plain_response(answer: "ExchangeReply") -> Response:
     if not answer.text:
         return Response(b"", answer.status)
-    return json_response(answer.text, answer.status)
+    body = answer.text if answer.long is None else answer.long.between(answer.text, b"}")
+    return json_response(body, answer.status)
+
+
+def _pieces(answer: "ExchangeReply") -> tuple[bytes, ...]:
+    if answer.long is None:
+        return (answer.text,)
+    return (answer.text, *answer.long.pieces, b"}")
 
 
 class HeldResponse(LiveResponse):
@@ -129,12 +138,12 @@ class HeldResponse(LiveResponse):
         self,
         answering: "Callable[[], Awaitable[ExchangeReply]]",
         lifetime: Lifetime,
-        quiet_s: float,
+        keepalive_s: float,
     ) -> None:
         super().__init__()
         self._answering = answering
         self._lifetime = lifetime
-        self._quiet_s = quiet_s
+        self._keepalive_s = keepalive_s
 
     async def send_all(self, send: ASGISendCallable) -> Response | None:
         """Send the answer, unless the daemon closes first."""
@@ -156,10 +165,10 @@ class HeldResponse(LiveResponse):
                     await send(stream_start(self))
                 while not replies:
                     await send(stream_part(sse.KEEPALIVE))
-                    with anyio.move_on_after(self._quiet_s):
+                    with anyio.move_on_after(self._keepalive_s):
                         await done.wait()
         if is_stream:
-            for piece in sse.encode_json((replies[0].text,), "message") if replies else ():
+            for piece in sse.encode_json(_pieces(replies[0]), "message") if replies else ():
                 await send(stream_part(piece))
             await send(stream_part(b"", more=False))
             return None

@@ -1,7 +1,7 @@
 """The metrics of ``GET /metrics``: counters, and values that are read at each request."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from attrs import define, field
 
 from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.model import Run, Session
-from agent_orchestrator.operations.daemon import DaemonStatus, ProviderRuns
+from agent_orchestrator.operations.daemon import DaemonStatus, DaemonView, ProviderRuns
 from agentd.exposition import Histogram, Labels, MetricFamily, counter, gauge, gauges, render
 
 _HTTP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -225,6 +225,46 @@ def _status_metrics(status: DaemonStatus) -> Iterator[MetricFamily]:
         {(provider.name,): float(provider.available) for provider in status.providers},
     )
     yield counter("agentd_store_events_total", "Events in the log.", status.store.events)
+    if status.daemons:
+        yield from _daemon_metrics(status.daemons)
+
+
+def _daemon_metrics(daemons: Sequence[DaemonView]) -> Iterator[MetricFamily]:
+    """Yield the metrics of all daemons of the database. They come from their rows: none of them is asked."""
+
+    def of_each(name: str, text: str, value: Callable[[DaemonView], float | None]) -> MetricFamily:
+        values: dict[Labels, float] = {
+            (daemon.id, daemon.node, daemon.url or ""): number
+            for daemon in daemons
+            if (number := value(daemon)) is not None
+        }
+        return gauges(name, text, ("daemon", "node", "url"), values)
+
+    yield of_each(
+        "agentd_daemon_up",
+        "1 if the daemon gives signs of life to the database, 0 if it is away.",
+        lambda daemon: float(daemon.away_since is None),
+    )
+    yield of_each(
+        "agentd_daemon_away_since_seconds",
+        "The last sign of life of a daemon that is away.",
+        lambda daemon: None if daemon.away_since is None else daemon.away_since.timestamp(),
+    )
+    yield of_each(
+        "agentd_daemon_active_runs",
+        "Its runs that are running, or wait with an agent.",
+        lambda daemon: daemon.active_count,
+    )
+    yield of_each(
+        "agentd_daemon_workers_limit",
+        "Maximum number of runs that it executes at the same time.",
+        lambda daemon: daemon.max_concurrency,
+    )
+    yield of_each(
+        "agentd_daemon_clock_offset_seconds",
+        "Seconds that its clock is ahead of the database's.",
+        lambda daemon: daemon.clock_offset_s,
+    )
 
 
 def _count(runs: ProviderRuns, state: str) -> int:

@@ -42,7 +42,7 @@ def protection(settings: Settings) -> Protection:
     )
 
 
-_SECRET: Final = ("auth_tokens", "store")
+_SECRET: Final = ("auth_tokens", "store", "store_listen")
 """The settings with secrets."""
 
 

@@ -54,7 +54,7 @@ def _tables(settings: Settings) -> Iterator[str]:
                 yield _with_source(f"# {key} is not set", source)
             elif name == "db" and settings.store is not None:
                 yield _with_source(f"# {key} is not used: there is another store", source)
-            elif name == "store":
+            elif name in ("store", "store_listen"):
                 shown = without_secrets(value)
                 yield _with_source(("" if shown == value else "# ") + _line(key, shown), source)
             elif name in secret and value:

@@ -1,5 +1,6 @@
 """Strict parsing of requests: query strings and bodies."""
 
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import parse_qsl, unquote_plus
@@ -43,8 +44,15 @@ LINGER_S: Final = 5.0
 data resets it, and the client may lose the answer."""
 
 
+MAX_WAITING: Final = 256 * 2**10
+"""Bytes of a streamed body that wait for the handler. Then the connection is not read."""
+
+
 class RequestBody(QuartBody):
     """A body with a maximum length. A longer one is dropped while it arrives."""
+
+    _taken: anyio.Event | None = None
+    """Set when the handler has taken what has arrived of a streamed body; None if it is not streamed."""
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
         super().__init__(None, None)
@@ -57,6 +65,39 @@ class RequestBody(QuartBody):
     def has_arrived(self) -> bool:
         """Whether it is complete."""
         return self._complete.is_set()
+
+    def stream(self) -> None:
+        """Let the handler take the body in parts, of any length. Must be called before it arrives."""
+        self._limit = None
+        self.too_long = False
+        self._taken = anyio.Event()
+
+    async def has_room(self) -> None:
+        """Wait until the handler has taken enough of a streamed body."""
+        while self._taken is not None and len(self._data) > MAX_WAITING and not self._is_refused:
+            await self._taken.wait()
+
+    async def parts(self, timeout_s: float) -> AsyncGenerator[bytes]:
+        """Yield the parts of a streamed body.
+
+        :param timeout_s: maximum seconds between two parts.
+        :raises InvalidRequest: if none arrives in time.
+        """
+        while True:
+            with anyio.move_on_after(timeout_s) as scope:
+                part = await anext(self, b"")
+            if scope.cancelled_caught:
+                raise InvalidRequest.of({"body": f"nothing came within {timeout_s:g} s"})
+            self._note_taken()
+            if part:
+                yield part
+            elif self._complete.is_set():
+                return
+
+    def _note_taken(self) -> None:
+        if self._taken is not None:
+            self._taken.set()
+            self._taken = anyio.Event()
 
     def append(self, data: bytes) -> None:
         """Add the next part."""
@@ -76,6 +117,7 @@ class RequestBody(QuartBody):
         """Drop the body, and wait up to ``LINGER_S`` for its end."""
         self._is_refused = True
         self.clear()
+        self._note_taken()
         with anyio.move_on_after(LINGER_S):
             await self._complete.wait()
 

@@ -2,7 +2,8 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -11,9 +12,12 @@ from quart import Response
 from werkzeug.exceptions import HTTPException
 
 from agent_orchestrator.domain import errors
+from agent_orchestrator.operations.session_files import LINES
+from agent_orchestrator.ports.transport import Download
 from agent_orchestrator.wire import codec, problems, strict_json
 from agent_orchestrator.wire.sse import EPOCH_HEADER
 from agentd import cors
+from agentd.lifetime import Lifetime
 from agentd.long_bodies import LongBody, long_body
 
 _log = logging.getLogger("agentd")
@@ -76,6 +80,49 @@ def stream_part(data: bytes, *, more: bool = True) -> HTTPResponseBodyEvent:
     """Return the ASGI event for a part of a stream."""
     return {"type": "http.response.body", "body": data, "more_body": more}
 
+
+class LinesResponse(LiveResponse):
+    """JSON lines, sent as they are read.
+
+    :param lines: opens them.
+    :param lifetime: the daemon's. The answer ends early when it closes.
+    """
+
+    def __init__(
+        self, lines: Callable[[], AbstractAsyncContextManager[Download]], lifetime: Lifetime
+    ) -> None:
+        super().__init__()
+        self._lines = lines
+        self._lifetime = lifetime
+
+    async def send_all(self, send: ASGISendCallable) -> Response | None:
+        """Send the lines. If they cannot be read to the end, the last one is missing."""
+        started = False
+        try:
+            async with self._lines() as lines:
+                with self._lifetime.until_closing():
+                    await send(self._start())
+                    started = True
+                    while part := await lines.receive():
+                        for start in range(0, len(part), PART_BYTES):
+                            await send(stream_part(part[start : start + PART_BYTES]))
+        except Exception as error:  # noqa: BLE001 - `problem_of` logs unexpected errors
+            problem = problem_of(error)
+            if not started:
+                return problem_response(problem)
+            _log.warning("a file of a session was not sent to its end: %s", problem)
+        await send(stream_part(b"", more=False))
+        return None
+
+    def _start(self) -> HTTPResponseStartEvent:
+        extra = [*_COMMON.items(), ("Content-Type", LINES), *cors.cors_headers(self)]
+        headers = tuple((name.lower().encode(), value.encode()) for name, value in extra)
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
+        return cast("HTTPResponseStartEvent", start)
+
+
+PART_BYTES: Final = 256 * 2**10
+"""Maximum bytes that are sent at once."""
 
 STREAM_HEADERS: Final = tuple(
     (name.lower().encode(), value.encode())

@@ -25,6 +25,7 @@ from agentd.callers import ends_of
 from agentd.descriptors import Descriptors
 from agentd.http1 import TcpConnection
 from agentd.lockout import Peer
+from agentd.memory import Reclaimer
 from agentd.requests import PEER
 
 BACKLOG: Final = 1024
@@ -163,10 +164,11 @@ def _config() -> Config:
 class _ConnectionSet:
     """The open connections by their tasks."""
 
-    def __init__(self, descriptors: Descriptors) -> None:
+    def __init__(self, descriptors: Descriptors, reclaimer: Reclaimer) -> None:
         self.all: dict[asyncio.Task[Any], TcpConnection] = {}
         self._unauthenticated: dict[asyncio.Task[Any], TcpConnection] = {}
         self._descriptors = descriptors
+        self._reclaimer = reclaimer
         self._max_unauthenticated = min(MAX_UNAUTHENTICATED, descriptors.limit // 4)
 
     def add(self, connection: TcpConnection) -> None:
@@ -175,6 +177,7 @@ class _ConnectionSet:
         assert task is not None
         self.all[task] = self._unauthenticated[task] = connection
         self._descriptors.connections += 1
+        self._reclaimer.update(len(self.all))
         task.add_done_callback(self._forget)
         self._make_room()
 
@@ -182,6 +185,7 @@ class _ConnectionSet:
         self.all.pop(task)
         self._unauthenticated.pop(task, None)
         self._descriptors.connections -= 1
+        self._reclaimer.update(len(self.all))
 
     def _make_room(self) -> None:
         """Abort connections if there are too many: old unauthenticated, idle, or of the busiest run."""
@@ -236,7 +240,7 @@ async def serve(
     descriptors = descriptors or Descriptors()
     loop.set_exception_handler(partial(_report, descriptors))
     wrapped, config, context = ASGIWrapper(app), _config(), WorkerContext(None)
-    connections = _ConnectionSet(descriptors)
+    connections = _ConnectionSet(descriptors, Reclaimer(loop.call_later))
 
     async def connected(
         reader: asyncio.StreamReader,

@@ -99,10 +99,17 @@ class Settings(EngineOptions, AgentDefaults):
     )
     store: str | None = daemon_setting(
         None,
-        "The URL of a PostgreSQL database to use instead of a SQLite file, as libpq has it: "
+        "The URL of a PostgreSQL database to use instead of a SQLite file, in the format of libpq: "
         "postgresql://USER@HOST:PORT/DATABASE. Needs the extra agent-orchestrator[postgres]. Other "
         "users of the machine can see the flag in the process list, so give a password elsewhere.",
         pattern=r"[a-z][a-z0-9+.-]*://[^\0]+",
+        secret=True,
+    )
+    store_listen: str | None = daemon_setting(
+        None,
+        "The URL of the same PostgreSQL server without the connection pooler that `store` leads through. "
+        "Only notifications of other daemons use it: a pooler in transaction mode loses them.",
+        pattern=r"postgres(ql)?://[^\0]+",
         secret=True,
     )
     auth_tokens: tuple[str, ...] = daemon_setting(
@@ -208,7 +215,9 @@ class Settings(EngineOptions, AgentDefaults):
     @property
     def secrets(self) -> tuple[str, ...]:
         """The values that no output may contain."""
-        of_store = () if self.store is None else secrets_of(self.store)
+        of_store = [
+            one for url in (self.store, self.store_listen) if url for one in secrets_of(url)
+        ]
         return (*self.auth_tokens, *of_store, *self.notify.secrets())
 
 
@@ -294,9 +303,10 @@ def load(
             problems.add(f"{sources['db']} and {sources['store']}: give only one of them")
         overridden = "store" if levels["db"] < levels["store"] else "db"
         del values[overridden], sources[overridden]
-    if "store" in values:
-        with problems.collect():
-            check_userinfo(values["store"])
+    for url in ("store", "store_listen"):
+        if url in values:
+            with problems.collect():
+                check_userinfo(values[url])
     is_named = config_path is not None
     file = name if document or is_named else None
     settings = Settings(**values, sources=sources, file=file, finds_file=not is_named)

@@ -27,6 +27,7 @@ from agent_orchestrator.operations.events import (
 from agent_orchestrator.ports.transport import Gateway, Subscription, Transport
 from agent_orchestrator.wire import codec, problems, sse, strict_json
 from agent_orchestrator.wire.encoded import Encoded
+from agentd.admission import STREAM_RETRY_S
 from agentd.auth import Guard
 from agentd.descriptors import Descriptors
 from agentd.http1 import Fragment
@@ -45,7 +46,7 @@ from agentd.responses import (
 MAX_STREAMS: Final = 1000
 """Maximum number of open streams for each principal."""
 
-QUIET_S: Final = 15.0
+KEEPALIVE_S: Final = 15.0
 """Interval of keepalives on a quiet stream, in seconds."""
 
 AUTH_FRAME_S: Final = 5.0
@@ -61,10 +62,10 @@ RETRY_S: Final = 5
 """Seconds after which a reader should reconnect when the daemon ends its stream."""
 
 LAST_READ_S: Final = 0.1
-"""Seconds in which a stream still reads what was written just before the daemon stops."""
+"""Maximum seconds to read the last events when the daemon stops."""
 
 LAST_SEND_S: Final = 0.5
-"""Seconds that a reader has to receive the end of its stream, before its connection is reset."""
+"""Maximum seconds for a reader to receive the end of its stream. Then its connection is reset."""
 
 _SESSION_NAMES = ("sessionId", "session_id")
 
@@ -113,16 +114,20 @@ def _cursor_problem(cursor: str, *, single: bool) -> str | None:
 
 
 class StreamLimiter:
-    """Limits the open streams of each principal.
+    """Limits the open streams.
 
     :param maximum: maximum number for each principal.
+    :param maximum_of_all: maximum number of all principals.
     :param metrics: counts streams and events.
     :param descriptors: limits streams by the free file descriptors.
     """
 
-    def __init__(self, maximum: int, metrics: Metrics, descriptors: Descriptors) -> None:
+    def __init__(
+        self, maximum: int, maximum_of_all: int, metrics: Metrics, descriptors: Descriptors
+    ) -> None:
         self.frames = SharedFrames()
         self._maximum = maximum
+        self._maximum_of_all = maximum_of_all
         self._descriptors = descriptors
         self.metrics = metrics
         self._open_counts: Counter[str] = Counter()
@@ -132,9 +137,15 @@ class StreamLimiter:
         """Occupy a stream slot while the scope is open.
 
         :raises RateLimited: if the principal has the maximum number of streams.
-        :raises Unavailable: if file descriptors are short.
+        :raises Unavailable: if file descriptors are short, or all principals together have too many streams.
         """
         self._descriptors.check_stream()
+        if self.metrics.streams >= self._maximum_of_all:
+            raise errors.Unavailable(
+                f"{self._maximum_of_all:,} streams are open, the maximum of the daemon",
+                {"streams": self._maximum_of_all},
+                retry_after_s=STREAM_RETRY_S,
+            )
         if self._open_counts[principal] >= self._maximum:
             raise errors.RateLimited(
                 f"this principal has {self._maximum:,} open streams, the maximum: close one first",
@@ -154,7 +165,7 @@ class StreamLimiter:
 class SharedFrames:
     """The encoded frames of the last batches.
 
-    Readers at the same place of a session get the same batch, which is encoded once for all of them.
+    Readers at the same position of a session get the same batch object, which is encoded once for all of them.
     """
 
     def __init__(self) -> None:
@@ -162,9 +173,9 @@ class SharedFrames:
 
     def chunks(self, batch: Sequence[StreamPart], *, from_head: bool) -> Iterable[bytes]:
         """Return the frames of a batch, joined or cut to parts of about ``CHUNK_BYTES``."""
-        key = id(batch)  # of this batch alone, as long as it is kept here
-        if (known := self._recent.get(key)) is not None:
-            return known[1]
+        key = id(batch)  # unique while the batch is kept in the cache
+        if (cached := self._recent.get(key)) is not None:
+            return cached[1]
         if not all(map(_is_short, batch)):
             return _chunks(batch, from_head=from_head)
         chunks = tuple(_chunks(batch, from_head=from_head))
@@ -181,7 +192,7 @@ def _is_short(item: StreamPart) -> bool:
 class EventStreamResponse(LiveResponse):
     """A stream of server-sent events.
 
-    :param quiet_s: interval of keepalives on a quiet stream, in seconds.
+    :param keepalive_s: interval of keepalives on a quiet stream, in seconds.
     :param slot: the stream slot, entered while the stream is open.
     :param frames: the frames that readers share.
     :param peer: the reader's connection.
@@ -192,7 +203,7 @@ class EventStreamResponse(LiveResponse):
         transport: Transport,
         params: StreamRequest,
         lifetime: Lifetime,
-        quiet_s: float,
+        keepalive_s: float,
         slot: AbstractContextManager[None],
         metrics: Metrics,
         frames: SharedFrames,
@@ -207,7 +218,7 @@ class EventStreamResponse(LiveResponse):
         self._transport = transport
         self._stream_request = params
         self._lifetime = lifetime
-        self._quiet_s = quiet_s
+        self._keepalive_s = keepalive_s
 
     async def send_all(self, send: ASGISendCallable) -> Response | None:
         """Send the stream until the reader disconnects or the daemon closes.
@@ -227,7 +238,9 @@ class EventStreamResponse(LiveResponse):
                             subscription, partial(self._pump, subscription, send)
                         )
                     last = sse.STOPPING
-                    if not self._is_sending:  # else the end of what it was sending is missing
+                    if (
+                        not self._is_sending
+                    ):  # else an incomplete event was sent, which nothing may follow
                         rest = await _last_batch(subscription)
         except Exception as error:  # noqa: BLE001 - `problem_of` logs unexpected errors
             problem = problem_of(error)
@@ -243,7 +256,7 @@ class EventStreamResponse(LiveResponse):
         drain_sent = False
         while True:
             batch = await _next_batch(
-                subscription, self._quiet_s, self._lifetime, drain_sent=drain_sent
+                subscription, self._keepalive_s, self._lifetime, drain_sent=drain_sent
             )
             if not batch:
                 announce = self._lifetime.draining and not drain_sent
@@ -301,13 +314,13 @@ def _events_in(batch: Sequence[StreamPart]) -> int:
 
 
 async def _next_batch(
-    subscription: Subscription, quiet_s: float, lifetime: Lifetime, *, drain_sent: bool
+    subscription: Subscription, keepalive_s: float, lifetime: Lifetime, *, drain_sent: bool
 ) -> Sequence[StreamPart]:
-    """Return the next items; none after ``quiet_s`` seconds, or when the daemon begins to drain.
+    """Return the next items; none after ``keepalive_s`` seconds, or when the daemon begins to drain.
 
     :param drain_sent: whether the drain was announced to the reader.
     """
-    deadline = anyio.current_time() + quiet_s
+    deadline = anyio.current_time() + keepalive_s
     with (
         CancelScope(deadline=deadline) if drain_sent else lifetime.until_draining(deadline=deadline)
     ):
@@ -338,7 +351,7 @@ def _encode_item(item: StreamPart, *, from_head: bool) -> tuple[bytes, ...]:
         return f"id: {item.cursor}\n".encode(), sse.CAUGHT_UP
     if isinstance(item, CaughtUp):
         return (sse.CAUGHT_UP,)
-    if isinstance(item, Draining):  # from a daemon behind this one
+    if isinstance(item, Draining):  # relayed from another daemon
         return (sse.DRAINING,)
     event = item.event
     return sse.encode_json(codec.event_to_json(event), event.event_type, item.cursor)
@@ -360,14 +373,14 @@ def close_code(error: errors.OrchestratorError) -> int:
 class SocketStream:
     """Serves WebSocket readers.
 
-    :param quiet_s: interval of keepalives on a quiet stream, in seconds.
+    :param keepalive_s: interval of keepalives on a quiet stream, in seconds.
     :param auth_frame_s: seconds a socket without a token in its headers has to send one.
     """
 
     gateway: Gateway
     guard: Guard
     lifetime: Lifetime
-    quiet_s: float
+    keepalive_s: float
     auth_frame_s: float
     limiter: StreamLimiter
 
@@ -440,7 +453,7 @@ class SocketStream:
         with self.lifetime.until_closing():
             while True:
                 batch = await _next_batch(
-                    subscription, self.quiet_s, self.lifetime, drain_sent=drain_sent
+                    subscription, self.keepalive_s, self.lifetime, drain_sent=drain_sent
                 )
                 is_sending = True
                 if not batch:
@@ -449,7 +462,7 @@ class SocketStream:
                     await socket.send(_frame("draining" if announce else "ping"))
                 await self._send_batch(socket, subscription, batch)
                 is_sending = False
-        if not is_sending:  # else the end of what it was sending is missing
+        if not is_sending:  # else an incomplete event was sent, which nothing may follow
             with anyio.move_on_after(LAST_SEND_S):
                 await self._send_batch(socket, subscription, await _last_batch(subscription))
 
@@ -484,7 +497,7 @@ async def _send(socket: WebSocket, pieces: tuple[bytes, ...]) -> None:
 def _item_frame(item: StreamPart, epoch: str | None) -> tuple[bytes, ...]:
     if isinstance(item, CaughtUp):
         return (_frame("caught_up", cursor=item.cursor, epoch=epoch).encode(),)
-    if isinstance(item, Draining):  # from a daemon behind this one
+    if isinstance(item, Draining):  # relayed from another daemon
         return (_frame("draining").encode(),)
     head = f'{{"type":"event","cursor":{strict_json.dumps(item.cursor)},"event":'.encode()
     event = codec.event_to_json(item.event)

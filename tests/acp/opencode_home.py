@@ -9,6 +9,9 @@ from pathlib import Path
 def opencode_env(home: Path, port: int) -> dict[str, str]:
     """Return the variables with which opencode uses this home directory and the scripted model, and no network."""
     home.mkdir(parents=True, exist_ok=True)
+    # Without the list of all models of all providers: reading it takes a fifth of the time of a start.
+    models = home / "models.json"
+    models.write_text("{}")
     model = {
         "name": "scripted",
         "limit": {"context": 100_000_000, "output": 100_000},
@@ -38,6 +41,7 @@ def opencode_env(home: Path, port: int) -> dict[str, str]:
         "OPENCODE_CONFIG_CONTENT": json.dumps(config),
         "OPENCODE_DISABLE_AUTOUPDATE": "1",
         "OPENCODE_DISABLE_MODELS_FETCH": "1",
+        "OPENCODE_MODELS_PATH": str(models),
         "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
         "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
         "OPENCODE_PURE": "1",

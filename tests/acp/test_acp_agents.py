@@ -62,7 +62,7 @@ def offered(name, case):
 
 
 @pytest.mark.parametrize("name", RECORDED)
-async def test_commands_are_allowed_one_by_one(name, tmp_path):
+async def test_each_command_is_asked_about_and_allowed_once(name, tmp_path):
     context, ended, answers = await replayed(name, "ask", tmp_path, [APPROVED, APPROVED])
     assert ended == "end"
     assert [one["detail"]["command"] for one in context.questions] == ["touch p1", "touch p2"]
@@ -80,7 +80,7 @@ async def test_commands_are_allowed_one_by_one(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", RECORDED)
-async def test_a_denied_command(name, tmp_path):
+async def test_a_denied_command_is_recorded_as_declined(name, tmp_path):
     context, _, answers = await replayed(name, "deny", tmp_path, [DENIED, DENIED])
     for options, answer in zip(offered(name, "deny"), answers, strict=True):
         assert ("reject_once", answer["optionId"]) in options
@@ -88,7 +88,7 @@ async def test_a_denied_command(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", RECORDED)
-async def test_a_file_is_shown_before_and_recorded_after(name, tmp_path):
+async def test_a_file_change_is_shown_in_the_request_and_recorded_afterwards(name, tmp_path):
     context, ended, _ = await replayed(name, "write", tmp_path, [APPROVED])
     assert ended == "end"
     (question,) = context.questions
@@ -102,7 +102,7 @@ async def test_a_file_is_shown_before_and_recorded_after(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", RECORDED)
-async def test_our_tools_are_not_asked_about(name, tmp_path):
+async def test_orchestration_tools_are_allowed_without_a_request(name, tmp_path):
     context, _, answers = await replayed(name, "tools", tmp_path)
     assert context.questions == []
     for options, answer in zip(offered(name, "tools"), answers, strict=True):
@@ -139,7 +139,7 @@ async def test_an_agent_without_a_login_says_how_to_log_in(name, tmp_path):
         assert ended.message == f"{name} is not logged in: run {AGENTS[name].login}"
 
 
-def test_each_row_has_a_recording():
+def test_each_agent_of_the_table_has_a_recording():
     assert {path.stem for path in STARTS.glob("*.jsonl")} == set(AGENTS)
     assert set(RECORDED) <= set(AGENTS)
 
@@ -165,7 +165,7 @@ async def test_the_version_is_found_in_what_an_agent_prints(tmp_path, printed, v
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_a_slash_is_no_command(name):
+def test_a_prompt_that_begins_with_a_slash_is_text(name):
     for prompt in ("/help", " \n/help"):
         (block,) = blocks(AGENTS[name], prompt)
         assert not block["text"].startswith("/")
@@ -175,13 +175,13 @@ def test_a_slash_is_no_command(name):
     assert blocks(AGENTS[name], "a/b") == [{"type": "text", "text": "a/b"}]
 
 
-def test_each_row_is_a_provider_where_its_program_is() -> None:
+def test_each_agent_of_the_table_is_a_known_provider() -> None:
     known = {name: one.program for name, one in KNOWN_PROVIDERS.items() if one.runner == "acp"}
     assert known == {name: agent.argv[0] for name, agent in AGENTS.items()}
 
 
 @pytest.mark.parametrize("name", AGENTS)
-async def test_a_row_makes_a_provider_without_settings(name):
+async def test_an_agent_of_the_table_needs_no_settings(name):
     found = await AcpRunner(name=name).probe({"PATH": "/nonexistent"})
     assert not found.available
     assert found.reason.startswith(

@@ -38,7 +38,7 @@ def differing(report):
     return [one.message for one in report.findings if one.fits is False]
 
 
-async def test_an_agent_that_is_as_its_row_and_its_recording_fits(known, tmp_path):
+async def test_an_agent_that_matches_the_table_and_its_recording_passes(known, tmp_path):
     known()
     first = await check.check_agent("scripted")
     write_start(tmp_path / "starts" / "scripted.jsonl", first.lines)
@@ -67,14 +67,14 @@ async def test_an_agent_that_is_as_its_row_and_its_recording_fits(known, tmp_pat
         ({"deaf": True}, {"stop_s": 0.2}, "did not end on SIGTERM within 0.2 s"),
     ],
 )
-async def test_what_differs_from_the_row_is_told(known, settings, row, words):
+async def test_differences_from_the_table_are_reported(known, settings, row, words):
     known(settings, **row)
     report = await check.check_agent("scripted")
     assert not report.fits
     assert any(words in one for one in differing(report)), report.findings
 
 
-async def test_an_agent_without_a_login_says_so_and_what_else_is_known_is_checked(known):
+async def test_an_agent_without_a_login_is_reported_and_the_rest_is_checked(known):
     known({"refuses": {"session/new": -32000}}, login="scripted login")
     report = await check.check_agent("scripted")
     assert report.fits
@@ -82,19 +82,19 @@ async def test_an_agent_without_a_login_says_so_and_what_else_is_known_is_checke
     assert "it is not logged in, so its modes are not known; run scripted login" in told
 
 
-async def test_what_differs_from_the_recording_is_told(known, tmp_path):
+async def test_differences_from_the_recording_are_reported(known, tmp_path):
     known({"modes": ["default", "auto", "old"], "resumes": False, "loads": True})
     before = await check.check_agent("scripted")
     write_start(tmp_path / "starts" / "scripted.jsonl", before.lines)
     known({"modes": ["default", "auto", "new"]})
     assert differing(await check.check_agent("scripted")) == [
         "it differs from the recording of version 7.0:",
-        "what it can do: new: sessionCapabilities.resume; gone: loadSession, sessionCapabilities",
+        "its capabilities: new: sessionCapabilities.resume; gone: loadSession, sessionCapabilities",
         "the modes: new: new; gone: old",
     ]
 
 
-async def test_a_program_that_is_not_there_or_says_nothing(known):
+async def test_a_program_that_is_missing_or_silent_fails_the_check(known):
     known()
     report = await check.check_agent("scripted", ["/nonexistent"])
     assert differing(report) == ["there is no file /nonexistent"]
@@ -104,7 +104,7 @@ async def test_a_program_that_is_not_there_or_says_nothing(known):
         await check.check_agent("unknown")
 
 
-async def test_a_recording_has_no_secrets_and_no_places(known, monkeypatch, tmp_path):
+async def test_a_recording_contains_no_secrets_and_no_local_paths(known, monkeypatch, tmp_path):
     monkeypatch.setenv("SOME_API_KEY", "very-secret-1")
     monkeypatch.setenv("HOME", str(tmp_path))
     said = {"authToken": "abcdefgh", "words": f"it is very-secret-1 in {tmp_path}/x", "n": [1] * 99}
@@ -132,7 +132,7 @@ async def test_a_recording_keeps_its_other_cases(tmp_path):
 
 
 @pytest.mark.parametrize("name", agents.AGENTS)
-def test_each_row_is_as_its_recording(name):
+def test_each_agent_of_the_table_matches_its_recording(name):
     row, seen = agents.AGENTS[name], outline(read_start(STARTS / f"{name}.jsonl"))
     assert seen.protocol == 1
     assert not [one.message for one in check._of_row(row, seen) if one.fits is False and seen.modes]

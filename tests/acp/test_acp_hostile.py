@@ -45,7 +45,7 @@ def record(tmp_path):
     return make
 
 
-async def test_an_update_whose_kind_is_no_text_is_kept(hostile, record):
+async def test_an_update_whose_kind_is_not_a_string_is_recorded(hostile, record):
     async with hostile() as one:
         context = record("odd_kinds")
         assert (await run(one, context)).text == "done"
@@ -53,7 +53,7 @@ async def test_an_update_whose_kind_is_no_text_is_kept(hostile, record):
     assert kinds == ["[]", "{}", "5", "true", "1.5", "session/update", "x" * 256]
 
 
-async def test_an_option_whose_id_another_has_is_not_chosen(hostile, record):
+async def test_an_option_with_a_duplicate_id_is_not_chosen(hostile, record):
     async with hostile() as one:
         context = record("twin_options", [APPROVED])
         await run(one, context)
@@ -138,7 +138,7 @@ async def test_an_agent_that_never_stays_in_its_mode_is_ended(hostile, record):
         assert (await run(one, following(context, "hello"))).text == "hello"
 
 
-async def test_an_agent_that_says_much_but_nothing_of_its_work_has_the_prompt(hostile, record):
+async def test_a_flood_of_unrelated_messages_confirms_the_prompt(hostile, record):
     """Its output would be kept in memory for as long as it goes on."""
     async with hostile() as one:
         context = record("flood notification 1500 wait")
@@ -151,7 +151,7 @@ async def test_an_agent_that_says_much_but_nothing_of_its_work_has_the_prompt(ho
 
 
 @pytest.mark.parametrize("session_id", ["", "  ", "a\0b", "x" * 2_000, 5, None, ["x"]])
-async def test_a_session_without_a_valid_id_is_none(hostile, record, session_id):
+async def test_a_session_without_a_valid_id_is_refused(hostile, record, session_id):
     async with hostile({"session": session_id}) as one:
         if session_id in (5, ["x"]):  # its JSON is a valid id
             assert (await run(one, record("hello"))).text == ""
@@ -185,7 +185,9 @@ async def test_a_session_without_a_valid_id_is_none(hostile, record, session_id)
         ),
     ],
 )
-async def test_much_of_anything_is_taken_and_the_next_turn_works(hostile, record, prompt):
+async def test_floods_within_the_limits_are_accepted_and_the_next_turn_works(
+    hostile, record, prompt
+):
     async with hostile() as one:
         context = record(prompt, [APPROVED])
         await run(one, context)
@@ -194,7 +196,9 @@ async def test_much_of_anything_is_taken_and_the_next_turn_works(hostile, record
 
 
 @pytest.mark.parametrize("prompt", ["big stop 5", "big error 5", "big asklist 2", "big many 8"])
-async def test_too_much_is_a_failure_and_the_next_turn_works(hostile, record, prompt):
+async def test_floods_beyond_the_limits_fail_the_run_and_the_next_turn_works(
+    hostile, record, prompt
+):
     async with hostile() as one:
         context = record(prompt, [APPROVED])
         assert (await failed(one, context)).code == "provider_error"
@@ -203,7 +207,9 @@ async def test_too_much_is_a_failure_and_the_next_turn_works(hostile, record, pr
 
 @pytest.mark.parametrize("moment", ["initialize", "session/new", "session/set_mode", "hello"])
 @pytest.mark.parametrize("way", ["exit", "close", "kill"])
-async def test_an_agent_may_end_at_any_moment(hostile, record, moment, way, monkeypatch):
+async def test_an_agent_that_ends_at_any_moment_fails_the_run(
+    hostile, record, moment, way, monkeypatch
+):
     monkeypatch.setattr("agent_orchestrator.runners.live.process._EXIT_S", 0.2)
     async with hostile({"ends_at": moment, "way": way}) as one:
         context = record("hello")
@@ -211,7 +217,7 @@ async def test_an_agent_may_end_at_any_moment(hostile, record, moment, way, monk
     assert failure.code in ("agent_crashed", "provider_unavailable"), failure.message
 
 
-async def test_an_agent_that_says_nothing_any_more_is_told_of_and_ended(hostile, monkeypatch):
+async def test_a_silent_agent_times_out_and_the_next_run_works(hostile, monkeypatch):
     """As one whose model never answers. Its silence counts, whatever the provider's model does."""
     monkeypatch.setattr(stopping, "INTERRUPT_S", 0.3)
     one = hostile()
@@ -237,7 +243,7 @@ def feed(reader, **fields):
     return reader.feed({"sessionId": "s", "update": fields})
 
 
-def test_the_calls_that_are_open_have_a_limit_together():
+def test_all_open_tool_calls_together_have_a_size_limit():
     reader, text = make_reader(), "x" * 2**20
     ended = []
     for number in range(200):
@@ -254,7 +260,7 @@ def test_the_calls_that_are_open_have_a_limit_together():
     assert reader._size == 0
 
 
-def test_a_call_that_grows_without_limit_is_ended():
+def test_a_tool_call_that_grows_too_large_is_ended():
     reader, text = make_reader(), "x" * (60 * 2**20)
     names = ("title", "rawOutput", "name")
     events = [
@@ -281,7 +287,7 @@ def test_the_output_of_a_command_is_kept_up_to_a_limit(monkeypatch):
     assert reader._size == 0
 
 
-def test_a_long_id_of_a_call_stays_the_same_call():
+def test_a_tool_call_with_a_long_id_stays_one_call():
     reader, name = make_reader(), "x" * 100_000
     feed(reader, sessionUpdate="tool_call", toolCallId=name, title="first")
     feed(reader, sessionUpdate="tool_call", toolCallId=name + "y", title="second")

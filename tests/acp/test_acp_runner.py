@@ -163,9 +163,7 @@ async def test_another_process_continues_the_conversation(record, tmp_path, way)
     assert messages(second) == ["two"]  # and not what was said before
 
 
-async def test_a_conversation_that_is_repeated_after_the_answer_is_no_part_of_the_run(
-    record, known, tmp_path
-):
+async def test_a_history_that_is_replayed_after_loading_is_not_recorded(record, known, tmp_path):
     """The id in messages is the one that it was loaded by. The conversation keeps its own."""
     (tmp_path / "sessions").mkdir()
     settings = {"sessions": str(tmp_path / "sessions"), "resumes": False, "loads": True}
@@ -183,7 +181,7 @@ async def test_a_conversation_that_is_repeated_after_the_answer_is_no_part_of_th
     assert messages(second) == ["two"]
 
 
-async def test_an_agent_that_does_not_answer_after_the_repeated_conversation_is_ended(
+async def test_an_agent_that_does_not_answer_after_replaying_its_history_is_ended(
     record, known, monkeypatch
 ):
     monkeypatch.setattr(sessions, "OPEN_S", 0.5)
@@ -198,7 +196,7 @@ async def test_an_agent_that_does_not_answer_after_the_repeated_conversation_is_
     assert "was not done with session/load" in failure.message
 
 
-async def test_a_request_to_the_model_that_fails_is_told(record, known):
+async def test_a_failed_request_to_the_model_is_reported(record, known):
     """Whatever else is on stderr, and also if nothing else comes."""
     pattern = re.compile(r"failed: (.*)")
     noise = ["stderr", "x" * 20_000]
@@ -222,7 +220,7 @@ async def test_a_request_to_the_model_that_fails_is_told(record, known):
 
 
 @pytest.mark.parametrize("choice", ["fresh", "fail"])
-async def test_a_conversation_that_is_lost(record, tmp_path, choice):
+async def test_a_lost_conversation_is_replaced_or_fails_the_run(record, tmp_path, choice):
     (tmp_path / "sessions").mkdir()
     settings = {"sessions": str(tmp_path / "sessions")}
     context = record("one", thread=Thread("unknown", {}))
@@ -280,7 +278,7 @@ async def test_a_mode_that_the_agent_leaves_by_itself_is_set_again(record, known
     assert "'default' again" in note
 
 
-async def test_the_model_of_one_message_is_not_that_of_the_next(record):
+async def test_the_model_of_a_message_does_not_affect_the_next(record):
     async with make_runner() as one:
         first = record([["model"]], model="large")
         assert (await run(one, first)).text == "large"
@@ -296,7 +294,7 @@ async def test_the_model_of_one_message_is_not_that_of_the_next(record):
 # --- questions
 
 
-async def test_the_first_option_is_not_the_choice(record):
+async def test_the_option_is_chosen_by_its_kind_and_not_its_position(record):
     async with make_runner() as one:
         context = record([["ask", COMMAND, KINDS], ["answer"]], [APPROVED])
         await run(one, context)
@@ -330,7 +328,7 @@ async def test_a_decision_becomes_the_option_of_its_kind(record, decision, kinds
     assert outcome.get("optionId", outcome["outcome"]) == answer
 
 
-async def test_what_is_too_long_for_anybody_is_denied_and_says_so(record):
+async def test_a_request_that_is_too_long_to_judge_is_denied_with_its_size(record):
     long = {**COMMAND, "title": "a long one", "rawInput": {"command": "x\n" * 3_000_000}}
     async with make_runner() as one:
         context = record([["ask", long, KINDS], ["answer"]], [APPROVED])
@@ -342,7 +340,7 @@ async def test_what_is_too_long_for_anybody_is_denied_and_says_so(record):
 
 
 @pytest.mark.parametrize("kinds", [["allow_always", "reject_always"], []])
-async def test_what_could_only_be_allowed_for_good_is_denied(record, kinds):
+async def test_a_request_that_cannot_be_allowed_once_is_denied(record, kinds):
     async with make_runner() as one:
         context = record([["ask", COMMAND, kinds], ["answer"]], [APPROVED])
         await run(one, context)
@@ -365,7 +363,7 @@ async def test_an_approval_for_the_session_holds_for_the_same_and_in_the_next_pr
     assert json.loads(messages(second)[0])["outcome"]["optionId"] == "allow_once-1"
 
 
-async def test_words_of_a_denial_are_the_next_prompt(record):
+async def test_the_text_of_a_denial_is_the_next_prompt(record):
     async with make_runner() as one:
         decision = {**DENIED, "text": "use the other file"}
         context = record([["ask", COMMAND, KINDS], ["say", "stopped"]], [decision])
@@ -407,7 +405,7 @@ async def test_a_question_that_the_agent_withdraws_ends_and_the_turn_goes_on(rec
     assert "withdrawn" in context.calls
 
 
-async def test_a_call_of_our_tools_is_not_asked_about(record, known):
+async def test_a_call_of_an_orchestration_tool_opens_no_request(record, known):
     own = OwnTool("title", r"agent_orchestrator_(\w+)", kind="other")
     call = {"toolCallId": "t1", "kind": "other", "title": "agent_orchestrator_wait"}
     update = {"sessionUpdate": "tool_call", "rawInput": {"x": 1}, **call}
@@ -432,7 +430,7 @@ async def test_a_call_of_our_tools_is_not_asked_about(record, known):
 @pytest.mark.parametrize(
     "script", [[["sleep", 300]], [["ask", COMMAND, KINDS]]], ids=["work", "question"]
 )
-async def test_a_canceled_run_leaves_a_session_that_goes_on(record, script):
+async def test_after_a_canceled_run_the_session_goes_on(record, script):
     has_begun = "ask" if script[0][0] == "ask" else "emit agent.message.delta"
     async with make_runner() as one:
         context = record([["say", "begun"], *script])
@@ -477,7 +475,7 @@ async def test_a_run_that_used_tools_is_canceled_with_all_it_started(record):
             await gone(context.pid)
 
 
-async def test_an_agent_that_does_not_hear_a_cancel_is_ended(record, monkeypatch):
+async def test_an_agent_that_ignores_a_cancel_is_ended(record, monkeypatch):
     monkeypatch.setattr(stopping, "INTERRUPT_S", 0.3)
     async with make_runner() as one:
         context = record([["say", "begun"], ["deaf"]])
@@ -520,7 +518,7 @@ async def test_a_turn_without_a_result_is_a_failure_with_a_code(record, step, co
         assert (await run(one, following(context, "hello"))).text == "hello"
 
 
-async def test_an_error_that_is_hidden_in_a_message_is_a_failure(record, known):
+async def test_an_error_reported_as_a_message_fails_the_run(record, known):
     script = [["say", "Error: 429 slow down"], ["end", {"stopReason": "end_turn"}]]
     async with known(hides_errors=True) as one:
         failure = await failed(one, record(script))
@@ -540,7 +538,7 @@ async def test_an_error_that_is_hidden_in_a_message_is_a_failure(record, known):
         ({"refuses": {"session/new": -32603}}, "provider_error", "refuses"),
     ],
 )
-async def test_an_agent_that_opens_no_session(record, settings, code, words):
+async def test_an_agent_that_opens_no_session_fails_the_run(record, settings, code, words):
     async with make_runner(settings) as one:
         context = record("hello")
         failure = await failed(one, context)
@@ -556,7 +554,7 @@ async def test_an_agent_that_never_opens_the_session_is_ended(record, monkeypatc
     assert "session/new" in failure.message
 
 
-async def test_what_is_not_known_is_kept_and_refused(record):
+async def test_unknown_updates_are_recorded_and_unknown_requests_refused(record):
     strange = [
         {"sessionUpdate": "invented", "x": {"y": [1]}},
         {"sessionUpdate": "agent_message_chunk", "content": {"type": "image", "data": "AAAA"}},
@@ -599,7 +597,7 @@ async def test_updates_of_unknown_and_ended_tools_are_not_lost_and_not_repeated(
     ]
 
 
-async def test_a_line_of_many_megabytes_is_taken_and_a_longer_one_fails(record):
+async def test_a_line_of_many_megabytes_is_read_and_a_longer_one_fails(record):
     async with make_runner() as one:
         context = record([["line", 20 * 2**20], ["say", "on"]])
         assert (await run(one, context)).text == "on"
@@ -618,7 +616,7 @@ async def test_a_process_that_dies_before_it_has_the_prompt_is_replaced(record, 
     assert second.calls.count("delivered") == 1
 
 
-async def test_a_directory_that_is_gone(record, tmp_path):
+async def test_a_missing_working_directory_fails_the_run(record, tmp_path):
     async with make_runner() as one:
         context = record("one")
         context.session = evolve(context.session, cwd=str(tmp_path / "gone"))
@@ -630,7 +628,7 @@ async def test_a_directory_that_is_gone(record, tmp_path):
 # --- steering, tools, settings
 
 
-async def test_a_message_during_the_turn_reaches_an_agent_that_takes_it(record, known):
+async def test_a_message_during_the_turn_reaches_an_agent_that_supports_it(record, known):
     async with known({"steers": True}, steers=True) as one:
         context = record([["say", "begun "], ["steered"], ["answer"]])
         with anyio.fail_after(30):
@@ -656,7 +654,7 @@ async def test_the_tools_come_with_the_token_of_each_run(record, known):
         assert fourth.pid != third.pid
 
 
-async def test_an_agent_that_does_not_connect_to_its_tools_is_told_of(record):
+async def test_an_agent_that_does_not_connect_to_its_tools_is_reported(record):
     env = {"AGENTCTL_URL": "http://127.0.0.1:1", "AGENTCTL_AUTH_TOKEN": "token"}
     async with make_runner() as one:
         context = record("one", env=env)
@@ -691,7 +689,7 @@ async def test_the_tools_are_reached_without_a_proxy(record):
         assert (await run(one, context)).text == "x,127.0.0.1"
 
 
-def test_an_agent_that_is_not_known_needs_arguments():
+def test_an_unknown_agent_needs_arguments():
     with pytest.raises(ConfigError, match="'mine' is not known"):
         runner.AcpRunner(name="mine")
     with pytest.raises(ConfigError, match="'nobody' is not known"):

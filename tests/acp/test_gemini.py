@@ -248,7 +248,7 @@ async def test_an_agent_works_with_children_by_its_tools(
     assert not [event for event in log if event.event_type in ("request.created", "run.error")]
 
 
-async def test_what_goes_wrong_has_a_code(
+async def test_failures_have_codes(
     gemini: AcpGateway, workspace: Path, gemini_model: GeminiServer
 ) -> None:
     """gemini repeats what its model refuses for now (429, 500) without a word, for minutes."""

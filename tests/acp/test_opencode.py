@@ -50,7 +50,7 @@ def text_of(run: Run) -> str:
     return run.result.text
 
 
-async def test_pictures_files_and_denials_in_one_process(
+async def test_images_file_changes_and_denials_work_in_one_process(
     gateway: AcpGateway, workspace: Path, model: ChatModel
 ) -> None:
     async with gateway.client() as client:

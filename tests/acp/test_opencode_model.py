@@ -15,7 +15,7 @@ from agent_orchestrator.runners.acp.runner import AcpRunner
 pytestmark = [pytest.mark.anyio, pytest.mark.acp, pytest.mark.timeout(600), ON_ONE_LOOP]
 
 
-async def test_what_fails_at_its_model_or_its_tools_is_told(
+async def test_errors_of_the_model_and_unreachable_tools_are_reported(
     opencode: str, opencode_home, workspace, model: ChatModel
 ) -> None:
     argv = [opencode, *AGENTS["opencode"].argv[1:]]

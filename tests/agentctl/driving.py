@@ -2,12 +2,14 @@
 
 import json
 import os
+import pty
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -116,6 +118,28 @@ def finished(
     return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
 
+@contextmanager
+def on_terminal(
+    arguments: Sequence[str], cwd: Path, env: Mapping[str, str], size: tuple[int, int] = (24, 80)
+) -> Iterator[tuple[Forked, int]]:
+    """Have agentctl on a terminal inside this scope. Yield it, and the side of the terminal of whoever looks at it.
+
+    :param size: the terminal's rows and columns.
+    """
+    leader, follower = pty.openpty()
+    try:
+        termios.tcsetwinsize(follower, size)
+        started = FORKS.started(arguments, cwd=cwd, env=env, streams=[follower] * 3)
+        with started as process:
+            os.close(follower)
+            follower = -1
+            yield process, leader
+    finally:
+        os.close(leader)
+        if follower >= 0:
+            os.close(follower)
+
+
 def run(
     arguments: Sequence[str], cwd: Path, env: Mapping[str, str], *, stdin: bytes = b""
 ) -> Result:
@@ -169,7 +193,7 @@ class Ctl:
     def going(self, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
         """Let a call go on inside this scope; it does not outlive it."""
         with started(
-            [*COMMAND, *arguments],
+            [*FORKS.command, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

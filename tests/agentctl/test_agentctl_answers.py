@@ -1,11 +1,9 @@
 """Questions of agents answered by keys, on a terminal where their run is shown."""
 
 import os
-import pty
 import re
 import select
 import signal
-import subprocess
 import termios
 import time
 from collections.abc import Iterator
@@ -15,7 +13,8 @@ from typing import Any
 
 import pytest
 from attrs import define
-from driving import COMMAND, PATIENCE_S, Daemon, environment, running, started
+from driving import PATIENCE_S, Daemon, environment, on_terminal, running, wait_until
+from forking import Forked
 
 from agent_orchestrator.domain.model import Option
 from agent_orchestrator.testing.stores.samples import a_request, a_run
@@ -72,7 +71,7 @@ CONFIG = (
 class Terminal:
     """A program on a terminal, and all that it wrote there."""
 
-    process: "subprocess.Popen[bytes]"
+    process: Forked
     descriptor: int
     raw: str = ""
 
@@ -125,21 +124,9 @@ def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @contextmanager
 def terminal(daemon: Daemon, *arguments: str, **env: str) -> Iterator[Terminal]:
-    leader, follower = pty.openpty()
-    try:
-        termios.tcsetwinsize(follower, (40, 100))
-        with started(
-            [*COMMAND, *arguments],
-            stdin=follower, stdout=follower, stderr=follower, cwd=daemon.directory,
-            env=environment(**{"AGENTCTL_URL": daemon.ctl.url, "TERM": "xterm"} | env),
-        ) as process:  # fmt: skip
-            os.close(follower)
-            follower = -1
-            yield Terminal(process, leader)
-    finally:
-        os.close(leader)
-        if follower >= 0:
-            os.close(follower)
+    given = environment(**{"AGENTCTL_URL": daemon.ctl.url, "TERM": "xterm"} | env)
+    with on_terminal(arguments, daemon.directory, given, (40, 100)) as (process, leader):
+        yield Terminal(process, leader)
 
 
 MENU = "leave open"
@@ -162,7 +149,9 @@ def asked_by(daemon: Daemon, shown: Terminal) -> str:
         ("plain", "d", "denied None None", 0),
     ],
 )
-def test_a_key_answers(asking: Daemon, task: str, keys: str, outcome: str, code: int) -> None:
+def test_a_key_press_answers_the_request(
+    asking: Daemon, task: str, keys: str, outcome: str, code: int
+) -> None:
     with terminal(asking, "ask", task, "--provider", "approval") as shown:
         shown.until(MENU)
         assert ("approve for the session" in shown.text) == (task == "options")
@@ -176,7 +165,7 @@ def test_a_key_answers(asking: Daemon, task: str, keys: str, outcome: str, code:
         assert shown.wait() == code
 
 
-def test_all_is_shown_and_words_go_with_a_denial(asking: Daemon) -> None:
+def test_the_whole_diff_can_be_shown_and_a_denial_can_have_a_text(asking: Daemon) -> None:
     with terminal(asking, "ask", "options", "--provider", "approval") as shown:
         shown.until(MENU)
         shown.press("v")
@@ -188,7 +177,7 @@ def test_all_is_shown_and_words_go_with_a_denial(asking: Daemon) -> None:
         assert shown.wait() == 0
 
 
-def test_what_lasts_takes_a_word_of_its_own(asking: Daemon) -> None:
+def test_allowing_for_good_needs_a_typed_yes(asking: Daemon) -> None:
     with terminal(asking, "ask", "options", "--provider", "approval") as shown:
         shown.until(MENU)
         shown.press("l")
@@ -203,7 +192,7 @@ def test_what_lasts_takes_a_word_of_its_own(asking: Daemon) -> None:
         shown.until("approved always None")
 
 
-def test_a_key_from_before_the_question_does_not_count(asking: Daemon) -> None:
+def test_a_key_typed_before_the_request_appeared_is_ignored(asking: Daemon) -> None:
     with terminal(asking, "ask", "options", "--provider", "approval") as shown:
         shown.press("a" * 20)
         shown.until(MENU)
@@ -217,7 +206,7 @@ def test_a_key_from_before_the_question_does_not_count(asking: Daemon) -> None:
 
 
 @pytest.mark.parametrize(("keys", "said"), [("1", "80"), ("2", "8080"), ("r", "9090")])
-def test_a_question_is_answered_by_choice_or_words(asking: Daemon, keys: str, said: str) -> None:
+def test_a_question_is_answered_by_an_option_or_text(asking: Daemon, keys: str, said: str) -> None:
     with terminal(asking, "ask", "x", "--provider", "words") as shown:
         shown.until(MENU)
         assert "1 80 · 2 8080 · r answer in words" in shown.text
@@ -228,7 +217,7 @@ def test_a_question_is_answered_by_choice_or_words(asking: Daemon, keys: str, sa
         shown.until(f"answered {said}")
 
 
-def test_questions_that_are_asked_together(asking: Daemon) -> None:
+def test_questions_that_are_asked_together_are_answered_one_by_one(asking: Daemon) -> None:
     with terminal(asking, "ask", "x", "--provider", "several") as shown:
         shown.until("Which? (1 this · 2 that)")
         shown.press("2\r")
@@ -237,7 +226,7 @@ def test_questions_that_are_asked_together(asking: Daemon) -> None:
         shown.until('{"a":"that","b":"because"}')
 
 
-def test_who_decides_first_is_told_to_the_other(asking: Daemon) -> None:
+def test_a_decision_made_elsewhere_is_shown(asking: Daemon) -> None:
     with terminal(asking, "ask", "options", "--provider", "approval") as shown:
         shown.until(MENU)
         request = asked_by(asking, shown)
@@ -247,7 +236,7 @@ def test_who_decides_first_is_told_to_the_other(asking: Daemon) -> None:
         assert shown.wait() == 0
 
 
-def test_left_open_it_stays_open(asking: Daemon) -> None:
+def test_a_request_that_is_left_open_can_be_answered_elsewhere(asking: Daemon) -> None:
     with terminal(asking, "ask", "options", "--provider", "approval") as shown:
         shown.until(MENU)
         shown.press("o")
@@ -258,7 +247,9 @@ def test_left_open_it_stays_open(asking: Daemon) -> None:
 
 
 @pytest.mark.parametrize("command", ["wait", "follow", "tail"])
-def test_a_child_asks_too_wherever_its_parent_is_shown(asking: Daemon, command: str) -> None:
+def test_requests_of_a_child_can_be_answered_where_its_parent_is_shown(
+    asking: Daemon, command: str
+) -> None:
     ctl = asking.ctl
     session = ctl.field("session.id", "session", "create", "--provider", "parent")
     arguments = ["message", "send", session, "--text", "x", "--follow"]
@@ -294,20 +285,57 @@ def test_ctrl_c_asks_whether_to_cancel(asking: Daemon) -> None:
         asking.ctl("run", "cancel", run[1])
 
 
-def test_a_dumb_terminal_and_a_pipe_are_told_the_command(asking: Daemon) -> None:
+def test_on_a_dumb_terminal_requests_are_answered_with_lines(asking: Daemon) -> None:
     with terminal(asking, "ask", "options", "--provider", "approval", TERM="dumb") as shown:
-        shown.until("answer: agentctl request approve")
-        request = asked_by(asking, shown)
-        assert MENU not in shown.text
+        shown.until(MENU)
+        shown.press("nonsense\n")
+        shown.until(MENU + "\r\nnonsense\r\n")
+        shown.press("w\n")
+        shown.until("(an empty line does not send)")
+        shown.press("\n")
+        shown.press("w\n")
+        shown.press("not on a Friday\n")
+        shown.until("denied decline not on a Friday")
+        assert shown.wait() == 0
         assert "\x1b" not in shown.raw
-        assert asking.ctl("request", "approve", request).code == 0
+    with terminal(asking, "ask", "several", "--provider", "several", TERM="dumb") as shown:
+        shown.until("Which? (1 this · 2 that)")
+        shown.press("2\n")
+        shown.until("Why?")
+        shown.press("because\n")
+        shown.until('{"a":"that","b":"because"}')
+        assert "\x1b" not in shown.raw
+
+
+def test_keys_work_again_after_ask_was_suspended_and_resumed(asking: Daemon) -> None:
+    with terminal(asking, "ask", "options", "--provider", "approval") as shown:
+        before = termios.tcgetattr(shown.descriptor)
+        shown.until(MENU)
+        shown.process.send_signal(signal.SIGSTOP)
+        cooked = termios.tcgetattr(shown.descriptor)
+        cooked[3] |= termios.ICANON | termios.ECHO
+        termios.tcsetattr(shown.descriptor, termios.TCSANOW, cooked)
+        shown.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: not termios.tcgetattr(shown.descriptor)[3] & termios.ICANON)
+        shown.press("a")
         shown.until("approved accept None")
+        assert shown.wait() == 0
+        assert termios.tcgetattr(shown.descriptor)[3] == before[3]
+
+
+def test_without_a_terminal_the_command_to_answer_is_printed(asking: Daemon) -> None:
+    with asking.ctl.going("ask", "options", "--provider", "approval") as process:
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if "agentctl request approve" in line)
+        request = told.split("agentctl request approve ")[1].split()[0]
+        assert asking.ctl("request", "approve", request).code == 0
+        assert process.communicate(timeout=PATIENCE_S)[0] == "approved accept None\n"
 
 
 # --- without a terminal -----------------------------------------------------------------------
 
 
-def test_only_what_a_request_offers_can_be_chosen() -> None:
+def test_only_options_that_a_request_offers_can_be_chosen() -> None:
     def keys(*options: Option, kind: Any = "approval_request") -> str:
         request = a_request(a_run("ses_1"), kind=kind, options=options or None)
         return "".join(choice.key for choice in choices_of(request))
@@ -344,6 +372,8 @@ def test_only_what_a_request_offers_can_be_chosen() -> None:
         ({"type": "command", "command": ["a"], "changes": 7}, ["$ ['a']", "", "DETAIL", "{", '  "changes": 7', "}"]),
     ],
 )  # fmt: skip
-def test_a_detail_is_shown_by_its_shape(detail: Any, shown: list[str], tmp_path: Path) -> None:
+def test_the_detail_of_a_request_is_shown_according_to_its_type(
+    detail: Any, shown: list[str], tmp_path: Path
+) -> None:
     assert [*plain_lines(detail_blocks(detail))] == shown
     screen_lines(detail_blocks(detail), 60)

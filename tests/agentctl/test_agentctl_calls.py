@@ -33,27 +33,27 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 EVERY = dict(commands())
 
 
-def test_the_commands_there_are() -> None:
+def test_the_list_of_commands_is_complete() -> None:
     leaves = {path for path, command in EVERY.items() if not isinstance(command, click.Group)}
     assert leaves == {
         f"agentctl {name}"
         for name in [
             "ask", "completion", "daemon start", "daemon stop", "daemon status", "session create",
-            "session list", "session get", "session seen", "session link", "session links", "session unlink", "session move", "session close", "message send", "message list",
+            "session list", "session get", "session seen", "session link", "session links", "session unlink", "session model", "session move", "session close", "message send", "message list",
             "run create", "run get", "run list", "run wait", "run cancel", "run transition",
-            "run diagnose", "run retry", "session rename", "session reopen", "events list", "events tail", "session tree", "session share", "tool session-spawn",
+            "run diagnose", "run retry", "session rename", "session reopen", "session prune", "session retain", "session export", "session archive", "session import", "events list", "events tail", "session tree", "session share", "tool session-spawn",
             "tool session-send", "tool session-wait", "tool session-list",
             "tool session-reply-parent", "request list", "request show", "request approve",
             "request deny", "request answer", "request extend", "daemon audit",
             "device add", "device list", "device revoke", "token create", "token list", "token revoke",
-            "daemon backup", "daemon check", "provider list", "provider check", "attach", "adopt", "chat", "session diff", "request watch", "mcp", "top", "doctor", "config trust",
-            "session notices", "notify list", "notify retry", "notify test", "notify browsers", "notify forget",
+            "daemon backup", "daemon check", "provider list", "provider check", "attach", "adopt", "chat", "session diff", "request watch", "mcp", "top", "doctor", "config trust", "store copy", "search",
+            "session notices", "session model", "notify list", "notify retry", "notify test", "notify browsers", "notify set", "notify forget",
         ]
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EVERY)
-def test_help_explains_and_shows_examples(path: str) -> None:
+def test_every_command_has_help_with_examples(path: str) -> None:
     command = EVERY[path]
     text = command.get_help(click.Context(command, info_name=path))
     for option in ("--url", "--auth-token", "--format", "--field", "AGENTCTL_URL"):
@@ -90,7 +90,7 @@ def nowhere(tmp_path: Path) -> Ctl:
         ["daemon", "stop"],
     ],
 )
-def test_unreachable(nowhere: Ctl, arguments: list[str]) -> None:
+def test_an_unreachable_daemon_is_one_line_with_a_hint(nowhere: Ctl, arguments: list[str]) -> None:
     result = nowhere(*arguments)
     assert (result.code, result.out) == (failures.UNREACHABLE, "")
     assert result.err == (
@@ -99,7 +99,7 @@ def test_unreachable(nowhere: Ctl, arguments: list[str]) -> None:
     )
 
 
-def test_unreachable_as_json(nowhere: Ctl) -> None:
+def test_an_unreachable_daemon_is_a_json_error(nowhere: Ctl) -> None:
     result = nowhere("--format", "json", "run", "get", "run_1")
     assert result.code == failures.UNREACHABLE
     assert json.loads(result.err)["error"]["code"] == "unreachable"
@@ -163,7 +163,9 @@ def test_unreachable_as_json(nowhere: Ctl) -> None:
         (["--url", "http://example.com", "daemon", "start"], "another machine"),
     ],
 )
-def test_usage(nowhere: Ctl, arguments: list[str], told: str) -> None:
+def test_a_usage_error_is_one_line_that_names_the_problem(
+    nowhere: Ctl, arguments: list[str], told: str
+) -> None:
     for extra in ([], ["--format=json"]):
         if extra and "xml" in arguments:
             continue
@@ -207,13 +209,13 @@ def test_no_option_takes_an_empty_text_or_a_number_without_a_bound(path: str) ->
             assert _tried(command, parameter, "") == "must not be empty", parameter.name
 
 
-def test_a_group_alone_shows_its_help(nowhere: Ctl) -> None:
+def test_a_group_without_a_command_shows_its_help(nowhere: Ctl) -> None:
     result = nowhere("run")
     assert (result.code, result.out) == (failures.USAGE, "")
     assert "Examples:" in result.err
 
 
-def test_ids_and_texts_from_standard_input_must_be_there(nowhere: Ctl) -> None:
+def test_a_missing_or_invalid_value_on_stdin_is_a_usage_error(nowhere: Ctl) -> None:
     assert nowhere("run", "get", "-").code == failures.USAGE
     result = nowhere("message", "send", "--session-id", "-", "--text", "-", stdin=b"ses_1\n\xff")
     assert result.code == failures.USAGE
@@ -236,7 +238,7 @@ def test_every_error_of_the_daemon_has_an_exit_code() -> None:
     assert failures.EXIT_CODES["invalid_request"] == 2
 
 
-def test_settings(tmp_path: Path) -> None:
+def test_options_override_environment_variables_and_defaults(tmp_path: Path) -> None:
     nothing = {"XDG_STATE_HOME": str(tmp_path)}  # no daemon of another test or of the user
     environ = {"AGENTCTL_URL": "http://a:1/", "AGENTCTL_AUTH_TOKEN": "t"}
     told = settings.resolve({}, environ)
@@ -254,7 +256,7 @@ def test_settings(tmp_path: Path) -> None:
             settings.resolve({"url": url}, nothing)
 
 
-def test_value_at() -> None:
+def test_a_field_path_finds_a_value_or_raises() -> None:
     plain = {"a": {"b": [{"c": None}, "x"]}, "n": 1}
     assert value_at(plain, "a.b.0.c") is None
     assert value_at(plain, "a.b.1") == "x"
@@ -282,14 +284,14 @@ def test_a_field_is_printed_bare(
     assert capsys.readouterr().out == printed + "\n"
 
 
-def test_suggested_commands_are_as_the_person_types_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suggested_commands_use_the_callers_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "agentctl: `agentctl run wait` or /opt/agentctl run get"
     assert as_typed(text) == text
     monkeypatch.setenv("AGENTCTL_PROGRAM", "./my\\ bin/agentctl")
     assert as_typed(text) == "agentctl: `./my\\ bin/agentctl run wait` or /opt/agentctl run get"
 
 
-def test_json_stays_on_one_line_and_off_the_terminals_controls() -> None:
+def test_json_is_one_line_with_control_characters_escaped() -> None:
     text = compact({"a": "é\u2028\x85\x9b\n\x1b\x7f"})
     assert text == '{"a":"é\\u2028\\u0085\\u009b\\n\\u001b\\u007f"}'
     assert json.loads(text) == {"a": "é\u2028\x85\x9b\n\x1b\x7f"}
@@ -300,12 +302,14 @@ def test_json_stays_on_one_line_and_off_the_terminals_controls() -> None:
     [("--format json x", True), ("x --format=json", True), ("x --format text", False),
      ("x -- --format json", False), ("x --format", False)],
 )  # fmt: skip
-def test_wants_json(arguments: str, *, wants: bool) -> None:
+def test_the_json_format_is_recognised_anywhere_in_the_arguments(
+    arguments: str, *, wants: bool
+) -> None:
     assert wants_json(arguments.split()) is wants
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts(nowhere: Ctl, shell: str) -> None:
+def test_a_completion_script_is_printed_for_each_shell(nowhere: Ctl, shell: str) -> None:
     result = nowhere("completion", shell)
     assert result.code == 0
     assert "_AGENTCTL_COMPLETE" in result.out
@@ -316,7 +320,7 @@ def test_completion_scripts(nowhere: Ctl, shell: str) -> None:
     [("agentctl ", "session"), ("agentctl run d", "diagnose"), ("agentctl --for", "--format"),
      ("agentctl message send --when-busy ", "interrupt")],
 )  # fmt: skip
-def test_completion(words: str, offered: str) -> None:
+def test_commands_options_and_values_are_completed(words: str, offered: str) -> None:
     done = subprocess.run(
         COMMAND,
         env=environment(
@@ -348,7 +352,7 @@ def _imported(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_what_is_not_needed_is_not_imported() -> None:
+def test_commands_import_only_the_libraries_they_need() -> None:
     imported = _imported("import agentctl.main")
     assert not imported & {"anyio", "asyncio", "cattrs", "httpx", "psutil", "agent_orchestrator"}
     hidden = "from agentctl.main import _skip_unused_imports; _skip_unused_imports(); "

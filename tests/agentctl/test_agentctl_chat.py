@@ -25,7 +25,7 @@ from agent_orchestrator.domain.model import Session
 from agentctl.screens import question_panel
 from agentctl.screens.chat import PAGE, ChatApp, ChatScreen
 from agentctl.screens.composer import Composer, History, image_at
-from agentctl.screens.entries import Card
+from agentctl.screens.entries import Card, Entry
 from agentctl.screens.text import MAX_LINES, bounded, shortened
 from agentctl.screens.transcript import Transcript
 
@@ -117,7 +117,7 @@ def test_an_option_answers_a_request(daemon: Daemon) -> None:
     chat(daemon, play, provider="asks", size=(100, 40))
 
 
-def test_a_key_that_was_typed_before_the_question_does_not_count(
+def test_a_key_typed_before_the_request_appeared_is_ignored(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def play(stage: Stage) -> None:
@@ -137,7 +137,7 @@ def test_a_key_that_was_typed_before_the_question_does_not_count(
     chat(daemon, play, provider="asks")
 
 
-def test_a_denial_may_have_words(daemon: Daemon) -> None:
+def test_a_denial_can_have_a_text(daemon: Daemon) -> None:
     async def play(stage: Stage) -> None:
         await stage.type("rm", "enter")
         await stage.shows("w deny with words")
@@ -151,7 +151,7 @@ def test_a_denial_may_have_words(daemon: Daemon) -> None:
     chat(daemon, play, provider="asks")
 
 
-def test_a_question_is_answered_with_a_choice_or_in_words(daemon: Daemon) -> None:
+def test_a_question_is_answered_by_an_option_or_text(daemon: Daemon) -> None:
     async def play(stage: Stage) -> None:
         await stage.type("x", "enter")
         await stage.shows("1 8080", "r answer in words")
@@ -168,7 +168,7 @@ def test_a_question_is_answered_with_a_choice_or_in_words(daemon: Daemon) -> Non
     chat(daemon, play, provider="port")
 
 
-def test_who_answers_second_sees_who_decided(daemon: Daemon) -> None:
+def test_a_late_answer_shows_who_decided_first(daemon: Daemon) -> None:
     async def play(stage: Stage) -> None:
         await stage.type("rm", "enter")
         await stage.asked("? rm asks")
@@ -212,7 +212,7 @@ def test_several_questions_are_answered_one_after_the_other(daemon: Daemon) -> N
     chat(daemon, play, provider="several")
 
 
-def test_what_lasts_is_allowed_with_a_yes(daemon: Daemon) -> None:
+def test_allowing_for_good_needs_a_typed_yes(daemon: Daemon) -> None:
     async def play(stage: Stage) -> None:
         await stage.type("x", "enter")
         await stage.asked("l Always")
@@ -250,7 +250,7 @@ def test_a_message_is_queued_steers_or_interrupts(daemon: Daemon) -> None:
     chat(daemon, play, provider="steered", size=(80, 50))
 
 
-def test_it_quits_without_a_cancel_and_cancels_when_told(daemon: Daemon) -> None:
+def test_quitting_leaves_the_run_and_slash_cancel_cancels_it(daemon: Daemon) -> None:
     async def quits(stage: Stage) -> None:
         await stage.type("begin", "enter")
         await stage.shows("● working")
@@ -274,7 +274,7 @@ def test_it_quits_without_a_cancel_and_cancels_when_told(daemon: Daemon) -> None
     chat(daemon, cancels, session=app.chat.session.id)
 
 
-def test_it_outlives_a_restart_and_a_change_of_size(daemon: Daemon) -> None:
+def test_chat_survives_a_daemon_restart_and_a_resize(daemon: Daemon) -> None:
     async def play(stage: Stage) -> None:
         await stage.type("begin", "enter")
         await stage.shows("at work")
@@ -329,7 +329,7 @@ def test_a_child_is_spawned_asks_with_its_path_and_is_opened(daemon: Daemon) -> 
 # --- what is typed --------------------------------------------------------------------------------
 
 
-def test_what_was_typed_is_there_at_the_next_start(daemon: Daemon, tmp_path: Path) -> None:
+def test_typed_messages_are_in_the_history_of_the_next_chat(daemon: Daemon, tmp_path: Path) -> None:
     async def first(stage: Stage) -> None:
         await stage.type("one\nand more", "enter")
         await stage.type("two", "enter")
@@ -350,7 +350,7 @@ def test_what_was_typed_is_there_at_the_next_start(daemon: Daemon, tmp_path: Pat
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_the_history_is_bounded_and_outlives_a_broken_file(
+def test_the_history_is_bounded_and_a_broken_file_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -367,7 +367,7 @@ def test_the_history_is_bounded_and_outlives_a_broken_file(
     assert History().entries == ["last"]
 
 
-def test_the_commands(daemon: Daemon) -> None:
+def test_slash_commands_work_and_an_unknown_one_is_refused(daemon: Daemon) -> None:
     async def play(stage: Stage) -> None:
         await stage.type("/tree", "enter")
         await stage.shows("begins with your first message")
@@ -385,8 +385,10 @@ def test_the_commands(daemon: Daemon) -> None:
         assert session.model == "opus"
         await stage.type("/sandbox read-only", "enter")
         await stage.shows("sandbox: read-only")
+        await stage.type("/model sonnet", "enter")
+        await stage.shows("model: sonnet")
         session = await stage.client.get_session(session_of(stage))
-        assert session.sandbox == "read-only"
+        assert (session.sandbox, session.model) == ("read-only", "sonnet")
         await stage.type("/attach", "enter")
         await stage.shows(f"quit, then: agentctl attach {session.id}")
         await stage.type("/status", "enter")
@@ -396,7 +398,7 @@ def test_the_commands(daemon: Daemon) -> None:
     chat(daemon, play, size=(100, 60))
 
 
-def test_the_path_of_an_image_becomes_an_image(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_pasted_path_of_an_image_attaches_the_image(daemon: Daemon, tmp_path: Path) -> None:
     image = tmp_path / "my shot.png"
     image.write_bytes(PNG)
     (tmp_path / "no.png").write_text("text")
@@ -407,7 +409,8 @@ def test_the_path_of_an_image_becomes_an_image(daemon: Daemon, tmp_path: Path) -
         await stage.shows("─ with my shot.png (ctrl+x: without)")
         assert composer.text == ""
         await stage.paste(str(tmp_path / "no.png"))
-        await stage.shows("is not a PNG")
+        refusal = "no.png is not a PNG"  # wherever its line is wrapped
+        await stage.until(lambda: refusal in " ".join(stage.text.split()), refusal)
         composer.text = ""
         await stage.type("see", "enter")
         await stage.shows("is not supported by")
@@ -422,7 +425,7 @@ def test_the_path_of_an_image_becomes_an_image(daemon: Daemon, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("wrap", ["{}", "'{}'", "file://{}", " {} \n"])
-def test_how_terminals_paste_a_path(tmp_path: Path, wrap: str) -> None:
+def test_a_pasted_path_is_recognised_in_each_terminals_notation(tmp_path: Path, wrap: str) -> None:
     image = tmp_path / "a b.png"
     image.write_bytes(PNG)
     path = str(image)
@@ -437,7 +440,7 @@ def test_how_terminals_paste_a_path(tmp_path: Path, wrap: str) -> None:
 # --- what is hostile or large ---------------------------------------------------------------------
 
 
-def test_what_a_hostile_agent_says_is_harmless(daemon: Daemon) -> None:
+def test_terminal_controls_and_markup_of_an_agent_are_shown_as_text(daemon: Daemon) -> None:
     async def play(stage: Stage) -> None:
         await stage.type("x", "enter")
         await stage.asked("? x asks")
@@ -479,11 +482,37 @@ def test_a_long_log_opens_at_its_end_and_loads_earlier_events(daemon: Daemon) ->
         assert len(transcript.children) <= PAGE + 1
         await stage.pilot.press("pageup")
         transcript.scroll_home(animate=False)
-        await stage.press("pageup", lambda: transcript.before == first - PAGE, "earlier ones")
-        assert f"▲ {first - PAGE:,} earlier events" in str(transcript.children[0].render())
+        await stage.press("pageup", lambda: transcript.before < first, "earlier ones")
+        assert (first - transcript.before) % PAGE == 0, "by whole pages, as often as it was pressed"
+        assert f"▲ {transcript.before:,} earlier events" in str(transcript.children[0].render())
         shown = [str(one.render()) for one in transcript.children if isinstance(one, Card)]
         assert not shown
         await stage.hides("✓ completed")
+
+    chat(daemon, play, session=session)
+
+
+@pytest.mark.parametrize("kept", [PAGE + 50, PAGE - 50])
+def test_earlier_events_that_were_deleted_meanwhile_are_passed_over(
+    daemon: Daemon, kept: int
+) -> None:
+    ctl = daemon.ctl
+    session = ctl.field("session.id", "session", "create", "--provider", "many")
+    assert ctl("ask", str(3 * PAGE), "--session-id", session).code == 0
+
+    async def play(stage: Stage) -> None:
+        await stage.shows(f"message {3 * PAGE - 1}", "✓ completed")
+        transcript = stage.find(Transcript)
+        before = transcript.before
+        assert before > PAGE
+        pruned = await stage.client.prune_session(session, retain_events=kept)
+        transcript.scroll_home(animate=False)
+        await stage.press("pageup", lambda: not transcript.before, "the oldest")
+        shown = sorted(one.seq for one in transcript.query(Entry) if one.seq)
+        oldest = pruned.session.oldest_cursor
+        assert shown[0] > min(oldest, before)
+        assert (shown[0] <= before) == (oldest < before)
+        assert "no longer kept" not in stage.text
 
     chat(daemon, play, session=session)
 
@@ -497,7 +526,7 @@ def test_an_unfolded_card_keeps_its_colours() -> None:
     assert [(span.start, str(span.style)) for span in shown.spans] == [(10, "red"), (17, "green")]
 
 
-def test_texts_are_bounded() -> None:
+def test_long_texts_are_cut_for_the_screen() -> None:
     assert bounded("a\nb\n") == "a\nb"
     text = bounded("\n".join(map(str, range(1000))))
     assert text.endswith("\n399\n… 600 lines more in the log")
@@ -514,7 +543,7 @@ def test_texts_are_bounded() -> None:
 # --- on a terminal --------------------------------------------------------------------------------
 
 
-def test_without_a_terminal_it_says_what_else_there_is(ctl: Ctl) -> None:
+def test_without_a_terminal_chat_and_top_name_another_command(ctl: Ctl) -> None:
     for command, other in (("chat", "`ask`"), ("top", "`run list`")):
         for arguments in ((command,), (command, "--format", "json")):
             done = ctl(*arguments)
@@ -570,7 +599,7 @@ def on_terminal(
         os.close(slave)
 
 
-def test_it_gives_the_terminal_back_and_says_how_to_go_on(daemon: Daemon) -> None:
+def test_chat_restores_the_terminal_and_says_how_to_continue(daemon: Daemon) -> None:
     session = daemon.ctl.field("session.id", "session", "create", "--title", "mine")
     daemon.ctl("session", "create", "--cwd", str(daemon.directory.parent))
     code, out = on_terminal(daemon, "chat", "--continue", keys=b"\x04", after="mine")
@@ -580,7 +609,7 @@ def test_it_gives_the_terminal_back_and_says_how_to_go_on(daemon: Daemon) -> Non
     assert f"agentctl chat --session-id {session}" in after
 
 
-def test_no_colours_are_used_where_none_are_wanted(daemon: Daemon) -> None:
+def test_no_colour_is_used_with_no_color(daemon: Daemon) -> None:
     for theme in ("", "textual-light"):
         more = {"NO_COLOR": "1", "TEXTUAL_THEME": theme}
         code, out = on_terminal(daemon, "chat", keys=b"\x04", term="xterm-256color", **more)
@@ -591,14 +620,14 @@ def test_no_colours_are_used_where_none_are_wanted(daemon: Daemon) -> None:
         assert theme or "8;5;" not in out, "the terminal's own colours, and not black on black"
 
 
-def test_a_terminal_without_a_cursor_is_no_screen(daemon: Daemon) -> None:
+def test_a_terminal_without_cursor_control_is_refused(daemon: Daemon) -> None:
     code, out = on_terminal(daemon, "chat", term="dumb")
     assert code == 2
     assert "TERM" in out
     assert "\x1b" not in out
 
 
-def test_failures_before_the_screen_are_plain(daemon: Daemon, tmp_path: Path) -> None:
+def test_errors_before_the_screen_opens_are_one_line(daemon: Daemon, tmp_path: Path) -> None:
     code, out = on_terminal(daemon, "chat", "--session-id", "ses_none")
     assert (code, "no session" in out or "not found" in out.lower()) == (4, True), out
     code, out = on_terminal(daemon, "chat", "--continue")

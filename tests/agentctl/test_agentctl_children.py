@@ -22,7 +22,7 @@ def spawn(ctl: Ctl, parent: str, *more: str, task: str = "hello") -> Result:
     return ctl("tool", "session-spawn", "--parent-run-id", parent, "--task", task, *more)
 
 
-def test_the_flow_of_a_script(ctl: Ctl, session: str, parent: str) -> None:
+def test_a_script_can_spawn_wait_send_and_reply(ctl: Ctl, session: str, parent: str) -> None:
     """Spawn from a run that has ended, take the ids from the JSON, go on with the child."""
     done = ctl.script(f"""
         set -e
@@ -44,7 +44,9 @@ def test_the_flow_of_a_script(ctl: Ctl, session: str, parent: str) -> None:
     assert kinds[-3:] == ["child.spawned", "message.created", "child.finished"]
 
 
-def test_spawn(ctl: Ctl, session: str, parent: str, tmp_path: Path) -> None:
+def test_spawn_sends_all_its_options_and_prints_the_child(
+    ctl: Ctl, session: str, parent: str, tmp_path: Path
+) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "schema.json").write_text("{}")
     told = ctl(
@@ -66,7 +68,7 @@ def test_spawn(ctl: Ctl, session: str, parent: str, tmp_path: Path) -> None:
     assert sent["run"]["effort"] == "high"
 
 
-def test_spawn_from_a_session(ctl: Ctl, session: str) -> None:
+def test_spawn_from_a_session_has_no_parent_run(ctl: Ctl, session: str) -> None:
     told = ctl("tool", "session-spawn", "--parent-session-id", "-", "--task", "x", stdin=session,
                AGENTCTL_RUN_ID="run_of_another").json  # fmt: skip
     assert told["session"]["parent_session_id"] == session
@@ -74,7 +76,7 @@ def test_spawn_from_a_session(ctl: Ctl, session: str) -> None:
     assert spawn(ctl, "run_nope").code == 4
 
 
-def test_spawn_and_wait(ctl: Ctl, parent: str) -> None:
+def test_spawn_with_wait_prints_the_result_of_the_child(ctl: Ctl, parent: str) -> None:
     told = spawn(ctl, parent, "--wait").json
     assert told.keys() == {"session", "message", "run"}
     assert told["run"]["result"]["text"] == "hello"
@@ -83,7 +85,7 @@ def test_spawn_and_wait(ctl: Ctl, parent: str) -> None:
     assert (failed.code, failed.json["run"]["status"]) == (1, "failed")
 
 
-def test_text_where_it_is_asked_for(ctl: Ctl, parent: str) -> None:
+def test_tool_commands_print_text_if_asked_to(ctl: Ctl, parent: str) -> None:
     made = spawn(ctl, parent, "--provider", "manual", "--format", "text").out
     assert made.startswith("session ses_")
     assert made.endswith(" queued for manual\n")
@@ -107,7 +109,7 @@ def test_limits_are_given_and_shown(ctl: Ctl, parent: str) -> None:
     assert (larger.code, "max_depth" in larger.err) == (2, True)
 
 
-def test_a_wait_ends_for_a_question_that_is_not_ignored(ctl: Ctl, parent: str) -> None:
+def test_a_wait_for_attention_ends_at_a_request_that_is_not_ignored(ctl: Ctl, parent: str) -> None:
     run_id = spawn(ctl, parent, "--provider", "manual").json["run"]["id"]
     ask = ("tool", "session-reply-parent", "--run-id", run_id, "--request-kind", "input_request")
     first, second = (ctl.field("request.id", *ask, "--text", text) for text in ("1?", "2?"))
@@ -120,7 +122,7 @@ def test_a_wait_ends_for_a_question_that_is_not_ignored(ctl: Ctl, parent: str) -
     assert ctl(*wait, "--ignore", first, "--ignore", second, "--timeout-s", "0.1").code == 7
 
 
-def test_the_same_key_spawns_and_sends_once(ctl: Ctl, parent: str) -> None:
+def test_spawn_and_send_with_the_same_key_take_effect_once(ctl: Ctl, parent: str) -> None:
     key = ["--idempotency-key", parent]
     children = [spawn(ctl, parent, *key).json["session"]["id"] for _ in "ab"]
     assert len(set(children)) == 1
@@ -130,7 +132,9 @@ def test_the_same_key_spawns_and_sends_once(ctl: Ctl, parent: str) -> None:
     assert len({ctl.field("message.id", *send) for _ in "ab"}) == 1
 
 
-def test_send_says_who_sends(ctl: Ctl, session: str, parent: str) -> None:
+def test_send_records_whether_a_parent_a_child_or_a_client_sent_it(
+    ctl: Ctl, session: str, parent: str
+) -> None:
     child = spawn(ctl, parent, "--wait").json["session"]["id"]
     send = ["tool", "session-send", "--text", "x", "--session-id"]
     down = ctl(*send, child, "--from-run-id", parent).json
@@ -147,7 +151,7 @@ def test_send_says_who_sends(ctl: Ctl, session: str, parent: str) -> None:
     assert busy.err.startswith("agentctl: ")
 
 
-def test_wait_that_is_not_long_enough(ctl: Ctl, parent: str) -> None:
+def test_a_wait_that_times_out_exits_with_7(ctl: Ctl, parent: str) -> None:
     run_id = spawn(ctl, parent, "--provider", "manual").json["run"]["id"]
     late = ctl("tool", "session-wait", "--run-id", run_id, "--timeout-s", "0.1")
     assert (late.code, late.json["timed_out"], late.json["run"]["id"]) == (7, True, run_id)
@@ -160,7 +164,7 @@ def test_wait_that_is_not_long_enough(ctl: Ctl, parent: str) -> None:
     assert json.loads(out)["run"]["status"] == "failed"
 
 
-def test_a_parent_is_woken(ctl: Ctl, session: str, parent: str) -> None:
+def test_spawn_can_wake_the_parent_when_the_child_ends(ctl: Ctl, session: str, parent: str) -> None:
     spawn(ctl, parent, "--notify-parent", "wake", "--title", "Scout", "--wait", task="found it")
     run_id = ctl.field("runs.1.id", "run", "list", "--session-id", session)
     woken = ctl("tool", "session-wait", run_id).json["run"]
@@ -173,7 +177,7 @@ def test_a_parent_is_woken(ctl: Ctl, session: str, parent: str) -> None:
     assert messages[-1].split()[1:3] == ["user", "child"]
 
 
-def test_inside_a_run_no_ids_are_needed(ctl: Ctl, session: str) -> None:
+def test_inside_a_run_ids_come_from_the_environment(ctl: Ctl, session: str) -> None:
     sent = ctl("message", "send", session, "--provider", "delegate", "--text", ctl.url,
                "--wait", "--format=json").json["run"]  # fmt: skip
     assert sent["status"] == "completed", sent["error"]
@@ -195,7 +199,7 @@ def test_ask_shows_the_children_of_its_run(ctl: Ctl) -> None:
     assert asked.err.count("deep down\n") == 2  # its task and its result
 
 
-def test_a_limit_is_told(ctl: Ctl, parent: str) -> None:
+def test_a_refused_spawn_names_the_limit(ctl: Ctl, parent: str) -> None:
     for _ in range(5):
         told = spawn(ctl, parent, "--provider", "manual")
         assert told.code == 0, told.err
@@ -207,7 +211,7 @@ def test_a_limit_is_told(ctl: Ctl, parent: str) -> None:
     assert error["details"]["limit"] == "depth"
 
 
-def test_session_tree(ctl: Ctl, session: str, parent: str) -> None:
+def test_session_tree_prints_all_descendants(ctl: Ctl, session: str, parent: str) -> None:
     docs = spawn(ctl, parent, "--title", "Docs", "--wait").json
     below = spawn(ctl, docs["run"]["id"], "--title", "Links", "--provider", "manual").json
     failed = spawn(ctl, parent, "--provider", "bad", "--wait").json
@@ -232,7 +236,7 @@ def test_session_tree(ctl: Ctl, session: str, parent: str) -> None:
     assert "■ canceled" in ctl("session", "tree", session).out.splitlines()[3]
 
 
-def test_cancel_tells_how_far_it_went(ctl: Ctl, session: str) -> None:
+def test_cancel_prints_the_number_of_canceled_descendants(ctl: Ctl, session: str) -> None:
     top = ctl.field("run.id", "run", "create", session, "--provider", "manual")
     spawn(ctl, top, "--provider", "manual")
     assert ctl("run", "cancel", top).out == f"run {top} is canceled, with 1 descendant\n"
@@ -240,7 +244,9 @@ def test_cancel_tells_how_far_it_went(ctl: Ctl, session: str) -> None:
     assert spawn(ctl, top).code == 6
 
 
-def test_closing_a_session_tells_what_goes_on_below(ctl: Ctl, session: str, parent: str) -> None:
+def test_closing_a_session_prints_how_many_descendants_are_active(
+    ctl: Ctl, session: str, parent: str
+) -> None:
     child = spawn(ctl, parent, "--provider", "manual").json
     alone = ctl("session", "close", session).out.splitlines()
     assert alone[0] == f"session {session} is closed"

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pty
 import re
 import select
 import signal
@@ -15,7 +14,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment, free_port, started, wait_until
+from driving import (
+    COMMAND,
+    PATIENCE_S,
+    Ctl,
+    Daemon,
+    environment,
+    free_port,
+    on_terminal,
+    wait_until,
+)
+
+from agentctl.daemon_process import await_end
 
 
 @pytest.fixture
@@ -23,7 +33,7 @@ def session(ctl: Ctl) -> str:
     return ctl.field("session.id", "session", "create")
 
 
-def test_ask_gives_the_answer_alone_to_a_pipe(ctl: Ctl, tmp_path: Path) -> None:
+def test_ask_writes_only_the_answer_to_a_pipe(ctl: Ctl, tmp_path: Path) -> None:
     result = ctl("ask", "What is here?", "--provider", "demo", cwd=tmp_path)
     assert result.code == 0
     assert result.out.startswith("You wrote 13 characters")
@@ -33,7 +43,7 @@ def test_ask_gives_the_answer_alone_to_a_pipe(ctl: Ctl, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir())  # it worked where the caller is
 
 
-def test_ask_as_json_and_in_a_session(ctl: Ctl, session: str) -> None:
+def test_ask_can_print_json_and_continue_a_session(ctl: Ctl, session: str) -> None:
     told = ctl("ask", "-", "--session-id", session, "--format", "json", stdin="one\ntwo").json
     assert told["session"]["id"] == session
     assert told["message"]["text"] == "one\ntwo"
@@ -57,7 +67,7 @@ def test_ask_reports_a_failed_run(ctl: Ctl) -> None:
         ("cwd", ["--cwd", "/no/such/directory"]),
     ],
 )
-def test_a_refused_ask_leaves_nothing(ctl: Ctl, name: str, more: list[str]) -> None:
+def test_a_refused_ask_creates_no_session(ctl: Ctl, name: str, more: list[str]) -> None:
     before = ctl("session", "list", "--format", "json").json
     refused = ctl("ask", "x", *more)
     assert (refused.code, refused.out) == (2, "")
@@ -80,7 +90,9 @@ def test_ask_again_with_the_same_key_runs_once(ctl: Ctl, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "place", ["{} run get {}", "run {} get {}", "run get {} {}", "run get --run-id {1} {0}"]
 )
-def test_global_options_stand_anywhere(ctl: Ctl, session: str, place: str) -> None:
+def test_global_options_are_accepted_before_and_after_the_command(
+    ctl: Ctl, session: str, place: str
+) -> None:
     run_id = ctl.field("run.id", "run", "create", session, "--provider", "manual")
     for options, check in (
         ("--format json", lambda out: json.loads(out)["run"]["id"]),
@@ -96,7 +108,7 @@ def test_global_options_stand_anywhere(ctl: Ctl, session: str, place: str) -> No
         assert check(result.out) == run_id, result.err
 
 
-def test_message_send(ctl: Ctl, session: str) -> None:
+def test_message_send_prints_ids_and_with_wait_the_result(ctl: Ctl, session: str) -> None:
     sent = ctl("message", "send", "--session-id", "-", "--text", "hello", stdin=f" {session} \n")
     assert re.fullmatch(
         r"message msg_\w+, run run_\w+ (queued|running|completed) for echo\n", sent.out
@@ -109,7 +121,7 @@ def test_message_send(ctl: Ctl, session: str) -> None:
     assert note["run"] is None
 
 
-def test_id_and_text_both_from_standard_input(ctl: Ctl, session: str) -> None:
+def test_an_id_and_a_text_can_both_come_from_stdin(ctl: Ctl, session: str) -> None:
     text = "first\nsecond \u2028 line\n"
     told = ctl(
         "message", "send", "--session-id", "-", "--text", "-", "--format=json",
@@ -118,7 +130,7 @@ def test_id_and_text_both_from_standard_input(ctl: Ctl, session: str) -> None:
     assert told["message"]["text"] == text
 
 
-def test_message_send_follow(ctl: Ctl, session: str) -> None:
+def test_message_send_with_follow_prints_the_events_of_its_run(ctl: Ctl, session: str) -> None:
     ctl("message", "send", session, "--text", "earlier", "--wait")
     told = ctl("message", "send", session, "--text", "now", "--follow").out
     assert "now" in told
@@ -157,7 +169,7 @@ def test_answers_have_the_shape_of_the_api(ctl: Ctl, session: str) -> None:
     assert {"daemon_health", "queue_counts", "providers", "store", "problems"} <= status.keys()
 
 
-def test_fields(ctl: Ctl, session: str) -> None:
+def test_the_field_option_prints_one_value(ctl: Ctl, session: str) -> None:
     assert ctl.field("queue_counts.queued_count", "daemon", "status").isdigit()
     assert ctl.field("session.title", "session", "get", session) == "null"
     assert json.loads(ctl.field("session.metadata", "session", "get", session)) == {}
@@ -172,7 +184,7 @@ def test_fields(ctl: Ctl, session: str) -> None:
     assert ctl("events", "tail", session, "--field", "data.nothing").code == 4
 
 
-def test_a_manual_run_from_hand_to_hand(ctl: Ctl, session: str) -> None:
+def test_a_manual_run_is_driven_by_transitions(ctl: Ctl, session: str) -> None:
     run_id = ctl.field("run.id", "run", "create", session, "--provider", "manual", "--text", "x")
     go = ["run", "transition", "--run-id", run_id, "--to-status"]
     assert ctl(*go, "running").out == f"run {run_id} is running\n"
@@ -192,7 +204,7 @@ def test_a_manual_run_from_hand_to_hand(ctl: Ctl, session: str) -> None:
     assert ctl.field("run.error.code", "run", "get", other) == "denied"
 
 
-def test_cancel(ctl: Ctl, session: str) -> None:
+def test_a_canceled_run_is_reported_as_canceled(ctl: Ctl, session: str) -> None:
     run_id = ctl.field("run.id", "run", "create", session, "--provider", "slow", "--text", "x")
     assert ctl("run", "cancel", run_id, "--reason", "enough").code == 0
     waited = ctl("run", "wait", run_id)
@@ -201,7 +213,7 @@ def test_cancel(ctl: Ctl, session: str) -> None:
     assert "had ended before" in ctl("run", "cancel", run_id).out
 
 
-def test_exit_codes(ctl: Ctl, session: str) -> None:
+def test_errors_have_documented_exit_codes(ctl: Ctl, session: str) -> None:
     assert ctl("run", "get", "run_nope").code == 4
     assert ctl("events", "tail", "ses_nope", "--follow").code == 4
     assert ctl("message", "send", session, "--text", "x", "--provider", "nope").code == 2
@@ -212,7 +224,7 @@ def test_exit_codes(ctl: Ctl, session: str) -> None:
     assert json.loads(closed.err)["error"]["code"] == "session_closed"
 
 
-def test_tokens(guarded: Daemon) -> None:
+def test_a_daemon_with_tokens_refuses_calls_without_one(guarded: Daemon) -> None:
     ctl = guarded.ctl
     refused = ctl("session", "list")
     assert refused.code == 5
@@ -223,7 +235,7 @@ def test_tokens(guarded: Daemon) -> None:
     assert ctl("ask", "hi", AGENTCTL_AUTH_TOKEN="s3cret").out == "hi\n"
 
 
-def test_listings_go_on_over_pages(ctl: Ctl, session: str) -> None:
+def test_a_list_with_more_pages_prints_the_next_cursor(ctl: Ctl, session: str) -> None:
     for _ in range(3):
         ctl("run", "create", session, "--provider", "manual")
     page = ctl("run", "list", "--session-id", session, "--limit", "2", "--format=json").json
@@ -237,7 +249,7 @@ def test_listings_go_on_over_pages(ctl: Ctl, session: str) -> None:
     assert (len(whole["runs"]), whole["next_cursor"]) == (3, None)
 
 
-def test_session_create_sends_where_the_caller_is(ctl: Ctl, tmp_path: Path) -> None:
+def test_session_create_uses_the_callers_working_directory(ctl: Ctl, tmp_path: Path) -> None:
     assert ctl("session", "create", "--format=json", cwd=tmp_path).json["session"]["cwd"] == str(
         tmp_path
     )
@@ -259,7 +271,7 @@ def test_tail_shows_the_last_events(ctl: Ctl, session: str) -> None:
     assert page["events"] == [json.loads(line) for line in whole[1:3]]
 
 
-def test_a_reader_that_leaves_is_no_error(ctl: Ctl, session: str) -> None:
+def test_a_closed_pipe_is_not_an_error(ctl: Ctl, session: str) -> None:
     for _ in range(3):
         ctl("message", "send", session, "--text", "-", "--wait", stdin="y\n" * 20_000)
     done = subprocess.run(
@@ -275,20 +287,16 @@ def test_a_reader_that_leaves_is_no_error(ctl: Ctl, session: str) -> None:
 # --- on a terminal ----------------------------------------------------------------------------
 
 
-def on_terminal(ctl: Ctl, *arguments: str, **more: str) -> tuple[int, str]:
+def shown_on_terminal(
+    ctl: Ctl, *arguments: str, columns: int = 100, **more: str
+) -> tuple[int, str]:
     """Run agentctl on a pseudo-terminal; return its exit code and all it wrote."""
-    leader, follower = pty.openpty()
-    with started(
-        [*COMMAND, *arguments],
-        stdin=follower, stdout=follower, stderr=follower, cwd=ctl.cwd,
-        env=environment(AGENTCTL_URL=ctl.url, TERM="xterm", COLUMNS="100", **more),
-    ) as process:  # fmt: skip
-        os.close(follower)
+    env = environment(AGENTCTL_URL=ctl.url, TERM="xterm", COLUMNS=str(columns), **more)
+    with on_terminal(arguments, ctl.cwd, env) as (process, leader):
         written = b""
         with contextlib.suppress(OSError):  # EIO: the last holder of the terminal has ended
             while select.select([leader], [], [], PATIENCE_S)[0]:
                 written += os.read(leader, 65536)
-        os.close(leader)
         return process.wait(PATIENCE_S), written.decode()
 
 
@@ -308,30 +316,32 @@ def left_on_screen(written: str) -> str:
     return "\n".join(lines)
 
 
-def test_ask_on_a_terminal(ctl: Ctl, tmp_path: Path) -> None:
-    code, shown = on_terminal(Ctl(ctl.url, tmp_path), "ask", "hi", "--provider", "demo")
+def test_ask_on_a_terminal_uses_colour_and_says_how_to_continue(ctl: Ctl, tmp_path: Path) -> None:
+    code, shown = shown_on_terminal(Ctl(ctl.url, tmp_path), "ask", "hi", "--provider", "demo")
     assert code == 0
     assert "\x1b[" in shown
     assert left_on_screen(shown).count("With a real agent") == 1
     assert "continue with: agentctl ask --session-id ses_" in shown
 
 
-def test_what_agents_say_does_not_command_the_terminal(ctl: Ctl) -> None:
-    code, shown = on_terminal(ctl, "ask", "hi", "--provider", "rude", NO_COLOR="1")
+def test_terminal_controls_in_agent_output_are_shown_as_text(ctl: Ctl) -> None:
+    code, shown = shown_on_terminal(ctl, "ask", "hi", "--provider", "rude", NO_COLOR="1")
     assert code == 0
     assert "safe and ound" in shown  # the C1 sequence takes its final byte along
     # What hides the cursor, and wipes the lines that show progress.
     rest = re.sub(r"\x1b\[(\?25[lh]|2?K|1A)", "", shown)
     assert not re.search("[\x1b\x07\x9b]", rest), repr(rest)
     assert "stolen" not in shown
-    code, shown = on_terminal(ctl, "session", "create", "--title", "a\x1b[2Jb\x9bc", NO_COLOR="1")
+    code, shown = shown_on_terminal(
+        ctl, "session", "create", "--title", "a\x1b[2Jb\x9bc", NO_COLOR="1"
+    )
     assert code == 0
     assert not re.search("[\x1b\x9b]", shown)
 
 
-def test_no_colour_where_it_is_not_wanted(ctl: Ctl, session: str) -> None:
-    assert "\x1b" in on_terminal(ctl, "session", "get", session)[1]
-    assert "\x1b" not in on_terminal(ctl, "session", "get", session, NO_COLOR="1")[1]
+def test_no_colour_is_used_with_no_color_or_without_a_terminal(ctl: Ctl, session: str) -> None:
+    assert "\x1b" in shown_on_terminal(ctl, "session", "get", session)[1]
+    assert "\x1b" not in shown_on_terminal(ctl, "session", "get", session, NO_COLOR="1")[1]
     assert "\x1b" not in ctl("session", "get", session).out
 
 
@@ -428,7 +438,7 @@ def losing_answers(port: int, lost: int) -> Iterator[tuple[str, list[bytes]]]:
             assert not thread.is_alive()
 
 
-def test_a_lost_answer_is_asked_for_again_and_happens_once(shared: Daemon) -> None:
+def test_a_call_whose_answer_was_lost_is_retried_and_takes_effect_once(shared: Daemon) -> None:
     ctl = shared.ctl
     session = ctl.field("session.id", "session", "create")
     with losing_answers(shared.port, 2) as (url, posts):
@@ -452,7 +462,7 @@ def end_agents(session: str) -> None:
                 process.kill()
 
 
-def test_following_outlives_a_killed_daemon(daemon: Daemon) -> None:
+def test_following_goes_on_after_the_daemon_was_killed(daemon: Daemon) -> None:
     ctl = daemon.ctl
     session = ctl.field("session.id", "session", "create")
     lines: list[str] = []
@@ -495,7 +505,7 @@ def test_following_outlives_a_killed_daemon(daemon: Daemon) -> None:
 # --- the daemon from the command line ---------------------------------------------------------
 
 
-def test_daemon_start_status_stop(tmp_path: Path) -> None:
+def test_a_daemon_can_be_started_shown_and_stopped(tmp_path: Path) -> None:
     ctl = Ctl(f"http://127.0.0.1:{free_port()}", tmp_path)
     (tmp_path / "agentd.toml").write_text(
         '[providers.demo]\nrunner="demo"\n[routing]\ndefault="demo"\n'
@@ -519,14 +529,14 @@ def test_daemon_start_status_stop(tmp_path: Path) -> None:
         assert "agentd ended with 1" in second.err
         stopped = ctl("daemon", "stop", "--wait")
         assert (stopped.code, stopped.out) == (0, f"agentd, pid {started['pid']}, has stopped\n")
-        assert not process.is_running()
+        process.wait(PATIENCE_S)  # whoever started it takes its exit status
         assert ctl("daemon", "stop").code == 3
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def test_daemon_stop_tells_what_became_of_the_runs(tmp_path: Path) -> None:
+def test_daemon_stop_prints_what_happens_to_the_runs(tmp_path: Path) -> None:
     ctl = Ctl("http://127.0.0.1:8765", tmp_path)
     (tmp_path / "agentd.toml").write_text(
         '[providers.slow]\nrunner = "command"\nargv = ["sh", "-c", "echo on; exec sleep 600"]\n'
@@ -547,7 +557,7 @@ def test_daemon_stop_tells_what_became_of_the_runs(tmp_path: Path) -> None:
             process.kill()
 
 
-def test_daemon_start_hands_over_options_and_token(tmp_path: Path) -> None:
+def test_daemon_start_passes_options_and_token_to_agentd(tmp_path: Path) -> None:
     ctl = Ctl("http://127.0.0.1:8765", tmp_path)
     started = ctl(
         "--auth-token", "s3cret", "daemon", "start", "--format=json",
@@ -570,9 +580,26 @@ def test_daemon_start_hands_over_options_and_token(tmp_path: Path) -> None:
             process.kill()
 
 
-def test_daemon_start_tells_why_it_did_not(tmp_path: Path) -> None:
+def test_daemon_start_prints_why_agentd_did_not_start(tmp_path: Path) -> None:
     ctl = Ctl("http://127.0.0.1:8765", tmp_path)
     result = ctl("daemon", "start", "--", "--port", "0", "--max-concurrency", "0")
     assert result.code == 1
     assert "max-concurrency" in result.err
     assert len(result.err.splitlines()) == 1
+
+
+def test_the_end_of_a_daemon_is_seen_though_nobody_takes_its_exit_status() -> None:
+    """In some containers no process reads the exit status of a daemon, which then stays as a zombie."""
+    with subprocess.Popen(
+        ["sh", "-c", "sleep 600 & echo $!; exec sleep 600"], stdout=subprocess.PIPE, text=True
+    ) as keeper:
+        assert keeper.stdout is not None
+        process = psutil.Process(int(keeper.stdout.readline()))
+        try:
+            assert not await_end(process, 0.1)
+            process.kill()
+            assert await_end(process, 30)
+            assert process.status() == psutil.STATUS_ZOMBIE
+        finally:
+            keeper.kill()
+            process.kill()

@@ -11,7 +11,7 @@ from agentctl.document import plain_lines
 from agentctl.views import findings_list
 
 
-def test_a_daemon_that_runs(daemon: Daemon) -> None:
+def test_doctor_prints_the_findings_of_a_running_daemon(daemon: Daemon) -> None:
     shown = daemon.ctl("doctor")
     assert shown.code == 0, shown.err
     assert "provider echo: ready: command" in shown.out
@@ -28,14 +28,14 @@ def test_a_daemon_that_runs(daemon: Daemon) -> None:
     assert "1 problem to fix" in wrong.err
 
 
-def test_it_is_for_administrators(guarded: Daemon) -> None:
+def test_doctor_needs_the_admin_scope(guarded: Daemon) -> None:
     assert guarded.ctl("doctor").code == 5
     assert guarded.ctl("--auth-token", "s3cret", "doctor").code == 1  # a token of 6 characters
     made = guarded.ctl("--auth-token", "s3cret", "token", "create", "ann", "--field", "secret")
     assert guarded.ctl("--auth-token", made.out.strip(), "doctor").code == 5
 
 
-def test_no_daemon(tmp_path: Path) -> None:
+def test_without_a_daemon_doctor_checks_the_configuration(tmp_path: Path) -> None:
     ctl = Ctl(f"http://127.0.0.1:{free_port()}", tmp_path)
     config = '[providers.sh]\nrunner = "command"\nargv = ["cat"]\n[routing]\ndefault = "sh"\n'
     (tmp_path / "agentd.toml").write_text(config)
@@ -54,7 +54,7 @@ def test_no_daemon(tmp_path: Path) -> None:
     assert "--no-such" in misspelt.err
 
 
-def test_what_is_not_installed_is_said_once(tmp_path: Path) -> None:
+def test_a_missing_program_is_one_finding(tmp_path: Path) -> None:
     (tmp_path / "agentd.toml").write_text(
         '[providers.codex]\nrunner = "codex"\ncommand = "no-such-codex"\n'
     )
@@ -64,13 +64,13 @@ def test_what_is_not_installed_is_said_once(tmp_path: Path) -> None:
     assert "not installed" in finding["message"]
 
 
-def test_a_daemon_elsewhere_that_does_not_answer(tmp_path: Path) -> None:
+def test_an_unreachable_remote_daemon_is_an_error(tmp_path: Path) -> None:
     ctl = Ctl("http://agents.invalid:1", tmp_path)
     assert ctl("doctor").code == 3
 
 
 @pytest.mark.parametrize("columns", [40, None])
-def test_the_worst_comes_first(columns: int | None) -> None:
+def test_findings_are_sorted_by_severity(columns: int | None) -> None:
     findings = [
         Finding("ok", "disk", "much room"),
         Finding("note", "workspaces", "anywhere", "restrict them"),

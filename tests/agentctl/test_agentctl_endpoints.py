@@ -51,7 +51,22 @@ def home(tmp_path: Path) -> Iterator[Home]:
                 process.wait(PATIENCE_S)
 
 
-def test_two_daemons_are_told_apart(home: Home, tmp_path: Path) -> None:
+def test_commands_without_a_daemon_work_beside_several(home: Home, tmp_path: Path) -> None:
+    home.start("a")
+    home.start("b")
+    assert "several daemons are running" in home("c", "session", "list").err
+    (tmp_path / "c" / "agentd.toml").write_text("")
+    assert home("c", "config", "trust").code == 0
+    for command in (
+        ("store", "copy", "nothing.db", "postgresql://127.0.0.1:1/x"),
+        ("provider", "check", "nobody"),
+    ):
+        refused = home("c", *command)
+        assert refused.code != 0
+        assert "several daemons" not in refused.err, refused.err
+
+
+def test_commands_use_the_daemon_of_their_directory(home: Home, tmp_path: Path) -> None:
     first = home.start("a")
     assert first["database"] == str(tmp_path / "a" / ".data" / "agent-orchestrator.db")
     assert home.pid("a") == home.pid("elsewhere") == first["pid"]
@@ -80,7 +95,7 @@ def _is_dead(pid: int) -> bool:
     return True
 
 
-def test_nothing_loose_is_left_in_the_users_directory(home: Home, tmp_path: Path) -> None:
+def test_files_of_the_daemon_stay_out_of_the_users_repository(home: Home, tmp_path: Path) -> None:
     directory = tmp_path / "a"
     subprocess.run(["git", "init", "-q", str(directory)], check=True)
     told = home.start("a")

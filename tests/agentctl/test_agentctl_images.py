@@ -21,7 +21,9 @@ from driving import Ctl
         ("\udcff.png", "cannot be read"),
     ],
 )
-def test_what_is_no_image_is_not_sent(ctl: Ctl, tmp_path: Path, name: str, told: str) -> None:
+def test_a_file_that_is_not_an_image_is_refused_before_sending(
+    ctl: Ctl, tmp_path: Path, name: str, told: str
+) -> None:
     (tmp_path / "directory").mkdir()
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "empty").touch()
@@ -36,7 +38,7 @@ def test_what_is_no_image_is_not_sent(ctl: Ctl, tmp_path: Path, name: str, told:
     assert len(result.err.splitlines()) == 1
 
 
-def test_images_that_are_too_large_together_and_a_provider_that_sees_none(
+def test_too_large_images_and_a_provider_without_images_are_refused(
     ctl: Ctl, tmp_path: Path
 ) -> None:
     (tmp_path / "a").write_bytes(b"GIF89a" + bytes(3 * 2**20))

@@ -18,7 +18,7 @@ def problems_of(status: dict[str, Any]) -> list[str]:
     return [one["code"] for one in status["problems"] if one["code"] != "agents_unconfined"]
 
 
-def test_a_backup_is_made_while_it_runs_and_can_be_put_back(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_backup_of_a_running_daemon_can_be_restored(daemon: Daemon, tmp_path: Path) -> None:
     ctl = daemon.ctl
     before = ctl.field("session.id", "session", "create")
     told = ctl("--format", "json", "daemon", "backup", "copy.db", cwd=tmp_path).json
@@ -46,7 +46,7 @@ def test_a_backup_is_made_while_it_runs_and_can_be_put_back(daemon: Daemon, tmp_
     assert ctl("daemon", "check").code == 0
 
 
-def test_a_check_tells_what_it_found(daemon: Daemon) -> None:
+def test_a_database_check_prints_its_findings(daemon: Daemon) -> None:
     ctl = daemon.ctl
     ctl("ask", "hello")
     good = ctl("daemon", "check")

@@ -18,13 +18,17 @@ def test_a_session_is_moved(ctl: Ctl, tmp_path: Path) -> None:
     assert ctl.field("session.cwd", "session", "get", session) == str(tmp_path)
 
 
-def test_what_is_wrong_with_a_move_is_told(ctl: Ctl, tmp_path: Path) -> None:
+def test_an_invalid_move_fails_with_its_reason(ctl: Ctl, tmp_path: Path) -> None:
     session = ctl.field("session.id", "session", "create")
     for arguments, code, words in (
         (["session", "move"], 2, "name the session"),
         (["session", "move", session], 2, "name the directory"),
         (["session", "move", session, str(tmp_path), "more"], 2, "extra"),
         (["session", "move", session, str(tmp_path / "none")], None, "cwd"),
+        (["session", "move", session, "here", "--host", "h"], 2, "absolute path there"),
+        (["session", "move", session, str(tmp_path), "--host", "h"], None, "unknown host"),
+        (["session", "create", "--host", "h"], 2, "--cwd"),
+        (["session", "create", "--label", "gpu"], 2, "--cwd"),
         (["session", "move", "ses_" + "0" * 26, str(tmp_path)], None, "session"),
     ):
         done = ctl(*arguments)

@@ -173,7 +173,9 @@ def comparable(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\d+", "0", text))
 
 
-def test_fields_that_came_later_change_nothing(shared: Daemon, calls: list[list[str]]) -> None:
+def test_unknown_fields_of_a_newer_daemon_do_not_change_the_output(
+    shared: Daemon, calls: list[list[str]]
+) -> None:
     with later(shared) as ctl:
         for call in calls:
             now, then = (one(*call) for one in (shared.ctl, ctl))
@@ -181,7 +183,7 @@ def test_fields_that_came_later_change_nothing(shared: Daemon, calls: list[list[
             assert comparable(then.out).replace(ctl.url, "") == comparable(now.out), call
 
 
-def test_words_that_came_later_are_shown(shared: Daemon, calls: list[list[str]]) -> None:
+def test_unknown_values_of_a_newer_daemon_are_shown(shared: Daemon, calls: list[list[str]]) -> None:
     shown = ""
     with later(shared, is_worded=True) as ctl:
         for call in calls:
@@ -195,7 +197,7 @@ def test_words_that_came_later_are_shown(shared: Daemon, calls: list[list[str]])
         assert word in shown
 
 
-def test_an_agent_is_asked_through_a_daemon_that_says_more(shared: Daemon) -> None:
+def test_ask_works_with_a_newer_daemon(shared: Daemon) -> None:
     with later(shared) as ctl:
         done = ctl("ask", "hello")
         assert (done.code, done.out.strip()) == (0, "hello"), done

@@ -8,14 +8,40 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment
-from test_agentctl_pager import on_terminal
+from test_agentctl_pager import shown_on_terminal
+
+# --- logs ---------------------------------------------------------------------------------------
+
+
+def test_a_long_log_on_a_terminal_begins_with_the_last_events(daemon: Daemon) -> None:
+    ctl = daemon.ctl
+    session = ctl.field("session.id", "session", "create")
+    with httpx.Client(base_url=ctl.url, trust_env=False) as client:
+        for number in range(230):
+            body = {"text": f"note {number}.", "role": "system"}
+            client.post(f"/sessions/{session}/messages", json=body).raise_for_status()
+    last = int(ctl.field("session.last_seq", "session", "get", session))
+    shown = shown_on_terminal(ctl, "events", "tail", session, rows=24, NO_COLOR="1")
+    assert f"{last - 200} earlier events" in shown
+    assert f"agentctl events tail {session} --cursor 0" in " ".join(shown.split())
+    assert [f"note {number}." in shown for number in (0, 20, 40, 229)] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    whole = shown_on_terminal(
+        ctl, "events", "tail", session, "--cursor", "0", rows=24, NO_COLOR="1"
+    )
+    assert "note 0." in whole
+    assert "earlier events" not in whole
+    assert "note 0." in ctl("events", "tail", session).out
+
 
 # --- ids ---------------------------------------------------------------------------------------
 
 
-def test_a_unique_beginning_or_end_of_an_id_is_enough(daemon: Daemon) -> None:
+def test_an_id_may_be_shortened_to_a_unique_beginning_or_end(daemon: Daemon) -> None:
     ctl = daemon.ctl
     first, second = (ctl.field("session.id", "session", "create", "--title", one) for one in "ab")
     run = ctl.field("run.id", "message", "send", second, "--text", "hi", "--wait")
@@ -26,23 +52,25 @@ def test_a_unique_beginning_or_end_of_an_id_is_enough(daemon: Daemon) -> None:
     assert ctl.field("runs.0.id", "run", "list", "--session-id", second[-6:]) == run
     assert "hi" in ctl("events", "tail", second[-6:]).out
     several = ctl("session", "get", "ses_")
-    assert (several.code, "is the id of several" in several.err) == (2, True)
+    assert (several.code, "fits several ids" in several.err) == (2, True)
     assert first in several.err
     assert ctl("session", "get", "zzz").code == 4
     assert ctl("request", "show", "@last").code == 2
 
 
-def test_a_row_of_the_last_list_is_an_id(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_row_number_of_the_last_list_is_accepted_as_an_id(daemon: Daemon, tmp_path: Path) -> None:
     ctl = daemon.ctl
     state = {"XDG_STATE_HOME": str(tmp_path / "state")}
     (tmp_path / "state").mkdir()
     first, second = (ctl.field("session.id", "session", "create", "--title", one) for one in "ab")
     assert ctl("session", "get", "@1", **state).code == 2
-    shown = on_terminal(ctl, "session", "list", rows=24, NO_COLOR="1", **state)
+    shown = shown_on_terminal(ctl, "session", "list", rows=24, NO_COLOR="1", **state)
     assert "@1  b" in shown  # the newest
     assert first not in shown
     assert first[-6:] in shown
-    assert first in on_terminal(ctl, "session", "list", "--wide", rows=24, NO_COLOR="1", **state)
+    assert first in shown_on_terminal(
+        ctl, "session", "list", "--wide", rows=24, NO_COLOR="1", **state
+    )
     for row, expected in (("@1", second), ("@2", first)):
         found = ctl("session", "get", row, "--field", "session.id", **state)
         assert (found.code, found.out.strip()) == (0, expected), found.err
@@ -60,7 +88,7 @@ def test_a_list_on_a_terminal_is_one_page_with_the_newest_first(daemon: Daemon) 
     )
 
     def shown(*options: str) -> list[str]:
-        text = on_terminal(ctl, "session", "list", *options, rows=24, NO_COLOR="1")
+        text = shown_on_terminal(ctl, "session", "list", *options, rows=24, NO_COLOR="1")
         return re.findall(r"number (\d)00", text)
 
     assert shown() == ["8", "7", "6"]
@@ -73,7 +101,7 @@ def test_a_list_on_a_terminal_is_one_page_with_the_newest_first(daemon: Daemon) 
     assert first not in ctl("session", "list", "--order", "newest", "--limit", "2").out
 
 
-def test_lists_keep_their_order_for_programs(daemon: Daemon) -> None:
+def test_lists_without_a_terminal_begin_with_the_oldest(daemon: Daemon) -> None:
     ctl = daemon.ctl
     made = [ctl.field("session.id", "session", "create") for _ in "abc"]
     listed = ctl("session", "list", "--format=json").json["sessions"]
@@ -86,12 +114,12 @@ def test_lists_fit_a_terminal(daemon: Daemon, columns: int) -> None:
     ctl = daemon.ctl
     ctl("ask", "a long question with many words " * 5, "--provider", "echo")
     for command in (["session", "list"], ["run", "list"], ["session", "tree", "@last"]):
-        shown = on_terminal(ctl, *command, rows=24, NO_COLOR="1", COLUMNS=str(columns))
+        shown = shown_on_terminal(ctl, *command, rows=24, NO_COLOR="1", COLUMNS=str(columns))
         assert max(len(line.rstrip()) for line in shown.splitlines()) <= columns
         assert "a long question" in shown
 
 
-def test_ids_are_completed_with_titles(daemon: Daemon) -> None:
+def test_shell_completion_offers_ids_with_titles(daemon: Daemon) -> None:
     session = daemon.ctl.field("session.id", "session", "create", "--title", "Fix\x1b[2J it")
     done = subprocess.run(
         COMMAND,
@@ -115,7 +143,7 @@ def test_ids_are_completed_with_titles(daemon: Daemon) -> None:
 # --- ask ---------------------------------------------------------------------------------------
 
 
-def test_ask_takes_words_and_continues_the_directorys_last_session(
+def test_ask_accepts_unquoted_words_and_can_continue_the_last_session(
     daemon: Daemon, tmp_path: Path
 ) -> None:
     here, other = tmp_path / "here", tmp_path / "other"
@@ -137,7 +165,7 @@ def test_ask_takes_words_and_continues_the_directorys_last_session(
     assert len(ctl("session", "list", "--format=json").json["sessions"]) == 2
 
 
-def test_ask_leaves_its_run_to_itself(daemon: Daemon) -> None:
+def test_ask_with_detach_returns_while_its_run_goes_on(daemon: Daemon) -> None:
     ctl = daemon.ctl
     left = ctl("ask", "--detach", "x", "--provider", "slow")
     session, run = left.out.split()[1::2]
@@ -154,6 +182,9 @@ def test_a_session_is_renamed_closed_and_opened_again(ctl: Ctl) -> None:
     session = ctl.field("session.id", "session", "create", "--title", "old")
     renamed = ctl("session", "rename", session, "new\x1b[2J name")
     assert renamed.out == f"session {session} is called new name\n"
+    other = ctl("session", "model", session, "opus")
+    assert other.out == f"session {session} uses opus\n"
+    assert ctl.field("session.model", "session", "get", session) == "opus"
     assert ctl("session", "close", session).code == 0
     assert ctl("message", "send", session, "--text", "x").code == 6
     assert ctl("session", "reopen", session).out == f"session {session} is open\n"
@@ -163,7 +194,7 @@ def test_a_session_is_renamed_closed_and_opened_again(ctl: Ctl) -> None:
     assert moved.out == f"session {session} works in /\n"
 
 
-def test_a_run_is_tried_again(ctl: Ctl) -> None:
+def test_a_failed_run_can_be_retried(ctl: Ctl) -> None:
     failed = ctl("ask", "x", "--provider", "bad", "--format=json").json
     again = ctl("--format=json", "run", "retry", failed["run"]["id"]).json
     assert again["run"]["id"] != failed["run"]["id"]
@@ -192,7 +223,7 @@ def age(path: Path) -> None:
     os.utime(path, (1_000_000_000, 1_000_000_000))
 
 
-def test_what_a_session_changed_in_a_checkout(ctl: Ctl, tmp_path: Path) -> None:
+def test_session_diff_shows_the_changes_in_a_git_checkout(ctl: Ctl, tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     for name in ("kept", "changed", "committed", "gone", "dirty"):
         (tmp_path / name).write_text(f"{name}\none\n")
@@ -226,7 +257,7 @@ def test_what_a_session_changed_in_a_checkout(ctl: Ctl, tmp_path: Path) -> None:
     assert "deleted gone  +0 -2" in shown
 
 
-def test_what_a_session_changed_elsewhere_is_what_its_agents_said(
+def test_session_diff_without_a_checkout_shows_the_changes_that_agents_reported(
     daemon: Daemon, tmp_path: Path
 ) -> None:
     ctl = Ctl(daemon.ctl.url, tmp_path)

@@ -4,7 +4,6 @@ import os
 import pty
 import re
 import socket
-import subprocess
 import termios
 import threading
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from driving import COMMAND, PATIENCE_S, environment, started
+from driving import FORKS, PATIENCE_S, environment, run
 
 SHOWN = re.compile(r"\r[^\r\n]*waiting for agentd \(\d+ s\)[^\r\n]*\x1b\[K")
 WIPED = "\r\x1b[K"
@@ -63,13 +62,12 @@ def errors_on_terminal(
         termios.tcsetwinsize(slave, (24, 100))
         with (
             slow_daemon(answer, limit_s) as (url, asked),
-            started(
-                [*COMMAND, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=slave,
+            Path(os.devnull).open("r+b") as nothing,
+            FORKS.started(
+                arguments,
                 cwd=cwd,
                 env=environment(AGENTCTL_URL=url, **({"TERM": "xterm"} | env)),
+                streams=[nothing.fileno(), nothing.fileno(), slave],
             ) as process,
         ):
             os.close(slave)
@@ -94,7 +92,7 @@ def _read(master: int) -> bytes:
         return b""
 
 
-def test_a_person_sees_that_it_goes_on_and_nothing_of_it_is_left(tmp_path: Path) -> None:
+def test_a_terminal_shows_a_waiting_note_that_is_erased_afterwards(tmp_path: Path) -> None:
     shown, asked = errors_on_terminal(tmp_path, "session", "list")
     assert SHOWN.search(shown)
     assert shown.rindex(WIPED) > shown.rindex("waiting for agentd")
@@ -106,7 +104,7 @@ def test_a_person_sees_that_it_goes_on_and_nothing_of_it_is_left(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("arguments", "env"), [(("--format", "json"), {}), ((), {"TERM": "dumb"})])
-def test_a_program_and_a_dumb_terminal_see_nothing_of_it(
+def test_json_output_and_a_dumb_terminal_show_no_waiting_note(
     tmp_path: Path, arguments: tuple[str, ...], env: dict[str, str]
 ) -> None:
     shown, _ = errors_on_terminal(tmp_path, *arguments, "session", "list", limit_s=2, **env)
@@ -114,16 +112,8 @@ def test_a_program_and_a_dumb_terminal_see_nothing_of_it(
     assert "\r\x1b" not in shown
 
 
-def test_a_pipe_sees_nothing_of_it(tmp_path: Path) -> None:
+def test_a_pipe_shows_no_waiting_note(tmp_path: Path) -> None:
     with slow_daemon(threading.Event(), 2) as (url, _):
-        done = subprocess.run(
-            [*COMMAND, "session", "list"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            cwd=tmp_path,
-            env=environment(AGENTCTL_URL=url),
-            timeout=PATIENCE_S,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    assert b"waiting" not in done.stderr
+        done = run(["session", "list"], tmp_path, environment(AGENTCTL_URL=url))
+    assert done.code == 0, done.err
+    assert "waiting" not in done.err

@@ -63,7 +63,7 @@ def asking(ctl: Ctl, child: Any, *more: str) -> Iterator[tuple[str, "subprocess.
         yield request["id"], process
 
 
-def test_the_escalation_of_a_script(ctl: Ctl) -> None:
+def test_a_script_can_ask_its_parent_and_get_the_decision(ctl: Ctl) -> None:
     """Spawn from a run that has ended; the child asks without knowing whom; it is told."""
     parent_session_id = ctl.field("session.id", "session", "create")
     parent_run_id = ctl.field(
@@ -97,7 +97,7 @@ def test_the_escalation_of_a_script(ctl: Ctl) -> None:
     assert f"agentctl request approve {created[0]}  (or deny)\n" in transcript
 
 
-def test_a_question_is_given_more_time_and_answered_with_words(ctl: Ctl, child: Any) -> None:
+def test_a_request_can_be_extended_and_answered_with_text(ctl: Ctl, child: Any) -> None:
     kind = ("--request-kind", "input_request", "--expires-in-s", "100")
     asked = say(ctl, child["run"]["id"], "Which port?", *kind).json["request"]
     extended = ctl("request", "extend", asked["id"], "--expires-in-s", "9000")
@@ -111,7 +111,7 @@ def test_a_question_is_given_more_time_and_answered_with_words(ctl: Ctl, child: 
     assert (late.code, "already answered" in late.err) == (6, True)
 
 
-def test_a_wait_for_an_answer_ends_before_the_question(ctl: Ctl, child: Any) -> None:
+def test_a_wait_for_an_answer_can_time_out_before_the_request_expires(ctl: Ctl, child: Any) -> None:
     kind = ("--request-kind", "input_request", "--expires-in-s", "1000")
     told = say(ctl, child["run"]["id"], "Which?", *kind, "--wait", "--timeout-s", "0.2")
     assert (told.code, told.json["timed_out"]) == (7, True)
@@ -122,7 +122,7 @@ def test_a_wait_for_an_answer_ends_before_the_question(ctl: Ctl, child: Any) -> 
         assert say(ctl, child["run"]["id"], "Which?", *wrong).code == 2
 
 
-def test_to_tell_is_not_to_ask(ctl: Ctl, parent: str, child: Any) -> None:
+def test_a_reply_without_a_request_kind_opens_no_request(ctl: Ctl, parent: str, child: Any) -> None:
     run_id = child["run"]["id"]
     told = ctl("tool", "session-reply-parent", "--text", "-", stdin="half\nway",
                AGENTCTL_RUN_ID=run_id).json  # fmt: skip
@@ -160,7 +160,7 @@ def test_an_option_is_chosen_by_its_id_or_label(ctl: Ctl, child: Any) -> None:
     assert "option   81\n" in shown
 
 
-def test_all_that_is_asked_is_sent(ctl: Ctl, child: Any) -> None:
+def test_a_request_has_the_detail_options_and_expiry_that_were_given(ctl: Ctl, child: Any) -> None:
     asked = say(
         ctl, child["run"]["id"], "?", "--request-kind", "permission_request", "--expires-in-s", "90",
         "--detail", '{"path": "/etc"}', "--option", "read", "--option", "write",
@@ -187,7 +187,7 @@ def test_all_that_is_asked_is_sent(ctl: Ctl, child: Any) -> None:
         [],
     ],
 )
-def test_a_question_written_wrongly(ctl: Ctl, arguments: list[str]) -> None:
+def test_invalid_request_options_are_a_usage_error(ctl: Ctl, arguments: list[str]) -> None:
     wrong = ctl("tool", "session-reply-parent", "--text", "x", *arguments)
     assert (wrong.code, wrong.out) == (2, "")
     assert len(wrong.err.splitlines()) == 1
@@ -201,7 +201,7 @@ def test_a_question_written_wrongly(ctl: Ctl, arguments: list[str]) -> None:
         (INPUT, ["answer", "--text", "8080"], "answered", 0),
     ],
 )
-def test_asking_and_waiting(
+def test_an_ask_that_waits_exits_with_the_decision(
     ctl: Ctl, child: Any, kind: tuple[str, str], decision: list[str], status: str, code: int
 ) -> None:
     run_id = child["run"]["id"]
@@ -218,19 +218,19 @@ def test_asking_and_waiting(
     assert ctl.field("run.status", "run", "get", run_id) == "running"
 
 
-def test_nobody_answers_in_time(ctl: Ctl, child: Any) -> None:
+def test_an_ask_that_waits_ends_when_the_request_expires(ctl: Ctl, child: Any) -> None:
     late = say(ctl, child["run"]["id"], "Quick?", *INPUT, "--wait", "--expires-in-s", "0.05")
     assert (late.code, late.json["request"]["status"]) == (1, "expired")
 
 
-def test_a_canceled_run_asks_no_more(ctl: Ctl, child: Any) -> None:
+def test_an_ask_that_waits_ends_when_its_run_is_canceled(ctl: Ctl, child: Any) -> None:
     with asking(ctl, child, *APPROVAL, "--field", "request.status") as (_, process):
         ctl("run", "cancel", child["run"]["id"])
         out, _ = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out) == (1, "canceled\n")
 
 
-def test_a_wait_outlives_the_daemon(daemon: Daemon) -> None:
+def test_a_wait_for_an_answer_goes_on_after_a_daemon_restart(daemon: Daemon) -> None:
     ctl = daemon.ctl
     run_id = ctl.field("run.id", "run", "create", ctl.field("session.id", "session", "create"),
                        "--provider", "manual")  # fmt: skip
@@ -245,7 +245,7 @@ def test_a_wait_outlives_the_daemon(daemon: Daemon) -> None:
     assert json.loads(out)["request"]["answer"] == "42"
 
 
-def test_the_first_answer_counts(ctl: Ctl, child: Any) -> None:
+def test_a_different_second_answer_is_a_conflict(ctl: Ctl, child: Any) -> None:
     request_id = say(ctl, child["run"]["id"], "May I?", *APPROVAL).json["request"]["id"]
     for _ in "ab":
         assert ctl("request", "approve", request_id).code == 0
@@ -258,7 +258,7 @@ def test_the_first_answer_counts(ctl: Ctl, child: Any) -> None:
     assert ctl("request", "answer", request_id).code == 2
 
 
-def test_the_inbox(ctl: Ctl, parent: str, child: Any) -> None:
+def test_request_list_shows_the_open_requests_of_a_tree(ctl: Ctl, parent: str, child: Any) -> None:
     run_id = child["run"]["id"]
     first = say(ctl, run_id, "First\nline", *APPROVAL).json["request"]["id"]
     second = say(ctl, run_id, "Second", *INPUT).json["request"]["id"]
@@ -283,7 +283,9 @@ def test_the_inbox(ctl: Ctl, parent: str, child: Any) -> None:
     assert ctl("request", "list", "--session-id", "ses_none").code == 4
 
 
-def test_a_person_who_follows_notices(ctl: Ctl, parent: str, child: Any) -> None:
+def test_following_the_parent_session_shows_requests_of_its_children(
+    ctl: Ctl, parent: str, child: Any
+) -> None:
     with ctl.going("events", "tail", parent, "--follow") as tail:
         assert tail.stdout is not None
         asked = say(ctl, child["run"]["id"], "May I?", *APPROVAL).json["request"]["id"]
@@ -310,7 +312,7 @@ CLOSED = evolve(
 )  # fmt: skip
 
 
-def test_request_table() -> None:
+def test_the_request_table_shows_kind_age_and_expiry() -> None:
     assert [*plain_lines(request_table([REQUEST], NOW))] == [
         "REQUEST  KIND          ASKED         EXPIRES  SESSION  TEXT",
         "req_1    approval  5 min ago  in 55 min 00 s  ses_2    May I? ^[[2Jrm ^Gx",
@@ -322,7 +324,7 @@ def test_request_table() -> None:
 
 
 @pytest.mark.usefixtures("in_utc")
-def test_request_card() -> None:
+def test_the_request_card_shows_detail_options_and_decision() -> None:
     assert [*plain_lines(request_card(REQUEST, NOW))] == [
         "request req_1",
         "  status   pending",
@@ -365,7 +367,7 @@ def test_request_card() -> None:
     ]
 
 
-def test_request_card_says_who_is_called_on() -> None:
+def test_the_request_card_says_whether_the_parent_or_a_human_is_asked() -> None:
     def asks(**changes: Any) -> str:
         lines = [*plain_lines(request_card(evolve(REQUEST, **changes), NOW))]
         return next(line for line in lines if line.startswith("  asks"))
@@ -378,7 +380,7 @@ def test_request_card_says_who_is_called_on() -> None:
     assert asks(audience=None, status="denied") == "  asks     none: the policy decides"
 
 
-def test_a_policy_is_given_and_shown(ctl: Ctl) -> None:
+def test_an_approval_policy_can_be_set_and_is_shown(ctl: Ctl) -> None:
     session_id = ctl.field("session.id", "session", "create", "--approvals", "ask-human")
     assert "  approvals  ask-human\n" in ctl("session", "get", session_id).out
     spawn = ["tool", "session-spawn", "--parent-session-id", session_id, "--task", "x"]

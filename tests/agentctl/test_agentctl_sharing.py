@@ -3,7 +3,7 @@
 from driving import Daemon
 
 
-def test_sharing(guarded: Daemon) -> None:
+def test_session_share_grants_and_revokes_access(guarded: Daemon) -> None:
     ctl = guarded.ctl
     secret = {
         name: ctl(

@@ -105,7 +105,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def is_linear(work: Callable[[int], Callable[[], object]]) -> bool:
-    """Tell whether twice the size takes at most 2.5 times as long; the best of several tries counts."""
+    """Return True if twice the size takes at most 2.5 times as long, in the fastest of up to 25 tries."""
     half, whole = work(SIZE), work(2 * SIZE)
     found = [(seconds(half), seconds(whole))]
     while True:
@@ -117,13 +117,13 @@ def is_linear(work: Callable[[int], Callable[[], object]]) -> bool:
         found.append((seconds(half), seconds(whole)))
 
 
-def test_a_test_of_time_that_can_fail() -> None:
+def test_the_check_for_linear_time_detects_cubic_time() -> None:
     # Eight times as long: no busy moment makes that look like less than three.
     assert not is_linear(lambda size: lambda: [None for _ in range((size // 180) ** 3)])
 
 
 @pytest.mark.parametrize("shown", SHOWN)
-def test_what_is_shown_takes_linear_time(shown: str) -> None:
+def test_showing_a_text_takes_linear_time(shown: str) -> None:
     def is_slow(unit: str) -> bool:
         return not is_linear(lambda size: partial(SHOWN[shown], unit * (size // len(unit))))
 
@@ -183,7 +183,7 @@ VALUES: Final[dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("event_type", TYPES)
-def test_whatever_an_event_holds_it_is_told(event_type: str) -> None:
+def test_any_value_in_an_event_can_be_shown(event_type: str) -> None:
     for value in VALUES.values():
         told = event(event_type, Everything(value))
         transcript = Transcript(diffs=True)
@@ -287,7 +287,7 @@ ANSWERS: Final[dict[str, tuple[bytes, set[int]]]] = {
 
 @pytest.mark.parametrize("format_", ["text", "json"])
 @pytest.mark.parametrize("shape", ANSWERS)
-def test_a_hostile_answer_ends_in_one_line(
+def test_a_hostile_answer_of_the_daemon_is_a_one_line_error(
     shape: str, format_: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answer, codes = ANSWERS[shape]

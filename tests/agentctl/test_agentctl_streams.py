@@ -20,19 +20,19 @@ CLOSED = "agentctl: the answer cannot be written: standard output is closed\n"
         ("agentctl ask hi 2>/dev/null >/dev/full", ""),
     ],
 )
-def test_an_answer_that_cannot_be_written(ctl: Ctl, line: str, told: str) -> None:
+def test_unwritable_stdout_is_an_error(ctl: Ctl, line: str, told: str) -> None:
     result = ctl.shell(line)
     assert (result.code, result.err) == (1, told)
 
 
-def test_a_program_is_told_in_json(ctl: Ctl) -> None:
+def test_unwritable_stdout_is_a_json_error_with_format_json(ctl: Ctl) -> None:
     result = ctl.shell("agentctl --format json daemon status >&-")
     assert result.code == 1
     assert json.loads(result.err)["error"]["code"] == "output_failed"
 
 
 @pytest.mark.parametrize("where", ["2>/dev/full", "2>&-"])
-def test_what_stands_beside_the_answer_may_get_lost(ctl: Ctl, where: str) -> None:
+def test_unwritable_stderr_does_not_change_the_answer_or_exit_code(ctl: Ctl, where: str) -> None:
     result = ctl.shell(f"agentctl ask hello --provider echo {where}")
     assert (result.code, result.out) == (0, "hello\n")
     assert ctl.shell(f"agentctl session get ses_no {where}").code == 4
@@ -40,11 +40,11 @@ def test_what_stands_beside_the_answer_may_get_lost(ctl: Ctl, where: str) -> Non
     assert ctl.shell(f"agentctl {where}").code == 2
 
 
-def test_nothing_is_open(ctl: Ctl) -> None:
+def test_closed_standard_streams_keep_the_exit_code(ctl: Ctl) -> None:
     assert ctl.shell("agentctl session get ses_no <&- >&- 2>&-").code == 4
 
 
-def test_an_error_nobody_reads_keeps_its_exit_code(ctl: Ctl) -> None:
+def test_an_error_into_a_closed_pipe_keeps_its_exit_code(ctl: Ctl) -> None:
     result = ctl.shell("{ agentctl session get ses_no 2>&1; echo $? >&2; } | :")
     assert result.err == "4\n"
 
@@ -54,7 +54,7 @@ def test_an_error_nobody_reads_keeps_its_exit_code(ctl: Ctl) -> None:
     ("where", "told"),
     [("<&-", "is closed"), ("0>/dev/null", "cannot be read: Bad file descriptor")],
 )
-def test_standard_input_that_cannot_be_read(ctl: Ctl, command: str, where: str, told: str) -> None:
+def test_unreadable_stdin_is_an_error(ctl: Ctl, command: str, where: str, told: str) -> None:
     result = ctl.shell(f"agentctl {command} {where}")
     assert (result.code, result.err) == (2, f"agentctl: standard input {told}\n")
 
@@ -63,7 +63,7 @@ def test_standard_input_that_cannot_be_read(ctl: Ctl, command: str, where: str, 
     "command",
     ["session create", "session create --cwd below", "ask hi", "daemon start -- --port 0"],
 )
-def test_the_directory_is_gone(ctl: Ctl, command: str) -> None:
+def test_a_command_that_needs_the_deleted_working_directory_says_so(ctl: Ctl, command: str) -> None:
     result = ctl.shell(f'd=$(mktemp -d ./gone.XXXXXX); cd "$d"; rmdir "../$d"; agentctl {command}')
     assert result.code == 2
     assert result.err == (
@@ -71,7 +71,7 @@ def test_the_directory_is_gone(ctl: Ctl, command: str) -> None:
     )
 
 
-def test_without_need_of_the_directory_its_loss_does_not_matter(ctl: Ctl) -> None:
+def test_other_commands_work_in_a_deleted_working_directory(ctl: Ctl) -> None:
     gone = 'd=$(mktemp -d ./gone.XXXXXX); cd "$d"; rmdir "../$d"; '
     result = ctl.shell(f"{gone} agentctl session create --cwd /tmp --field session.cwd")
     assert (result.code, result.out) == (0, "/tmp\n")

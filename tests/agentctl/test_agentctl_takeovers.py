@@ -5,7 +5,7 @@ from pathlib import Path
 from driving import Ctl
 
 
-def test_what_cannot_be_taken_over_is_refused_in_words(ctl: Ctl, tmp_path: Path) -> None:
+def test_attach_and_adopt_refuse_invalid_calls_with_the_reason(ctl: Ctl, tmp_path: Path) -> None:
     session = ctl.field("session.id", "session", "create")
     for arguments, code, words in (
         (["attach"], 2, "name the session"),

@@ -35,7 +35,7 @@ from agentctl.terminal import clean, one_line, spelled, width
         ("half \ud800", "half \ufffd"),
     ],
 )
-def test_clean(text: str, shown: str) -> None:
+def test_control_characters_are_made_visible(text: str, shown: str) -> None:
     assert clean(text) == shown
 
 
@@ -44,7 +44,7 @@ _NASTY = st.text(st.sampled_from("\x1b[]0;31m\x07\x9b\x9d\\Pab \n\r\t\u202e\ud80
 
 
 @given(_NASTY | st.text())
-def test_nothing_a_terminal_obeys_is_left(text: str) -> None:
+def test_no_control_sequence_is_left_in_a_cleaned_text(text: str) -> None:
     assert not _OBEYED.search(clean(text))
     assert "\n" not in one_line(text)
 
@@ -56,7 +56,7 @@ def test_wrapping_fits_and_keeps_every_character(text: str, columns: int) -> Non
     assert "".join("".join(lines).split()) == "".join(text.split())
 
 
-def test_errors_are_broken_at_words_and_commands_stay_whole() -> None:
+def test_errors_wrap_at_words_but_not_inside_commands() -> None:
     text = "agentctl: cannot reach http://127.0.0.1:8765: is agentd running? start it with `agentctl daemon start`"
     assert broken_at_words(text, 80).split("\n") == [
         "agentctl: cannot reach http://127.0.0.1:8765: is agentd running? start it with",
@@ -65,7 +65,7 @@ def test_errors_are_broken_at_words_and_commands_stay_whole() -> None:
     assert broken_at_words("one", 80) == "one"
 
 
-def test_width_of_wide_and_combining_characters() -> None:
+def test_wide_and_combining_characters_have_their_width_on_a_terminal() -> None:
     assert width("漢字") == 4
     assert width(unicodedata.normalize("NFD", "é")) == 1
 
@@ -104,20 +104,20 @@ def test_table_on_a_terminal_has_fewer_columns_and_numbers_its_rows() -> None:
     ]
 
 
-def test_table_without_rows_and_with_an_empty_column() -> None:
+def test_empty_tables_and_empty_columns_are_left_out() -> None:
     assert [*plain_lines([Table(COLUMNS, [])])] == []
     assert [*plain_lines([Table(COLUMNS, [], "no rows")])] == ["no rows"]
     assert [*plain_lines([Table(COLUMNS, [row_of("1", "", "", "")])])] == ["ID", "1"]
 
 
-def test_colour_only_where_it_is_understood() -> None:
+def test_without_colour_the_text_is_the_same() -> None:
     coloured = screen_lines([TABLE], 50)
     assert "\x1b[31m" in coloured[1]
     stripped = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in coloured]
     assert stripped == screen_lines([TABLE], 50, colour=False)
 
 
-def test_card() -> None:
+def test_a_card_aligns_its_fields_and_leaves_out_empty_ones() -> None:
     card = Card(Text("run run_1"), [("status", "failed"), ("no", None), ("why", "one two\nthree")])
     assert [*plain_lines([card])] == ["run run_1", "  status  failed", "  why     one two three"]
 
@@ -130,18 +130,18 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_no_block_commands_a_terminal(block: Any) -> None:
+def test_no_output_contains_control_sequences_of_its_content(block: Any) -> None:
     shown = "\n".join([*plain_lines([block]), *screen_lines([block], 40, colour=False)])
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
 
 
-def test_markdown_leaves_nothing_out() -> None:
+def test_markdown_keeps_all_of_its_text() -> None:
     text = "one\ntwo `x` with Vec<T> and <b>tag</b>\n\n<div>\n- item\n\n- list\n\n| a | b |\n|---|---|\n| 1 | 2 |"
     lines = [line.strip() for line in screen_lines([Markdown(text)], 60, colour=False)]
     assert lines[:2] == ["one", "two x with Vec<T> and <b>tag</b>"]
     assert {"<div>", "- item", "• list", "1  2"} <= {*lines}
 
 
-def test_our_symbols_are_ascii_where_nothing_else_is_understood() -> None:
+def test_symbols_become_ascii_if_the_encoding_lacks_them() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     assert spelled("✓ · … ├─ │ └─ → ✎ ☰ ⋮ é", stream).encode("ascii", "replace").endswith(b"?")

@@ -35,7 +35,9 @@ def secured(tmp_path: Path, certificate: Certificate) -> Iterator[Daemon]:
         daemon.end()
 
 
-def test_a_certificate_of_one_s_own(secured: Daemon, certificate: Certificate) -> None:
+def test_a_private_certificate_is_trusted_with_ca_file(
+    secured: Daemon, certificate: Certificate
+) -> None:
     ctl = secured.ctl
     untrusted = ctl("session", "list")
     assert untrusted.code == 3
@@ -52,7 +54,7 @@ def test_a_certificate_of_one_s_own(secured: Daemon, certificate: Certificate) -
     assert (asked.code, asked.out.strip()) == (0, "x")
 
 
-def test_an_agent_reaches_it_by_agentctl(secured: Daemon, certificate: Certificate) -> None:
+def test_an_agent_calls_agentctl_over_tls(secured: Daemon, certificate: Certificate) -> None:
     scripts = Path(__import__("sys").executable).parent
     secured.end()
     (secured.directory / "agentd.toml").write_text(
@@ -63,7 +65,9 @@ def test_an_agent_reaches_it_by_agentctl(secured: Daemon, certificate: Certifica
     assert (asked.code, asked.out.strip()) == (0, "deep down"), asked.err
 
 
-def test_the_wrong_scheme_is_told(secured: Daemon, ctl: Ctl, certificate: Certificate) -> None:
+def test_the_wrong_scheme_is_named_in_the_error(
+    secured: Daemon, ctl: Ctl, certificate: Certificate
+) -> None:
     plain = secured.ctl("--url", f"http://127.0.0.1:{secured.port}", "session", "list")
     assert plain.code == 3
     assert "https://" in plain.err
@@ -73,7 +77,7 @@ def test_the_wrong_scheme_is_told(secured: Daemon, ctl: Ctl, certificate: Certif
 
 
 @pytest.mark.parametrize("kind", ["missing", "other"])
-def test_a_file_that_is_none(secured: Daemon, tmp_path: Path, kind: str) -> None:
+def test_an_invalid_ca_file_is_a_usage_error(secured: Daemon, tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"{kind}.pem"
     if kind == "other":
         file.write_text("x")
@@ -83,7 +87,7 @@ def test_a_file_that_is_none(secured: Daemon, tmp_path: Path, kind: str) -> None
     assert len(refused.err.splitlines()) == 1
 
 
-def test_the_code_to_scan_names_it(secured: Daemon, certificate: Certificate) -> None:
+def test_the_qr_code_has_the_https_address(secured: Daemon, certificate: Certificate) -> None:
     shown = secured.ctl("token", "create", "phone", "--qr", AGENTCTL_CA_FILE=certificate.authority)
     lines = shown.out.splitlines()
     secret = next(line.split()[1] for line in lines if line.split()[:1] == ["secret"])
@@ -93,7 +97,7 @@ def test_the_code_to_scan_names_it(secured: Daemon, certificate: Certificate) ->
     assert printed[: len(wanted)] == wanted
 
 
-def test_it_is_started_and_stopped(tmp_path: Path, certificate: Certificate) -> None:
+def test_a_daemon_with_tls_is_started_and_stopped(tmp_path: Path, certificate: Certificate) -> None:
     port = free_port()
     ctl = Ctl(f"https://127.0.0.1:{port}", tmp_path)
     started = ctl("daemon", "start", "--ca-file", certificate.authority, "--format=json", "--",
@@ -108,6 +112,6 @@ def test_it_is_started_and_stopped(tmp_path: Path, certificate: Certificate) -> 
     assert stopped.code == 0, stopped.err
 
 
-def test_help_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_the_variable_of_the_ca_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(["session", "list", "--help"]) == 0
     assert "AGENTCTL_CA_FILE" in capsys.readouterr().out

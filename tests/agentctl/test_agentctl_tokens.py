@@ -41,14 +41,14 @@ def test_once_there_is_a_token_every_call_needs_one(daemon: Daemon) -> None:
     assert daemon.ctl("session", "list").code == 0
 
 
-def test_a_configured_token_leaves_no_other_in_a_file(guarded: Daemon) -> None:
+def test_with_a_configured_token_no_local_token_file_is_written(guarded: Daemon) -> None:
     state = user_state()
     assert state is not None
     assert not state.token_file(guarded.port).exists()
     assert guarded.ctl("session", "list").code == 5
 
 
-def test_tokens(daemon: Daemon) -> None:
+def test_tokens_are_created_listed_and_revoked(daemon: Daemon) -> None:
     ctl = daemon.ctl
     made = ctl("token", "create", "phone", "--principal", "ann", "--scope", "read",
                "--format=json").json  # fmt: skip
@@ -89,7 +89,7 @@ HALVES = {" ": (False, False), "▀": (True, False), "▄": (False, True), "█"
 BARE = {one: (not above, not below) for one, (above, below) in HALVES.items()}
 
 
-def test_a_code_to_scan(daemon: Daemon) -> None:
+def test_token_create_prints_a_qr_code_with_url_and_token(daemon: Daemon) -> None:
     shown = daemon.ctl("token", "create", "phone", "--qr")
     lines = shown.out.splitlines()
     secret = next(line.split()[1] for line in lines if line.split()[:1] == ["secret"])
@@ -104,7 +104,7 @@ def test_a_code_to_scan(daemon: Daemon) -> None:
         assert len(daemon.ctl("token", "list").out.splitlines()) == before
 
 
-def test_a_code_in_every_look() -> None:
+def test_a_qr_code_can_be_read_in_colour_and_in_ascii() -> None:
     wanted = expected("hello")
     coloured = [
         line.removeprefix("\x1b[38;5;16;48;5;231m").removesuffix("\x1b[0m")

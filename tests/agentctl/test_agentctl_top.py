@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 import pytest
@@ -16,6 +17,7 @@ from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment, started
 from screens import Stage, crew, on_stage
 from textual.widgets import OptionList
 
+from agentctl.connection import DaemonConnection
 from agentctl.screens import question_panel
 from agentctl.screens.chat import ChatScreen
 from agentctl.screens.question_panel import QuestionPanel
@@ -51,7 +53,33 @@ async def call(function: Any, *arguments: Any) -> Any:
     return await anyio.to_thread.run_sync(function, *arguments)
 
 
-def test_it_shows_what_happens_as_it_happens(daemon: Daemon) -> None:
+def test_a_run_that_starts_while_top_reads_its_lists_shows_its_activity(daemon: Daemon) -> None:
+    ctl = daemon.ctl
+
+    async def play(stage: Stage) -> None:
+        await stage.shows("agentd ok · 0 of ", "0 queued")
+        connection, screen = stage.app.connection, stage.app.screen
+        assert isinstance(screen, TopScreen)
+        begun: list[str] = []
+
+        async def held_up(operation: Any, **values: Any) -> Any:
+            reply = await DaemonConnection.call(connection, operation, **values)
+            if values.get("status") == "queued" and not begun:
+                begun.append("")
+                begun.append(await call(begin, ctl, "waits", "x", "later"))
+                await stage.until(lambda: begun[1] in screen._doing, "its event")
+            return reply
+
+        with patch.object(connection, "call", held_up):
+            ctl("session", "create")
+            await stage.shows("later", "at work")
+        await call(ctl, "run", "cancel", begun[1])
+        await stage.hides("at work")
+
+    top(daemon, play)
+
+
+def test_top_updates_while_runs_change(daemon: Daemon) -> None:
     ctl = daemon.ctl
 
     async def play(stage: Stage) -> None:
@@ -116,7 +144,7 @@ def test_after_an_answer_the_next_request_is_not_selected(
     assert daemon.ctl.field("run.result.text", "run", "wait", first) == "approved yes None"
 
 
-def test_it_looks_into_a_run_and_comes_back(daemon: Daemon) -> None:
+def test_top_opens_a_run_in_the_chat_and_returns(daemon: Daemon) -> None:
     begin(daemon.ctl, "waits", "begin", "mine")
 
     async def play(stage: Stage) -> None:
@@ -133,7 +161,7 @@ def test_it_looks_into_a_run_and_comes_back(daemon: Daemon) -> None:
     top(daemon, play)
 
 
-def test_it_shows_one_tree(daemon: Daemon) -> None:
+def test_top_can_show_one_tree_only(daemon: Daemon) -> None:
     ctl = daemon.ctl
     begin(ctl, "waits", "x", "other")
     begin(ctl, "waits", "x", "mine")
@@ -156,7 +184,7 @@ def test_it_shows_one_tree(daemon: Daemon) -> None:
     top(daemon, play, root=root)
 
 
-def test_what_a_hostile_agent_asks_is_harmless(daemon: Daemon) -> None:
+def test_terminal_controls_and_markup_in_a_request_are_shown_as_text(daemon: Daemon) -> None:
     begin(daemon.ctl, "hostile", "x", "[@click=app.quit]\x1b[2Jtitle")
 
     async def play(stage: Stage) -> None:
@@ -169,7 +197,7 @@ def test_what_a_hostile_agent_asks_is_harmless(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("size", [(50, 18), (80, 24), (140, 40)])
-def test_it_fits(daemon: Daemon, size: tuple[int, int]) -> None:
+def test_top_fits_the_size_of_the_terminal(daemon: Daemon, size: tuple[int, int]) -> None:
     begin(daemon.ctl, "asks", "long " * 300, "漢字" * 60)
 
     async def play(stage: Stage) -> None:
@@ -183,7 +211,7 @@ def test_it_fits(daemon: Daemon, size: tuple[int, int]) -> None:
     top(daemon, play, size=size)
 
 
-def test_it_outlives_a_restart_and_tells_the_state_of_the_daemon(daemon: Daemon) -> None:
+def test_top_survives_a_daemon_restart_and_shows_its_state(daemon: Daemon) -> None:
     daemon.end()
     daemon.options += ("--grace-s", "60")
     daemon.start()
@@ -207,14 +235,14 @@ def test_it_outlives_a_restart_and_tells_the_state_of_the_daemon(daemon: Daemon)
 
 
 @pytest.mark.parametrize("ending", ["q", "interrupt"])
-def test_the_terminal_is_given_back(ctl: Ctl, ending: str) -> None:
+def test_top_restores_the_terminal(ctl: Ctl, ending: str) -> None:
     code, out = played(ctl, b"q workers" if ending == "q" else None)
     assert code == (0 if ending == "q" else 130), out
     assert "Traceback" not in out
     assert "\x1b[?1049h" in out.split("\x1b[?1049l")[0]
 
 
-def test_an_unreachable_daemon_is_told_on_the_terminal_as_it_was(tmp_path: Path) -> None:
+def test_an_unreachable_daemon_is_reported_after_the_screen_is_restored(tmp_path: Path) -> None:
     code, out = played(Ctl("http://127.0.0.1:1", tmp_path), b"")
     assert code == 3
     assert "cannot reach" in out.split("\x1b[?1049l")[1]

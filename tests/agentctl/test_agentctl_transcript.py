@@ -143,7 +143,7 @@ FAMILY_TOLD = """\
 """
 
 
-def test_a_family() -> None:
+def test_a_tree_of_sessions_is_one_transcript() -> None:
     assert tell(*FAMILY) == FAMILY_TOLD
 
 
@@ -157,11 +157,29 @@ def test_a_family() -> None:
     ],
     ids=["you", "another", "agent", "nobody"],
 )  # fmt: skip
-def test_a_decision_handed_over_is_not_from_who_decided(source: Any, decided: str) -> None:
+def test_a_decision_passed_to_an_agent_names_who_decided(source: Any, decided: str) -> None:
     data = {"role": "system", "source": source, "text": "Your request was …", "request_id": "req_1"}
     assert tell(("message.created", data)) == (
         f"09:30:01  system     › Your request was …\n                       {decided}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"model": "opus"}, "session changed: model opus"),
+        (
+            {"title": "Roof", "approval_policy": "never", "sandbox": "read-only"},
+            "session changed: title Roof, sandbox read-only, approval policy never",
+        ),
+        ({"cwd": "/b", "previous_cwd": "/a"}, "session moved from /a to /b"),
+        ({"cwd": "/b", "previous_cwd": "/a", "model": 7}, "session moved from /a to /b, model 7"),
+        ({"metadata": {"k": 1}}, "session changed"),
+    ],
+)
+def test_a_changed_session_says_what_was_changed(data: Any, told: str) -> None:
+    (line,) = tell(("session.updated", data, None)).splitlines()
+    assert line.endswith(f"· {told}")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +192,7 @@ def test_a_message_says_how_many_images_it_has(images: Any, said: str | None) ->
     assert [line.strip() for line in more] == ([said] if said else [])
 
 
-def test_an_outcome_whose_message_was_not_told_is_told_whole() -> None:
+def test_the_result_of_a_child_is_shown_if_its_message_was_not() -> None:
     assert tell(("child.finished", FINISHED, None), ("child.finished", FAILED, None)) == (
         "09:30:01  child      ✓ ses_2 completed\n"
         "                       All\n"
@@ -229,16 +247,16 @@ QUESTIONS_TOLD = """\
 """
 
 
-def test_questions() -> None:
+def test_requests_and_their_decisions_are_shown() -> None:
     assert tell(*QUESTIONS) == QUESTIONS_TOLD
 
 
-def test_nothing_asked_is_hidden_from_who_answers() -> None:
+def test_terminal_controls_in_a_request_are_shown_as_text() -> None:
     told = tell(("request.created", {**ASKED, "text": "ls\x1b]0;; rm -rf /\x07"}, None))
     assert told.splitlines()[0].endswith("asks for approval: ls^[]0;; rm -rf /^G")
 
 
-def test_questions_concern_whoever_watches() -> None:
+def test_requests_are_shown_to_followers_of_any_run() -> None:
     told = [event.event_type for event in events(*QUESTIONS) if concerns_run(event, "run_other")]
     assert told == [
         "request.created", "request.resolved", "request.created", *["request.resolved"] * 4,
@@ -246,7 +264,7 @@ def test_questions_concern_whoever_watches() -> None:
     ]  # fmt: skip
 
 
-def test_the_children_of_a_run_belong_to_its_story() -> None:
+def test_events_of_the_children_of_a_run_belong_to_it() -> None:
     told = [event.event_type for event in events(*FAMILY) if concerns_run(event, "run_1")]
     assert told == ["run.started", "child.spawned", "child.finished", "child.finished"]
 
@@ -257,7 +275,7 @@ def test_a_long_task_does_not_fill_the_screen() -> None:
     assert len(tell(("child.spawned", {**SPAWNED, "task": "x" * 5000}, None))) < 700
 
 
-def test_what_a_sub_agent_says_is_told_apart() -> None:
+def test_messages_of_a_sub_agent_are_marked() -> None:
     told = tell(
         ("run.started", {"provider": "claude", "worker_id": "d/worker-1", "attempt": 1}),
         ("subagent.message", {"text": "Found it", "parent_tool_id": "t1", "item_id": "m1"}),
@@ -268,11 +286,11 @@ def test_what_a_sub_agent_says_is_told_apart() -> None:
     assert told.count("Done") == 1
 
 
-def test_a_run() -> None:
+def test_the_events_of_a_run_are_shown() -> None:
     assert tell(*RUN) == TOLD
 
 
-def test_every_event_type_but_the_untold_says_something() -> None:
+def test_every_event_type_is_shown_except_three() -> None:
     untold = {"tool.output", "usage.updated", "agent.message.delta"}
     for kind in [*EventType, "some.future.event"]:
         assert bool(tell((kind, {"text": "x", "message": "x"}))) is (kind not in untold), kind
@@ -280,7 +298,7 @@ def test_every_event_type_but_the_untold_says_something() -> None:
 
 @pytest.mark.parametrize("kind", [*EventType, "some.future.event"])
 @pytest.mark.parametrize("columns", [None, 60])
-def test_strange_data_is_told_too(kind: str, columns: int | None) -> None:
+def test_events_with_unexpected_data_are_shown(kind: str, columns: int | None) -> None:
     for data in (
         {},
         {"text": None, "changes": [1], "steps": ["x"], "error": None, "result": None},
@@ -292,12 +310,12 @@ def test_strange_data_is_told_too(kind: str, columns: int | None) -> None:
         assert "\x9b" not in told
 
 
-def test_lines_are_broken_under_their_head() -> None:
+def test_wrapped_lines_are_indented_under_the_first() -> None:
     told = tell(("agent.message", {"text": "one two three four five"}), columns=40)
     assert told == "09:30:01  agent         one two three\n                        four five\n"
 
 
-def test_the_end_of_long_output() -> None:
+def test_only_the_last_lines_of_long_output_are_shown() -> None:
     output = "".join(f"line {number}\n" for number in range(20))
     told = tell(("tool.completed", {**SHELL, "status": "completed", "output": output}))
     assert told.splitlines()[0] == "09:30:01  agent      ✓ $ pytest -q  done"
@@ -306,7 +324,7 @@ def test_the_end_of_long_output() -> None:
     ]  # fmt: skip
 
 
-def test_failed_and_canceled() -> None:
+def test_failed_and_canceled_runs_show_their_reason() -> None:
     assert tell(("run.failed", {"error": {"code": "auth_failed", "message": "log in"}})) == (
         "09:30:01  agent      ✗ failed: auth_failed: log in\n"
     )
@@ -315,18 +333,18 @@ def test_failed_and_canceled() -> None:
     )
 
 
-def test_a_result_nobody_said_is_told() -> None:
+def test_a_result_without_a_message_is_shown() -> None:
     told = tell(("run.completed", {"result": {"text": "42"}}))
     assert told.splitlines() == ["09:30:01  agent        42", "09:30:01  agent      ✓ completed"]
 
 
-def test_a_result_made_of_all_messages_is_not_told_again() -> None:
+def test_a_result_made_of_all_messages_is_not_repeated() -> None:
     said = [("agent.message", {"text": text}) for text in ("a", "b")]
     told = tell(*said, ("run.completed", {"result": {"text": "a\nb"}}))
     assert len(told.splitlines()) == 3
 
 
-def test_a_new_day() -> None:
+def test_a_new_day_is_shown_with_its_date() -> None:
     assert tell(("run.resumed", {}), today=date(2026, 3, 3)) == (
         "── Wednesday 04 March 2026 ──\n09:30:01  agent      · goes on\n"
     )
@@ -338,12 +356,12 @@ PIECES = [
 ]
 
 
-def test_a_message_in_pieces_is_told_once_whole() -> None:
+def test_a_message_in_pieces_is_shown_once_when_complete() -> None:
     whole = ("agent.message", {"item_id": "i", "text": "Hello world"})
     assert tell(*PIECES, whole) == "09:30:03  agent        Hello world\n"
 
 
-def test_a_message_in_pieces_is_known_as_far_as_it_came() -> None:
+def test_the_pieces_of_an_incomplete_message_are_available() -> None:
     transcript = Transcript()
     for event in events(*PIECES):
         assert transcript.entries(event) == []
@@ -366,17 +384,17 @@ def test_pieces_whose_message_never_came_are_not_lost() -> None:
         ("echo 'unclosed", "echo 'unclosed"),
     ],
 )
-def test_the_shell_round_a_command_is_left_out(command: str, shown: str) -> None:
+def test_the_shell_that_wraps_a_command_is_not_shown(command: str, shown: str) -> None:
     assert bare_command(command) == shown
 
 
-def test_what_tools_do() -> None:
+def test_tool_calls_have_a_short_text() -> None:
     assert tool_text({"kind": "web_search", "input": {"query": "rust"}}) == "web search: rust"
     assert tool_text({"kind": "mcp", "name": "db.query", "input": {"q": 1}}) == 'db.query {"q": 1}'
     assert tool_text({}) == "tool"
 
 
-def test_the_end_of_a_run() -> None:
+def test_the_last_event_of_a_run_is_recognised() -> None:
     (event,) = events(("run.failed", {}))
     assert ends_run(event, "run_1")
     assert not ends_run(event, "run_2")
@@ -397,7 +415,7 @@ def changed(*changes: tuple[str, str, str | None], status: str = "completed") ->
     return ("file.changed", {"tool_id": "t", "status": status, "changes": made})
 
 
-def test_changed_lines_are_counted_as_they_come_and_at_the_end() -> None:
+def test_changed_lines_are_counted_for_each_change_and_the_run() -> None:
     told = tell(
         STARTED,
         changed(("a.py", "update", UPDATE), ("new.md", "add", "- x\n@@\nno line end")),
@@ -428,7 +446,7 @@ def test_changed_lines_are_counted_as_they_come_and_at_the_end() -> None:
         ([("a", "strange", None)], "1 file changed"),
     ],
 )
-def test_a_file_counts_once_in_all(
+def test_a_file_changed_twice_counts_once(
     changes: list[tuple[str, str, str | None]], summary: str | None
 ) -> None:
     told = tell(STARTED, *(changed(change) for change in changes), ("run.canceled", {}))
@@ -439,7 +457,7 @@ def test_a_file_counts_once_in_all(
         assert before_end.endswith(f"✎ {summary}")
 
 
-def test_what_was_not_changed_or_not_seen_is_not_counted() -> None:
+def test_failed_and_unseen_changes_are_not_counted() -> None:
     refused = tell(
         STARTED, changed(("a", "add", "1\n"), status="failed"), ("run.completed", {"result": {}})
     )

@@ -88,7 +88,9 @@ def url() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_view_takes_it(url: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_view_shows_answers_of_an_older_daemon(
+    url: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     code = invoke([*command.split(), "--url", url])
     shown = capsys.readouterr()
     assert code == 0, shown.err
@@ -136,7 +138,7 @@ OLD = b'{"status": "ok", "version": "0.0.7"}'
 @pytest.mark.parametrize(
     ("case", "unknown"), [("field", "`effort`"), ("path", "this call"), ("method", "this call")]
 )
-def test_what_an_older_daemon_does_not_know_names_both_versions(
+def test_a_call_that_an_older_daemon_does_not_have_names_both_versions(
     case: str, unknown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with refusing(case, OLD) as url:
@@ -159,7 +161,7 @@ def test_what_an_older_daemon_does_not_know_names_both_versions(
         ("path", b'{"version": 7}', 4),
     ],
 )
-def test_other_refusals_stay_as_they_are(
+def test_other_refusals_do_not_mention_versions(
     case: str, health: bytes, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with refusing(case, health) as url:

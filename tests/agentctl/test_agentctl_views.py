@@ -10,7 +10,13 @@ from attrs import evolve
 from agent_orchestrator.domain.capabilities import Capabilities, InputLimit
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Image, Run, RunError, RunResult, Session, Usage
-from agent_orchestrator.operations.daemon import DaemonStatus, Problem, ProviderStatus, StoreStatus
+from agent_orchestrator.operations.daemon import (
+    DaemonStatus,
+    DaemonView,
+    Problem,
+    ProviderStatus,
+    StoreStatus,
+)
 from agent_orchestrator.operations.runs import (
     AttemptView,
     DiagnosisReply,
@@ -71,7 +77,7 @@ STATUS = DaemonStatus(
 
 
 @pytest.mark.usefixtures("in_utc")
-def test_run_card() -> None:
+def test_the_run_card_shows_status_times_and_usage() -> None:
     assert list(plain_lines(run_card(RUN, NOW))) == [
         "run run_1",
         "  status     completed",
@@ -89,7 +95,7 @@ def test_run_card() -> None:
     ]
 
 
-def test_end_line() -> None:
+def test_the_last_line_of_a_run_shows_outcome_time_and_cost() -> None:
     assert [*plain_lines(ended(FAILED, NOW))] == [
         "run run_1 ✗ failed after 2 min 30 s · 10 tokens in, 5 out · $0.2500",
         "",
@@ -98,7 +104,7 @@ def test_end_line() -> None:
     ]
 
 
-def test_run_table() -> None:
+def test_the_run_table_shows_one_line_for_each_run() -> None:
     assert [*plain_lines(run_table([RUN, FAILED], NOW))] == [
         "RUN    STATUS     PROVIDER    CREATED        TOOK  SESSION  OUTCOME",
         "run_1  completed  codex     3 min ago  2 min 30 s  ses_1    All good",
@@ -108,7 +114,7 @@ def test_run_table() -> None:
 
 
 @pytest.mark.usefixtures("in_utc")
-def test_session_card() -> None:
+def test_the_session_card_shows_its_settings() -> None:
     assert [*plain_lines(session_card(SESSION, NOW))] == [
         "session ses_1",
         "  title      Build",
@@ -146,7 +152,7 @@ TREE = branch(
 )  # fmt: skip
 
 
-def test_tree() -> None:
+def test_the_tree_shows_each_session_under_its_parent() -> None:
     assert [*plain_lines(tree_table(TREE, NOW))] == [
         "SESSION      STATUS                      PROVIDER   RUNS      SINCE  TITLE",
         "ses_1        · queued                    (default)     2  3 min ago  Release",
@@ -165,7 +171,23 @@ def test_tree_on_a_narrow_terminal_keeps_its_ids() -> None:
     assert all(f"ses_{number}" in "".join(lines) for number in range(1, 8))
 
 
-def test_daemon_overview() -> None:
+def test_the_overview_lists_the_daemons_that_share_the_store() -> None:
+    shared = [
+        DaemonView(
+            "dmn_1", "host", 42, NOW, NOW, "1.0", "http://127.0.0.1:1", 4, ("demo",), 3, host="x"
+        ),
+        DaemonView("dmn_2", "host", 43, NOW, NOW, None, None, None, (), 0),
+    ]
+    status = evolve(STATUS, daemons=shared, daemon_id="dmn_2", problems=[])
+    lines = [line.split() for line in plain_lines(daemon_overview(status, "http://127.0.0.1:2"))]
+    assert lines[-3:] == [
+        ["DAEMON", "HOST", "MACHINE", "PID", "RUNS", "VERSION", "URL", "NOTE"],
+        ["dmn_1", "x", "host", "42", "3", "of", "4", "1.0", "http://127.0.0.1:1"],
+        ["dmn_2", "(starting)", "host", "43", "0", "of", "?", "(this", "one)"],
+    ]
+
+
+def test_the_daemon_overview_shows_workers_queue_and_providers() -> None:
     assert [*plain_lines(daemon_overview(STATUS, "http://127.0.0.1:8765"))] == [
         "agentd 1.0 at http://127.0.0.1:8765: degraded",
         "  running  for 1 h 02 min, pid 42",
@@ -182,7 +204,7 @@ def test_daemon_overview() -> None:
     ]
 
 
-def test_providers_on_a_narrow_terminal_say_all_that_is_missing() -> None:
+def test_provider_reasons_are_complete_on_a_narrow_terminal() -> None:
     reason = "codex is not logged in: run `codex login`, or set CODEX_API_KEY"
     unready = evolve(STATUS.providers[0], reason=reason)
     lines = screen_lines(provider_cards([unready, STATUS.providers[1]]), 40, colour=False)
@@ -203,7 +225,7 @@ def test_providers_on_a_narrow_terminal_say_all_that_is_missing() -> None:
 
 
 @pytest.mark.usefixtures("in_utc")
-def test_diagnosis() -> None:
+def test_the_diagnosis_shows_the_likely_issue_and_its_evidence() -> None:
     found = Diagnostics(
         worker_id="dmn/worker-1", worker_alive=True, alive_workers=4, max_concurrency=4,
         queue_counts=QueueCounts(0, 1, 0), queue_position=None,
@@ -250,7 +272,7 @@ def test_diagnosis() -> None:
     [(0, "0 ms"), (0.25, "250 ms"), (9.96, "10.0 s"), (59.96, "1 min 00 s"), (61, "1 min 01 s"),
      (3599.6, "1 h 00 min"), (7260, "2 h 01 min"), (90_000, "1 d 1 h")],
 )  # fmt: skip
-def test_duration(seconds: float, text: str) -> None:
+def test_a_duration_has_a_short_text(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
@@ -259,11 +281,11 @@ def test_duration(seconds: float, text: str) -> None:
     [(0.2, "now"), (-5, "now"), (5, "5 s ago"), (59.9, "59 s ago"), (60, "1 min ago"), (7199, "1 h ago"),
      (90_000, "1 d ago"), (-120, "in 2 min 00 s")],
 )  # fmt: skip
-def test_ago(seconds: float, text: str) -> None:
+def test_a_time_is_shown_relative_to_now(seconds: float, text: str) -> None:
     assert ago(NOW - timedelta(seconds=seconds), NOW) == text
 
 
-def test_the_daemons_process_is_known_whatever_the_clock_says() -> None:
+def test_the_daemons_process_is_identified_without_the_clock() -> None:
     ours = evolve(STATUS, pid=os.getpid(), process_start_id=process_start_id(os.getpid()))
     assert ours.started_at == NOW  # years from when this process started
     assert process_of(ours).pid == os.getpid()

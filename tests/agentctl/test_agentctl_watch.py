@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment, started
+from driving import FORKS, PATIENCE_S, Ctl, Daemon, environment
 
 APPROVAL = ("--request-kind", "approval_request")
 
@@ -37,7 +37,7 @@ def document(process: "subprocess.Popen[str]") -> Any:
     return json.loads(process.stdout.readline())
 
 
-def test_each_is_told_once_over_a_restart(daemon: Daemon) -> None:
+def test_each_request_is_printed_once_also_over_a_daemon_restart(daemon: Daemon) -> None:
     ctl = daemon.ctl
     run_id = asker(ctl)
     first = ask(ctl, run_id, "first")
@@ -56,7 +56,7 @@ def test_each_is_told_once_over_a_restart(daemon: Daemon) -> None:
         assert "connected again" in errors
 
 
-def test_what_one_may_only_read_is_not_told(guarded: Daemon) -> None:
+def test_requests_that_the_caller_cannot_answer_are_not_printed(guarded: Daemon) -> None:
     ctl = guarded.ctl
     admin = ("--auth-token", "s3cret")
     bob = ("--auth-token", ctl.field("secret", *admin, "token", "create", "bob"))
@@ -85,7 +85,7 @@ def test_what_one_may_only_read_is_not_told(guarded: Daemon) -> None:
     assert len(named.json["requests"]) == 2
 
 
-def test_what_the_parent_is_asked_is_told_when_it_does_not_answer(daemon: Daemon) -> None:
+def test_a_request_to_a_parent_is_printed_when_it_reaches_humans(daemon: Daemon) -> None:
     ctl = daemon.ctl
     parent_run = asker(ctl)
     spawned = ctl("tool", "session-spawn", "--parent-run-id", parent_run, "--task", "x").json
@@ -112,7 +112,7 @@ def test_what_the_parent_is_asked_is_told_when_it_does_not_answer(daemon: Daemon
         assert second["audience"] == "parent"
 
 
-def test_a_program_is_run_for_each_and_not_by_a_shell(daemon: Daemon) -> None:
+def test_the_program_is_run_once_for_each_request_without_a_shell(daemon: Daemon) -> None:
     ctl, cwd = daemon.ctl, daemon.directory
     hook = cwd / "hook with blank.py"
     hook.write_text(
@@ -155,25 +155,26 @@ sys.exit(3)
         ("no-such-program-here --x", "there is no program no-such-program-here"),
     ],
 )
-def test_a_program_that_is_none(ctl: Ctl, line: str, told: str) -> None:
+def test_an_invalid_program_is_a_usage_error(ctl: Ctl, line: str, told: str) -> None:
     result = ctl("request", "watch", "--exec", line)
     assert result.code == 2
     assert told in result.err
 
 
-def test_the_bell_rings_where_a_person_watches(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_terminal_rings_its_bell_for_a_request(daemon: Daemon, tmp_path: Path) -> None:
     ctl = daemon.ctl
     request = ask(ctl, asker(ctl), "May I?\x1b[2J\x07")
     master, slave = pty.openpty()
     try:
-        with started(
-            [*COMMAND, "request", "watch", "--once"],
-            stdin=subprocess.DEVNULL,
-            stdout=slave,
-            stderr=subprocess.PIPE,
-            cwd=tmp_path,
-            env=environment(AGENTCTL_URL=ctl.url),
-        ) as watch:
+        with (
+            Path(os.devnull).open("r+b") as nothing,
+            FORKS.started(
+                ["request", "watch", "--once"],
+                cwd=tmp_path,
+                env=environment(AGENTCTL_URL=ctl.url),
+                streams=[nothing.fileno(), slave, nothing.fileno()],
+            ) as watch,
+        ):
             assert watch.wait(PATIENCE_S) == 0
         shown = os.read(master, 65_536).decode()
     finally:
@@ -187,7 +188,7 @@ def test_the_bell_rings_where_a_person_watches(daemon: Daemon, tmp_path: Path) -
     assert "\a" not in piped.out + piped.err
 
 
-def test_a_person_who_follows_a_session_notices(daemon: Daemon) -> None:
+def test_following_a_session_shows_when_a_request_reaches_a_human(daemon: Daemon) -> None:
     ctl = daemon.ctl
     parent_run = asker(ctl)
     spawned = ctl("tool", "session-spawn", "--parent-run-id", parent_run, "--task", "x",

@@ -1,9 +1,12 @@
-"""Hooks of schemathesis: changes of some of its requests, and a check of ours."""
+"""Hooks of schemathesis: a media type, changes of some of its requests, and a check of ours."""
 
 import os
 from typing import Any
 
 import schemathesis
+
+# The file of a session. Schemathesis does not know how to send its type.
+schemathesis.serializer.alias("application/x-ndjson", "text/plain")
 
 
 @schemathesis.hook

@@ -19,6 +19,7 @@ from waiting_agents import Agents
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from agent_orchestrator.operations.session_files import LINES
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.testing.stores.samples import a_notice, a_subscription
 from agent_orchestrator.wire.openapi import openapi_document
@@ -68,6 +69,12 @@ ROWS = {
     "GET /sessions/{session_id}/diff": row("200 403 403 | 200 200 200 200 200 404 | 403 403"),
     "PATCH /sessions/{session_id}": row(OWN_WRITE, metadata={"by": "somebody"}),
     "POST /sessions/{session_id}/close": row(OWN_WRITE, cascade=True),
+    "POST /sessions/{session_id}/prune": row(  # never for an agent
+        "403 200 403 | 200 200 200 403 403 404 | 403 403", retain_events=1
+    ),
+    "GET /sessions/{session_id}/export": row("200 403 403 | 200 200 200 200 200 404 | 403 403"),
+    # An empty file is refused after the caller is checked.
+    "POST /sessions/import": row("403 400 403 | 400 400 400 400 400 400 | 403 403"),
     "POST /sessions/{session_id}/attach": row(
         # The session has a run, so nobody's program gets its conversation.
         "403 409 403 | 409 409 409 409 403 404 | 403 403",
@@ -91,6 +98,7 @@ ROWS = {
     "GET /sessions/{session_id}/tree": row(LOOK),
     "POST /runs": row(WORK, session_id="{session_id}", provider="manual"),
     "GET /runs": row(LIST),
+    "GET /search": row(LIST, q="x"),
     "GET /runs/{run_id}": row(LOOK),
     "GET /runs/{run_id}/wait": row(LOOK, timeout_s=0, until="attention"),
     "GET /runs/{run_id}/diagnose": row(LOOK),
@@ -124,6 +132,9 @@ ROWS = {
     "GET /push/subscriptions": row("200 403 403 | 200 200 200 200 200 200 | 403 403"),
     "POST /push/subscriptions": row(
         "201 403 403 | 201 201 201 201 201 201 | 403 403", **BROWSER.fields
+    ),
+    "PATCH /push/subscriptions/{subscription_id}": row(
+        "200 403 403 | 200 200 404 404 404 404 | 403 403", push="off"
     ),
     "DELETE /push/subscriptions/{subscription_id}": row(
         "200 403 403 | 200 200 404 404 404 404 | 403 403"
@@ -298,7 +309,8 @@ class World:
         values = {k: v.format(**ids) if isinstance(v, str) else v for k, v in sent.items()}
         if method == "SOCKET":
             return await self._ask_socket(caller, path, values)
-        where = {"params": values} if method == "GET" else {"json": values}
+        in_query = method == "GET" or call == "POST /sessions/import"
+        where = {"params": values} if in_query else {"json": values}
         headers = self.headers(caller)
         async with self.client.stream(method, path, headers=headers, **where) as answer:
             if answer.headers.get("content-type", "").startswith("text/event-stream"):
@@ -306,7 +318,7 @@ class World:
             await answer.aread()
         if answer.is_success:
             await self.tidy(call, answer)
-        if answer.headers["content-type"].startswith("text/plain"):
+        if answer.headers["content-type"].startswith(("text/plain", LINES)):
             return answer.status_code, answer.text
         return answer.status_code, answer.json()
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from attrs import frozen
 from pace import allowed
-from serving import ADMIN, Serving, serving, sse_reader
+from serving import ADMIN, PATIENCE_S, Serving, serving, sse_reader
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -97,6 +97,83 @@ async def test_a_device_acts_for_who_invited_it_within_its_scopes(tmp_path: Path
         entries = (await server.client.get("/daemon/audit")).json()["entries"]
         found = [(one["operation"], one["target"]) for one in entries]
         assert found == [("add_device", phone.device_id), ("claim_device", phone.device_id)]
+
+
+async def test_a_list_says_when_a_device_was_seen_last(tmp_path: Path) -> None:
+    async with with_browser(tmp_path) as (server, phone):
+        unused = await browser(server)
+        before = await devices(server)
+        assert all(one["seen_at"] == one["created_at"] for one in before.values())
+        commits = await server.store.read(lambda view: view.epoch())
+        with anyio.fail_after(PATIENCE_S):
+            while True:  # the first use is written at once, the others within a minute
+                assert await status(server, phone.headers()) == 200
+                listed = await devices(server)
+                if listed[phone.device_id]["seen_at"] > before[phone.device_id]["seen_at"]:
+                    break
+                await anyio.sleep(0.02)
+        assert listed[unused.device_id] == before[unused.device_id]
+        assert await server.store.read(lambda view: view.epoch()) == commits
+
+
+async def devices(server: Serving) -> dict[str, dict[str, Any]]:
+    listed = (await server.client.get("/devices")).json()["devices"]
+    return {one["id"]: one for one in listed}
+
+
+async def test_a_decision_names_the_device(tmp_path: Path) -> None:
+    async with with_browser(tmp_path, name="Ann's phone") as (server, phone):
+        desk = await browser(server, name="desk")
+        request = await question(server)
+        path = f"/requests/{request}/resolve"
+        answers = []
+        for device in (phone, desk, phone):
+            async with httpx.AsyncClient(base_url=server.url, headers=device.headers()) as page:
+                answer = await page.post(path, json={"decision": "approve"})
+                assert answer.status_code == 200, answer.text
+                answers.append(answer.json())
+        # All gave the same answer, but only the first has decided.
+        assert [one["decided_now"] for one in answers] == [True, False, False]
+        for one in answers:
+            decided = one["request"]
+            assert (decided["decided_on"], decided["decided_on_id"]) == (
+                "Ann's phone",
+                phone.device_id,
+            )
+        events = await server.events(answers[0]["request"]["session_id"])
+        [resolved] = [one for one in events if one["event_type"] == "request.resolved"]
+        assert resolved["data"]["decided_on"] == "Ann's phone"
+        entries = (await server.client.get("/daemon/audit")).json()["entries"]
+        [entry, *_] = [one for one in entries if one["operation"] == "resolve_request"]
+        assert (entry["detail"]["device"], entry["detail"]["device_id"]) == (
+            "Ann's phone",
+            phone.device_id,
+        )
+
+
+async def test_a_decision_with_a_token_names_no_device(tmp_path: Path) -> None:
+    async with with_browser(tmp_path) as (server, _):
+        request = await question(server)
+        headers = {"Idempotency-Key": "once"}
+        for _ in range(2):
+            answer = await server.client.post(
+                f"/requests/{request}/resolve", json={"decision": "deny"}, headers=headers
+            )
+            # A repeated call gets the same answer.
+            assert answer.json()["decided_now"] is True
+            assert answer.json()["request"]["decided_on_id"] is None
+
+
+async def question(server: Serving) -> str:
+    """Return an open request of a run."""
+    session = await server.session("manual")
+    run = (await server.client.post("/runs", json={"session_id": session})).json()["run"]["id"]
+    await server.client.post(f"/runs/{run}/transition", json={"to_status": "running"})
+    answer = await server.client.post(
+        f"/runs/{run}/reply-parent", json={"text": "May I?", "request_kind": "approval_request"}
+    )
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["request"]["id"])
 
 
 async def test_the_cookie_is_kept_from_scripts_and_other_sites(tmp_path: Path) -> None:
@@ -328,6 +405,53 @@ async def test_without_tokens_a_page_of_this_machine_needs_no_device(tmp_path: P
         # From now on the page needs a device, as every caller needs a token.
         assert await status(server, {"Origin": server.url}) == 401
         assert await status(server, phone.headers()) == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "desk.example"},
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"X-Forwarded-Host": "127.0.0.1"},
+        {"X-Forwarded-Proto": "https"},
+        {"x-real-ip": "127.0.0.1"},
+        {"Forwarded": "for=127.0.0.1"},
+    ],
+)
+async def test_who_comes_through_a_proxy_is_not_the_local_user(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    async with serving(tmp_path, allowed_hosts=("desk.example",)) as server:
+        assert await status(server, {}) == 200
+        for method in ("GET", "POST"):
+            assert await status(server, headers, method=method) == 401
+        assert await status(server, headers, "/devices", method="POST") == 401
+        host, _, port = server.url.partition("://")[2].partition(":")
+        rest = dict(headers)
+        # A WebSocket's Host is that of its URL.
+        name = rest.pop("Host", host)
+        url = f"ws://{name}:{port}/stream?cursor=head"
+        async with connect(url, additional_headers=rest, host=host, port=int(port)) as socket:
+            await socket.send('{"type": "auth", "token": "x"}')
+            assert "unauthorized" in str(await socket.recv())
+        # The same connection may carry the requests of several callers.
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            for sent, expected in ((headers, 401), ({}, 200), (headers, 401)):
+                assert (await client.get("/sessions", headers=sent)).status_code == expected
+        phone = await browser(server)
+        # A page that the proxy names otherwise is one of another origin.
+        expected = 403 if "Host" in headers else 200
+        assert await status(server, {**phone.headers(), **headers}) == expected
+
+
+async def test_the_cookie_goes_only_below_the_path_of_the_page(tmp_path: Path) -> None:
+    async with serving(tmp_path, tokens=(ADMIN,), base_path="/my/agents") as server:
+        for base, path in (("/my/agents", "/my/agents/"), ("", "/")):
+            code = (await server.client.post("/devices", json={})).json()["code"]
+            async with httpx.AsyncClient(base_url=server.url) as stranger:
+                answer = await stranger.post(f"{base}/devices/claim", json={"code": code})
+            assert answer.status_code == 201, answer.text
+            assert f"Path={path};" in answer.headers["Set-Cookie"] + ";"
 
 
 async def test_reading_a_stream_needs_the_header(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ async def test_daemon_on_a_full_disk_refuses_work_accepts_cancels_and_recovers(
                 assert status["daemon_health"] == ("degraded" if codes else "ok")
                 return codes
 
-            while await problems() != ["disk_full"]:
+            # At times the watermark beside the database is due, too, and finds no room either.
+            while "disk_full" not in await problems():
                 await anyio.sleep(0.02)
             refused = await http.post("/sessions", json={})
             assert refused.status_code == 503
@@ -62,7 +63,7 @@ async def test_daemon_on_a_full_disk_refuses_work_accepts_cancels_and_recovers(
             assert canceled.status_code == 202, canceled.text
             waited = await http.get(f"/runs/{run}/wait", params={"timeout_s": 30})
             assert waited.json()["run"]["status"] == "canceled", waited.text
-            assert await problems() == ["disk_full"]
+            assert {"disk_full"} <= set(await problems()) <= {"disk_full", "watermark_failed"}
             await anyio.run_process(["mount", "-o", "remount,size=64m", str(small_disk)])
             while await problems():
                 await anyio.sleep(0.02)

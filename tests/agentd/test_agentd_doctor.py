@@ -139,6 +139,20 @@ def test_doctor_warns_of_origins_without_https() -> None:
         assert one(found(allowed_origins=(origin,)), "origins", origin).level == "warning"
 
 
+def test_doctor_says_what_notices_on_phones_need() -> None:
+    assert about(found(), "notices") == []  # nobody else can open the page
+    for flags in ({"host": "0.0.0.0"}, {"allowed_hosts": ("desk.example",)}):
+        finding = one(found({"AGENTD_AUTH_TOKEN": LONG}, **flags), "notices", "only over HTTPS")
+        assert finding.level == "note"
+        assert "Home Screen" in finding.message
+        for command in ("tailscale serve --bg 8765", "--allowed-origin https://NAME", "device add"):
+            assert command in (finding.hint or "")
+    secure = {"allowed_hosts": ("desk.example",), "allowed_origins": ("https://desk.example",)}
+    assert one(found(**secure), "notices", "Apple").level == "note"
+    for table in ('link_base = "https://desk.example"', 'push_contact = "mailto:a@desk.example"'):
+        assert about(found(config=f"{SHELL}[notify]\n{table}\n", **secure), "notices") == []
+
+
 def test_doctor_reports_unrestricted_workspaces(directory: Path) -> None:
     assert one(found(), "workspaces", "any directory").level == "note"
     beyond = found({"AGENTD_AUTH_TOKEN": LONG}, host="0.0.0.0")

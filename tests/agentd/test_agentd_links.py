@@ -56,6 +56,16 @@ async def test_a_link_reads_its_session_and_what_is_below(tmp_path: Path) -> Non
         runs = (await one.page.get("/runs")).json()["runs"]
         assert {run["session_id"] for run in runs} == {one.child_id}
         assert (await one.page.get("/requests")).json()["requests"] == []
+        for session_id in (one.session_id, one.other_id):
+            titled = {"title": "a needle"}
+            answer = await one.server.client.patch(f"/sessions/{session_id}", json=titled)
+            assert answer.status_code == 200, answer.text
+        everyone = (await one.server.client.get("/search?q=needle")).json()["hits"]
+        assert {hit["session_id"] for hit in everyone} == {one.session_id, one.other_id}
+        hits = (await one.page.get("/search?q=needle")).json()["hits"]
+        assert {hit["session_id"] for hit in hits} == {one.session_id}
+        hidden = await one.page.get(f"/search?q=needle&session_id={one.other_id}")
+        assert hidden.status_code == 404
         tree = (await one.page.get(f"/sessions/{one.session_id}/tree")).json()
         assert [below["session"]["id"] for below in tree["children"]] == [one.child_id]
 
@@ -76,7 +86,8 @@ async def test_a_link_allows_no_call_but_those_that_read_its_session(tmp_path: P
             names = {a.name for a in operation.request.__attrs_attrs__}  # type: ignore[attr-defined]
             names -= set(operation.path_fields)
             body = {name: value for name, value in bodies.items() if name in names}
-            sent: Any = {"json": body} if operation.is_mutation else {}
+            words = {"q": "x"} if operation.name == "search" else {}
+            sent: Any = {"params": words} if operation.has_query else {"json": body}
             path = operation.path.format(**ids)
             answer = await one.page.request(operation.method, path, **sent)
             expected = (200, 404) if operation.shared else (403,)

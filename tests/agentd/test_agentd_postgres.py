@@ -4,9 +4,11 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from postgres import served
 from serving import agentd, environment, run_agentd
@@ -15,6 +17,7 @@ from test_agentd_process import call, wait_for
 from agent_orchestrator.user_state import user_state
 
 PASSWORD = "hunter-22"
+LEASE_S = 10.0
 
 
 def with_password(url: str) -> str:
@@ -80,12 +83,15 @@ def test_a_stream_goes_on_when_the_server_is_back(slow):
         assert call(daemon, "GET", f"/runs/{run}")["run"]["status"] == "completed"
 
 
-def test_the_password_is_shown_nowhere(tmp_path, database):
-    url = with_password(database())
+def test_the_password_is_shown_nowhere(tmp_path, postgres, database):
+    name = database()
+    url = with_password(name)
     # Another daemon's refusal, the status, the log, and the endpoint file.
     with agentd(tmp_path, env={"AGENTD_STORE": url}) as daemon:
         status = httpx.get(f"{daemon.url}/daemon/status").text
         assert "postgresql://owner@127.0.0.1" in status
+        sql = "UPDATE agent_orchestrator.daemons SET version = NULL"  # as an earlier version does
+        postgres.run(sql, name.rpartition("/")[2])
         refused = run_agentd(tmp_path, "--port", "0", env={"AGENTD_STORE": url})
         assert refused.returncode == 1
         assert f"in use by process {daemon.pid}" in refused.stderr
@@ -124,7 +130,7 @@ def test_agentctl_hides_the_url_from_the_process_list(tmp_path, database):
 )
 def test_an_unusable_url_is_refused_in_a_sentence(tmp_path, url, said):
     pytest.importorskip("psycopg")
-    done = run_agentd(tmp_path, env={"AGENTD_STORE": url.format(PASSWORD)})
+    done = run_agentd(tmp_path, "--port", "0", env={"AGENTD_STORE": url.format(PASSWORD)})
     assert done.returncode == 1
     assert said in done.stderr
     assert PASSWORD not in done.stderr
@@ -178,3 +184,44 @@ def test_a_dump_is_restored_into_another_database(tmp_path, postgres, database):
         sessions = call(daemon, "GET", "/sessions")["sessions"]
         assert [one["id"] for one in sessions] == [session]
         assert call(daemon, "GET", "/daemon/check")["ok"]
+
+
+def agent_of(daemon, run):
+    """Return the process of a run's agent."""
+    tree = call(daemon, "GET", f"/runs/{run}/diagnose")["diagnostics"]["process_tree"]
+    return psutil.Process(tree[0]["pid"])
+
+
+def test_agents_end_with_the_lease_of_a_stopped_daemon(slow, database, postgres):
+    """Another daemon may take over then. When this one goes on and nobody has, its runs are begun again."""
+    url = database()
+    with agentd(slow, "--store", url) as daemon:
+        _, run = started(daemon, slow)
+        agent = agent_of(daemon, run)
+        daemon.signal(signal.SIGSTOP)
+        try:
+            query = "SELECT extract(epoch FROM max(expires_at)) FROM agent_orchestrator.daemons"
+            [[expires_at]] = postgres.run(query, url.rpartition("/")[2])
+            left = float(expires_at) - time.time()
+            assert 0 < left <= LEASE_S
+            agent.wait(timeout=left + 2)
+        finally:
+            daemon.signal(signal.SIGCONT)
+        (slow / "go").touch()
+        ended = call(daemon, "GET", f"/runs/{run}/wait?timeout_s=60")["run"]
+        assert (ended["status"], ended["attempt"]) == ("completed", 2)
+        assert "the agents were killed" in daemon.stderr()
+
+
+def test_agents_end_with_the_lease_of_a_daemon_that_is_cut_off(slow):
+    with served() as server, agentd(slow, "--store", server.new_database()) as daemon:
+        _, run = started(daemon, slow)
+        agent = agent_of(daemon, run)
+        server.stop()
+        stopped_at = time.monotonic()
+        agent.wait(timeout=LEASE_S + 2)
+        assert time.monotonic() - stopped_at > LEASE_S / 2
+        (slow / "go").touch()
+        server.start()
+        ended = call(daemon, "GET", f"/runs/{run}/wait?timeout_s=60")["run"]
+        assert (ended["status"], ended["attempt"]) == ("completed", 2)

@@ -112,6 +112,9 @@ ROWS: dict[str, Row] = {
     "list_links": ({}, NOBODY),
     "revoke_link": ({}, NOBODY),
     "update_session": ({"title": "mine"}, NOBODY),
+    "prune_session": ({"through": 1}, NO_AGENT),
+    "export_session": ({}, NO_AGENT),
+    "import_session": ({}, NO_AGENT),
     "close_session": ({}, NOBODY),
     "attach_session": ({"pid": 1, "process_start_id": "x"}, NO_AGENT),
     "adopt_session": ({}, NO_AGENT),
@@ -129,6 +132,7 @@ ROWS: dict[str, Row] = {
     "extend_request": ({"expires_in_s": 60}, {"own": 403, "parent": 200}),
     "resolve_request": ({"decision": "approve"}, {"own": 403, "parent": 200}),
     "list_events": ({}, READ),
+    "search": ({"q": "x"}, LISTED),
     "create_run": ({"text": "x"}, NOBODY),
     "list_runs": ({}, LISTED),
     "get_run": ({}, READ),
@@ -150,6 +154,7 @@ ROWS: dict[str, Row] = {
     "get_push_key": ({}, NO_AGENT),
     "list_push": ({}, NO_AGENT),
     "subscribe_push": ({"endpoint": "https://x", "p256dh": "x", "auth": "x"}, NO_AGENT),
+    "update_push": ({}, NO_AGENT),
     "unsubscribe_push": ({}, NO_AGENT),
     "report_notice": ({"notice_id": "ntc_x", "state": "shown"}, NO_AGENT),
     "back_up": ({"path": "/nowhere/copy.db"}, NO_AGENT),
@@ -187,7 +192,7 @@ async def test_status_of_every_operation_for_tokens_of_related_runs(
             more = dict(values)
             if name == "create_run":
                 more["session_id"] = own["session_id"]
-            sent = {"json": more} if operation.is_mutation else {"params": more}
+            sent = {"params": more} if operation.has_query else {"json": more}
             events, trail = await tree.agents.server.event_count(), len(await tree.audit())
             answer = await client.request(operation.method, path, **sent)
             status = expected(statuses, attacker)
@@ -221,7 +226,7 @@ async def test_status_of_every_operation_for_tokens_of_related_runs(
                     key: value[:4] + "0" * 26 if key == "session_id" else value
                     for key, value in more.items()
                 }
-                sent = {"json": more} if operation.is_mutation else {"params": more}
+                sent = {"params": more} if operation.has_query else {"json": more}
                 absent = await client.request(operation.method, missing, **sent)
                 assert (absent.status_code, absent.text) == (404, there), name
     assert first_break(await tree.audit()) is None

@@ -101,7 +101,7 @@ async def test_stream_of_several_sessions_resumes_at_its_cursor(server: Serving)
 
 
 async def test_quiet_stream_sends_keep_alives(tmp_path: Path) -> None:
-    async with serving(tmp_path, quiet_s=0.05) as server:
+    async with serving(tmp_path, keepalive_s=0.05) as server:
         session = await server.session()
         with anyio.fail_after(10):
             url = f"/stream?sessionId={session}&cursor=1"
@@ -365,6 +365,33 @@ async def test_websocket_sends_history_and_then_new_events(server: Serving) -> N
     assert events == await server.events(session)
     async with connect(ws_url(server, f"?sessionId={session}&cursor=3")) as reader:
         assert (await receive(reader))["event"]["seq"] == 4
+
+
+async def test_readers_below_what_is_kept_are_told_where_to_go_on(server: Serving) -> None:
+    session = await server.session()
+    await server.say(session, "hello")
+    last = len(await server.events(session))
+    first_feed = (await read_sse(server, "/stream", 1))[0]["id"]
+    pruned = await server.client.post(f"/sessions/{session}/prune", json={"retain_events": 2})
+    assert pruned.status_code == 200, pruned.text
+    oldest = last - 2
+    for query in (f"?sessionId={session}&cursor=1", f"?cursor={first_feed}"):
+        refused = await server.client.get(f"/stream{query}")
+        assert refused.status_code == 410
+        details = refused.json()["error"]["details"]
+        async with connect(ws_url(server, query)) as reader:
+            frame = await receive(reader)
+            assert (frame["type"], frame["error"]["code"]) == ("error", "gone")
+            assert frame["error"]["details"] == details
+            with pytest.raises(ConnectionClosed):
+                await reader.recv()
+            assert reader.close_code == 4410
+        onward = query.partition("cursor=")[0] + f"cursor={details['oldest']}"
+        async with connect(ws_url(server, onward)) as reader:
+            got = [(await receive(reader))["event"]["seq"] for _ in range(2)]
+        assert got == [oldest + 1, oldest + 2]
+        if "sessionId" in query:
+            assert details["oldest"] == oldest
 
 
 async def test_websocket_accepts_a_token_in_header_protocol_or_first_frame(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -26,8 +28,11 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
-_LIMIT_S: Final = 40.0
+_LIMIT_S: Final = 120.0
 """Seconds for one thing to happen: less than a test may take."""
+
+_RETYPE_S: Final = 10.0
+"""Seconds after which a program that shows nothing of a text has lost it: it was not ready yet."""
 
 _ANSWERS: Final = {b"\x1b[6n": b"\x1b[1;1R", b"\x1b[c": b"\x1b[?62;22c", b"\x1b[>0q": b""}
 """What a terminal is asked, and what it answers."""
@@ -44,6 +49,8 @@ class Terminal:
     process: subprocess.Popen[bytes]
     _leader: int
     _output: bytearray = attrs.field(factory=bytearray)
+    _typed_at: float = -inf
+    _is_cleared: bool = True
 
     @property
     def text(self) -> str:
@@ -66,26 +73,33 @@ class Terminal:
                     os.write(self._leader, answer * piece.count(question))
 
     async def shows(self, text: str) -> None:
-        await self._until(lambda: text in self.text, f"{text!r} on the terminal")
+        await self.until(lambda: text in self.text, f"{text!r} on the terminal")
 
     async def say(self, text: str, taken: object) -> None:
         """Type a text and Enter, again as long as it was not taken: a program may not be ready yet."""
-        await self._until(lambda: self._type(text, taken), f"{text!r} being taken", 1.0)
+        await self.until(lambda: self._type(text, taken), f"{text!r} being taken", 1.0)
 
     def _type(self, text: str, taken: object) -> bool:
         if taken():  # type: ignore[operator]
             return True
         # Programs write blanks as moves of the cursor.
-        is_typed = text.replace(" ", "") in self.text.replace(" ", "")
-        # Ctrl-U: what was typed before may be shown late.
-        self.write("\r" if is_typed else f"\x15{text}")
+        if text.replace(" ", "") in self.text.replace(" ", ""):
+            self.write("\r")
+        elif time.monotonic() - self._typed_at <= _RETYPE_S:
+            pass
+        elif self._is_cleared:
+            self._typed_at, self._is_cleared = time.monotonic(), False
+            self.write(text)
+        else:  # what was typed may be shown late; Ctrl-U is only a key if it comes alone
+            self._is_cleared = True
+            self.write("\x15")
         return False
 
     async def ends(self) -> int:
-        await self._until(lambda: self.process.poll() is not None, "its end")
+        await self.until(lambda: self.process.poll() is not None, "its end")
         return self.process.returncode
 
-    async def _until(self, condition: object, what: str, pause_s: float = 0.05) -> None:
+    async def until(self, condition: object, what: str, pause_s: float = 0.05) -> None:
         with anyio.move_on_after(_LIMIT_S):
             while not condition():  # type: ignore[operator]
                 await anyio.sleep(pause_s)

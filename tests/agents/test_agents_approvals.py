@@ -29,7 +29,9 @@ def script(case: Case, file: Path, word: str = "ran") -> str:
 
 
 @behaviour("allow", "allow_session", "deny")
-async def test_decisions(case: Case, file: Path) -> None:
+async def test_an_approval_counts_once_and_a_denial_reaches_the_agent(
+    case: Case, file: Path
+) -> None:
     async with case.client() as client:
         session = await case.session(client)
         for times in (1, 2):
@@ -72,7 +74,7 @@ async def a_denial(
 
 
 @behaviour("expiry")
-async def test_what_nobody_decides(case: Case, file: Path) -> None:
+async def test_a_request_that_expires_is_declined(case: Case, file: Path) -> None:
     async with case.client() as client:
         session = await case.session(client, provider=case.agent.hurried)
         run = await turn(client, session, script(case, file))
@@ -83,7 +85,7 @@ async def test_what_nobody_decides(case: Case, file: Path) -> None:
 
 
 @instead("allow", "allow_session", "deny", "expiry")
-async def test_what_would_be_asked_is_declined(case: Case, file: Path) -> None:
+async def test_an_agent_that_cannot_ask_declines_instead(case: Case, file: Path) -> None:
     async with case.client() as client:
         session = await case.session(client, sandbox="workspace-write")
         run = await turn(client, session, script(case, file))

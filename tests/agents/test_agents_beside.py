@@ -19,7 +19,7 @@ TEXT = "beside"
 
 
 @behaviour("exclusive")
-async def test_the_conversation_of_a_run_is_refused_to_others(case: Case) -> None:
+async def test_the_agents_own_program_is_refused_the_conversation_of_a_run(case: Case) -> None:
     async with case.client() as client:
         session = await case.session(client)
         async with a_run(case, client, session), by_hand(case, client, session) as process:
@@ -31,7 +31,7 @@ async def test_the_conversation_of_a_run_is_refused_to_others(case: Case) -> Non
 
 
 @instead("exclusive")
-async def test_a_run_is_not_disturbed_by_others(case: Case) -> None:
+async def test_the_agents_own_program_does_not_disturb_a_run(case: Case) -> None:
     async with case.client() as client:
         session = await case.session(client)
         async with a_run(case, client, session), by_hand(case, client, session) as process:

@@ -137,7 +137,7 @@ class Turns:
 
 
 @behaviour("cancel")
-async def test_a_cancel_in_each_state(case: Case) -> None:
+async def test_a_cancel_in_each_state_leaves_nothing_running(case: Case) -> None:
     turns = Turns(case)
     async with case.client() as client:
         await turns.begin(client, "answered")
@@ -158,7 +158,7 @@ async def test_a_cancel_in_each_state(case: Case) -> None:
 
 
 @behaviour("interrupt")
-async def test_a_message_interrupts_in_each_state(case: Case) -> None:
+async def test_a_message_interrupts_the_run_in_each_state(case: Case) -> None:
     turns = Turns(case)
     async with case.client() as client:
         await turns.begin(client, "answered")
@@ -176,7 +176,7 @@ async def test_a_message_interrupts_in_each_state(case: Case) -> None:
 
 
 @behaviour("daemon_killed")
-async def test_a_killed_daemon(case: Case) -> None:
+async def test_after_a_killed_daemon_runs_go_on_in_each_state(case: Case) -> None:
     turns = Turns(case)
     async with case.client() as client:
         await turns.begin(client, "starting")
@@ -211,7 +211,7 @@ async def test_a_killed_daemon(case: Case) -> None:
 
 
 @behaviour("agent_killed")
-async def test_a_killed_agent(case: Case) -> None:
+async def test_a_killed_agent_fails_its_run_and_the_conversation_goes_on(case: Case) -> None:
     turns = Turns(case)
     async with case.client() as client:
         await turns.begin(client, "starting")

@@ -35,7 +35,9 @@ def children(agent: Agent) -> list[Agent]:
 
 
 @pytest.mark.parametrize("agent", KINDS.values(), ids=KINDS.keys())
-async def test_a_tree_of_several_kinds(case: Case, world: World, children: list[Agent]) -> None:
+async def test_limits_approvals_cancels_and_results_work_between_kinds_of_agents(
+    case: Case, world: World, children: list[Agent]
+) -> None:
     """Limits, sandboxes, approvals, cancels and results hold in it."""
     async with case.client() as client:
         session = await case.session(client, max_children=2)

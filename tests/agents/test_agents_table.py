@@ -14,5 +14,5 @@ def test_each_behaviour_of_each_agent_has_a_test() -> None:
     assert CELLS.keys() == set(product([agent.name for agent in AGENTS], BEHAVIOURS))
 
 
-def test_what_an_agent_cannot_is_a_behaviour() -> None:
+def test_each_listed_inability_of_an_agent_is_a_known_behaviour() -> None:
     assert {name for agent in AGENTS for name in agent.cannot} <= BEHAVIOURS.keys()

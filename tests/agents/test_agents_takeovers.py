@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
 import anyio
 import attrs
@@ -29,10 +30,17 @@ pytestmark = [
 _ALONE = {"codex": ("exec", "--skip-git-repo-check"), "claude": ("-p",)}
 """How each program answers one prompt and ends."""
 
-each_agent = pytest.mark.parametrize(
-    "agent",
-    [pytest.param(one, id=one.name, marks=one.mark) for one in AGENTS if one.program in _ALONE],
-)
+_TAKEN: Final = [one for one in AGENTS if one.program in _ALONE]
+
+
+def _each(agents: Iterable[Agent]) -> pytest.MarkDecorator:
+    params = [pytest.param(one, id=one.name, marks=one.mark) for one in agents]
+    return pytest.mark.parametrize("agent", params)
+
+
+each_agent = _each(_TAKEN)
+each_program = _each({one.program: one for one in reversed(_TAKEN)}.values())
+"""With the first runner of each program: for what happens in the program and agentctl, whatever runs the next message."""
 
 
 @attrs.frozen
@@ -47,10 +55,13 @@ class Place:
     def env(self) -> dict[str, str]:
         return {**environment(), **self.variables}
 
+    def agentctl(self, *arguments: str) -> list[str]:
+        url = self.case.daemon.daemon.url
+        return [sys.executable, "-m", "agentctl.main", "--url", url, *arguments]
+
     def attach(self, session: Session):
         """Attach in a shell, which stays the leader of the terminal if agentctl is killed."""
-        url = self.case.daemon.daemon.url
-        command = [sys.executable, "-m", "agentctl.main", "--url", url, "attach", session.id]
+        command = self.agentctl("attach", session.id)
         shell = [
             "/bin/sh",
             "-c",
@@ -97,7 +108,7 @@ async def takeover_of(client: Client, session: Session) -> Run:
 
 
 @each_agent
-async def test_what_is_said_in_the_program_is_in_the_log_and_known_to_the_next_message(
+async def test_a_turn_in_the_agents_program_is_logged_and_known_to_the_next_run(
     place: Place,
 ) -> None:
     case = place.case
@@ -131,8 +142,40 @@ async def test_what_is_said_in_the_program_is_in_the_log_and_known_to_the_next_m
     assert any(text.strip() == "say typed-by-hand" for text in known)
 
 
-@each_agent
-async def test_a_hold_follows_the_program_when_agentctl_and_the_daemon_end(place: Place) -> None:
+@each_program
+async def test_chat_hands_its_terminal_to_the_agents_program_and_continues_afterwards(
+    place: Place,
+) -> None:
+    case = place.case
+    leave = "/exit" if case.agent.program == "claude" else "/quit"
+    async with case.client() as client:
+        session = await case.session(client)
+        await turn(client, session, "say begun-by-the-gateway")
+        chat = place.agentctl("chat", "--session-id", session.id)
+        with terminal(chat, place.env, case.workspace) as person:
+            await person.shows("begun-by-the-gateway")
+            person.write("/attach\r")
+            await person.shows("is held until you leave")
+            held = await takeover_of(client, session)
+            await person.say("say typed-by-hand", lambda: place.has("say typed-by-hand"))
+            await person.say(leave, lambda: "turn recorded" in person.text)
+            assert answer(await ended(client, held.id)) == "typed-by-hand"
+            after = person.text.rindex("turn recorded")
+            await person.until(
+                lambda: "typed-by-hand" in person.text[after:], "what was said in the program"
+            )
+            person.write("say back-in-the-chat\r")
+            await person.until(lambda: place.has("say back-in-the-chat"), "the next message")
+            person.write("/quit\r")
+            assert await person.ends() == 0
+        texts = case.agent.texts(case.requests[-1])
+    assert any(text.strip() == "say typed-by-hand" for text in texts)
+
+
+@each_program
+async def test_a_takeover_lasts_until_the_program_ends_even_after_a_daemon_restart(
+    place: Place,
+) -> None:
     case = place.case
     async with case.client() as client:
         session = await case.session(client)

@@ -26,7 +26,7 @@ def texts(events: list[Event], kind: str) -> list[str]:
 
 
 @behaviour("first_turn", "deltas", "prompts", "big_answer")
-async def test_turns(case: Case) -> None:
+async def test_an_agent_answers_prompts_of_any_kind_and_reports_usage(case: Case) -> None:
     (case.workspace / "file.txt").write_text("what is in the file")
     async with case.client() as client:
         session = await case.session(client)
@@ -72,7 +72,7 @@ async def prompts(case: Case, client: Client, session: Session) -> None:
 
 
 @behaviour("resume", "late")
-async def test_a_conversation_goes_on(case: Case) -> None:
+async def test_a_conversation_goes_on_after_a_restart(case: Case) -> None:
     """An agent that asked has ended after a restart. The next one is told, and would have to ask again."""
     file = case.workspace / "ran"
     asks = f"{case.agent.asking} sh -c 'echo ran >> {file}'\nsay done"
@@ -106,7 +106,7 @@ async def test_a_conversation_goes_on(case: Case) -> None:
 
 
 @behaviour("children", "parent")
-async def test_children(case: Case) -> None:
+async def test_an_agent_starts_children_with_its_tools_and_waits_for_them(case: Case) -> None:
     """Also in the next run of the same process, with that run's own token."""
     runs, children = [], []
     file = case.workspace / "ran"

@@ -7,7 +7,7 @@ from agent_orchestrator import Client, RunStatus, Session
 
 
 @behaviour("files", "diffs", "usage", "directory")
-async def test_work_in_a_directory(case: Case) -> None:
+async def test_file_changes_are_logged_and_a_missing_directory_is_named(case: Case) -> None:
     """A file is added and changed there, and then the directory is gone."""
     there = case.workspace / "there"
     there.mkdir()
@@ -46,7 +46,7 @@ async def test_work_in_a_directory(case: Case) -> None:
 
 
 @behaviour("errors", "retries", "context")
-async def test_errors_of_the_model_server(case: Case) -> None:
+async def test_errors_of_the_model_server_have_codes_and_the_session_goes_on(case: Case) -> None:
     agent, found = case.agent, {}
     expected = {**agent.errors, agent.too_long: "context_exceeded"}
     expected |= agent.retried if agent.can("retries") else {}

@@ -29,14 +29,20 @@ FIGURES = {
     "turns": 1,
     "requests": 3,
     "accepts": 1,
+    "searches": 2,
     "appends": 1,
-    "postgres": 3,
+    "postgres": 7,
     "supervisors": 1,
     "parked": 1,
     "queued": 1,
     "readers": 2,
     "idle": 2,
     "commands": 2,
+    "scale.readers": 5,
+    "scale.idle": 4,
+    "scale.lists": 1,
+    "scale.answer": 3,
+    "scale.beyond": 4,
 }
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import anyio
 import apsw
-from tests.chaos import agents, damage, disks, engines, kills, sizes, times
+from tests.chaos import agents, daemons, damage, disks, engines, kills, sizes, times
 from tests.chaos.daemon import ROOT
 from tests.chaos.outcome import Effort, Outcome, Skipped, table
 
@@ -30,6 +30,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     "damage": damage.damaged_files,
     "pause": times.standstill,
     "clock": times.clock_jumps,
+    "daemons": daemons.take_overs,
     "ready": times.ready_again,
     "sizes": sizes.sweep,
     "codex": agents.codex_restart,

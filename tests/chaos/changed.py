@@ -18,9 +18,17 @@ def changed(place: Path, path: str, old: str, new: str) -> Path:
     """
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(SOURCE, place, ignore=shutil.ignore_patterns("__pycache__"))
+    change(place, path, old, new)
+    return place
+
+
+def change(place: Path, path: str, old: str, new: str) -> None:
+    """Change one more thing in such a copy.
+
+    :raises NotThere: unless the text to change stands there exactly once.
+    """
     file = place / path
     text = file.read_text()
     if text.count(old) != 1:
         raise NotThere(f"{path} holds {old!r} {text.count(old)} times")
     file.write_text(text.replace(old, new))
-    return place

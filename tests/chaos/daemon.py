@@ -57,6 +57,7 @@ class Daemon:
     """An agentd on one database and one port, over any number of processes.
 
     :param db: its database.
+    :param store: the URL of its database, instead of ``db``.
     :param config: its configuration file's text.
     :param source: the code it runs: the product's, or a changed copy of it.
     """
@@ -65,6 +66,7 @@ class Daemon:
     db: Path
     config: str = CONFIG
     source: Path = SOURCE
+    store: str | None = None
     arguments: tuple[str, ...] = ()
     env: dict[str, str] = field(factory=dict)
     port: int = field(factory=free_port)
@@ -125,8 +127,7 @@ class Daemon:
                     "agentd",
                     "--port",
                     str(self.port),
-                    "--db",
-                    str(self.db),
+                    *(("--db", str(self.db)) if self.store is None else ("--store", self.store)),
                     "--config",
                     "agentd.toml",
                     "--ready-file",

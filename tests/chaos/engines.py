@@ -1,5 +1,6 @@
 """The engine alone: simulated, compared with a model, and with faults put into its code."""
 
+import importlib.util
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from attrs import frozen
 from tests.chaos.changed import NotThere, changed
 from tests.chaos.daemon import ROOT, SOURCE
 from tests.chaos.outcome import Effort, Outcome
+from tests.support.postgres import programs
 
 _COUNT: Final = re.compile(r"(\d+) worlds, (\d+) with faults")
 
@@ -45,15 +47,17 @@ async def _run(
 
 
 async def simulation(effort: Effort, directory: Path) -> Outcome:
-    """The engine in a simulated world, lost or stopped at any await: 10,000 worlds."""
+    """One engine after the other, and several at once, in simulated worlds: lost or stopped at any await."""
     outcome = Outcome("simulation", effort.seed)
-    seeds = effort.tries(10_000, 10)
-    argv = ["tests/engine/simulation.py", "--start", str(effort.seed), "--seeds", str(seeds)]
-    status, said = await _run(argv)
-    told = _COUNT.search(said)
-    outcome.tries = int(told[1]) if told else 0
-    if status != 0 or outcome.tries != seeds:
-        outcome.fault("broken", f"{' '.join(argv)}: {said[-1500:]}")
+    for program, full in (("simulation", 10_000), ("fleets", 5_000)):
+        seeds = effort.tries(full, 10)
+        argv = [f"tests/engine/{program}.py", "--start", str(effort.seed), "--seeds", str(seeds)]
+        status, said = await _run(argv)
+        told = _COUNT.search(said)
+        done = int(told[1]) if told else 0
+        outcome.tries += done
+        if status != 0 or done != seeds:
+            outcome.fault("broken", f"{' '.join(argv)}: {said[-1500:]}")
     return outcome
 
 
@@ -82,10 +86,13 @@ class Mutant:
     old: str
     new: str
     tests: tuple[str, ...]
+    needs_postgres: bool = False
 
 
 _ENGINE: Final = "agent_orchestrator/engine/"
 _SQLITE: Final = "agent_orchestrator/stores/sqlite/"
+_POSTGRES: Final = "agent_orchestrator/stores/postgres/"
+_SHARED: Final = ("tests/engine/test_shared_store.py",)
 _RECOVERY: Final = ("tests/engine/test_recovery.py",)
 _CLIENT: Final = ("tests/client/test_embedded.py",)
 
@@ -124,6 +131,30 @@ MUTANTS: Final = (
         "self._cursor = page[-1].event.seq\n",
         "self._cursor = page[-1].event.seq - 1\n",
         (*_CLIENT, "-k", "event or stream or log or follow"),
+    ),
+    Mutant(
+        "a run is claimed on another host",
+        _ENGINE + "worker_pool.py",
+        "            host=self.core.config.host.id,\n",
+        "            host=None,\n",
+        ("tests/engine/test_hosts.py", "-k", "executed_on_the_host"),
+        needs_postgres=True,
+    ),
+    Mutant(
+        "a lost run of another host is taken over",
+        _ENGINE + "recovery.py",
+        "if core.store.lease is not None and not core.is_here(_host_of(view, run, attempt)):",
+        "if False:",
+        ("tests/engine/test_hosts.py", "-k", "lost_run_waits"),
+        needs_postgres=True,
+    ),
+    Mutant(
+        "a conversation goes along to another host",
+        _ENGINE + "sessions.py",
+        "        tx.forget_threads(session.id)\n",
+        "",
+        ("tests/engine/test_hosts.py", "-k", "moves_between"),
+        needs_postgres=True,
     ),
     Mutant(
         "a reader of all sessions goes to the head",
@@ -175,6 +206,78 @@ MUTANTS: Final = (
         _RECOVERY,
     ),
     Mutant(
+        "a daemon writes without its lease",
+        _POSTGRES + "daemons.py",
+        "WHERE id = ?2 AND ended_at IS NULL RETURNING 1),",
+        "WHERE id = ?2 RETURNING 1),",
+        ("tests/stores/test_postgres_outages.py", "-k", "commits_nothing_more"),
+        needs_postgres=True,
+    ),
+    Mutant(
+        "a daemon that begins anew goes on with its former attempts",
+        _ENGINE + "run_changes.py",
+        'if (run.worker_id or "").partition("/")[0] != core.instance:',
+        "if False:",
+        (*_SHARED, "-k", "another_daemons_attempt"),
+        needs_postgres=True,
+    ),
+    Mutant(
+        "a daemon that lost its lease waits for its agents first",
+        _ENGINE + "sharing.py",
+        "tasks.start_soon(_await_end, core, pool, stopped)",
+        "await _await_end(core, pool, stopped)",
+        (*_SHARED, "-k", "lost_again"),
+        needs_postgres=True,
+    ),
+    Mutant(
+        "the ids of a daemon do not follow those of another",
+        _POSTGRES + "writer.py",
+        "self.ids.follow((head.newest_id,))",
+        "pass",
+        (*_SHARED, "-k", "clocks_of_two"),
+        needs_postgres=True,
+    ),
+    Mutant(
+        "the times of a daemon are those of its own clock",
+        _ENGINE + "core.py",
+        "if lease is None or not lease.clock_offset_s:",
+        "if True:",
+        (*_SHARED, "-k", "times_of_two"),
+        needs_postgres=True,
+    ),
+    Mutant(
+        "the end of a daemon does not wake the workers of the others",
+        _ENGINE + "worker_pool.py",
+        "topics = (run_changes.QUEUE_TOPIC, DAEMONS_TOPIC)",
+        "topics = (run_changes.QUEUE_TOPIC,)",
+        (*_SHARED, "-k", "wakes_those"),
+        needs_postgres=True,
+    ),
+    Mutant(
+        "a run is started by a daemon without its provider",
+        _ENGINE + "worker_pool.py",
+        "            providers=self.core.config.providers,\n",
+        "",
+        (*_SHARED, "-k", "with_its_provider"),
+        needs_postgres=True,
+    ),
+    Mutant(
+        "a conversation is continued by two daemons at once",
+        _ENGINE + "worker_pool.py",
+        "            daemon_id=self.core.instance,\n",
+        "",
+        (*_SHARED, "-k", "stays_with_its_daemon"),
+        needs_postgres=True,
+    ),
+    Mutant(
+        "the runs of a daemon at work are taken for lost",
+        "agent_orchestrator/stores/postgres/view.py",
+        "split_part(worker_id, '/', 1) AND ended_at IS NULL",
+        "split_part(worker_id, '/', 1) AND ended_at IS NOT NULL",
+        (*_SHARED, "-k", "each_runs_once or another_daemon"),
+        needs_postgres=True,
+    ),
+    Mutant(
         "a commit is answered before it is made",
         _SQLITE + "connection.py",
         '("synchronous", 2)',
@@ -187,10 +290,11 @@ MUTANTS: Final = (
 async def mutants(effort: Effort, directory: Path) -> Outcome:
     """Faults put into the fence, the keys, the cursors and the recovery: some test must see each."""
     outcome = Outcome("mutants", effort.seed)
-    chosen = MUTANTS
-    count = effort.tries(len(MUTANTS) * 2, 2)
-    if count < len(MUTANTS):
-        chosen = tuple(effort.chance("mutants").sample(MUTANTS, count))
+    is_there = programs() is not None and importlib.util.find_spec("psycopg") is not None
+    chosen = tuple(mutant for mutant in MUTANTS if is_there or not mutant.needs_postgres)
+    count = effort.tries(len(chosen) * 2, 2)
+    if count < len(chosen):
+        chosen = tuple(effort.chance("mutants").sample(chosen, count))
     for mutant in chosen:
         outcome.tries += 1
         try:

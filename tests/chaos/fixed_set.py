@@ -24,7 +24,7 @@ REAL = {"codex": "codex", "claude": "claude", "opencode": "acp"}
         if name != "model"  # tests/engine/test_model.py is a test itself
     ],
 )
-def test_it_holds(name, tmp_path):
+def test_an_experiment_of_the_fixed_set_passes(name, tmp_path):
     outcome = chaos.make(name, Effort(SEED, 0), str(tmp_path))
     if outcome.skipped is not None:
         if name in REAL and os.environ.get("REQUIRE_REAL_AGENTS") == "1":

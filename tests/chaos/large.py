@@ -51,6 +51,10 @@ def pieces(shape, size):
     elif shape == "twins":
         names = b",".join(b'"%d":0' % number for number in range(20_000))
         yield from _repeated(b"{" + names + b',"19999":0}\n', size // len(names))
+    elif shape == "changes":
+        yield b'{"type":"changes","changes":[{"path":"a","kind":"add","diff":"'
+        yield from _repeated(rb"a\n", size // 3)
+        yield b'"}]}\n'
     elif shape == "small-lines":
         yield from _repeated(b'{"type":"say","text":"a"}\n', size // 26)
     elif shape == "blank-lines":

@@ -15,14 +15,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio.to_thread
 import httpx
 from attrs import define, field, frozen
 from tests.chaos.daemon import ROOT, Daemon, daemon
 from tests.chaos.outcome import SMALL, Effort, Outcome, percentile
+from tests.chaos.size_calls import CALLS, CallCase, Site
 
 HEALTH_S: Final = 0.1
 GROWTH: Final = 4.0
@@ -44,12 +46,17 @@ SHARED: Final = 24 * 2**20
 """Bytes of one value that many readers hold together."""
 
 CONFIG: Final = f"""\
+[limits]
+children = 10000
+descendants = 10000
+
 [providers.large]
 runner = "command"
 argv = ["{sys.executable}", "-I", "-S", "{ROOT}/tests/chaos/large.py"]
 output = "jsonl"
 map = [
   {{ when = {{ type = "say" }}, emit = "agent.message", data = {{ text = "$.text", more = "$.more" }} }},
+  {{ when = {{ type = "changes" }}, emit = "file.changed", data = {{ changes = "$.changes" }} }},
 ]
 
 [providers.live]
@@ -156,7 +163,7 @@ class Cost:
 async def sweep(effort: Effort, directory: Path) -> Outcome:
     """Say and read as much as there may be, and half as much, and compare the costs."""
     outcome = Outcome("sizes", effort.seed)
-    cases = CASES if effort.share >= SMALL else QUICK
+    cases = (*CASES, *CALLS) if effort.share >= SMALL else QUICK
     worst = [0.0, 0.0, 0.0]
     for case in cases:
         outcome.tries += 1
@@ -195,8 +202,9 @@ class _Figures:
         )
 
 
-def _compared(case: Case, full: int, directory: Path) -> tuple[_Figures, list[str]]:
-    half, whole = (_cost(case, size, directory / str(size)) for size in (full // 2, full))
+def _compared(case: Case | CallCase, full: int, directory: Path) -> tuple[_Figures, list[str]]:
+    cost: Any = _cost_of_call if isinstance(case, CallCase) else _cost
+    half, whole = (cost(case, size, directory / str(size)) for size in (full // 2, full))
     grown = max(0, whole.growth - SLACK) / full
     doubled = max(0.0, whole.cpu_s - SLACK_S) / max(half.cpu_s, 0.01)
     figures = _Figures(whole.health_s, grown, doubled, whole.cpu_s)
@@ -236,9 +244,41 @@ def _cost(case: Case, size: int, directory: Path) -> Cost:
     return cost[0]
 
 
+def _cost_of_call(case: CallCase, size: int, directory: Path) -> Cost:
+    with daemon(directory, config=CONFIG, env={"AGENTD_AUTH_TOKEN": TOKEN}) as one:
+        one.start()
+        with _client(one) as client:
+            request = case.prepare(Site(one, client, partial(_say, one)), size)
+            client.get("/daemon/status")
+        Path(f"/proc/{one.pid}/clear_refs").write_text("5")  # the most memory is that of now
+        with _measured(one) as cost:
+            _exchange(one, request.raw(one.port, TOKEN))
+        one.stop()
+    return cost[0]
+
+
+def _exchange(one: Daemon, request: bytes) -> None:
+    """Send a call that must succeed, and read the answer to its end."""
+    with socket.create_connection(("127.0.0.1", one.port), timeout=300) as line:
+        line.sendall(request)
+        head = line.recv(_PIECE)
+        assert head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 201", b"HTTP/1.1 202")), head[:1000]
+        while line.recv(_PIECE):
+            pass
+
+
+TOKEN: Final = "of-the-sweep"
+"""A daemon with named tokens accepts no call without a token."""
+
+
+def _client(one: Daemon) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    return httpx.Client(base_url=one.url, trust_env=False, timeout=600, headers=headers)
+
+
 def _say(one: Daemon, prompt: str) -> tuple[str, str]:
     """Have the agent say something; return its session and run once it has."""
-    with httpx.Client(base_url=one.url, trust_env=False, timeout=600) as client:
+    with _client(one) as client:
         provider = "live" if prompt.startswith(TOOL_PIECES) else "large"
         session = client.post("/sessions", json={"provider": provider}).json()["session"]["id"]
         sent = client.post(f"/sessions/{session}/messages", json={"text": prompt}).json()

@@ -9,11 +9,12 @@ import anyio
 import psutil
 import pytest
 from tests.chaos import __main__ as chaos
-from tests.chaos import engines, real_agents
+from tests.chaos import engines, real_agents, size_calls
 from tests.chaos.outcome import Effort, Outcome, percentile, table
 from tests.chaos.traffic import Ack, Traffic
 
 from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.operations import OPERATIONS
 
 
 def test_an_experiment_that_is_cut_short_leaves_nothing_running(tmp_path):
@@ -58,20 +59,20 @@ def test_a_failure_is_exit_status_1_and_names_its_seed(monkeypatch, capsys, kind
     assert f"{kind}: it went wrong [--seed 7 thing, try 3]" in printed
 
 
-def test_a_control_that_loses_nothing_is_a_failure():
+def test_a_control_experiment_that_loses_nothing_is_a_failure():
     outcome = Outcome("control", seed=7, expects_loss=True)
     assert not outcome.passed
     outcome.fault("lost", "as it must")
     assert outcome.passed
 
 
-def test_the_same_seed_draws_the_same():
+def test_the_same_seed_draws_the_same_random_values():
     first, second = Effort(5).chance("a", 1), Effort(5).chance("a", 1)
     assert [first.random() for _ in range(9)] == [second.random() for _ in range(9)]
     assert Effort(6).chance("a", 1).random() != Effort(5).chance("a", 1).random()
 
 
-def test_table():
+def test_the_table_shows_recovery_times_failures_and_skips():
     outcomes = [Outcome("one", 1, tries=2, recoveries=[0.5, 1.25]), failed("gaps")]
     outcomes.append(Outcome("two", 1, skipped="no strace"))
     lines = table(outcomes).splitlines()
@@ -80,7 +81,7 @@ def test_table():
     assert "skipped: no strace" in lines[4]
 
 
-def test_each_mutant_is_a_change_of_the_code_as_it_is_and_some_test_would_see_it():
+def test_each_mutant_changes_the_current_code_and_names_a_test_that_detects_it():
     for mutant in engines.MUTANTS:
         assert (engines.SOURCE / mutant.path).read_text().count(mutant.old) == 1, mutant.name
     files = sorted({mutant.tests[0] for mutant in engines.MUTANTS})
@@ -97,7 +98,13 @@ def test_each_mutant_is_a_change_of_the_code_as_it_is_and_some_test_would_see_it
         )
 
 
-def test_percentile():
+def test_the_sweep_of_sizes_has_a_case_or_a_reason_for_each_operation():
+    swept = [case.operation for case in size_calls.CALLS]
+    assert {*swept, *size_calls.BESIDE} == {operation.name for operation in OPERATIONS}
+    assert not {*swept} & size_calls.BESIDE.keys()
+
+
+def test_a_percentile_is_the_nearest_rank():
     assert percentile(range(1, 21), 0.95) == 19
     assert percentile([3], 0.95) == 3
     assert percentile(range(1, 101), 0.95) == 95
@@ -136,7 +143,7 @@ def test_a_message_that_an_agent_was_not_given_or_given_twice_is_a_failure(reque
     assert [problem.partition(":")[0] for problem in outcome.problems] == faults
 
 
-def test_the_page_has_a_place_for_it():
+def test_the_document_has_a_place_for_the_table():
     page = chaos.PAGE.read_text()
     assert chaos.with_table(page, "the table", Effort(1), 60) != page
 

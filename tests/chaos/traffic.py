@@ -4,7 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
@@ -89,8 +89,12 @@ class Traffic:
     verbs: tuple[str, ...] = VERBS
     agents: tuple[str, ...] = ()
     """Providers of real agents. Each has two clients of its own."""
+    first_client: int = 0
+    """The number of the first client. Clients of one database need different numbers."""
     padding: int = 0
     """Characters a message has beside what it says."""
+    further_urls: tuple[str, ...] = ()
+    """Other daemons of the same database: each message and cancel goes to any of them."""
     acks: dict[str, Ack] = field(factory=dict)
     sessions: dict[str, str] = field(factory=dict)
     """The sessions that were acknowledged, by key."""
@@ -105,6 +109,7 @@ class Traffic:
     stopping: bool = False
     unsettled: str = ""
     """What :meth:`settled` waits for."""
+    _others: list[Client] = field(factory=list)
     _talking: int = 0
     _count: int = 0
 
@@ -166,7 +171,9 @@ class Traffic:
         self.sent.add(key)
 
         async def send() -> Ack:
-            reply = await http.send_message(session_id, text, idempotency_key=key)
+            # Also when it asks again: the key is known to all daemons.
+            any_of_them = self.chance.choice([http, *self._others])
+            reply = await any_of_them.send_message(session_id, text, idempotency_key=key)
             run_id = reply.run.id if reply.run else None
             return Ack(key, reply.message.text, reply.message.id, session_id, run_id)
 
@@ -180,12 +187,15 @@ class Traffic:
                 self.outcome.fault("doubled", f"{key} again gave {again}, not {ack}")
         elif drawn < 0.25 and ack.run_id is not None:
             run_id = ack.run_id
-            await self.until_told(lambda: http.cancel_run(run_id, idempotency_key=f"x{key}"))
+            canceler = self.chance.choice([http, *self._others])
+            await self.until_told(lambda: canceler.cancel_run(run_id, idempotency_key=f"x{key}"))
             self.canceled.add(run_id)
-        elif provider != "manual" and ack.run_id is not None:
+        elif provider != "manual" and ack.run_id is not None and drawn < 0.9:
+            # Otherwise the next message has to wait for this one's run. If no client waited, a busy
+            # machine would queue more than it ever works off.
             run_id = ack.run_id
             reply = await self.until_told(lambda: http.wait_run(run_id, timeout_s=1))
-            while reply.timed_out and provider in self.agents:
+            while reply.timed_out:
                 reply = await self.until_told(lambda: http.wait_run(run_id, timeout_s=1))
 
     async def answerer(self, http: Client) -> None:
@@ -278,11 +288,16 @@ class Traffic:
         The daemon must be up, or come up, when the scope is left.
         """
         self.stopping = False
-        async with connect(self.url) as http, anyio.create_task_group() as readers:
+        async with AsyncExitStack() as stack:
+            http = await stack.enter_async_context(connect(self.url))
+            self._others = [
+                await stack.enter_async_context(connect(url)) for url in self.further_urls
+            ]
+            readers = await stack.enter_async_context(anyio.create_task_group())
             async with anyio.create_task_group() as tasks:
                 real = [name for name in self.agents for _ in range(2)]
                 others = [self.providers[n % len(self.providers)] for n in range(self.clients)]
-                for number, provider in enumerate([*others, *real]):
+                for number, provider in enumerate([*others, *real], self.first_client):
                     tasks.start_soon(self.client, number, provider, http)
                 tasks.start_soon(self.answerer, http)
                 if subscribed:
@@ -318,11 +333,17 @@ class Traffic:
         """Return when no run is at work or queued and every reader is at the head of its log.
 
         To be called inside the scope, the daemon up.
+
+        :param seconds: how long it may see no change.
         """
         self.stopping = True
         async with connect(self.url) as http:
             with anyio.move_on_after(seconds) as patience:
+                before = self.unsettled
                 while not await self._is_settled(http):
+                    if self.unsettled != before:
+                        before = self.unsettled
+                        patience.deadline = anyio.current_time() + seconds
                     await anyio.sleep(0.2)
         if patience.cancelled_caught:
             self.outcome.fault("broken", f"not settled after {seconds:g} s: {self.unsettled}")

@@ -45,7 +45,9 @@ class TestContract(RunnerContract):
 
 @ON_ONE_LOOP
 @pytest.mark.parametrize("is_restarted", [False, True])
-async def test_a_conversation_goes_on(make_runner, record, models, is_restarted):
+async def test_a_conversation_continues_in_the_same_and_in_another_process(
+    make_runner, record, models, is_restarted
+):
     async with make_runner() as runner:
         first = record("usage 30 20 7\nsay first")
         assert (await run(runner, first)).text == "first"
@@ -67,7 +69,7 @@ async def test_a_conversation_goes_on(make_runner, record, models, is_restarted)
 
 
 @ON_ONE_LOOP
-async def test_a_conversation_that_is_gone(make_runner, record):
+async def test_a_lost_conversation_is_replaced_or_fails_the_run(make_runner, record):
     gone = Thread(str(uuid.uuid4()), {"has_begun": True})
     async with make_runner() as runner:
         context = record("say hello", thread=gone)
@@ -99,7 +101,7 @@ async def test_a_prompt_that_an_attempt_had_sent_is_not_run_twice(
 
 
 @ON_ONE_LOOP
-async def test_the_model_and_effort_of_a_run_are_its_own(make_runner, record, models):
+async def test_the_model_and_effort_of_a_run_do_not_affect_the_next(make_runner, record, models):
     async with make_runner() as runner:
         first = record("say first", model="claude-haiku-4-5")
         await run(runner, first)
@@ -125,7 +127,7 @@ async def test_an_answer_matches_the_schema_of_its_message(make_runner, record):
 
 
 @ON_ONE_LOOP
-async def test_a_directory_that_is_gone(make_runner, record, workspace):
+async def test_a_missing_working_directory_fails_the_run(make_runner, record, workspace):
     workspace.rmdir()
     async with make_runner() as runner:
         with pytest.raises(AgentFailed) as caught:
@@ -150,7 +152,7 @@ async def test_two_runs_of_one_conversation_use_one_process_after_the_other(
 
 
 @ON_ONE_LOOP
-async def test_what_happens_to_one_session_does_not_touch_the_others(make_runner, record, models):
+async def test_failures_in_one_session_do_not_affect_others(make_runner, record, models):
     async with make_runner(max_idle=2) as runner:
         good = [record(f"stream 20 20 word{number}_") for number in range(3)]
         failing, canceled, killed = (
@@ -212,7 +214,7 @@ async def test_the_output_becomes_events(make_runner, record, workspace):
 
 
 @ON_ONE_LOOP
-async def test_a_text_comes_in_pieces_and_whole(make_runner, record):
+async def test_a_text_is_recorded_in_pieces_and_complete(make_runner, record):
     async with make_runner() as runner:
         context = record("stream 60 30 word")
         outcome = await run(runner, context)
@@ -224,7 +226,7 @@ async def test_a_text_comes_in_pieces_and_whole(make_runner, record):
 
 
 @ON_ONE_LOOP
-async def test_sub_agents_are_told_apart(make_runner, record):
+async def test_events_of_sub_agents_are_marked(make_runner, record):
     async with make_runner() as runner:
         context = record(
             "say part begun\n& delegate shell echo below ; say part done\nsay all done"
@@ -278,7 +280,7 @@ FAILURES = ("http 400", "http 401", "http 429", "http 529", "stop refusal")
 
 
 @ON_ONE_LOOP
-async def test_a_process_and_its_conversation_live_on_after_failures(make_runner, record):
+async def test_a_process_and_its_conversation_survive_failed_turns(make_runner, record):
     async with make_runner() as runner:
         thread = None
         for script in FAILURES:
@@ -303,7 +305,7 @@ async def test_an_answer_that_breaks_off_is_continued(make_runner, record):
 
 
 @ON_ONE_LOOP
-async def test_without_a_login_it_says_so(make_runner, record, env):
+async def test_without_a_login_the_provider_is_unavailable(make_runner, record, env):
     env["ANTHROPIC_API_KEY"] = ""
     async with make_runner() as runner:
         found = await runner.probe({**os.environ, **env})
@@ -317,7 +319,7 @@ async def test_without_a_login_it_says_so(make_runner, record, env):
 
 
 @ON_ONE_LOOP
-async def test_arguments_that_it_refuses(make_runner, record):
+async def test_arguments_that_claude_refuses_are_named(make_runner, record):
     async with make_runner(extra_args=["--bogus"]) as runner:
         with pytest.raises(AgentFailed) as caught:
             await run(runner, record("say hello"))
@@ -327,7 +329,7 @@ async def test_arguments_that_it_refuses(make_runner, record):
 
 @ON_ONE_LOOP
 @pytest.mark.parametrize("script", ["hang", "shell tail -f /dev/null"])
-async def test_a_killed_agent_is_told_and_its_conversation_goes_on(
+async def test_a_killed_agent_fails_the_run_and_its_conversation_goes_on(
     make_runner, record, models, script
 ):
     async with make_runner() as runner:
@@ -435,7 +437,7 @@ async def test_a_cancel_ends_the_turn_and_keeps_the_process(make_runner, record,
 
 
 @ON_ONE_LOOP
-async def test_what_a_command_left_running_ends_with_the_run(make_runner, record):
+async def test_processes_that_a_command_left_running_end_with_the_run(make_runner, record):
     async with make_runner() as runner:
         context = record("shell nohup setsid tail -f /dev/null -s 78 >/dev/null 2>&1 & echo left")
         await run(runner, context)
@@ -443,7 +445,7 @@ async def test_what_a_command_left_running_ends_with_the_run(make_runner, record
 
 
 @ON_ONE_LOOP
-async def test_tools_that_work_in_the_background_are_off(make_runner, record, models):
+async def test_background_tools_are_disabled(make_runner, record, models):
     async with make_runner() as runner:
         await run(runner, record("say hello"))
     offered = {*models.requests[0].tools}

@@ -29,7 +29,7 @@ def ask(record):
     return ask
 
 
-async def test_a_question_says_what_a_command_is(make_runner, ask, workspace):
+async def test_a_request_shows_the_command_and_its_options(make_runner, ask, workspace):
     async with make_runner(sandbox="workspace-write") as runner:
         context = await ask(runner, "shell sh -c 'echo ran > ran'", {"decision": "approve"})
     (question,) = context.questions
@@ -52,7 +52,7 @@ async def test_a_question_says_what_a_command_is(make_runner, ask, workspace):
         (EXPIRED, "Nobody has approved this"),
     ],
 )
-async def test_a_no_reaches_the_agent_in_its_words(
+async def test_the_text_of_a_denial_reaches_the_agent(
     make_runner, ask, workspace, models, decide, words
 ):
     async with make_runner(sandbox="workspace-write") as runner:
@@ -64,7 +64,7 @@ async def test_a_no_reaches_the_agent_in_its_words(
     assert words in models.requests[-1].texts[-1]
 
 
-async def test_cancel_ends_the_turn(make_runner, ask, workspace):
+async def test_a_denial_that_stops_ends_the_turn(make_runner, ask, workspace):
     decide = {"option": "deny_and_stop", "text": "Not today"}
     async with make_runner(sandbox="workspace-write") as runner:
         with pytest.raises(AgentFailed) as caught:
@@ -154,7 +154,9 @@ async def test_files_are_changed_without_asking_where_the_sandbox_allows_it(
         ("read-only", "never", False),
     ],
 )
-async def test_what_is_decided_without_asking(make_runner, ask, workspace, sandbox, policy, runs):
+async def test_sandbox_and_policy_may_decide_without_asking(
+    make_runner, ask, workspace, sandbox, policy, runs
+):
     async with make_runner(sandbox=sandbox, approval_policy=policy) as runner:
         context = await ask(runner, "shell sh -c 'echo ran > ran'", None)
     assert context.questions == []
@@ -274,7 +276,7 @@ async def test_a_parked_run_ends_its_process_at_once_and_goes_on_in_its_conversa
     assert any("say once" in text for text in models.requests[-1].texts)
 
 
-async def test_a_question_that_is_too_long_for_anybody_is_denied_and_says_so(
+async def test_a_question_that_is_too_long_to_judge_is_denied_with_its_size(
     make_runner, ask, workspace, models
 ):
     async with make_runner(sandbox="read-only") as runner:

@@ -37,7 +37,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize(("step", "told"), STEPS.values(), ids=STEPS)
-async def test_nothing_of_a_run_goes_on_after_it(make_runner, record, models, step, told):
+async def test_background_work_ends_with_the_run(make_runner, record, models, step, told):
     async with make_runner() as runner:
         context = record(f"{step}\nsay done")
         assert (await run(runner, context)).text == "done"

@@ -60,7 +60,7 @@ async def test_a_failure_has_its_code_and_its_reason(make_runner, record, script
         assert after.thread.id == context.thread.id
 
 
-async def test_a_model_that_cannot_be_reached(make_runner, record):
+async def test_an_unreachable_model_is_provider_unreachable(make_runner, record):
     with closed_port() as port:
         async with make_runner() as runner:
             context = record("say hello", env={"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}"})
@@ -69,7 +69,7 @@ async def test_a_model_that_cannot_be_reached(make_runner, record):
     assert "refused" in failure.message.lower()
 
 
-async def test_a_budget_that_is_used_up(make_runner, record):
+async def test_a_used_up_budget_is_quota_exhausted(make_runner, record):
     async with make_runner(extra_args=("--max-budget-usd", "0.01")) as runner:
         context = record("usage 100000 0 100000\nshell true\nsay more")
         failure = await failure_of(runner, context)
@@ -89,7 +89,7 @@ async def test_an_answer_that_is_cut_each_time_is_tried_again_and_then_fails(
     assert of(context, "agent.message")
 
 
-async def test_retries_are_told_with_their_reason(make_runner, record):
+async def test_retries_are_logged_with_their_reason(make_runner, record):
     for status, reason in (
         (429, "rate limit (429)"),
         (500, "server error (500)"),

@@ -95,7 +95,7 @@ async def test_a_change_has_its_kind_and_a_diff(
     assert {**made, "diff": shown} == asked
 
 
-async def test_a_file_that_stays_as_it_is_has_no_difference(make_runner, record, paths):
+async def test_an_unchanged_file_has_an_empty_diff(make_runner, record, paths):
     async with make_runner() as runner:
         context = record("read {old}\nadd {old} four\nadd {old} four".format(**paths))
         await run(runner, context)

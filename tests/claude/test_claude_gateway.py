@@ -57,7 +57,7 @@ async def until(client: Client, session_id: str, event_type: str, after: int = 0
                     return
 
 
-async def test_the_status_shows_it(gateway: Gateway) -> None:
+async def test_the_daemon_status_shows_version_login_and_capabilities(gateway: Gateway) -> None:
     async with gateway.client() as client:
         (found,) = (await client.status()).providers
     assert (found.name, found.available, found.version) == ("claude", True, "2.1.332")
@@ -68,7 +68,7 @@ async def test_the_status_shows_it(gateway: Gateway) -> None:
     assert "ANTHROPIC_API_KEY: its agents' commands do not get it, but can read it" in done.stdout
 
 
-async def test_it_is_a_provider_without_configuration(
+async def test_an_installed_claude_is_a_provider_without_configuration(
     tmp_path: Path, claude: str, env: dict[str, str], workspace: Path
 ) -> None:
     programs = tmp_path / "programs"
@@ -93,7 +93,7 @@ async def test_it_is_a_provider_without_configuration(
     ],
     ids=["deny", "allow"],
 )
-async def test_a_policy_decides_at_once(
+async def test_an_approval_policy_decides_without_waiting(
     gateways: Callable[..., Gateway], workspace: Path, settings: str, status: str, happens: bool
 ) -> None:
     gateway = gateways(settings=settings)
@@ -106,7 +106,7 @@ async def test_a_policy_decides_at_once(
     assert (workspace / "ran").exists() is happens
 
 
-async def test_an_approval_that_comes_after_its_agent_was_stopped_is_told_to_the_next(
+async def test_an_approval_after_the_agent_was_stopped_reaches_the_next_process(
     gateways: Callable[..., Gateway], workspace: Path, models: MessagesServer
 ) -> None:
     gateway = gateways("--park-after-s", "0")

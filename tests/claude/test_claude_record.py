@@ -93,11 +93,11 @@ def test_a_change_of_a_file_has_its_diff() -> None:
     ],
     ids=range(8),
 )
-def test_what_the_program_notes_for_itself_is_left_out(entry: dict[str, Any]) -> None:
+def test_internal_entries_of_the_program_are_ignored(entry: dict[str, Any]) -> None:
     assert read(entry)[1] == []
 
 
-def test_an_error_of_the_model_is_no_answer() -> None:
+def test_an_error_of_the_model_is_not_an_answer() -> None:
     reader, events = read(said("x"), answered(text("Not logged in"), isApiErrorMessage=True))
     assert events[1:] == [("run.error", {"message": "Not logged in"})]
     assert (reader.answer, reader.usage) == ("", None)
@@ -157,7 +157,9 @@ def test_the_latest_conversation_of_a_directory_is_found(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("thread_id", [SECOND, "", "*", f"../{FIRST}", FIRST.upper()])
-def test_only_an_id_names_a_conversation(tmp_path: Path, thread_id: str) -> None:
+def test_a_conversation_id_that_is_not_a_valid_id_is_refused(
+    tmp_path: Path, thread_id: str
+) -> None:
     put(tmp_path, FIRST, age=1, cwd="/")
     with pytest.raises(AgentFailed) as caught:
         record_of(tmp_path, thread_id)

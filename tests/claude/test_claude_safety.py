@@ -59,7 +59,7 @@ IS_SANDBOX=1 exec "$claude" "${arguments[@]}"
 """
 
 
-async def test_the_mode_that_never_asks_asks_too(make_runner, record, wrapper, workspace):
+async def test_the_mode_that_never_asks_is_made_to_ask(make_runner, record, wrapper, workspace):
     runs = make_runner(command=wrapper(BYPASSES), sandbox="workspace-write")
     async with runs as runner:
         context = record("shell sh -c 'echo ran > ran'", kind=Deciding)
@@ -75,7 +75,9 @@ exec "$claude" "$@"
 """
 
 
-async def test_a_program_that_was_killed_in_the_test_is_tested_again(make_runner, record, wrapper):
+async def test_a_program_that_was_killed_in_the_self_test_is_tested_again(
+    make_runner, record, wrapper
+):
     async with make_runner(command=wrapper(DIES_ONCE)) as runner:
         with pytest.raises(AgentFailed) as caught:
             await run(runner, record("say hello"))
@@ -84,7 +86,7 @@ async def test_a_program_that_was_killed_in_the_test_is_tested_again(make_runner
         assert (await run(runner, record("say hello"))).text == "hello"
 
 
-async def test_a_program_that_is_no_claude_code(make_runner, record, env, wrapper):
+async def test_a_program_that_is_not_claude_code_is_unavailable(make_runner, record, env, wrapper):
     for body, problem in (
         ("echo 2.1.100 '(Claude Code)'", "too old"),
         ("echo something 1.0", "does not say that it is Claude Code"),
@@ -99,7 +101,7 @@ async def test_a_program_that_is_no_claude_code(make_runner, record, env, wrappe
             assert problem in caught.value.message
 
 
-async def test_a_newer_program_is_tested_too(make_runner, record, env, wrapper):
+async def test_a_newer_version_is_also_self_tested(make_runner, record, env, wrapper):
     body = """
 [[ $1 == --version ]] && { echo "2.2.0 (Claude Code)"; exit; }
 exec "$claude" "$@"
@@ -132,7 +134,7 @@ def trust(env, directory):
     (home / ".claude.json").write_text(json.dumps({"projects": projects}))
 
 
-async def test_what_is_in_a_directory_is_loaded_only_where_the_user_trusts_it(
+async def test_settings_of_a_directory_are_loaded_only_if_the_user_trusts_it(
     make_runner, record, models, env, hooked
 ):
     async with make_runner() as runner:
@@ -214,7 +216,7 @@ async def test_settings_of_the_user_do_not_change_the_variables_that_keep_it_saf
     assert "heliotrope" not in str(models.requests[-1].body)
 
 
-async def test_a_relative_directory_of_its_configuration_is_not_below_a_session(
+async def test_a_relative_configuration_directory_is_relative_to_the_daemon(
     make_runner, record, workspace, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)

@@ -69,7 +69,7 @@ def test_messages_of_the_protocol_are_read_and_written():
         assert dialect.read(odd, 1) is None
 
 
-def test_pieces_of_one_text_differ_only_in_their_text():
+def test_pieces_of_one_text_can_be_joined():
     dialect = StreamJson()
     pieces = [
         dialect.read(
@@ -92,7 +92,7 @@ def test_pieces_of_one_text_differ_only_in_their_text():
     assert {**first.params, "text": ""} == {**second.params, "text": ""}
 
 
-def test_each_message_ends_and_then_stays_as_it_is():
+def test_every_message_state_can_end_and_an_ended_one_does_not_change():
     for state in Message:
         after = {word: STEPS.get((state, word)) for word in ("queued", "started", "completed")}
         assert (after["completed"] in ENDED) is (state not in ENDED), state
@@ -122,19 +122,19 @@ def test_each_message_ends_and_then_stays_as_it_is():
         ({"subtype": "error_max_turns"}, None, "provider_error"),
     ],
 )
-def test_failures_of_turns(result, error, code):
+def test_a_failed_turn_has_a_code(result, error, code):
     failure = result_failure({"is_error": True, **result}, error, "the words of it")
     assert (failure.code, failure.message) == (code, "the words of it")
 
 
-def test_a_usage_limit_is_no_rate_limit():
+def test_a_usage_limit_is_quota_exhausted_and_not_rate_limited():
     failure = result_failure({}, "rate_limit", "You've hit your limit · resets 3pm")
     assert failure.code == "quota_exhausted"
     told = result_failure({"errors": ["[ede_diagnostic] noise", "it broke"]}, None, "")
     assert told.message == "it broke"
 
 
-def test_failures_of_processes():
+def test_an_unexpected_exit_has_a_code_and_a_reason():
     assert "SIGKILL" in exit_failure(-9, "").message
     refused = exit_failure(1, "error: unknown option '--bogus'\n")
     assert (refused.code, refused.message) == (
@@ -154,7 +154,7 @@ def test_the_usage_of_a_turn_has_its_sub_agents_and_the_cost():
 
 
 @pytest.mark.parametrize("cost", [-3, 1e308, True, "1", None])
-def test_counts_and_costs_that_cannot_be_are_left_out(cost):
+def test_invalid_counts_and_costs_are_ignored(cost):
     model = {"inputTokens": "5", "outputTokens": -5, "cacheReadInputTokens": 1.5, "costUSD": cost}
     assert usage_of({"model_usage_since_last_result": {"one": model, "two": model}}) == Usage()
     most = {"inputTokens": MAX_INTEGER, "outputTokens": MAX_INTEGER}
@@ -175,12 +175,12 @@ def test_counts_and_costs_that_cannot_be_are_left_out(cost):
         ("danger-full-access", "never", "acceptEdits", True),
     ],
 )
-def test_permissions(sandbox, policy, mode, alone):
+def test_sandbox_and_policy_select_the_permission_mode(sandbox, policy, mode, alone):
     assert permission_mode(sandbox, policy) == mode
     assert decides_alone(sandbox, policy) is alone
 
 
-def test_arguments():
+def test_the_command_line_starts_or_resumes_a_conversation():
     new = SPEC.arguments("id", resumes=False)
     assert new[new.index("--session-id") + 1] == "id"
     again = evolve(SPEC, model="m", effort="low", extra_args=("--x",)).arguments(
@@ -205,7 +205,7 @@ def test_arguments_that_the_runner_sets_itself_are_refused(argument):
         ClaudeRunner(extra_args=["--add-dir=/a", argument])
 
 
-def test_the_environment_has_nothing_of_one_run_or_of_another_claude():
+def test_the_environment_has_no_variables_of_a_run_or_of_another_claude():
     given = {
         "PATH": "/bin",
         "AGENTCTL_RUN_ID": "r",
@@ -226,7 +226,7 @@ def test_prompts_that_begin_with_a_command_are_text():
     assert literal("clear /") == "clear /"
 
 
-def test_the_native_binary_behind_the_stub_of_npm(tmp_path, monkeypatch):
+def test_the_native_binary_is_started_instead_of_the_npm_stub(tmp_path, monkeypatch):
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
@@ -250,7 +250,7 @@ def test_the_native_binary_behind_the_stub_of_npm(tmp_path, monkeypatch):
         locate(str(tmp_path / "missing"), {})
 
 
-def test_a_program_that_is_no_stub_is_started_itself(tmp_path):
+def test_a_program_that_is_not_a_stub_is_started_itself(tmp_path):
     program = tmp_path / "claude"
     program.write_text("#!/bin/sh\n")
     with pytest.raises(NotInstalled, match="chmod"):
@@ -320,7 +320,7 @@ def test_changes_of_files_are_shown_before_and_after():
         proposed("NotebookEdit", cell, PresentFile(exists=True, text=odd))
 
 
-def test_what_has_an_unknown_shape_is_kept():
+def test_messages_of_unknown_shape_are_kept():
     reader = RunReader()
     for name, params in (
         ("assistant", {"message": "odd"}),
@@ -341,13 +341,13 @@ def test_what_has_an_unknown_shape_is_kept():
     assert event.data["item_id"] == "m.0"
 
 
-def test_an_answer_to_no_request_of_ours_is_no_message():
+def test_an_answer_without_a_request_is_ignored():
     for number in ("9" * 6_000, "\u0663", "-1", "r", 5, None):
         answer = {"type": "control_response", "response": {"request_id": number}}
         assert StreamJson().read(answer, 10) is None
 
 
-def test_tools_that_are_not_there_are_told():
+def test_mcp_servers_that_did_not_connect_are_reported():
     servers = [
         {"name": "agent_orchestrator", "status": "pending"},
         {"name": "theirs", "status": "failed"},
@@ -360,7 +360,7 @@ def test_tools_that_are_not_there_are_told():
     ]
 
 
-def test_every_mode_but_those_that_ask_is_made_to_ask():
+def test_the_hook_makes_every_mode_ask():
     def decision(mode, tool):
         found = hook_answer({"permission_mode": mode, "tool_name": tool})
         return found.get("hookSpecificOutput", {}).get("permissionDecision")
@@ -375,7 +375,7 @@ def test_every_mode_but_those_that_ask_is_made_to_ask():
     assert hook_answer(None)["hookSpecificOutput"]["permissionDecision"] == "ask"
 
 
-def test_a_session_rule_is_never_kept_for_good():
+def test_a_session_rule_is_not_written_to_the_settings():
     suggestion = {
         "type": "addRules",
         "behavior": "allow",
@@ -413,7 +413,7 @@ def test_a_session_rule_is_never_kept_for_good():
         ("", None, None),
     ],
 )
-def test_a_rule_is_offered_if_it_can_be_said_what_it_allows(name, content, reaches):
+def test_a_rule_is_offered_only_if_its_effect_can_be_described(name, content, reaches):
     rule = {"toolName": name, **({"ruleContent": content} if content else {})}
     suggestion = {"type": "addRules", "behavior": "allow", "rules": [rule]}
     params = {"tool_name": "Bash", "input": {}, "permission_suggestions": [suggestion]}

@@ -161,7 +161,8 @@ async def refusals(transport: Transport) -> list[Exception]:
     """Return the error of each call. On trio a few calls are enough, as all share the same code."""
     found = []
     is_trio = sniffio.current_async_library() == "trio"
-    for operation in OPERATIONS[:: 12 if is_trio else 1]:
+    answers = [one for one in OPERATIONS if not one.answers_lines]
+    for operation in answers[:: 12 if is_trio else 1]:
         with anyio.fail_after(20), pytest.raises((OrchestratorError, Unreachable)) as refused:
             await transport.call(operation, sample(operation))
         assert not isinstance(refused.value, InvalidRequest) or not refused.value.details

@@ -3,18 +3,23 @@
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar, cast
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import pytest
+from attrs import define, evolve
 from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfig, Routing, connect
 from agent_orchestrator.hosts import this_host
+from agent_orchestrator.operations.events import StreamRequest
+from agent_orchestrator.operations.sessions import CreateSession
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.transport import Reply, Subscription, Transport
 from agent_orchestrator.stores.registry import open_store
 from agent_orchestrator.testing.clients import ClientContract
 from agent_orchestrator.testing.scripted import PROVIDER, ScriptedRunner
@@ -25,6 +30,9 @@ from agentd.server import listen, serve, url_of
 
 TOKEN = "a-token-for-tests"
 
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
 
 class Served:
     """A daemon's engine and web app in a thread with another event loop.
@@ -32,8 +40,12 @@ class Served:
     The tests' loop may be trio's, the web server's is always asyncio's.
     """
 
-    def __init__(self, store: str | Path) -> None:
+    def __init__(
+        self, store: str | Path, *, starts_runs: bool = True, host: str | None = None
+    ) -> None:
         self._store = store
+        self._host = host
+        self._starts_runs = starts_runs
         self._listener = listen("127.0.0.1", 0)
         self.url = url_of(self._listener, "127.0.0.1")
         self._ready = threading.Event()
@@ -63,17 +75,22 @@ class Served:
             routing=Routing(PROVIDER),
             max_concurrency=2,
             host=this_host(),
+            host_name=self._host,
         )
         guard = Guard([TOKEN])
         async with open_store(str(self._store)) as store, Orchestrator(store, config) as engine:
+            if not self._starts_runs:
+                await engine.pool.stop_starting()
             app = create_app(engine, guard=guard, lifetime=self._lifetime)
             self._ready.set()
             await serve(app, self._listener, self._stopped.wait)
 
 
 @contextmanager
-def served(store: str | Path) -> Iterator[str]:
-    with Served(store) as one:
+def served(
+    store: str | Path, *, starts_runs: bool = True, host: str | None = None
+) -> Iterator[str]:
+    with Served(store, starts_runs=starts_runs, host=host) as one:
         yield one.url
 
 
@@ -116,11 +133,64 @@ class TestOverPostgres(ClientContract):
                 yield one
 
 
+@ON_ONE_LOOP
+class TestOverAnotherDaemon(ClientContract):
+    """The client calls one daemon, and another one of the same database executes all runs."""
+
+    @pytest.fixture
+    async def client(self, database: Callable[[], str]) -> AsyncIterator[Client]:
+        url = database()
+        with served(url), served(url, starts_runs=False) as other:
+            async with connect(other, token=TOKEN) as one:
+                yield one
+
+    test_status_describes_the_daemon = None  # type: ignore[assignment] # this one has no workers
+
+
+@define
+class Placing:
+    """A transport that makes each session on another host than that of its daemon."""
+
+    transport: Transport
+    host: str
+
+    async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
+        if isinstance(request, CreateSession):
+            cwd = request.cwd or str(Path.cwd())
+            request = cast(Req, evolve(request, host=self.host, cwd=cwd))
+        return await self.transport.call(operation, request)
+
+    def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
+        return self.transport.subscribe(request)
+
+
+@ON_ONE_LOOP
+class TestOverAnotherHost(ClientContract):
+    """The client calls a daemon of one host, and a daemon of another host executes all runs."""
+
+    @pytest.fixture
+    async def client(self, database: Callable[[], str]) -> AsyncIterator[Client]:
+        url = database()
+        with served(url, host="there"), served(url, host="here") as here:
+            async with connect(here, token=TOKEN) as one:
+                yield Client(Placing(one.transport, "there"))
+
+    async def test_all_its_runs_are_on_the_other_host(self, client: Client) -> None:
+        session = await client.create_session()
+        run = (await client.send_message(session.id, "say here")).run
+        assert run is not None
+        await client.wait_run(run.id, timeout_s=30)
+        attempts = (await client.diagnose_run(run.id)).diagnostics.attempts
+        assert [attempt.host for attempt in attempts] == ["there"]
+
+
 if not os.environ.get("CONTRACT_ON_POSTGRES"):
-    assert all(hasattr(TestOverPostgres, name) for name in ON_POSTGRES)
-    for name in dir(TestOverPostgres):
-        if name.startswith("test_") and name not in ON_POSTGRES:
-            setattr(TestOverPostgres, name, None)
+    assert all(hasattr(ClientContract, name) for name in ON_POSTGRES)
+    ON_POSTGRES.add("test_all_its_runs_are_on_the_other_host")
+    for contract in (TestOverPostgres, TestOverAnotherDaemon, TestOverAnotherHost):
+        for name in dir(contract):
+            if name.startswith("test_") and name not in ON_POSTGRES:
+                setattr(contract, name, None)
 
 
 @pytest.mark.anyio

@@ -1,6 +1,6 @@
 """The checker of invariants: it accepts a busy engine's records and finds each kind of violation."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from typing import Any
 
@@ -157,3 +157,45 @@ async def test_a_subscribers_events_are_compared_with_the_log() -> None:
         assert {one.kind for one in stream_violations(seen, log)} == {"gap"}
     other = [evolve(log[0], data={"title": "other"}), *log[1:]]
     assert [one.kind for one in stream_violations(other, log)] == ["replay"]
+
+
+async def test_a_pruned_log_keeps_the_invariants_and_a_hole_in_it_does_not() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        before, _ = await busy(client)
+        session_id = before.sessions[0].id
+        whole = len(before.logs[session_id])
+        for kept in range(whole - 1, 0, -7):
+            await client.prune_session(session_id, retain_events=kept)
+            records = await history(client, may_lack_pieces=True)
+            assert violations(records) == [], kept
+            if records.sessions[0].oldest_cursor and kept > 2:
+                log = [*records.logs[session_id]]
+                for gone in (log[:-1], log[1:], [*log[:-2], log[-1]]):
+                    holed = evolve(records, logs={**records.logs, session_id: gone})
+                    assert "gap" in {
+                        one.kind for one in violations(evolve(holed, may_lack_pieces=False))
+                    }
+                cut = evolve(records, logs={**records.logs, session_id: log[:-1]})
+                assert "gap" in {one.kind for one in violations(cut)}
+        assert records.sessions[0].oldest_cursor
+
+
+async def test_an_imported_session_keeps_the_invariants() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        before, _ = await busy(client)
+        async with client.export_session(before.sessions[0].id) as parts:
+            file = [part async for part in parts]
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as other:
+
+        async def again() -> AsyncIterator[bytes]:
+            for part in file:
+                yield part
+
+        await other.import_session(again())
+        found = {
+            (one.kind, one.detail.partition(" is not as")[0])
+            for one in violations(await history(other))
+        }
+        # Only the sessions and runs that sent a message are left out.
+        assert {kind for kind, _ in found} <= {"replay"}
+        assert all(detail.startswith("message ") for _, detail in found)

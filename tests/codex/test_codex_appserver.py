@@ -82,7 +82,7 @@ class TestContract(RunnerContract):
 
 
 @ON_ONE_LOOP
-async def test_words_with_a_decision_reach_the_agent(codex, home, record, models):
+async def test_the_text_of_a_decision_reaches_the_agent(codex, home, record, models):
     words = {"deny": "Leave that alone", "approve": "Only this once", "answer": "Not now"}
     async with make_runner(codex, home, sandbox="workspace-write") as runner:
         for decision, answer in words.items():
@@ -120,7 +120,9 @@ async def test_sessions_share_a_process_and_keep_their_threads(codex, home, reco
 
 @ON_ONE_LOOP
 @pytest.mark.parametrize("is_restarted", [False, True])
-async def test_the_model_and_effort_of_a_run_are_its_own(codex, home, record, models, is_restarted):
+async def test_the_model_and_effort_of_a_run_do_not_affect_the_next(
+    codex, home, record, models, is_restarted
+):
     first = record("say x", model="gpt-5.4")
     schema = {"type": "object", "properties": {}, "additionalProperties": False}
     first.run = evolve(first.run, effort="high", output_schema=schema)
@@ -214,7 +216,7 @@ async def test_a_parked_run_ends_its_process_at_once_if_no_other_session_uses_it
 
 
 @ON_ONE_LOOP
-async def test_a_thread_that_exec_made_goes_on(codex, home, record, models):
+async def test_a_thread_of_exec_is_resumed_by_the_app_server(codex, home, record, models):
     first = record("say first")
     await CodexExecRunner(command=codex, home=str(home), sandbox="danger-full-access").run(first)
     async with make_runner(codex, home) as runner:
@@ -226,7 +228,7 @@ async def test_a_thread_that_exec_made_goes_on(codex, home, record, models):
 
 
 @ON_ONE_LOOP
-async def test_an_idle_thread_can_be_gone_on_with_by_hand(codex, home, record, models):
+async def test_an_idle_thread_can_be_resumed_by_exec_meanwhile(codex, home, record, models):
     """And comes back to the warm process for its next run."""
     async with make_runner(codex, home, thread_idle_s=0.05) as runner:
         first = record("say first")
@@ -246,7 +248,7 @@ async def test_an_idle_thread_can_be_gone_on_with_by_hand(codex, home, record, m
 
 
 @pytest.mark.parametrize("thread_idle_s", [0, 30])
-async def test_turns_that_follow_at_once_never_meet_a_thread_that_goes(
+async def test_a_turn_never_uses_a_thread_that_is_being_unloaded(
     codex, home, record, thread_idle_s
 ):
     async with make_runner(codex, home, thread_idle_s=thread_idle_s) as runner:
@@ -326,7 +328,7 @@ async def test_a_killed_process_fails_its_runs_and_the_next_has_another(codex, h
 
 
 @ON_ONE_LOOP
-async def test_what_a_run_used_whose_process_was_killed_is_its_own(codex, home, record, models):
+async def test_usage_of_a_killed_run_is_not_counted_for_the_next(codex, home, record, models):
     async with make_runner(codex, home) as runner:
         first = record("usage 30 20 7\nshell true\nhang")
         with anyio.fail_after(30), pytest.RaisesGroup(AgentFailed):
@@ -341,7 +343,7 @@ async def test_what_a_run_used_whose_process_was_killed_is_its_own(codex, home, 
     assert (first.usage, second.usage) == (Usage(30, 20, 7), Usage(100, 0, 10))
 
 
-async def test_a_killed_process_leaves_the_runs_of_others_alone(codex, home, record):
+async def test_a_killed_process_does_not_affect_runs_of_other_processes(codex, home, record):
     async with make_runner(codex, home, max_threads_per_process=1) as runner:
         killed, other = record("shell sleep 300"), record("shell sleep 1\nsay other")
         said = {}
@@ -364,7 +366,7 @@ async def test_a_killed_process_leaves_the_runs_of_others_alone(codex, home, rec
 
 
 @ON_ONE_LOOP
-async def test_what_is_started_otherwise_has_a_process_of_its_own(codex, home, record):
+async def test_runs_with_another_environment_use_another_process(codex, home, record):
     """Its environment; and a run's own variables are none of it."""
     async with make_runner(codex, home) as runner:
         contexts = [record("say hello") for _ in range(3)]
@@ -413,7 +415,7 @@ async def test_a_prompt_that_a_killed_process_had_not_taken_is_given_again(
 
 
 @ON_ONE_LOOP
-async def test_a_message_comes_in_pieces_and_whole(codex, home, record):
+async def test_a_message_is_recorded_in_pieces_and_complete(codex, home, record):
     async with make_runner(codex, home) as runner:
         context = record("stream 40 10 word")
         started = anyio.current_time()
@@ -429,7 +431,9 @@ async def test_a_message_comes_in_pieces_and_whole(codex, home, record):
 
 
 @ON_ONE_LOOP
-async def test_what_the_agent_does(codex, home, record, workspace):
+async def test_reasoning_messages_commands_and_file_changes_are_recorded(
+    codex, home, record, workspace
+):
     script = "reason why\nnote first\nshell echo hi; sleep 0.2; echo ha; sleep 0.2; echo ho\nadd new.txt hello\nsay done"
     async with make_runner(codex, home) as runner:
         context = record(script)
@@ -463,7 +467,7 @@ async def test_what_the_agent_does(codex, home, record, workspace):
 
 
 @ON_ONE_LOOP
-async def test_a_plan(codex, home, record):
+async def test_changes_of_the_plan_are_recorded(codex, home, record):
     async with make_runner(codex, home) as runner:
         context = record("plan [x] one; [>] two; [ ] three\nsay done")
         await run(runner, context)
@@ -523,7 +527,7 @@ DECISIONS = [
 
 
 @ON_ONE_LOOP
-async def test_a_command_is_approved_or_not(codex, home, record, outside, models):
+async def test_a_command_runs_only_if_it_is_approved(codex, home, record, outside, models):
     async with make_runner(codex, home, sandbox="workspace-write") as runner:
         for number, (decide, happens, words) in enumerate(DECISIONS):
             file = outside / f"made-{number}"
@@ -563,7 +567,9 @@ async def test_an_approval_for_the_session_covers_the_same_command(
 
 
 @ON_ONE_LOOP
-async def test_without_settings_it_asks_to_leave_the_workspace(codex, home, record, outside):
+async def test_by_default_codex_asks_before_it_writes_outside_the_workspace(
+    codex, home, record, outside
+):
     """Codex 0.169 sometimes says nothing of a command that its sandbox refuses at once."""
     file, asked_for = outside / "made", outside / "asked-for"
     async with CodexAppServerRunner(command=codex, home=str(home)) as runner:
@@ -586,7 +592,7 @@ async def test_without_settings_it_asks_to_leave_the_workspace(codex, home, reco
         ({"decision": "answer", "text": "cancel"}, "the turn was ended"),
     ],
 )
-async def test_an_option_ends_the_turn(codex, home, record, outside, decide, message):
+async def test_a_deny_and_stop_option_ends_the_turn(codex, home, record, outside, decide, message):
     with pytest.raises(AgentFailed) as caught:
         await asked(codex, home, record, f"escalate touch {outside / 'made'}\nsay done", decide)
     assert caught.value.code == "denied"
@@ -608,7 +614,7 @@ async def test_an_option_ends_the_turn(codex, home, record, outside, decide, mes
     ],
     ids=["add", "update"],
 )
-async def test_a_file_change_is_approved_or_not(
+async def test_a_file_changes_only_if_it_is_approved(
     codex, home, record, outside, is_approved, step, before, change
 ):
     file = outside / "new.txt"
@@ -660,7 +666,7 @@ async def test_questions_are_answered(codex, home, record, decide, answers):
 
 @ON_ONE_LOOP
 @pytest.mark.parametrize("option", ["accept", "acceptForSession", "decline"])
-async def test_permissions_are_granted_or_not(codex, home, record, outside, option):
+async def test_permissions_are_granted_only_if_approved(codex, home, record, outside, option):
     context, _ = await asked(
         codex,
         home,
@@ -685,7 +691,7 @@ def mcp_config(**more):
 
 
 @ON_ONE_LOOP
-async def test_words_do_not_approve_the_tool_of_an_mcp_server(codex, home, record, models):
+async def test_a_text_answer_does_not_approve_an_mcp_tool(codex, home, record, models):
     decide = {"decision": "answer", "text": "rather not"}
     script = 'mcp small.echo {"text": "one"}\nsay done'
     context, _ = await asked(codex, home, record, script, decide, config=mcp_config())
@@ -707,7 +713,7 @@ TOOL_DECISIONS = [
 
 
 @ON_ONE_LOOP
-async def test_the_tool_of_an_mcp_server_is_approved_or_not(codex, home, record):
+async def test_an_mcp_tool_runs_only_if_it_is_approved(codex, home, record):
     """For the thread that asked: the others of its process ask as before."""
     script = 'mcp small.echo {"text": "one"}\nmcp small.echo {"text": "two"}\nrelay'
     async with make_runner(codex, home, sandbox="workspace-write", config=mcp_config()) as runner:
@@ -780,7 +786,7 @@ ANSWERS = [
 
 
 @ON_ONE_LOOP
-async def test_an_mcp_server_is_told_what_it_asks(codex, home, record):
+async def test_the_answer_reaches_the_mcp_server_that_asked(codex, home, record):
     config = mcp_config(default_tools_approval_mode="approve")
     async with make_runner(codex, home, sandbox="workspace-write", config=config) as runner:
         for decide, schema, told in ANSWERS:
@@ -803,7 +809,7 @@ async def test_an_mcp_server_is_told_what_it_asks(codex, home, record):
 
 
 @ON_ONE_LOOP
-async def test_never_asks_nobody(codex, home, record, outside):
+async def test_approval_policy_never_opens_no_request(codex, home, record, outside):
     context, _ = await asked(
         codex,
         home,
@@ -868,7 +874,7 @@ async def test_a_steered_stream_is_not_lost(codex, home, record):
     ["sleep 300", "setsid sleep 300 & sleep 300", "trap '' TERM INT HUP; sleep 300"],
     ids=["plain", "setsid", "trap"],
 )
-async def test_cancelling_ends_the_commands_and_nobody_elses(codex, home, record, command):
+async def test_a_cancel_ends_the_commands_of_its_run_only(codex, home, record, command):
     async with make_runner(codex, home) as runner:
         other = record("shell sleep 2\nsay other")
         outcomes = []
@@ -895,7 +901,7 @@ async def test_cancelling_ends_the_commands_and_nobody_elses(codex, home, record
 
 
 @ON_ONE_LOOP
-async def test_what_a_command_leaves_running_is_ended_with_the_run(codex, home, record):
+async def test_processes_that_a_command_left_running_end_with_the_run(codex, home, record):
     async with make_runner(codex, home) as runner:
         context = record("background sleep 300\nshell setsid sleep 300 >/dev/null 2>&1 &\nsay done")
         assert (await run(runner, context)).text == "done"
@@ -904,7 +910,7 @@ async def test_what_a_command_leaves_running_is_ended_with_the_run(codex, home, 
         assert [one["status"] for one in done] == ["completed", "failed"]
 
 
-async def test_a_canceled_end_leaves_nothing_running_either(codex, home, record):
+async def test_a_cancel_at_the_end_of_a_turn_leaves_nothing_running(codex, home, record):
     """The turn has ended, and what it left running has not yet been ended."""
     scope = anyio.CancelScope()
 
@@ -924,9 +930,7 @@ async def test_a_canceled_end_leaves_nothing_running_either(codex, home, record)
         assert processes_of_threads({context.thread.id}) == []
 
 
-async def test_a_message_for_a_turn_that_has_ended_is_a_turn_of_its_own(
-    codex, home, record, models
-):
+async def test_a_message_for_an_ended_turn_starts_another_turn(codex, home, record, models):
     """And what the first turn left running is ended with the second."""
 
     class SteeredAtTheEnd(RecordingContext):
@@ -947,7 +951,7 @@ async def test_a_message_for_a_turn_that_has_ended_is_a_turn_of_its_own(
     assert models.requests[-1].user_texts == [script, "say second"]
 
 
-async def test_cancelling_while_it_asks(codex, home, record, outside):
+async def test_a_cancel_while_codex_asks_ends_the_run(codex, home, record, outside):
     async with make_runner(codex, home, sandbox="workspace-write") as runner:
         context = record(f"escalate touch {outside / 'made'}\nsay done", kind=Deciding)
         with anyio.fail_after(30), anyio.CancelScope() as scope:
@@ -961,7 +965,7 @@ async def test_cancelling_while_it_asks(codex, home, record, outside):
 
 
 @ON_ONE_LOOP
-async def test_a_run_may_be_confined_otherwise_than_the_one_before(codex, home, record, outside):
+async def test_a_run_may_have_another_sandbox_than_the_run_before(codex, home, record, outside):
     """In a thread that is open already; and the next is as its provider says again."""
     file = outside / "made"
     async with make_runner(codex, home, sandbox="danger-full-access") as runner:
@@ -981,7 +985,7 @@ async def test_a_run_may_be_confined_otherwise_than_the_one_before(codex, home, 
         assert file.exists()
 
 
-async def test_a_thread_whose_loading_was_canceled_is_confined_as_its_next_run_says(
+async def test_a_thread_whose_loading_was_canceled_uses_the_sandbox_of_its_next_run(
     codex, home, record, outside, tmp_path
 ):
     """It stays with the process that loads it, and codex takes nothing else for it while it has it."""
@@ -1015,7 +1019,9 @@ async def test_a_thread_whose_loading_was_canceled_is_confined_as_its_next_run_s
 
 
 @ON_ONE_LOOP
-async def test_what_codex_refuses_changes_nothing_of_the_thread(codex, home, record, outside):
+async def test_a_prompt_that_codex_refuses_does_not_change_the_sandbox_of_the_thread(
+    codex, home, record, outside
+):
     """Codex 0.169 refuses more than 2**20 characters."""
     file = outside / "made"
 
@@ -1076,7 +1082,7 @@ def children_of(context):
 
 
 @ON_ONE_LOOP
-async def test_what_sub_agents_do_is_kept_apart(codex, home, record):
+async def test_events_of_sub_agents_are_recorded_separately(codex, home, record):
     """Two runs at once in one process, each with a sub-agent whose items have the ids of its own."""
     names = ("one", "two")
     async with make_runner(codex, home, model="fake-model") as runner:
@@ -1115,7 +1121,7 @@ async def test_what_sub_agents_do_is_kept_apart(codex, home, record):
 
 @ON_ONE_LOOP
 @pytest.mark.parametrize("is_approved", [True, False])
-async def test_a_sub_agent_asks_like_its_agent(codex, home, record, outside, is_approved):
+async def test_requests_of_a_sub_agent_are_opened_too(codex, home, record, outside, is_approved):
     file = outside / "made"
     decide = {"decision": "approve" if is_approved else "deny"}
     script = spawning(f"escalate touch {file}\nsay sub done", WAITING, "relay")
@@ -1159,7 +1165,7 @@ async def test_a_sub_agent_ends_with_the_run(codex, home, record, models, tmp_pa
 @pytest.mark.parametrize(
     "task", ["stream 4000 1 word", "hang"], ids=["that-says-much", "that-says-nothing"]
 )
-async def test_a_sub_agent_at_work_does_not_hold_up_the_end(codex, home, record, task):
+async def test_a_working_sub_agent_does_not_delay_the_end_of_the_run(codex, home, record, task):
     async with make_runner(codex, home, model="fake-model") as runner:
         context = record(spawning(task, "say bye"))
         assert (await run(runner, context)).text == "bye"

@@ -55,7 +55,7 @@ async def faulty(command, record, fault, seconds=30):
     return context, end
 
 
-async def test_lines_that_are_no_messages_are_kept(command, record):
+async def test_lines_that_are_not_messages_are_recorded(command, record):
     context, end = await faulty(command, record, "not-json")
     assert end == "hello"
     assert [data["payload"]["text"] for data in backend_events(context)] == [
@@ -65,7 +65,7 @@ async def test_lines_that_are_no_messages_are_kept(command, record):
     ]
 
 
-async def test_what_is_not_known_is_kept_and_refused(command, record):
+async def test_unknown_messages_are_recorded_and_unknown_requests_refused(command, record):
     context, end = await faulty(command, record, "unknown")
     answer = json.loads(end)
     assert (answer["id"], answer["error"]["code"]) == ("x-1", -32601)
@@ -87,7 +87,7 @@ async def test_ids_of_the_two_sides_are_independent(command, record):
     assert end == "hello"
 
 
-async def test_a_line_of_fifty_megabytes_is_taken(command, record):
+async def test_a_line_of_fifty_megabytes_is_read(command, record):
     context, end = await faulty(command, record, "long")
     assert end == "x" * 50 * 2**20
     assert context.texts() == [end]
@@ -100,7 +100,7 @@ async def test_a_line_beyond_what_can_be_kept_fails_its_run(command, record):
 
 
 @pytest.mark.parametrize("fault", ["half", "eof"])
-async def test_an_end_in_the_middle_of_a_turn(command, record, fault):
+async def test_a_process_that_ends_during_a_turn_fails_the_run(command, record, fault):
     _, end = await faulty(command, record, fault)
     assert end.code == "agent_crashed"
     assert "3" in end.message
@@ -134,7 +134,7 @@ async def test_a_question_that_codex_withdraws_ends_and_the_turn_goes_on(command
     assert context.calls.count("withdrawn") == 1
 
 
-async def test_a_message_that_no_turn_was_given_is_not_lost_in_silence(command, record):
+async def test_a_steering_message_that_no_turn_got_is_reported(command, record):
     """The process dies of it, when it has the prompt."""
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "steered")
@@ -160,13 +160,13 @@ async def test_a_message_to_a_process_that_has_not_taken_the_prompt_is_given_to_
     assert context.texts() == ["hello", "turn right"]
 
 
-async def test_a_process_that_only_closes_its_stdout(command, record, monkeypatch):
+async def test_a_process_that_only_closes_its_stdout_has_crashed(command, record, monkeypatch):
     monkeypatch.setattr(process, "_EXIT_S", 0.2)
     _, end = await faulty(command, record, "closed")
     assert end.code == "agent_crashed"
 
 
-async def test_a_process_that_stands_still_is_ended_when_the_run_is(command, record, monkeypatch):
+async def test_a_blocked_process_is_ended_when_its_run_is_canceled(command, record, monkeypatch):
     monkeypatch.setattr(stopping, "INTERRUPT_S", 0.3)
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "stuck")
@@ -181,7 +181,7 @@ async def test_a_process_that_stands_still_is_ended_when_the_run_is(command, rec
         assert second.pid != context.pid
 
 
-async def test_a_process_that_stands_still_is_not_waited_for_in_a_hurry(command, record):
+async def test_a_blocked_process_is_killed_at_the_stop_deadline(command, record):
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "stuck")
         context.force_stop.set()
@@ -240,7 +240,7 @@ async def test_a_process_that_stops_reading_is_ended(command, record, monkeypatc
     assert "does not read" in failure.message
 
 
-async def test_a_question_that_is_too_long_for_anybody_is_refused_and_says_so(command, record):
+async def test_a_question_that_is_too_long_to_judge_is_refused_with_its_size(command, record):
     context, end = await faulty(command, record, "asks-long")
     words = "item/fileChange/requestApproval has 6,000,"
     assert words in json.loads(end)["error"]["message"]
@@ -258,7 +258,7 @@ async def test_a_process_that_does_not_read_the_answers_to_what_it_asks_is_ended
 
 
 @pytest.mark.parametrize("seconds", [0, 0.001, 31 * 86_400])
-def test_a_question_that_could_not_be_put_for_so_long_is_refused_as_a_setting(seconds):
+def test_an_approval_timeout_out_of_bounds_is_a_configuration_error(seconds):
     """Each would be declined without anybody's being asked."""
     with pytest.raises(ConfigError, match=r"^approval_timeout_s: must be between"):
         CodexAppServerRunner(approval_timeout_s=seconds)
@@ -275,12 +275,12 @@ def test_a_question_that_could_not_be_put_for_so_long_is_refused_as_a_setting(se
         (None, True, None),
     ],
 )
-def test_the_age_of_codex_is_told(version, available, says):
+def test_an_old_or_untested_codex_version_is_reported(version, available, says):
     found = VERSIONS.judged(Availability(available=True, version=version))
     assert found.available is available
     assert (found.reason is None) if says is None else (says in found.reason)
 
 
-async def test_a_codex_that_keeps_history_in_one_way_only_begins_threads_in_it(command, record):
+async def test_threads_begin_in_the_only_history_mode_that_codex_supports(command, record):
     _, end = await faulty(command, record, "history")
     assert end == "hello"

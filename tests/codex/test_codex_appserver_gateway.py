@@ -59,7 +59,7 @@ def files_with(directory: Path, what: bytes) -> list[Path]:
     ],
     ids=["deny", "allow"],
 )
-async def test_a_policy_decides_at_once(
+async def test_an_approval_policy_decides_without_waiting(
     gateways: Gateways,
     workspace: Path,
     outside: Path,
@@ -82,7 +82,7 @@ async def test_a_policy_decides_at_once(
     assert command["status"] == ("completed" if happens else "declined")
 
 
-async def test_what_nobody_can_be_asked_is_declined_and_the_agent_goes_on(
+async def test_a_request_that_cannot_be_opened_is_declined_and_the_agent_goes_on(
     gateway: Gateway, workspace: Path, outside: Path
 ) -> None:
     """As many questions of the run are open already as one may have."""
@@ -215,7 +215,7 @@ async def test_a_prompt_that_codex_had_accepted_and_not_recorded_is_delivered_ag
     assert [message.text for message in messages] == ["hello"]
 
 
-async def test_an_approval_counts_for_the_agent_that_asked_and_for_no_later_one(
+async def test_an_approval_counts_only_for_the_process_that_asked(
     gateways: Gateways, workspace: Path, outside: Path, models: ModelServer
 ) -> None:
     """One that was stopped meanwhile is told of it, and would have to ask again."""

@@ -90,7 +90,7 @@ async def test_a_thread_that_began_with_tools_has_none_after_they_are_switched_o
     assert "are off" in after.result.text
 
 
-async def test_codex_is_told_of_each_tool() -> None:
+async def test_every_tool_is_declared_to_codex() -> None:
     tools = RecordingContext("x", cwd="/").tools
     told = dynamic_tools(tools)
     json.dumps(told)
@@ -114,7 +114,7 @@ async def test_codex_is_told_of_each_tool() -> None:
         {"tool": "session_wait", "arguments": {"run_id": "run_x"}},
     ],
 )
-async def test_a_bad_call_is_answered(params) -> None:
+async def test_an_invalid_tool_call_is_answered_with_an_error(params) -> None:
     answer = await call_tool(RecordingContext("x", cwd="/").tools, params)
     (item,) = answer["contentItems"]
     assert answer["success"] is False

@@ -75,12 +75,12 @@ def replayed(recording):
     return turns
 
 
-def test_the_recordings_are_there():
+def test_all_recordings_are_found():
     assert len(RECORDINGS) == 17
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
-def test_a_recording_gives_its_events(recording):
+def test_a_recording_becomes_the_expected_events(recording):
     told = json.loads(json.dumps(replayed(recording)))
     golden = recording.with_suffix(".golden.json")
     if os.environ.get("UPDATE_GOLDEN") == "1":
@@ -91,7 +91,7 @@ def test_a_recording_gives_its_events(recording):
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
-def test_no_tool_and_no_message_stays_open(recording):
+def test_every_started_tool_and_message_is_completed(recording):
     for turn in replayed(recording):
         if "status" not in turn:
             continue  # the recording ends before the turn does
@@ -110,7 +110,7 @@ def test_no_tool_and_no_message_stays_open(recording):
         assert not pieces
 
 
-def test_sub_agents_are_not_taken_for_the_agent():
+def test_messages_of_sub_agents_are_not_those_of_the_agent():
     [turn] = replayed(FOLDER / "appserver-subagent-v1.jsonl")
     [child] = turn["children"]
     kept = [one["data"] for one in turn["events"] if one["event_type"] == "backend.event"]
@@ -125,7 +125,7 @@ def test_sub_agents_are_not_taken_for_the_agent():
     assert tools == ["spawn_agent", "wait"]
 
 
-def test_a_root_that_an_approval_may_grant_is_told_before_the_paths():
+def test_a_directory_that_an_approval_grants_is_named_before_the_paths():
     root = "/srv/everything"
     item = {"changes": [{"kind": {"type": "add"}, "path": f"/w/{n}"} for n in range(20_000)]}
     params = {"threadId": "t", "turnId": "u", "itemId": "i", "grantRoot": root}
@@ -146,7 +146,7 @@ def test_a_root_that_an_approval_may_grant_is_told_before_the_paths():
     assert without.options[0] == Option("accept", "Allow once", "allow_once")
 
 
-def test_the_network_alone_is_a_permission():
+def test_a_request_for_network_access_only_is_a_permission_request():
     network = {"host": "example.com", "protocol": "https"}
     params = {"command": None, "networkApprovalContext": network, "reason": "to fetch", "cwd": "/"}
     asked = AgentRequest(0, "item/commandExecution/requestApproval", params)
@@ -187,7 +187,7 @@ def decided(question, *decision, **more):
     )
 
 
-def test_what_codex_keeps_for_good_is_not_offered_and_approves_nothing():
+def test_permanent_rules_are_not_offered_by_default_and_approve_nothing():
     question = asked_to_touch()
     assert [option.id for option in question.options] == [
         "accept",
@@ -203,7 +203,7 @@ def test_what_codex_keeps_for_good_is_not_offered_and_approves_nothing():
             decided(question, option=name)
 
 
-def test_what_codex_keeps_for_good_says_so_and_is_chosen_by_name():
+def test_with_remember_permanent_rules_are_offered_with_what_they_allow():
     question = asked_to_touch(remember=True)
     options = {option.id: option for option in question.options}
     lasting = [*LASTING, *NETWORK, *UNKNOWN]
@@ -235,7 +235,7 @@ def test_a_rule_too_long_to_be_shown_is_not_offered():
     assert [option.id for option in options] == ["accept", "acceptForSession", "decline", "cancel"]
 
 
-def test_errors_have_codes():
+def test_errors_of_turns_have_codes():
     turns = replayed(FOLDER / "appserver-turn-errors.jsonl")
     codes = [turn["failure"][0] for turn in turns if "failure" in turn]
     assert codes[:4] == ["auth_failed", "rate_limited", "provider_error", "provider_unreachable"]

@@ -16,7 +16,7 @@ from agent_orchestrator.runners.proxies import without_proxy_for
 ID = "01a202ef-619b-7890-a3fa-a04dce33eadb"
 
 
-def test_the_plain_command_line():
+def test_the_command_line_without_options():
     assert exec_argv("/bin/codex") == (
         *("/bin/codex", "exec", "--json", "--skip-git-repo-check"),
         *("--disable", "unbounded_connection_retries", "-C", ".", "-"),
@@ -52,11 +52,11 @@ def test_a_thread_id_that_could_be_an_option_is_refused(bad):
     "value",
     [True, 7, -1.5, "", 'a "b" \\ \n \t \x00 \x7f é 😀', [1, "a", [True]], {"a b": {"c": "d"}}, {}],
 )
-def test_overrides_are_toml(value):
+def test_configuration_overrides_are_written_as_toml(value):
     assert tomllib.loads(f"value = {toml_value(value)}")["value"] == value
 
 
-def test_what_toml_cannot_say_is_refused():
+def test_a_value_that_toml_cannot_express_is_refused():
     with pytest.raises(TypeError):
         toml_value(None)
 
@@ -112,14 +112,14 @@ def test_any_other_program_is_used_as_it_is(tmp_path):
     assert locate("my-codex", {"PATH": str(script.parent)}) == script
 
 
-def test_a_program_that_is_not_there(tmp_path):
+def test_a_missing_program_is_not_installed(tmp_path):
     with pytest.raises(NotInstalled, match="npm install -g @openai/codex"):
         locate("codex", {"PATH": str(tmp_path)})
     with pytest.raises(NotInstalled, match="there is no file"):
         locate(str(tmp_path / "codex"), {})
 
 
-def test_a_program_that_may_not_be_run(tmp_path):
+def test_a_program_without_execute_permission_is_reported(tmp_path):
     (tmp_path / "codex").write_text("")
     with pytest.raises(NotInstalled, match="not executable: run chmod"):
         locate(str(tmp_path / "codex"), {})
@@ -147,7 +147,7 @@ def test_a_program_that_may_not_be_run(tmp_path):
         ("provider_error", "something new"),
     ],
 )
-def test_why_a_turn_failed(code, message):
+def test_the_message_of_a_failed_turn_determines_its_code(code, message):
     assert code in FAILURE_CODES
     assert turn_failure(message) == code
 
@@ -171,7 +171,7 @@ def test_why_a_turn_failed(code, message):
         (None, "", "agent_crashed", "None"),
     ],
 )
-def test_why_codex_ended_early(exit_code, stderr, code, message):
+def test_exit_code_and_stderr_determine_the_startup_failure(exit_code, stderr, code, message):
     found, said = startup_failure(exit_code, stderr)
     assert found == code
     assert code in FAILURE_CODES
@@ -191,14 +191,14 @@ def test_logs_and_warnings_are_not_the_error():
 # --- usage ----------------------------------------------------------------------------------
 
 
-def test_usage_is_what_the_totals_rose_by():
+def test_usage_is_the_increase_of_the_totals():
     before = {"input_tokens": 100, "cached_input_tokens": 10, "output_tokens": 5}
     after = {"input_tokens": 250, "cached_input_tokens": 60, "output_tokens": 9}
     assert usage_between(before, after) == Usage(150, 50, 4)
     assert usage_between({}, after) == Usage(250, 60, 9)
 
 
-def test_totals_that_fell_are_taken_as_they_are():
+def test_totals_that_decreased_are_the_usage_themselves():
     before = {"input_tokens": 100, "output_tokens": 5}
     assert usage_between(before, {"input_tokens": 99, "output_tokens": 50}) == Usage(99, 0, 50)
 
@@ -224,7 +224,7 @@ def test_the_daemon_is_reached_past_proxies(env, expected):
         assert others.items() <= found.items()
 
 
-def test_the_tools_are_there_for_runs_of_a_daemon():
+def test_only_runs_of_a_daemon_have_the_tools():
     assert tools_url({}) is None
     assert tools_url({"AGENTCTL_URL": "http://x"}) is None
     url = tools_url({"AGENTCTL_URL": "http://x", "AGENTCTL_AUTH_TOKEN": "art_1"})

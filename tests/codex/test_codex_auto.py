@@ -64,7 +64,7 @@ async def carried_out(runner, context):
         ("something else", "codex-exec"),
     ],
 )
-async def test_one_without_an_app_server_is_used_by_exec(tmp_path, record, version, means):
+async def test_a_codex_without_an_app_server_is_used_with_exec(tmp_path, record, version, means):
     """Also one whose version says that it has one."""
     path = tmp_path / "codex"
     path.write_text(EXEC_ONLY.format(python=sys.executable, version=version))
@@ -74,7 +74,7 @@ async def test_one_without_an_app_server_is_used_by_exec(tmp_path, record, versi
     assert said == "by exec workspace-write"
 
 
-async def test_one_with_an_app_server_is_used_by_that(tmp_path, record):
+async def test_a_codex_with_an_app_server_is_used_with_it(tmp_path, record):
     path = tmp_path / "codex"
     path.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
     path.chmod(0o755)
@@ -84,7 +84,7 @@ async def test_one_with_an_app_server_is_used_by_that(tmp_path, record):
     assert said == "hello"
 
 
-async def test_one_whose_app_server_does_not_begin_is_used_by_exec_and_says_so(tmp_path, record):
+async def test_a_codex_whose_app_server_fails_is_used_with_exec_and_says_so(tmp_path, record):
     path = tmp_path / "codex"
     tag = tmp_path / "app-server-was-here"
     script = EXEC_ONLY.format(python=sys.executable, version="codex-cli 0.169.0")
@@ -110,18 +110,18 @@ async def test_one_whose_app_server_does_not_begin_is_used_by_exec_and_says_so(t
     assert tag.read_text() == "x"  # it is not tried anew for each run
 
 
-async def test_one_that_is_not_there_is_not_available(tmp_path, record):
+async def test_a_missing_codex_is_not_available(tmp_path, record):
     async with CodexRunner(command=str(tmp_path / "none")) as runner:
         assert not (await runner.probe(record("hello").env)).available
 
 
-def test_the_configuration_says_which():
+def test_the_configured_kind_selects_the_runner():
     assert isinstance(build_runner("c", "codex", {"approval_policy": "never"}), CodexRunner)
     assert isinstance(build_runner("c", "codex-exec", {}), CodexExecRunner)
 
 
 @pytest.mark.codex
-async def test_the_real_one_goes_on_with_a_thread_of_execs(codex, home, workspace, models):
+async def test_the_real_codex_resumes_a_thread_of_exec(codex, home, workspace, models):
     env = codex_env(home)
     first = RecordingContext("say first", cwd=workspace, env=env)
     await CodexExecRunner(command=codex, sandbox="danger-full-access").run(first)
@@ -133,7 +133,7 @@ async def test_the_real_one_goes_on_with_a_thread_of_execs(codex, home, workspac
 
 
 @pytest.mark.parametrize(("script", "can_ask"), [(None, True), (EXEC_ONLY, False)])
-async def test_what_it_can_do_is_that_of_the_mode_in_use(
+async def test_the_capabilities_are_those_of_the_mode_in_use(
     tmp_path: Path, record: Any, script: str | None, can_ask: bool
 ) -> None:
     path = tmp_path / "codex"

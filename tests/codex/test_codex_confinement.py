@@ -18,7 +18,7 @@ PROTECTED = ProtectedPaths(("/p/repo/.data",), ("/p/repo/.data/db", "/state"))
 KEPT = {"/p/repo/.data": "read", "/p/repo/.data/db": "deny", "/state": "deny"}
 
 
-def test_a_profile_is_the_mode_with_what_is_kept() -> None:
+def test_a_profile_extends_the_sandbox_mode_by_the_protected_paths() -> None:
     found = profiles(PROTECTED, "/p/repo", Workspace(), None)
     assert found[READING] == {"extends": ":read-only", "filesystem": KEPT}
     assert found[WRITING] == {"extends": ":workspace", "filesystem": KEPT}
@@ -34,14 +34,12 @@ def test_a_profile_is_the_mode_with_what_is_kept() -> None:
         ("/p/rep", set()),
     ],
 )
-def test_what_lies_between_a_writable_root_and_what_is_kept_cannot_be_moved(
-    cwd: str, pinned: set[str]
-) -> None:
+def test_directories_down_to_a_protected_path_cannot_be_moved(cwd: str, pinned: set[str]) -> None:
     found = profiles(PROTECTED, cwd, Workspace(exclude_slash_tmp=True), None)[WRITING]["filesystem"]
     assert {path for path, access in found.items() if access == "write"} == pinned
 
 
-def test_what_codex_is_told_of_workspaces_holds_in_a_profile() -> None:
+def test_workspace_settings_are_kept_in_a_profile() -> None:
     workspace = Workspace.of(
         {
             "writable_roots": ["/w"],
@@ -84,16 +82,14 @@ def _exec(
         ({"sandbox_mode": "danger-full-access", "sandbox": "read-only"}, "read-only"),
     ],
 )
-def test_exec_is_given_the_profile_of_the_mode_it_would_have(
-    given: dict[str, Any], mode: str
-) -> None:
+def test_exec_gets_the_profile_of_its_sandbox_mode(given: dict[str, Any], mode: str) -> None:
     found = _exec(**given)
     assert found.config["default_permissions"] == f"agent-orchestrator-{mode}"
     assert found.sandbox is None
     assert found.extra_args == ()  # codex goes by -s rather than by a profile
 
 
-def test_a_profile_of_the_users_own_is_extended() -> None:
+def test_the_users_profile_is_extended() -> None:
     found = _exec(default_permissions="mine")
     profile = found.config[f"permissions.{found.config['default_permissions']}"]
     assert profile == {"extends": "mine", "filesystem": KEPT}
@@ -109,7 +105,7 @@ def test_a_profile_of_the_users_own_is_extended() -> None:
         {"extra_args": ("-s", "danger-full-access")},
     ],
 )
-def test_without_a_sandbox_nothing_is_changed(given: dict[str, Any]) -> None:
+def test_without_a_sandbox_no_profile_is_used(given: dict[str, Any]) -> None:
     assert _exec(**given) == ExecConfinement(given.get("sandbox"), {}, given.get("extra_args", ()))
 
 
@@ -135,7 +131,7 @@ LIFTING = [
 
 @pytest.mark.parametrize("protected", [PROTECTED, ProtectedPaths()], ids=["protected", "open"])
 @pytest.mark.parametrize("lifting", LIFTING, ids=" ".join)
-def test_no_argument_lifts_the_sandbox_that_was_asked_for(
+def test_no_extra_argument_disables_the_requested_sandbox(
     lifting: tuple[str, ...], protected: ProtectedPaths
 ) -> None:
     args = ("--search", *lifting, "-c", "a=1", *lifting)
@@ -154,6 +150,6 @@ def test_no_argument_lifts_the_sandbox_that_was_asked_for(
         assert found.sandbox == "read-only"
 
 
-def test_other_arguments_are_kept() -> None:
+def test_extra_arguments_that_do_not_set_the_sandbox_are_kept() -> None:
     args = ("-c", "-s", "--search", "-s", "read-only", "-p", "x")
     assert _exec(args).extra_args == ("-c", "-s", "--search", "-p", "x")

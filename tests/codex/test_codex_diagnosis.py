@@ -16,7 +16,7 @@ from agent_orchestrator.runners.codex.failures import startup_failure
         (2, "error: unexpected argument '--x' found\n\nUsage: …", "invalid_config", "extra_args"),
     ],
 )
-def test_what_to_do_about_what_codex_said(
+def test_a_startup_failure_has_an_issue_with_a_hint(
     exit_code: int, stderr: str, issue: str, hint: str
 ) -> None:
     error = RunError(*startup_failure(exit_code, stderr))
@@ -27,6 +27,6 @@ def test_what_to_do_about_what_codex_said(
     assert error.message in found.message
 
 
-def test_what_its_code_says_needs_no_more() -> None:
+def test_a_failure_without_more_evidence_has_no_own_issue() -> None:
     assert likely_issue(RunError("agent_crashed", "codex panicked")) is None
     assert likely_issue(RunError("invalid_config", "the directory is missing")) is None

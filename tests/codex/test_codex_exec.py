@@ -87,7 +87,7 @@ class TestContract(RunnerContract):
 
 
 @ON_ONE_LOOP
-async def test_a_first_turn(runner, record, models, workspace):
+async def test_the_first_turn_starts_a_thread_and_reports_usage(runner, record, models, workspace):
     context = record("say hello")
     outcome = await run(runner, context)
     assert (outcome.text, outcome.exit_code) == ("hello", 0)
@@ -105,7 +105,7 @@ async def test_a_first_turn(runner, record, models, workspace):
 
 
 @ON_ONE_LOOP
-async def test_codex_works_where_it_was_started(runner, home, workspace):
+async def test_codex_works_in_the_resolved_directory_of_the_session(runner, home, workspace):
     """In the directory itself, and no longer by the path that led there."""
     link = workspace.with_name("link")
     link.symlink_to(workspace.name)
@@ -125,7 +125,7 @@ async def test_codex_works_where_it_was_started(runner, home, workspace):
 
 
 @ON_ONE_LOOP
-async def test_a_second_turn_goes_on_with_the_thread(runner, record, models):
+async def test_a_second_turn_resumes_the_thread(runner, record, models):
     first = record("usage 1000 400 50\nsay one")
     await run(runner, first)
     second = record("usage 30 20 7\nsay two", thread=first.thread)
@@ -146,7 +146,7 @@ async def test_the_last_message_is_the_result(runner, record):
 
 
 @ON_ONE_LOOP
-async def test_a_command(runner, record, workspace):
+async def test_a_command_is_recorded_with_its_output(runner, record, workspace):
     context = record("shell echo hi; pwd")
     await run(runner, context)
     command = {
@@ -178,7 +178,7 @@ async def test_a_failing_command_does_not_fail_the_run(runner, record):
 
 
 @ON_ONE_LOOP
-async def test_commands_in_parallel(runner, record, workspace):
+async def test_parallel_commands_are_recorded_separately(runner, record, workspace):
     os.mkfifo(workspace / "gate")
     context = record("shell cat gate; echo a\n& shell echo opened > gate; echo b")
     await run(runner, context)
@@ -208,7 +208,7 @@ async def test_a_command_cannot_write_in_a_read_only_sandbox(codex, home, record
 
 
 @ON_ONE_LOOP
-async def test_a_run_may_be_confined_otherwise_than_its_provider(codex, home, record, workspace):
+async def test_a_run_may_have_another_sandbox_than_its_provider(codex, home, record, workspace):
     context = record("shell touch file; true")
     context.run = evolve(context.run, sandbox="read-only", approval_policy="on-request")
     await run(make_runner(codex, home, sandbox="danger-full-access"), context)
@@ -216,7 +216,7 @@ async def test_a_run_may_be_confined_otherwise_than_its_provider(codex, home, re
 
 
 @ON_ONE_LOOP
-async def test_files_are_changed(runner, record, workspace):
+async def test_file_changes_are_recorded(runner, record, workspace):
     context = record("add a.txt one\nupdate a.txt one -> two\nadd b.txt x\ndelete b.txt")
     await run(runner, context)
     assert (workspace / "a.txt").read_text() == "two\n"
@@ -231,7 +231,7 @@ async def test_files_are_changed(runner, record, workspace):
 
 
 @ON_ONE_LOOP
-async def test_a_plan(runner, record):
+async def test_changes_of_the_plan_are_recorded(runner, record):
     context = record("plan [>] look; [ ] leap\nplan [x] look; [x] leap")
     await run(runner, context)
     steps = [
@@ -245,7 +245,7 @@ async def test_a_plan(runner, record):
 
 
 @ON_ONE_LOOP
-async def test_an_mcp_tool(codex, home, record):
+async def test_calls_of_mcp_tools_are_recorded(codex, home, record):
     config = {
         "mcp_servers.echo.command": sys.executable,
         "mcp_servers.echo.args": [str(Path(__file__).with_name("mcp_server.py"))],
@@ -262,7 +262,7 @@ async def test_an_mcp_tool(codex, home, record):
 
 
 @ON_ONE_LOOP
-async def test_a_web_search(runner, record):
+async def test_a_web_search_is_recorded_with_its_query(runner, record):
     context = record("search why is the sky blue\nsay because")
     await run(runner, context)
     [started] = of(context, "tool.started")
@@ -273,14 +273,14 @@ async def test_a_web_search(runner, record):
 
 
 @ON_ONE_LOOP
-async def test_reasoning(runner, record):
+async def test_reasoning_is_recorded(runner, record):
     context = record("reason **Thinking** hard\nsay thought")
     await run(runner, context)
     assert of(context, "agent.reasoning") == [{"text": "**Thinking** hard", "item_id": "item_0"}]
 
 
 @ON_ONE_LOOP
-async def test_a_warning_of_codex_is_no_failure(codex, tmp_path, models, record):
+async def test_a_warning_of_codex_does_not_fail_the_run(codex, tmp_path, models, record):
     home = write_codex_home(tmp_path / "odd", models.port, model="no-such-model")
     context = record("say fine")
     assert (await run(make_runner(codex, home), context)).text == "fine"
@@ -288,7 +288,7 @@ async def test_a_warning_of_codex_is_no_failure(codex, tmp_path, models, record)
 
 
 @ON_ONE_LOOP
-async def test_the_run_s_model_goes_before_the_provider_s(codex, home, record, models):
+async def test_the_model_of_a_run_overrides_that_of_the_provider(codex, home, record, models):
     runner = make_runner(codex, home, model="gpt-5.4")
     await run(runner, record("say x"))
     await run(runner, record("say x", model="gpt-5.5"))
@@ -296,7 +296,7 @@ async def test_the_run_s_model_goes_before_the_provider_s(codex, home, record, m
 
 
 @ON_ONE_LOOP
-async def test_the_effort_of_a_run_is_its_own(codex, home, record, models):
+async def test_the_effort_of_a_run_does_not_affect_the_next(codex, home, record, models):
     runner = make_runner(codex, home, config={"model_reasoning_effort": "low"})
     first = record("say x", model="gpt-5.4")
     first.run = evolve(first.run, effort="high")
@@ -317,7 +317,7 @@ SCHEMA = {
 
 
 @ON_ONE_LOOP
-async def test_the_output_schema_of_a_run_is_its_own(runner, record, models):
+async def test_the_output_schema_of_a_run_does_not_affect_the_next(runner, record, models):
     first = record("say x")
     first.run = evolve(first.run, output_schema=SCHEMA)
     await run(runner, first)
@@ -362,7 +362,7 @@ async def test_images_that_codex_could_not_read_fail_the_run(
 
 
 @pytest.mark.parametrize("is_canceled", [True, False])
-async def test_a_lock_on_the_directory_of_runs_hangs_no_run(
+async def test_a_lock_on_the_directory_of_runs_does_not_block_a_run(
     runner, record, models, monkeypatch, is_canceled
 ):
     user_state().runs.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -386,7 +386,7 @@ async def test_a_lock_on_the_directory_of_runs_hangs_no_run(
 
 
 @ON_ONE_LOOP
-async def test_the_files_of_a_run_are_private_and_go_with_it(runner, record):
+async def test_the_files_of_a_run_are_private_and_removed_with_it(runner, record):
     context = record("hang", images=[RED])
     found = []
 
@@ -407,7 +407,7 @@ async def test_the_files_of_a_run_are_private_and_go_with_it(runner, record):
 
 
 @ON_ONE_LOOP
-async def test_a_profile(codex, home, record, models):
+async def test_the_profile_of_the_provider_is_used(codex, home, record, models):
     (home / "deep.config.toml").write_text('model_reasoning_effort = "high"\n')
     context = record("say x")
     await run(make_runner(codex, home, profile="deep"), context)
@@ -433,7 +433,7 @@ async def test_a_profile(codex, home, record, models):
         ("shell echo one\nhttp 500", "provider_error", "high demand"),
     ],
 )
-async def test_a_failing_turn_says_why(runner, record, script, code, message):
+async def test_a_failed_turn_has_a_code_and_a_reason(runner, record, script, code, message):
     context = record(script)
     failure = await failing(runner, context)
     assert failure.code == code
@@ -444,7 +444,7 @@ async def test_a_failing_turn_says_why(runner, record, script, code, message):
 
 
 @ON_ONE_LOOP
-async def test_a_thread_goes_on_after_a_failing_turn(runner, record, models):
+async def test_a_thread_can_be_resumed_after_a_failed_turn(runner, record, models):
     first = record("http 500")
     await failing(runner, first)
     second = record("say better", thread=first.thread)
@@ -453,7 +453,7 @@ async def test_a_thread_goes_on_after_a_failing_turn(runner, record, models):
 
 
 @ON_ONE_LOOP
-async def test_a_missing_key_is_told(runner, record):
+async def test_a_missing_key_fails_the_run_and_is_named(runner, record):
     failure = await failing(runner, record("say x", own_env={"FAKE_KEY": ""}))
     assert failure.code == "auth_failed"
     assert "FAKE_KEY" in failure.message
@@ -474,14 +474,14 @@ async def test_a_server_that_cannot_be_reached_ends_the_run(codex, tmp_path, rec
 
 
 @ON_ONE_LOOP
-async def test_codex_is_not_there(home, record):
+async def test_a_missing_codex_is_provider_unavailable(home, record):
     failure = await failing(make_runner("/nowhere/codex", home), record("say x"))
     assert (failure.code, failure.exit_code) == ("provider_unavailable", None)
     assert "not installed" in failure.message
 
 
 @ON_ONE_LOOP
-async def test_codex_is_not_executable(home, record, tmp_path):
+async def test_a_codex_that_is_not_executable_is_provider_unavailable(home, record, tmp_path):
     (tmp_path / "codex").write_text("#!/bin/sh\n")
     failure = await failing(make_runner(str(tmp_path / "codex"), home), record("say x"))
     assert failure.code == "provider_unavailable"
@@ -489,14 +489,14 @@ async def test_codex_is_not_executable(home, record, tmp_path):
 
 
 @ON_ONE_LOOP
-async def test_the_working_directory_goes_just_before_it_starts(runner, tmp_path):
+async def test_a_working_directory_that_disappears_before_the_start_is_named(runner, tmp_path):
     failure = await failing(runner, RecordingContext("say x", cwd=tmp_path / "gone"))
     assert failure.code == "invalid_config"
     assert failure.message.startswith(CWD_MISSING)
 
 
 @ON_ONE_LOOP
-async def test_a_profile_that_is_not_there_is_warned_of(codex, home, record):
+async def test_a_missing_profile_is_a_warning(codex, home, record):
     context = record("say x")
     await run(make_runner(codex, home, profile="nope"), context)
     [warning] = of(context, "run.error")
@@ -515,7 +515,7 @@ async def test_a_profile_that_is_not_there_is_warned_of(codex, home, record):
         ({"extra_args": ["-c", "no-equals-sign"]}, "no-equals-sign"),
     ],
 )
-async def test_a_setting_codex_refuses(codex, home, record, more, message):
+async def test_a_setting_that_codex_refuses_is_invalid_config(codex, home, record, more, message):
     context = record("say x")
     failure = await failing(make_runner(codex, home, **more), context)
     assert failure.code == "invalid_config"
@@ -549,7 +549,7 @@ async def test_an_argument_codex_refuses_is_named_on_one_line(
 
 
 @ON_ONE_LOOP
-async def test_a_config_file_that_is_not_toml(codex, home, record):
+async def test_a_config_file_that_is_not_toml_is_invalid_config(codex, home, record):
     (home / "config.toml").write_text("model = \n")
     failure = await failing(make_runner(codex, home), record("say x"))
     assert failure.code == "invalid_config"
@@ -557,12 +557,12 @@ async def test_a_config_file_that_is_not_toml(codex, home, record):
 
 
 @ON_ONE_LOOP
-async def test_a_home_that_is_not_there(codex, tmp_path, record):
+async def test_a_missing_codex_home_is_invalid_config(codex, tmp_path, record):
     failure = await failing(make_runner(codex, tmp_path / "nowhere"), record("say x"))
     assert failure.code == "invalid_config"
 
 
-async def test_codex_dies(home, record, tmp_path):
+async def test_a_killed_codex_is_agent_crashed(home, record, tmp_path):
     fake = tmp_path / "dying"
     fake.write_text('#!/bin/sh\necho \'{"type":"turn.started"}\'\nkill -SEGV $$\n')
     fake.chmod(0o755)
@@ -587,7 +587,7 @@ async def test_a_missing_thread_is_replaced(runner, record):
 
 
 @ON_ONE_LOOP
-async def test_a_missing_thread_fails_where_that_is_wanted(codex, home, record, models):
+async def test_a_missing_thread_fails_the_run_if_configured(codex, home, record, models):
     context = record("say new", thread=Thread(UNKNOWN_THREAD, {}))
     failure = await failing(make_runner(codex, home, on_missing_thread="fail"), context)
     assert failure.code == "thread_missing"
@@ -597,7 +597,7 @@ async def test_a_missing_thread_fails_where_that_is_wanted(codex, home, record, 
 
 
 @ON_ONE_LOOP
-async def test_an_id_codex_takes_for_a_name_is_noticed(codex, home, record):
+async def test_a_thread_id_that_codex_takes_for_a_name_is_a_missing_thread(codex, home, record):
     context = record("say new", thread=Thread("no-uuid", {}))
     assert (await run(make_runner(codex, home), context)).text == "new"
     assert context.thread.id != "no-uuid"
@@ -609,7 +609,7 @@ async def test_an_id_codex_takes_for_a_name_is_noticed(codex, home, record):
 
 
 @ON_ONE_LOOP
-async def test_an_id_that_is_an_option_never_reaches_codex(codex, home, record):
+async def test_a_thread_id_that_looks_like_an_option_is_not_passed_to_codex(codex, home, record):
     context = record("say new", thread=Thread("--help", {}))
     assert (await run(make_runner(codex, home), context)).text == "new"
     assert "--help" not in context.invocation.argv
@@ -619,7 +619,7 @@ async def test_an_id_that_is_an_option_never_reaches_codex(codex, home, record):
 
 
 @ON_ONE_LOOP
-async def test_a_thread_another_process_has_is_told_after_some_tries(runner, record, models):
+async def test_a_thread_in_use_by_another_process_fails_after_retries(runner, record, models):
     first = record("say one")
     await run(runner, first)
     holder = record("hang", thread=first.thread)
@@ -638,7 +638,7 @@ async def test_a_thread_another_process_has_is_told_after_some_tries(runner, rec
 # --- cancelling -----------------------------------------------------------------------------
 
 
-async def test_cancelling_while_the_model_thinks(runner, record, models):
+async def test_a_cancel_while_the_model_thinks_ends_codex(runner, record, models):
     context = record("hang")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(runner.run, context)
@@ -651,7 +651,7 @@ async def test_cancelling_while_the_model_thinks(runner, record, models):
     assert again.thread.id == context.thread.id
 
 
-async def test_cancelling_while_a_command_runs(codex, usual_home, record, workspace):
+async def test_a_cancel_while_a_command_runs_ends_both(codex, usual_home, record, workspace):
     runner = make_runner(codex, usual_home)
     os.mkfifo(workspace / "begun")
     survivor = "setsid sh -c 'echo yes > begun; exec sleep 300' &"
@@ -680,7 +680,7 @@ def environ(monkeypatch):
 
 
 @ON_ONE_LOOP
-async def test_codex_is_available(runner, environ):
+async def test_an_installed_codex_with_a_key_is_available(runner, environ):
     found = await runner.probe(os.environ)
     assert (found.available, found.reason) == (True, None)
     assert found.version == "0.169.0"
@@ -718,7 +718,9 @@ async def test_a_missing_key_makes_it_unavailable(runner, environ):
         ({"extra.config.toml": 'model_provider = "ollama"'}, {}, True),
     ],
 )
-async def test_whether_somebody_is_logged_in(codex, tmp_path, environ, files, env, available):
+async def test_login_files_and_variables_decide_availability(
+    codex, tmp_path, environ, files, env, available
+):
     home = tmp_path / "plain"
     home.mkdir()
     for name, text in files.items():
@@ -732,7 +734,7 @@ async def test_whether_somebody_is_logged_in(codex, tmp_path, environ, files, en
 
 
 @ON_ONE_LOOP
-async def test_overrides_count_for_the_login(codex, tmp_path, environ):
+async def test_configuration_overrides_are_used_to_check_the_login(codex, tmp_path, environ):
     for more in ({"config": {"model_provider": "ollama"}}, {"extra_args": ["--oss"]}):
         assert (await make_runner(codex, tmp_path, **more).probe(os.environ)).available
     runner = make_runner(codex, tmp_path, extra_args=["-c", "model_provider=ollama"])
@@ -740,7 +742,7 @@ async def test_overrides_count_for_the_login(codex, tmp_path, environ):
 
 
 @ON_ONE_LOOP
-async def test_what_is_wrong_with_the_configuration_is_said(codex, home, environ):
+async def test_an_invalid_configuration_is_reported_by_the_probe(codex, home, environ):
     found = await make_runner(codex, home, profile="nope").probe(os.environ)
     assert found.available
     assert "profile 'nope'" in found.reason
@@ -751,7 +753,7 @@ async def test_what_is_wrong_with_the_configuration_is_said(codex, home, environ
 
 
 @ON_ONE_LOOP
-async def test_what_has_changed_since_the_last_look_counts(codex, tmp_path, environ):
+async def test_each_probe_reads_the_configuration_again(codex, tmp_path, environ):
     runner = make_runner(codex, tmp_path)
     (tmp_path / "config.toml").write_text('model_provider = "ollama"')
     assert (await runner.probe(os.environ)).available
@@ -765,7 +767,7 @@ async def test_what_has_changed_since_the_last_look_counts(codex, tmp_path, envi
 
 
 @ON_ONE_LOOP
-async def test_a_program_that_is_not_codex_is_left_to_itself(home, tmp_path):
+async def test_a_program_that_prints_no_version_is_available(home, tmp_path):
     fake = tmp_path / "fake"
     fake.write_text("#!/bin/sh\nexit 1\n")
     fake.chmod(0o755)
@@ -774,7 +776,7 @@ async def test_a_program_that_is_not_codex_is_left_to_itself(home, tmp_path):
 
 
 @pytest.mark.parametrize(("pause", "version"), [(60.0, None), (0.0, "0.1")])
-async def test_a_version_that_did_not_come_in_time_is_asked_for_again(
+async def test_a_version_query_that_timed_out_is_repeated_after_a_pause(
     home, tmp_path, monkeypatch, pause, version
 ):
     (tmp_path / "hang").touch()
@@ -807,7 +809,7 @@ async def test_a_program_that_cannot_be_run_is_unavailable(home, tmp_path):
     assert not (await make_runner("/nowhere/codex", home).probe(os.environ)).available
 
 
-def test_options_are_checked():
+def test_invalid_options_are_configuration_errors():
     with pytest.raises(ConfigError, match="sandbox"):
         CodexExecRunner(sandbox="none")
     with pytest.raises(ConfigError, match="on_missing_thread"):

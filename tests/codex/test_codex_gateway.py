@@ -46,7 +46,7 @@ async def test_what_the_agent_does_becomes_typed_events(gateway: Gateway, worksp
 
 
 @pytest.mark.parametrize("prompt", ["", " \n\t", "x" * 1_000_001], ids=["empty", "blank", "long"])
-async def test_prompts_that_cannot_be_given_are_refused_at_once(
+async def test_prompts_that_codex_cannot_take_are_refused_with_the_field_named(
     gateway: Gateway, workspace: Path, prompt: str, models: ModelServer
 ) -> None:
     async with gateway.client() as client:
@@ -93,7 +93,7 @@ async def test_a_cancel_leaves_no_process(
         assert again.status is RunStatus.COMPLETED, again.error
 
 
-async def test_eight_sessions_at_once_on_four_workers(gateway: Gateway, workspace: Path) -> None:
+async def test_eight_sessions_share_four_workers(gateway: Gateway, workspace: Path) -> None:
     runs: list[Run] = []
 
     async def one(client: Client, number: int) -> None:

@@ -23,7 +23,7 @@ def files() -> list[Path]:
 
 
 @pytest.mark.parametrize("runner", ["codex-exec", "codex-app-server"])
-async def test_images_outlive_a_killed_daemon_and_go_with_their_run(
+async def test_images_survive_a_killed_daemon_and_are_removed_with_their_run(
     gateways: Gateways, models: ModelServer, workspace: Path, tmp_path: Path, runner: str
 ) -> None:
     gateway = gateways("--max-concurrency", "1", runner=runner, sandbox="workspace-write")

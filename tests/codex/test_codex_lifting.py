@@ -34,7 +34,7 @@ async def _try(client: Client, provider: str, file: Path) -> None:
     assert run.status is RunStatus.COMPLETED, (provider, run.error)
 
 
-async def test_the_doctor_warns_of_what_takes_the_sandbox_away(
+async def test_doctor_warns_of_settings_that_disable_the_sandbox(
     gateways: Gateways, tmp_path: Path, outside: Path
 ) -> None:
     (outside / "in").mkdir()

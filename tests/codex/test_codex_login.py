@@ -46,7 +46,7 @@ async def run(runner, context):
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_the_next_message_uses_the_login_there_is_now(codex, account, record, models):
+async def test_the_next_message_uses_the_current_login(codex, account, record, models):
     async with CodexAppServerRunner(command=codex, home=str(account)) as runner:
         first, other = record("say one"), record("say other")
         await run(runner, first)
@@ -63,7 +63,7 @@ async def test_the_next_message_uses_the_login_there_is_now(codex, account, reco
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_login_that_changes_beside_a_run_at_work(codex, account, record, models):
+async def test_a_login_change_does_not_disturb_a_running_run(codex, account, record, models):
     async with CodexAppServerRunner(command=codex, home=str(account)) as runner:
         first = record("say one")
         await run(runner, first)
@@ -90,7 +90,7 @@ async def test_a_process_whose_login_failed_is_not_used_again(codex, account, re
     assert second.pid != first.pid
 
 
-def test_what_changes_the_login(tmp_path):
+def test_another_account_changes_the_login_identity_but_a_renewed_token_does_not(tmp_path):
     seen = [identity(tmp_path, "p")]
 
     def changes(name, text):
@@ -153,7 +153,9 @@ PROVIDER = (
     ],
 )
 @pytest.mark.parametrize("kind", [CodexExecRunner, CodexAppServerRunner])
-async def test_what_codex_finds_by_itself(codex, tmp_path, files, env, extra_args, kind):
+async def test_each_login_that_codex_finds_is_available(
+    codex, tmp_path, files, env, extra_args, kind
+):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     runner = kind(command=codex, home=str(tmp_path), extra_args=extra_args)
@@ -161,7 +163,7 @@ async def test_what_codex_finds_by_itself(codex, tmp_path, files, env, extra_arg
     assert (found.available, found.reason) == (True, None)
 
 
-async def test_a_key_that_only_exec_takes(codex, tmp_path):
+async def test_a_key_that_only_exec_accepts_makes_the_app_server_unavailable(codex, tmp_path):
     env = {**codex_env(tmp_path), "CODEX_API_KEY": "x"}
     options = {"command": codex, "home": str(tmp_path)}
     assert (await CodexExecRunner(**options).probe(env)).available

@@ -52,7 +52,7 @@ async def heard(mailbox):
         return found
 
 
-async def test_a_run_that_takes_nothing_delays_no_other():
+async def test_a_run_that_reads_no_messages_does_not_delay_others():
     count = 5_000
     channel = Channel(
         *(said("slow", "item/invented", n=n) for n in range(count)), said("other", "turn/completed")
@@ -65,7 +65,7 @@ async def test_a_run_that_takes_nothing_delays_no_other():
         assert [one.params["n"] for one in await heard(slow)] == list(range(count))
 
 
-async def test_a_run_too_far_behind_hears_of_it_and_leaves_nobody_waiting(monkeypatch):
+async def test_a_run_too_far_behind_is_told_and_its_requests_are_refused(monkeypatch):
     monkeypatch.setattr(mailbox, "MAX_WAITING_BYTES", 100_000)
     channel = Channel(
         said("slow", "turn/started", turn={"id": "a"}),
@@ -92,7 +92,7 @@ async def test_a_run_too_far_behind_hears_of_it_and_leaves_nobody_waiting(monkey
     assert [(one["id"], "error" in one) for one in channel.told] == [(7, True), (8, True)]
 
 
-async def test_each_piece_of_output_that_codex_sends_is_told_also_before_the_command():
+async def test_output_that_comes_before_its_command_is_recorded():
     """Codex 0.169 sends none for the first instants of a command; what it sends is not lost."""
     box, pieces, reader = Mailbox(STREAMS), Coalescer(), TurnReader("t")
     item = {"type": "commandExecution", "id": "c", "command": "x", "status": "inProgress"}
@@ -113,7 +113,7 @@ async def test_each_piece_of_output_that_codex_sends_is_told_also_before_the_com
     assert (told[-1].event_type, told[-1].data["output"]) == ("tool.completed", "0123")
 
 
-def test_that_there_is_still_no_goal_is_not_told():
+def test_a_cleared_goal_is_recorded_only_during_a_turn():
     reader = TurnReader("t")
     cleared = Notification("thread/goal/cleared", {"threadId": "t"})
     assert reader.feed(cleared) == []

@@ -145,7 +145,7 @@ def told(client: httpx.Client, run_id: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_an_agent_can_do_what_the_table_says(
+def test_an_agent_can_do_only_what_the_table_of_the_document_says(
     found: Mapping[str, Mapping[str, str]], agent: str
 ) -> None:
     assert found[agent].keys() == {deed.name for deed in AGENT_ACTIONS}
@@ -173,7 +173,7 @@ def test_with_the_network_an_agent_reaches_the_daemon(
                 assert "refused with every token" in said or "refused every child" in said, said
 
 
-def test_documents_and_doctor_say_it() -> None:
+def test_the_security_document_has_the_table() -> None:
     assert table() in SECURITY.read_text()
 
 

@@ -64,17 +64,17 @@ def test_a_new_status_is_a_failure_and_kept():
 
 
 @pytest.mark.parametrize("text", ["panic!", "[1]", '"text"', "{", "\x00", "null", "{'a': 1}"])
-def test_a_line_that_is_no_json_object_is_stdout(text):
+def test_a_line_that_is_not_a_json_object_is_recorded_as_stdout(text):
     [(kind, data)] = fed(text.encode())
     assert (kind, data) == ("backend.event", {"kind": "stdout", "payload": {"text": text}})
 
 
-def test_bytes_that_are_not_text_are_shown_as_such():
+def test_invalid_utf8_is_shown_as_replacement_characters():
     [(_, data)] = fed(b"\xff\xfe")
     assert data["payload"] == {"text": "\ufffd\ufffd"}
 
 
-def test_an_empty_line_says_nothing():
+def test_an_empty_line_makes_no_event():
     assert fed(b"", b"  ", b"\r") == []
 
 
@@ -85,7 +85,7 @@ def test_half_a_surrogate_pair_becomes_a_replacement():
     assert data["text"] == "\ufffd"
 
 
-def test_a_nul_stays():
+def test_a_nul_character_is_kept():
     [(_, data)] = fed(item("completed", type="agent_message", text="a\0b"))
     assert data["text"] == "a\0b"
 
@@ -98,7 +98,7 @@ def test_deep_json_is_kept_as_text(depth):
     assert json.dumps(data).count("[") == depth
 
 
-def test_a_line_over_the_cap_says_what_it_was():
+def test_a_line_over_the_limit_keeps_its_beginning_size_and_digest():
     line = Line(b'{"type":"item.comp', Truncation(99, "ab" * 32))
     [event] = ExecParser().feed(line)
     assert event.event_type == "backend.event"
@@ -110,7 +110,7 @@ def test_a_line_over_the_cap_says_what_it_was():
     }
 
 
-def test_what_never_ended_is_closed_as_failed():
+def test_items_that_never_ended_are_closed_as_failed():
     command = {"type": "command_execution", "command": "sleep 9", "status": "in_progress"}
     changes = [{"path": "/a", "kind": "add"}]
     change = {"type": "file_change", "changes": changes, "status": "in_progress"}
@@ -144,7 +144,7 @@ def test_the_answer_of_an_mcp_tool_beyond_its_text_is_kept():
     assert data["result"] == result
 
 
-def test_an_mcp_tool_that_says_it_failed_failed():
+def test_an_mcp_tool_that_reports_an_error_has_failed():
     result = {"content": [{"type": "text", "text": "no"}], "structured_content": None}
     call = {"server": "s", "tool": "t", "arguments": {}, "result": result, "error": None}
     [(_, data)] = fed(item("completed", type="mcp_tool_call", status="failed", **call))
@@ -176,7 +176,7 @@ lines = st.builds(
 
 
 @given(st.lists(lines | st.binary().map(lambda data: data.replace(b"\n", b"")), max_size=6))
-def test_no_line_breaks_it_and_every_event_can_be_stored(said):
+def test_any_line_becomes_events_that_can_be_stored(said):
     for event_type, data in fed(*said):
         assert event_type in AGENT_EVENTS
         json.dumps(data, allow_nan=False, ensure_ascii=False).encode()

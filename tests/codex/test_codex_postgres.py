@@ -47,3 +47,38 @@ async def test_a_conversation_survives_a_killed_daemon(
         assert ends == [first.id, resumed.id, after.id]
         report = await client.check_store()
         assert report.ok, report.findings
+
+
+async def test_a_conversation_is_taken_over_by_another_daemon(
+    gateways: Gateways, database: Callable[[], str], workspace: Path
+) -> None:
+    """The app-server of each daemon would keep the conversation open; only one at a time may have it."""
+    url = database()
+    first = gateways("--store", url, runner="codex-app-server")
+    second = gateways("--store", url, runner="codex-app-server", config="second.toml")
+    os.mkfifo(workspace / "begun")
+    async with first.client() as here, second.client() as there:
+        session = await here.create_session(cwd=str(workspace))
+        runs = [await turn(here, session.id, "say one")]
+        runs += [
+            await turn(there, session.id, "say two"),
+            await turn(here, session.id, "say three"),
+        ]
+        workers = {(run.worker_id or "").partition("/")[0] for run in runs}
+        assert len(workers) == 1
+        assert workers == {(await here.status()).daemon_id}
+        held = await there.send_message(session.id, "shell echo yes > begun; sleep 300")
+        assert held.run is not None
+        with anyio.fail_after(PATIENCE_S):
+            assert await anyio.to_thread.run_sync((workspace / "begun").read_text) == "yes\n"
+        first.kill()
+        resumed = (await there.wait_run(held.run.id, timeout_s=PATIENCE_S)).run
+        assert (resumed.status, resumed.attempt) == (RunStatus.COMPLETED, 2), resumed.error
+        after = await turn(there, session.id, "say after")
+        assert after.status is RunStatus.COMPLETED, after.error
+        assert {run.thread_id for run in (*runs, resumed, after)} == {runs[0].thread_id}
+        log = [event async for event in there.events(session.id)]
+        assert [event.seq for event in log] == list(range(1, len(log) + 1))
+        report = await there.check_store()
+        assert report.ok, report.findings
+    first.start()

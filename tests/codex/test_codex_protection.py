@@ -67,7 +67,7 @@ def home(outside: Path, models: ModelServer) -> Path:
 
 
 @RUNNERS
-async def test_it_cannot_change_the_daemon_in_the_default_layout(
+async def test_an_agent_cannot_read_or_change_the_daemons_files_in_the_default_layout(
     gateways: Gateways, runner: str, tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = outside / "agent-orchestrator"
@@ -101,7 +101,7 @@ async def test_it_cannot_change_the_daemon_in_the_default_layout(
 
 @pytest.mark.parametrize("db", [DB, "data.db"], ids=["default", "here"])
 @RUNNERS
-async def test_commands_at_once_do_not_fail_for_files_that_change(
+async def test_concurrent_commands_work_while_protected_files_change(
     gateways: Gateways, runner: str, db: str, tmp_path: Path
 ) -> None:
     # The configuration is missing. The files of the database are written meanwhile.
@@ -127,7 +127,7 @@ async def test_commands_at_once_do_not_fail_for_files_that_change(
         assert text.count("'exit_code': 0") > 1
 
 
-async def test_a_configuration_that_an_agent_makes_is_not_believed(
+async def test_a_configuration_file_that_an_agent_creates_is_not_used(
     gateways: Gateways, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = tmp_path / "gateway-0"
@@ -150,7 +150,7 @@ async def test_a_configuration_that_an_agent_makes_is_not_believed(
         load({}, {})
 
 
-async def test_a_named_configuration_that_was_removed_is_not_made(
+async def test_an_agent_cannot_create_a_configuration_file_that_was_removed(
     gateways: Gateways, tmp_path: Path
 ) -> None:
     gateway = gateways(sandbox="workspace-write")

@@ -44,7 +44,7 @@ SAID_WITH_INDEX = event(
 
 
 @pytest.mark.parametrize("said", [SAID, SAID_WITH_INDEX], ids=["without-index", "with-index"])
-def test_words_are_read_once_in_both_kinds_of_records(said: dict[str, Any]) -> None:
+def test_messages_are_read_once_in_both_formats_of_records(said: dict[str, Any]) -> None:
     reader, events = read(
         message("developer", "instructions"),
         message("user", "<environment_context>"),
@@ -83,7 +83,7 @@ def test_a_command_has_its_output_and_exit_code() -> None:
     assert unfinished[1]["status"] == "failed"
 
 
-def test_a_patch_is_a_change_of_files() -> None:
+def test_a_patch_is_read_as_file_changes() -> None:
     patch = (
         "*** Begin Patch\n*** Add File: a.txt\n+one\n+two\n*** Update File: /x/b.txt\n@@\n-old\n+new\n"
         "*** Delete File: c.txt\n*** End Patch\n"
@@ -101,7 +101,7 @@ def test_a_patch_is_a_change_of_files() -> None:
     ]
 
 
-def test_other_tools_searches_and_plans() -> None:
+def test_other_tools_searches_and_plans_are_read() -> None:
     plan = json.dumps({"plan": [{"step": "A", "status": "completed"}]})
     _, events = read(
         item("web_search_call", id="ws1", status="completed", action={"query": "cats"}),
@@ -125,7 +125,7 @@ def test_other_tools_searches_and_plans() -> None:
     assert events[5][1]["input"] == {"input": "code()"}
 
 
-def test_problems_and_the_end_of_an_interrupted_turn() -> None:
+def test_problems_and_the_end_of_an_interrupted_turn_are_read() -> None:
     _, events = read(
         item("function_call", call_id="c1", name="exec_command", arguments="{}"),
         event("error", message="the model is busy"),
@@ -137,7 +137,7 @@ def test_problems_and_the_end_of_an_interrupted_turn() -> None:
     assert "interrupted" in events[-1][1]["message"]
 
 
-def test_the_usage_is_that_of_the_entries_and_the_next_run_counts_from_there() -> None:
+def test_usage_comes_from_the_entries_and_the_next_run_continues_from_there() -> None:
     totals = [
         {"input_tokens": n, "cached_input_tokens": 5, "output_tokens": n // 10} for n in (300, 500)
     ]
@@ -214,7 +214,7 @@ def test_the_latest_thread_of_a_directory_is_found(codex_home: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("thread_id", ["unknown", "", "*", "../../../x", "-rf", "a/b", "[a-z]*"])
-def test_only_an_id_names_a_thread(codex_home: Path, thread_id: str) -> None:
+def test_a_thread_id_that_is_not_a_valid_id_is_refused(codex_home: Path, thread_id: str) -> None:
     put(codex_home, THREAD, age=1, cwd="/")
     with pytest.raises(AgentFailed) as caught:
         rollout_of(codex_home, thread_id)

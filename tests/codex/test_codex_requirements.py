@@ -45,7 +45,7 @@ def answer(sandboxes, policies):
         ([], wanted()),
     ],
 )
-def test_what_is_not_allowed_is_replaced_as_codex_does(said, expected):
+def test_settings_that_requirements_forbid_are_replaced_as_in_codex(said, expected):
     assert Requirements.of(said).applied(wanted()) == expected
 
 
@@ -77,7 +77,7 @@ def required(codex, tmp_path):
 @pytest.mark.codex
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("kind", [CodexAppServerRunner, CodexExecRunner])
-async def test_the_run_says_what_holds(required, home, workspace, kind):
+async def test_a_run_reports_the_sandbox_that_requirements_impose(required, home, workspace, kind):
     context = RecordingContext("shell touch f\nsay hi", cwd=workspace, env=codex_env(home))
     context.run = evolve(context.run, sandbox="workspace-write")
     async with kind(command=required, home=str(home)) as runner:
@@ -111,7 +111,7 @@ class Confined:
 
 
 @pytest.mark.anyio
-async def test_a_run_and_its_children_have_what_holds(tmp_path):
+async def test_a_run_and_its_children_record_the_imposed_sandbox(tmp_path):
     async with open_embedded(":memory:", runners=[Confined()]) as client:
         session = await client.create_session(cwd=str(tmp_path), sandbox="workspace-write")
         sent = await client.send_message(session.id, "go")

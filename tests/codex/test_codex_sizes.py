@@ -4,13 +4,12 @@ The kinds and their fields are taken from the readers themselves: a new one is s
 """
 
 import ast
-import inspect
-import json
-import time
 from functools import partial
 
+import agent_lines
 import anyio
 import pytest
+from agent_lines import SHAPES, Raw, check_storable, fields_in, is_linear, texts_in, trees_of
 
 from agent_orchestrator.fields import MAX_DIGITS, MAX_METADATA, MAX_QUESTION
 from agent_orchestrator.runners import events
@@ -25,7 +24,7 @@ from agent_orchestrator.runners.codex.appserver import exec_items as app_items
 from agent_orchestrator.runners.codex.appserver.server import PROTOCOL, Server, Spec
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.parser import ExecParser
-from agent_orchestrator.runners.lines import MAX_JSON_DEPTH, Line
+from agent_orchestrator.runners.lines import Line
 from agent_orchestrator.runners.live import jsonrpc
 from agent_orchestrator.runners.live.messages import AgentRequest, Malformed, Notification
 from agent_orchestrator.runners.live.peer import Peer
@@ -34,30 +33,7 @@ from agent_orchestrator.wire import strict_json
 pytestmark = pytest.mark.anyio
 
 MODULES = (items, parser, item_events, app_items, approvals, turn_driver, jsonrpc, turns)
-TREES = [ast.parse(inspect.getsource(module)) for module in MODULES]
-
-
-def texts_in(trees, *kinds):
-    """Return the texts that stand in nodes of these kinds."""
-    return sorted(
-        {
-            one.value
-            for tree in trees
-            for node in ast.walk(tree)
-            if isinstance(node, kinds)
-            for one in ast.walk(node)
-            if isinstance(one, ast.Constant) and isinstance(one.value, str)
-        }
-    )
-
-
-def fields_in(trees):
-    """Return the names that are looked for in what codex said."""
-    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    named = [
-        call.args[0] for call in calls if ast.unparse(call.func).endswith(".get") and call.args
-    ]
-    return sorted({one.value for one in named if isinstance(one, ast.Constant)})
+TREES = trees_of(*MODULES)
 
 
 FIELDS = fields_in(TREES)
@@ -75,7 +51,7 @@ EXEC_KINDS = [one for one in texts_in([TREES[1]], ast.match_case) if "." in one]
 EXEC_ITEMS = [*texts_in([TREES[2]], ast.match_case), *items.ITEM_MAPPINGS, "invented"]
 
 
-def test_the_readers_are_looked_into():
+def test_the_fields_and_methods_are_found_in_the_readers():
     assert {"itemId", "delta", "command", "aggregated_output", "changes", "tokenUsage"} <= {*FIELDS}
     assert {"turn/completed", "item/agentMessage/delta", "mcpServer/elicitation/request"} <= {
         *METHODS
@@ -84,42 +60,8 @@ def test_the_readers_are_looked_into():
     assert {"agent_message", "todo_list", "command_execution"} <= {*EXEC_ITEMS}
 
 
-def deep(depth):
-    return "[" * depth + "]" * depth
-
-
-SHAPES = {
-    "text": lambda size: json.dumps("x" * size),
-    "control characters": lambda size: json.dumps("\0" * (size // 6)),
-    "half pairs": lambda size: '"' + "\\ud800" * (size // 6) + '"',
-    "emoji": lambda size: '"' + "😀" * (size // 4) + '"',
-    "line separators": lambda size: '"' + "\u2028" * (size // 3) + '"',
-    "digits": lambda size: "9" * size,
-    "a fraction": lambda size: f"0.{'9' * size}e{'9' * 5}",
-    "deep": lambda size: deep(size // 2),
-    "lists": lambda size: "[" + "[]," * (size // 3) + "0]",
-    "numbers": lambda size: "[" + "1," * (size // 2) + "0]",
-    "objects": lambda size: "[" + '{"type":"text","text":"a","path":"p"},' * (size // 37) + "{}]",
-    "wide": lambda size: "{" + ",".join(f'"{n}":0' for n in range(size // 8)) + "}",
-    "a twin at the end": lambda size: (
-        "{" + ",".join(f'"{n}":0' for n in range(size // 8)) + ',"1":{}}'
-    ),
-    "true": lambda _: "true",
-    "nothing": lambda _: "null",
-}
-
-
 def everywhere(value, **known):
-    """Return JSON text of an object that has the value in every field but the known ones."""
-    fields = {name: value for name in FIELDS if name not in known}
-    fields |= {name: json.dumps(one) for name, one in known.items() if not isinstance(one, Raw)}
-    fields |= {name: one.text for name, one in known.items() if isinstance(one, Raw)}
-    return "{" + ",".join(f"{json.dumps(name)}:{text}" for name, text in fields.items()) + "}"
-
-
-class Raw:
-    def __init__(self, text):
-        self.text = text
+    return agent_lines.everywhere(value, FIELDS, **known)
 
 
 def app_lines(value):
@@ -155,35 +97,12 @@ def exec_lines(value):
     yield everywhere(value, type="turn.failed", error=Raw(everywhere(value)))
 
 
-def check_storable(events, size):
-    """What comes of a line can be stored and read, is not deep, and not much larger than the line."""
-    told = 0
-    for event in events:
-        text = strict_json.dumps(event.data)
-        strict_json.loads(text.encode())
-        told += len(text)
-        assert depth_of(event.data) <= MAX_JSON_DEPTH + 1
-    assert told <= 4 * size + 2_000
-
-
-def depth_of(value):
-    level, depth = [value], 0
-    while level := [
-        part
-        for one in level
-        if isinstance(one, (dict, list))
-        for part in (one.values() if isinstance(one, dict) else one)
-    ]:
-        depth += 1
-    return depth
-
-
 SMALL = 80
 """Bytes in each field, of which a line has two hundred."""
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_whatever_exec_says_becomes_events(shape):
+def test_any_output_of_exec_becomes_storable_events(shape):
     for line in exec_lines(SHAPES[shape](SMALL)):
         one = ExecParser()
         check_storable([*one.feed(Line(line.encode())), *one.finish()], len(line))
@@ -205,7 +124,7 @@ class Channel:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_whatever_the_app_server_says_is_taken(shape, monkeypatch):
+async def test_any_message_of_the_app_server_is_read(shape, monkeypatch):
     monkeypatch.setattr(Server, "pid", 1)
     lines = [*app_lines(SHAPES[shape](SMALL))]
     server = Server(PROTOCOL, "mark", 60, Spec("codex", (), frozenset()), 30)
@@ -250,24 +169,6 @@ def check_question(asked, reader):
 
 
 # --- time -----------------------------------------------------------------------------------
-
-
-def seconds(work):
-    began = time.thread_time()
-    work()
-    return time.thread_time() - began
-
-
-def is_linear(work, size):
-    """Tell whether twice the size takes at most 2.5 times as long; the best of several tries counts."""
-    half, whole = work(size), work(2 * size)
-    found = []
-    for _ in range(6):
-        found.append((seconds(half), seconds(whole)))
-        small, large = (min(times) for times in zip(*found, strict=True))
-        if large < 2.5 * small + 0.02:
-            return True
-    return False
 
 
 def asking(method, field, shape, size):

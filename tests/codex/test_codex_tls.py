@@ -12,7 +12,7 @@ from agent_orchestrator import connect
 pytestmark = THROUGH_A_GATEWAY
 
 
-async def test_its_agents_use_their_tools(
+async def test_agents_of_a_daemon_with_tls_use_their_tools(
     gateways: Callable[..., Gateway], workspace: Any, tmp_path: Any
 ) -> None:
     certificate = make_certificate(tmp_path, "desk.example", "127.0.0.1")

@@ -208,7 +208,7 @@ async def test_an_answer_after_a_restart_reaches_the_thread_once(
     assert models.requests[-1].thread_id == thread_id
 
 
-async def test_a_call_that_is_cut_short_goes_on(gateway: Gateway, workspace: Any) -> None:
+async def test_a_wait_that_timed_out_can_be_continued(gateway: Gateway, workspace: Any) -> None:
     script = "\n".join(
         [
             tool("reply_parent", text=QUESTION, request_kind="approval_request", timeout_s=0.2),
@@ -247,7 +247,9 @@ async def test_a_sandboxed_agent_has_the_tools(
     assert run.result.text == f"I am {session.id}"
 
 
-async def test_one_worker_is_enough_for_a_family(gateways: Gateways, workspace: Any) -> None:
+async def test_a_parent_and_two_children_need_one_worker_only(
+    gateways: Gateways, workspace: Any
+) -> None:
     script = parent_of_two(
         asking(),
         tool("wait", run_id="<1.run.id>", until="attention"),
@@ -265,7 +267,7 @@ async def test_one_worker_is_enough_for_a_family(gateways: Gateways, workspace: 
     assert json.loads(second.result.text.partition("Output:\n")[2])["decision"] == "deny"
 
 
-async def test_a_proxy_of_the_user_s_sees_no_token(gateways: Gateways, workspace: Any) -> None:
+async def test_the_users_proxy_does_not_see_the_token(gateways: Gateways, workspace: Any) -> None:
     with closed_port() as port:
         proxy = f"http://127.0.0.1:{port}"
         gateway = gateways(HTTP_PROXY=proxy, http_proxy=proxy, NO_PROXY="example.org", no_proxy="")
@@ -277,7 +279,7 @@ async def test_a_proxy_of_the_user_s_sees_no_token(gateways: Gateways, workspace
 
 
 @pytest.mark.parametrize("tools", ["true", "false"])
-async def test_whether_agents_get_the_tools_is_a_setting(
+async def test_the_tools_can_be_switched_off(
     gateways: Gateways, workspace: Any, models: ModelServer, tools: str
 ) -> None:
     async with gateways(settings=f"tools = {tools}").client() as client:
@@ -294,7 +296,7 @@ async def test_whether_agents_get_the_tools_is_a_setting(
     assert "art_" not in argv
 
 
-async def test_a_family_at_work_outlives_a_restart(
+async def test_a_parent_and_its_children_go_on_after_a_restart(
     gateways: Gateways, workspace: Any, models: ModelServer
 ) -> None:
     """A parent and two children are at work when the daemon is stopped; one child waits."""

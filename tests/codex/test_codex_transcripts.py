@@ -18,12 +18,12 @@ RECORDINGS = sorted(Path(__file__).parent.joinpath("transcripts").glob("*.jsonl"
 STATE_ONLY = {"thread.started", "turn.started", "turn.completed", "turn.failed"}
 
 
-def test_the_recordings_are_there():
+def test_all_recordings_are_found():
     assert len(RECORDINGS) > 30
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
-def test_a_recording_gives_its_events(recording):
+def test_a_recording_becomes_the_expected_events(recording):
     parser = ExecParser()
     events = []
     plan = None
@@ -56,7 +56,7 @@ def test_a_recording_gives_its_events(recording):
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
-def test_no_tool_stays_open(recording):
+def test_every_started_tool_is_completed(recording):
     parser = ExecParser()
     lines = recording.read_bytes().split(b"\n")
     events = [event for raw in lines for event in parser.feed(Line(raw))] + parser.finish()

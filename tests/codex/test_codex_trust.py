@@ -114,7 +114,7 @@ RUNNERS = pytest.mark.parametrize("kind", [CodexAppServerRunner, CodexExecRunner
 @RUNNERS
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 class TestWithCodex:
-    async def test_a_directory_is_not_made_trusted(self, world, kind):
+    async def test_a_run_does_not_make_its_directory_trusted(self, world, kind):
         """Nothing said, each sandbox, of the provider and of the message, and at a resume."""
         cwd = world.directory("ws")
         world.arm(cwd)
@@ -131,7 +131,7 @@ class TestWithCodex:
             has_run, _ = await turn(runner, world, cwd, thread=context.thread)  # loaded anew
             assert not has_run
 
-    async def test_what_the_user_trusts_is_executed(self, world, kind):
+    async def test_hooks_of_a_directory_that_the_user_trusts_are_executed(self, world, kind):
         """Also where its name is odd, and below, and in the other trees of a repository."""
         odd = world.directory('a "d.o.t" \\ é\tx')
         above = repository(world.directory("repo"))
@@ -147,14 +147,14 @@ class TestWithCodex:
             for cwd in (odd, below, trees / "one", link):
                 assert (await turn(runner, world, cwd))[0], cwd
 
-    async def test_a_provider_may_say_what_is_trusted(self, world, kind):
+    async def test_the_settings_of_a_provider_can_trust_a_directory(self, world, kind):
         cwd = world.directory("ws")
         world.arm(cwd)
         trust = {"projects": {str(cwd): {"trust_level": "trusted"}}}
         async with runner_of(world, kind, config=trust) as runner:
             assert (await turn(runner, world, cwd))[0]
 
-    async def test_a_configuration_behind_a_link_stays_one(self, world, kind):
+    async def test_a_symlinked_configuration_file_stays_a_symlink(self, world, kind):
         cwd = world.directory("ws")
         world.arm(cwd)
         real = world.directory("dotfiles") / "config.toml"
@@ -164,7 +164,7 @@ class TestWithCodex:
             assert not (await turn(runner, world, cwd))[0]
         assert world.config.is_symlink()
 
-    async def test_a_child_gets_nothing_its_parent_could_write(self, world, kind):
+    async def test_a_child_executes_nothing_that_its_parent_could_write(self, world, kind):
         """In a repository that its user trusts, by the user's own file or a provider's setting."""
         above = repository(world.directory("repo"))
         below = world.directory("repo/a/b")
@@ -184,7 +184,9 @@ class TestWithCodex:
             assert not has_run
             assert (await turn(runner, world, below))[0]  # the user's own session there
 
-    async def test_a_child_gets_what_its_parent_has(self, world, kind):
+    async def test_a_child_uses_the_trusted_configuration_of_its_parents_directory(
+        self, world, kind
+    ):
         above = repository(world.directory("repo"))
         below = world.directory("repo/a")
         world.arm(above)
@@ -239,7 +241,7 @@ async def test_a_home_that_the_agent_could_write_is_refused(codex, home, kind):
         ("/w/.codex", "/", True),
     ],
 )
-def test_which_homes_an_agent_could_write(home, cwd, is_refused):
+def test_a_codex_home_that_the_sandbox_can_write_is_refused(home, cwd, is_refused):
     with pytest.raises(AgentFailed) if is_refused else nullcontext():
         check_home(home, cwd, "workspace-write")
     check_home(home, cwd, "read-only")
@@ -278,7 +280,7 @@ async def test_a_thread_that_is_loaded_moves_with_its_session(world):
 # --- which directories ------------------------------------------------------------------------
 
 
-def test_what_is_below_the_shared_directory_is_distrusted(tmp_path):
+def test_directories_below_the_shared_directory_are_untrusted(tmp_path):
     repo = tmp_path / "repo"
     below = repo / "a" / "b"
     below.mkdir(parents=True)
@@ -298,7 +300,7 @@ def test_what_is_below_the_shared_directory_is_distrusted(tmp_path):
     assert untrusted_directories(str(link), str(below)) == ()
 
 
-def test_what_a_provider_trusts_stays_trusted_above():
+def test_directories_above_the_untrusted_ones_stay_trusted():
     config = {"projects": {"/r": {"trust_level": "trusted"}, "/r/a": {"trust_level": "trusted"}}}
     found = untrusted_config(("/r/a",), config, ())
     levels = {path: one["trust_level"] for path, one in found["projects"].items()}
@@ -312,12 +314,14 @@ def test_what_a_provider_trusts_stays_trusted_above():
         ({}, ("-c", 'projects={"/r"={trust_level="untrusted"}}')),
     ],
 )
-def test_what_would_be_lost_is_not_trusted(config, extra_args):
+def test_trust_settings_that_would_be_overwritten_make_all_directories_untrusted(
+    config, extra_args
+):
     found = untrusted_config(("/r/a", "/r/a/b"), config, extra_args)
     assert set(found["projects"]) == {"/r/a/b", "/r/a", "/r", "/"}
     assert {one["trust_level"] for one in found["projects"].values()} == {"untrusted"}
 
 
-def test_nothing_is_said_where_all_work_in_the_same_directory():
+def test_trust_is_unchanged_if_all_work_in_the_same_directory():
     assert untrusted_config((), {"projects": {}}, ()) == {}
     assert untrusted_environment({"A": "b"}, ()) == {"A": "b"}

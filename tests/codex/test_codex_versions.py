@@ -67,7 +67,7 @@ async def doctor(url: str) -> tuple[int, dict[str, Any]]:
         ("codex", "0.169.3", True, "codex-app-server", None),
     ],
 )
-async def test_the_age_of_codex_is_said(
+async def test_the_status_says_if_codex_is_too_old_or_untested(
     daemons: Daemons,
     runner: str,
     version: str,
@@ -91,7 +91,9 @@ async def test_the_age_of_codex_is_said(
     assert code == (0 if available else 1)
 
 
-async def test_an_app_server_that_does_not_begin_is_said(daemons: Daemons, tmp_path: Path) -> None:
+async def test_an_app_server_that_does_not_start_is_shown_in_the_status(
+    daemons: Daemons, tmp_path: Path
+) -> None:
     url = daemons("codex-app-server", "0.999.0", "refuse")
     async with connect(url) as client:
         assert (await told(client)).available

@@ -146,7 +146,7 @@ def newcomer(directory: Path, codex: str, home: Path) -> Newcomer:
     return Newcomer(directory, env, port)
 
 
-def test_every_way_to_start(tmp_path: Path, codex: str, home: Path) -> None:
+def test_every_documented_way_to_start_agentd_works(tmp_path: Path, codex: str, home: Path) -> None:
     lines = STARTS.split("\n")[1:-1]
     with ExitStack() as stack:
         started = []
@@ -169,7 +169,7 @@ def test_every_way_to_start(tmp_path: Path, codex: str, home: Path) -> None:
                 assert told_status["max_concurrency"] == told_status["alive_workers"] == 4
 
 
-def test_every_command(tmp_path: Path, codex: str, home: Path) -> None:
+def test_every_documented_command_works(tmp_path: Path, codex: str, home: Path) -> None:
     one = newcomer(tmp_path / "first", codex, home)
     script = COMMANDS.replace("<command>", "rm -rf ./tmp-cache").replace("<REQUEST_KEY>", "key-1")
     script = re.sub(r"<(\w+)>", r'"$\1"', script)

@@ -24,6 +24,7 @@ from websockets.asyncio.client import connect
 
 from agent_orchestrator.domain.model import Session, Thread
 from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.operations.session_files import LINES
 from agent_orchestrator.operations.takeovers import Program
 from agent_orchestrator.ports.channel import NoticeContent, SendFailed, Target
 from agent_orchestrator.ports.runner import Handover, RunContext
@@ -53,7 +54,7 @@ class Exchange:
     request: str
     body: str | None
     status: int
-    answer: Mapping[str, Any]
+    answer: Any
 
 
 @define
@@ -73,14 +74,23 @@ class Conversation:
         """Call an operation by its name, and return the JSON of the answer."""
         [operation] = [one for one in OPERATIONS if one.name == name]
         path = re.sub(r"{(\w+)}", lambda part: values.pop(part[1]), operation.path)
-        if operation.is_mutation:
+        if operation.takes_lines:
+            lines = values.pop("lines")
+            response = await self.http.post(
+                path, params=values, content=lines, headers={"Content-Type": LINES}
+            )
+            query = str(httpx.QueryParams(values))
+            request = f"POST {path}" + (f"?{query}" if query else "")
+            body = None if response.is_error else '{"kind": "header", …}\n…'
+        elif operation.is_mutation:
             response = await self.http.request(operation.method, path, json=values)
             request, body = f"{operation.method} {path}", json.dumps(values, ensure_ascii=False)
         else:
             response = await self.http.get(path, params=values)
             query = str(httpx.QueryParams(values))
             request, body = f"GET {path}" + (f"?{query}" if query else ""), None
-        answer = response.json()
+        is_file = operation.answers_lines and response.is_success
+        answer: Any = response.text if is_file else response.json()
         kept = self.found.setdefault(name, [])
         refused = response.status_code >= 400
         if refused or not any(one.status < 400 for one in kept):
@@ -108,6 +118,9 @@ class Conversation:
         text = re.sub(r"\(process \d+\)", "(process 42)", text)
         text = re.sub(
             r'"epoch": ?"[0-9a-f]{12}"', lambda found: found[0][:-13] + '5f0c9a31d2e4"', text
+        )
+        text = re.sub(
+            r'"machine": "[^"]*", "user": "[^"]*"', '"machine": "desk", "user": "ann"', text
         )
         text = re.sub(r'"process_start_id": "[^"]+"', '"process_start_id": "9f0c…/4711"', text)
         return re.sub(r'"uptime_s": [\d.]+', '"uptime_s": 60.0', text)
@@ -182,6 +195,8 @@ async def hold(conversation: Conversation) -> None:
     await call("get_diff", session_id=session)
     await call("mark_seen", session_id=session, seq=12)
     await call("list_sessions", order="newest", q="typos", activity="true", limit=1)
+    await call("search", q="fix typ*", kind="message")
+    await call("search", q="***")
 
     await call("adopt_session", provider="codex", cwd=here)
     adopted = await call("adopt_session", provider="codex", thread_id=_THREAD)
@@ -193,6 +208,12 @@ async def hold(conversation: Conversation) -> None:
     await call("attach_session", session_id=handed, **started)
     await call("attach_session", session_id=handed, **started)
     await call("close_session", session_id=handed, cascade=True)
+    await call("prune_session", session_id=handed, retain_events=2)
+    await call("list_events", session_id=handed, cursor=1)
+    file = await call("export_session", session_id=handed)
+    await call("import_session", lines=file)
+    await call("import_session", lines=file[:-99], new_id="true")
+    await call("import_session", lines=file, new_id="true")
 
     await call("status")
     await call("back_up", path=f"{here}/backup.db")
@@ -224,6 +245,12 @@ async def hold(conversation: Conversation) -> None:
     )
     await conversation.store.transact(lambda tx: tx.add_notice(shown))
     await call("report_notice", notice_id=shown.id, state="shown")
+    await call(
+        "update_push",
+        subscription_id=device["id"],
+        quiet_hours="22:00-07:00",
+        time_zone="Europe/Berlin",
+    )
     await call("unsubscribe_push", subscription_id=device["id"])
     [failed] = (await call("test_notice", target="phone"))["notices"]
     await call("test_notice", target="fax")
@@ -385,15 +412,23 @@ def example(name: str) -> str:
     lines = [done.request]
     if done.body not in (None, "{}"):
         lines += _wrapped(str(done.body))
-    answer = done.answer if name in _FULL else _shortened(done.answer)
-    body_text = json.dumps(answer, ensure_ascii=False).replace('"…": null', "…")
-    lines += ["", str(done.status), *_wrapped(body_text)]
+    if isinstance(done.answer, str):
+        shown = [json.loads(line) for line in done.answer.splitlines()]
+        parts = ["\n".join(_wrapped(_as_text(_shortened(shown[at])))) for at in (0, 1, -2, -1)]
+        lines += ["", str(done.status), *parts]
+    else:
+        answer = done.answer if name in _FULL else _shortened(done.answer)
+        lines += ["", str(done.status), *_wrapped(_as_text(answer))]
     text = "```text\n" + "\n".join(lines) + "\n```"
     for one in others:
         error = one.answer["error"]
         sent = f" with `{one.body}`" if one.body is not None else ""
         text += f"\n\n`{one.request}`{sent}: {one.status} `{error['code']}`, “{error['message']}”."
     return text
+
+
+def _as_text(answer: Any) -> str:
+    return json.dumps(answer, ensure_ascii=False).replace('"…": null', "…")
 
 
 def _shortened(value: Any) -> Any:

@@ -63,6 +63,7 @@ def calls() -> str:
         statuses = " or ".join(str(status) for status in operation.statuses)
         parts.append(f"### `{operation.method} {operation.path}`\n\n{operation.summary}")
         answer = ", ".join(f"`{name}`" for name in operation.answer.__annotations__)
+        answer = "JSON lines" if operation.answers_lines else answer
         refusals = ", ".join(map(str, sorted(others[operation.name])))
         parts.append(
             f"Client: `{operation.name}`. Scope: `{operation.scope}`. Answer: {statuses}, {answer}."

@@ -22,7 +22,18 @@ from agentd.cli import main as agentd_command
 
 pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
-LANGUAGES = {"console", "diff", "python", "toml", "json", "html", "mermaid", "text", "yaml"}
+LANGUAGES = {
+    "console",
+    "diff",
+    "python",
+    "toml",
+    "json",
+    "html",
+    "mermaid",
+    "text",
+    "yaml",
+    "nginx",
+}
 
 CONFIG = """
 [providers.demo]

@@ -49,6 +49,18 @@ def test_identifiers_sort_after_those_that_the_source_follows(jump_s: int) -> No
     assert texts == sorted(set(texts))
 
 
+def test_sources_that_follow_the_same_identifier_make_different_ones() -> None:
+    now = time.time_ns()
+    sources = [SortableIds(lambda: now) for _ in range(100)]
+    newest = SortableIds(lambda: now + 10**12)
+    newest("run")
+    for ids in sources:
+        ids.follow([newest.newest])
+    made = {ids("run") for ids in sources}
+    assert len(made) == len(sources)
+    assert min(made)[3:] > newest.newest
+
+
 def test_identifiers_of_another_form_are_not_followed() -> None:
     ids = SortableIds()
     ids.follow(["", "ses_1", "x", "run_" + "z" * 26, "run_" + "é" * 26, "ses_" + "v" * 25])

@@ -505,7 +505,9 @@ def simulate(seed: int, **settings: Any) -> World:
     return world
 
 
-def many(start: int, count: int, seconds: float) -> tuple[int, dict[int, list[str]]]:
+def many(
+    start: int, count: int, seconds: float, run: Callable[[int], World] = simulate
+) -> tuple[int, dict[int, list[str]]]:
     """Run simulations until a limit is reached; return how many, and the faults by seed."""
     logging.disable(logging.CRITICAL)  # crashed engines log a lot
     faults: dict[int, list[str]] = {}
@@ -516,7 +518,7 @@ def many(start: int, count: int, seconds: float) -> tuple[int, dict[int, list[st
             if time.monotonic() > end or len(faults) == ENOUGH:
                 break
             try:
-                found = simulate(seed).faults
+                found = run(seed).faults
             except Exception as error:  # noqa: BLE001 - a crash is a fault
                 found = [f"it broke: {error!r}"]
             if found:
@@ -527,14 +529,14 @@ def many(start: int, count: int, seconds: float) -> tuple[int, dict[int, list[st
     return done, faults
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(description: str | None = __doc__, run: Callable[[int], World] = simulate) -> int:
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     given = parser.parse_args()
     began = time.monotonic()
-    done, faults = many(given.start, given.seeds, given.seconds)
+    done, faults = many(given.start, given.seeds, given.seconds, run)
     for seed, found in faults.items():
         print(f"seed {seed}:")
         for fault in found:

@@ -55,16 +55,23 @@ async def test_run_may_act_on_its_descendants_but_not_on_other_sessions(
     child = await agent.spawn("help", run_id=run.id)
     grandchild = await Client(engine).spawn("help", run_id=child.run.id)
     family = [run.session_id, child.session.id, grandchild.session.id]
+    hidden = await Client(engine).create_session(title="A secret that may help")
     assert [one.id for one in (await agent.list_sessions()).sessions] == family
     assert [one.session_id for one in (await agent.list_runs()).runs] == family
+    everyone = await Client(engine).search("help")
+    assert {hit.session_id for hit in everyone.hits} == {*family[1:], hidden.id}
+    assert {hit.session_id for hit in (await agent.search("help")).hits} == {*family[1:]}
+    assert (await agent.search("secret")).hits == ()
+    with pytest.raises(NotFound):
+        await agent.search("secret", session_id=hidden.id)
     sent = await agent.send(grandchild.session.id, "hello")
     assert sent.message.source.run_id == run.id
     assert (await agent.cancel_run(grandchild.run.id)).canceled == (grandchild.run.id,)
-    with pytest.raises(NotFound) as hidden:
+    with pytest.raises(NotFound) as unseen:
         await agent.get_run(other.id)
     with pytest.raises(NotFound) as missing:
         await agent.get_run("run_none")
-    assert str(hidden.value) == str(missing.value).replace("run_none", other.id)
+    assert str(unseen.value) == str(missing.value).replace("run_none", other.id)
     for refused in (
         agent.create_session(),
         agent.send_message(run.session_id, "x"),
@@ -94,6 +101,7 @@ async def test_calls_of_a_run_are_forbidden_before_and_after_its_attempt(
         agent.get_run(run.id),
         agent.list_sessions(),
         agent.requests(),
+        agent.search("help"),
         agent.create_session(),
         agent.spawn("help", run_id=run.id),
         agent.spawn("help", run_id=run.id, idempotency_key="k"),

@@ -91,6 +91,10 @@ async def test_diagnosis_of_a_crash_has_the_exit_status_and_stderr(
     assert diagnosis.invocation is not None
     if scene == ["complain"]:
         assert "warming up" in diagnosis.stderr_tail
+    # It leads to standard error only if there is some.
+    assert ("the end of standard error" in diagnosis.likely_issue.hint) == bool(
+        diagnosis.stderr_tail
+    )
 
 
 @ON_ONE_LOOP

@@ -1,5 +1,6 @@
 """What agents report of their changes, in any shape, is bounded and harmless."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from loops import ON_ONE_LOOP
 from agent_orchestrator import Client, Outcome, RunContext, open_embedded
 from agent_orchestrator.engine import diffs
 from agent_orchestrator.operations.sessions import FileChange
+from agent_orchestrator.wire import long_json
 
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
@@ -82,3 +84,23 @@ async def test_files_that_agents_are_denied_are_not_shown(tmp_path: Path) -> Non
         (tmp_path / "seen.txt").write_text("seen")
         diff = await client.get_diff(session.id)
     assert [(one.path, one.diff) for one in diff.changes] == [("seen.txt", "seen")]
+
+
+async def test_long_reported_changes_are_decoded_in_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoders: list[int] = []
+
+    def loads(data: bytes) -> Any:
+        decoders.append(threading.get_ident())
+        return decode(data)
+
+    decode = long_json.loads
+    monkeypatch.setattr(long_json, "loads", loads)
+    change = {"path": "a", "kind": "add", "diff": "中\n" * 100_000}
+    runner = Changing({"changes": [change]})
+    async with open_embedded(tmp_path / "a.db", runners=[runner]) as client:
+        diff = await client.get_diff(await changed_session(client, tmp_path))
+    assert diff.changes == (FileChange("a", "add", "中\n" * 100_000),)
+    assert decoders
+    assert threading.get_ident() not in decoders

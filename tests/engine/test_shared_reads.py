@@ -198,3 +198,19 @@ async def test_a_reader_can_leave_while_the_store_hangs() -> None:
             await shared.page(LOCAL, _allowed, session_id, 0, 100)
         store.hangs = False
         assert await shared.page(LOCAL, _allowed, session_id, 0, 100)
+
+
+async def test_catching_up_takes_no_further_read_at_the_end_of_the_log(store: Counting) -> None:
+    async with open_embedded(store, runners=[Talker()]) as client:
+        session_id, last = await _logged(client)
+        before = store.reads
+        async with client.transport.subscribe(StreamRequest([session_id])) as subscription:
+            page, end = await subscription.receive(), await subscription.receive()
+            assert [item.event.seq for item in page] == list(range(1, last + 1))
+            assert end == (CaughtUp(str(last)),)
+            with anyio.move_on_after(0.01):
+                await subscription.receive()
+            assert store.reads == before + 2  # the head, and the page
+            await client.send_message(session_id, "more")
+            with anyio.fail_after(20):
+                assert (await subscription.receive())[0].event.seq == last + 1

@@ -311,7 +311,7 @@ def test_agent_that_emits_events_is_not_silent() -> None:
 
 DOTS = """
 import sys, time
-for _ in range(15):
+for _ in range(35):
     sys.stdout.write(".")
     sys.stdout.flush()
     time.sleep(0.1)
@@ -324,7 +324,7 @@ async def test_agent_that_writes_incomplete_lines_is_not_silent(
 ) -> None:
     rules = (Rule(when={"type": "x"}, result="$.x"),) if output == "jsonl" else ()
     runner = CommandRunner("dots", (sys.executable, "-S", "-c", DOTS), output=output, map=rules)
-    providers = {"dots": ProviderConfig(runner, "command", silence_timeout_s=1.0)}
+    providers = {"dots": ProviderConfig(runner, "command", silence_timeout_s=3.0)}
     async with open_embedded(":memory:", providers=providers, cwd=str(tmp_path)) as client:
         run = await end_of(client, await sent(client))
     assert run.status is RunStatus.COMPLETED, run.error

@@ -1,16 +1,19 @@
 """The host with process groups only, run on the system of these tests."""
 
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import anyio
 import psutil
 import pytest
 
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import Host
+from agent_orchestrator.hosts import process
 from agent_orchestrator.hosts.posix import processes
 from agent_orchestrator.hosts.posix.host import PosixHost
 from agent_orchestrator.testing import HostContract
@@ -117,6 +120,45 @@ async def test_reap_answers_alive_if_a_process_cannot_be_killed(
     start_id = PosixHost().process_start_id(sleeper.pid)
     monkeypatch.setattr(psutil.Process, "kill", denied)
     assert await state(attempt_of(sleeper.pid, start_id)) == "alive"
+
+
+async def test_process_with_the_tag_is_killed_where_its_group_may_not_be_read(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    only(monkeypatch, sleeper.pid)
+    monkeypatch.setattr(psutil.Process, "environ", lambda _: {"TAG": "this"})
+    monkeypatch.setattr(os, "getsid", denied)
+    with anyio.fail_after(30):
+        result = await processes.kill_processes("TAG", ["this"], group=999_999)
+    assert (result.state, result.ended) == ("gone", (sleeper.pid,))
+
+
+def test_output_times_out_also_where_a_group_without_live_processes_may_not_be_signalled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def denied(_: int, __: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "killpg", denied)  # as Darwin's killpg answers for a zombie's group
+    code = "import os, time; os.fork() or (os.setsid(), time.sleep(1))"
+    with pytest.raises(TimeoutError):
+        PosixHost().output([sys.executable, "-S", "-c", code], env=dict(os.environ), timeout_s=0.2)
+
+
+def test_long_arguments_are_refused_with_the_bound_of_this_system(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+    assert "Linux allows 128 KiB" in process._start_problem(problem, "agent", "/")[1]
+    monkeypatch.setattr(process.sys, "platform", "darwin")
+    monkeypatch.setattr(os, "sysconf", {"SC_ARG_MAX": 2**20}.__getitem__)
+    assert process._start_problem(problem, "agent", "/") == (
+        "invalid_config",
+        "the arguments and variables for agent are too long: this system allows 1024 KiB in total",
+    )
 
 
 def test_findings_warn_that_the_end_of_orphans_is_not_guaranteed() -> None:

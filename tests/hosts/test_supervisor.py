@@ -191,7 +191,7 @@ async def test_a_supervisor_serves_one_agent_after_another(play, tmp_path):
                 assert tagged_processes(env[TAG_VARIABLE]) == []
             [its_fork_server] = fork_servers()
             [supervisor] = its_fork_server.children()
-            assert supervisor.num_fds() <= 8
+            assert supervisor.num_fds() <= 9
             assert supervisor.rlimit(10)[0] == resource.getrlimit(10)[0]
     assert limits == {tag: tag_limit(tag) for tag in limits}
 
@@ -309,7 +309,7 @@ def say(link, data):
 
 def asked(size=None, count=1, body=b"/\0true", tag_limit=0, is_resolved=False):
     length = len(body) if size is None else size
-    header = program.HEADER.pack(length, count, tag_limit, is_resolved)
+    header = program.HEADER.pack(length, count, tag_limit, is_resolved, 0)
     return bytes([program.START]) + header + body
 
 

@@ -6,7 +6,6 @@ import hmac
 import json
 import socket
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -50,12 +49,6 @@ CONTENT = NoticeContent(
     deadline=NOW + timedelta(hours=2),
 )
 WITHDRAWAL = evolve(CONTENT, action="withdraw")
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as running:
-        yield running
 
 
 async def webhook(receiver: Receiver, content: NoticeContent = CONTENT) -> None:

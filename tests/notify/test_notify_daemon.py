@@ -6,25 +6,18 @@ import hmac
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from driving import Ctl
 from push_service import Browser, claims
-from receiver import Receiver, receiving, status
+from receiver import Receiver, status
 from serving import Process, agentd
 from test_agentd_process import call
 
 KEY = bytes(range(32))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as running:
-        yield running
 
 
 def configure(directory: Path, receiver: Receiver) -> None:
@@ -86,6 +79,8 @@ def test_notice_survives_a_kill_while_it_is_sent(tmp_path: Path, receiver: Recei
         call(daemon, "POST", f"/requests/{request['id']}/resolve", json={"decision": "deny"})
         until(lambda: len(receiver.requests) == 3, "the notice is withdrawn")
         [receipt] = receipts(daemon, request)
+        # The address for people is also that of an invitation.
+        assert "https://desk.example/#device=" in ctl(daemon, tmp_path)("device", "add").out
     first, second, withdrawal = receiver.requests
     documents = [json.loads(one.body) for one in receiver.requests]
     assert [one["type"] for one in documents] == ["notice.request"] * 2 + ["notice.withdrawn"]

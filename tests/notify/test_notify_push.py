@@ -1,7 +1,6 @@
 """Notices to browsers: subscriptions, the order of devices, receipts, and a push service that decrypts."""
 
 import stat
-from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from attrs import evolve
 from notices import NOON, Recorder, World, target, until, world
 from push_service import Browser, claims, padded
-from receiver import Received, Receiver, receiving, status
+from receiver import Receiver, status
 
 from agent_orchestrator import Client
 from agent_orchestrator.domain.access import Grant, Principal
@@ -24,15 +23,14 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.domain.model import Request
 from agent_orchestrator.domain.notices import PushSubscription
-from agent_orchestrator.engine import notice_feed, push
+from agent_orchestrator.engine import push
 from agent_orchestrator.notice_settings import NotifyOptions
 from agent_orchestrator.notifiers.webpush import KNOWN_HOSTS, WebPush, is_known
 from agent_orchestrator.ports.channel import NoticeContent, SendFailed
 from agent_orchestrator.ports.store import Store
 from agent_orchestrator.stores.memory import MemoryStore
-from agent_orchestrator.stores.sqlite import SqliteStore
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("without_pause")]
 
 CONTENT = NoticeContent(
     notice_id="ntc_1",
@@ -60,32 +58,8 @@ def subscription_of(browser: Browser) -> PushSubscription:
     )
 
 
-@pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notice_feed, "PAUSE_S", 0.0)
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened: Any = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "data.db")
-    async with opened:
-        yield opened
-
-
-@pytest.fixture
-def service() -> Iterator[Receiver]:
-    with receiving() as running:
-        running.answer = status(201)
-        yield running
-
-
-def got(service: Receiver, browser: Browser) -> list[Received]:
-    path = "/" + browser.endpoint.rpartition("/")[2]
-    return [one for one in service.requests if one.path == path]
-
-
 def types(service: Receiver, browser: Browser) -> list[str]:
-    return [browser.message(one)["type"] for one in got(service, browser)]
+    return [browser.message(one)["type"] for one in browser.received(service)]
 
 
 async def subscribed(client: Client, service: Receiver, name: str, **fields: Any) -> Browser:
@@ -113,7 +87,7 @@ async def test_browser_gets_a_signed_message_that_only_it_can_read(
         [notice] = await here.until_states("queued")
         here.pass_time(5)
         await here.until_states("sent")
-        [message] = got(service, phone)
+        [message] = phone.received(service)
         assert message.headers["ttl"] == "3595"
         assert message.headers["topic"] == request.id
         assert message.headers["urgency"] == "high"
@@ -132,7 +106,7 @@ async def test_browser_gets_a_signed_message_that_only_it_can_read(
 
         await here.client.resolve_request(request.id, "deny")
         await here.until_states("gone")
-        withdrawal = got(service, phone)[1]
+        withdrawal = phone.received(service)[1]
         assert withdrawal.headers["topic"] == request.id
         assert phone.message(withdrawal)["type"] == "notice.withdrawn"
 
@@ -147,7 +121,7 @@ async def test_longest_text_fits_into_a_message(store: Store, service: Receiver)
         await here.until_states("queued")
         here.pass_time(5)
         await here.until_states("sent")
-        assert phone.message(got(service, phone)[0])["data"]["text"].startswith('"😀\\')
+        assert phone.message(phone.received(service)[0])["data"]["text"].startswith('"😀\\')
 
 
 async def test_devices_are_tried_one_after_another_then_the_targets(
@@ -182,7 +156,7 @@ async def test_shown_notice_ends_the_search_for_people(store: Store, service: Re
         await here.until_states(*["queued"] * 3)
         here.pass_time(5)
         [first, *_] = await here.until_states("sent", "queued", "queued")
-        notice_id = new.message(got(service, new)[0])["data"]["notice_id"]
+        notice_id = new.message(new.received(service)[0])["data"]["notice_id"]
         assert notice_id == first.id
         here.pass_time(7)
         for state in ("shown", "shown", "clicked", "clicked"):
@@ -190,7 +164,7 @@ async def test_shown_notice_ends_the_search_for_people(store: Store, service: Re
         assert (shown.state, shown.clicked_at) == ("shown", here.clock.now)
         await here.until_states("shown", "gone", "gone")
         here.pass_time(3000)
-        assert got(service, old) == []
+        assert old.received(service) == []
         assert topic.given == []
         assert await here.receipts(request) == [(first.target, "sent"), (first.target, "shown")]
         [least, most] = (await here.client.list_push()).subscriptions
@@ -261,7 +235,7 @@ async def test_only_those_who_may_answer_are_told(store: Store, service: Receive
         await here.until_states("queued", "queued", subject=request.id)
         here.pass_time(5)
         await here.until_states("sent", "sent", subject=request.id)
-        told = {name for name, browser in browsers.items() if got(service, browser)}
+        told = {name for name, browser in browsers.items() if browser.received(service)}
         assert told == {"owns", "writes"}
 
         await ann.resolve_request(request.id, "deny")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkout import ROOT
@@ -87,6 +88,57 @@ def test_environment_file_names_only_existing_settings() -> None:
     )
     assert "AGENTD_AUTH_TOKEN" in names
     assert set(names) <= VARIABLES
+
+
+def composed() -> dict[str, Any]:
+    yaml = pytest.importorskip("yaml")  # of the tools that build the documents
+    found: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return found
+
+
+def test_compose_file_pins_its_images_and_opens_only_loopback_ports() -> None:
+    services = composed()["services"]
+    assert services.keys() == {"postgres", "agentd-a", "agentd-b"}
+    image = services["postgres"]["image"]
+    assert re.fullmatch(r"docker\.io/library/postgres:1[5-8]\.\d+", image), "a version, not a name"
+    for name in ("agentd-a", "agentd-b"):
+        one = services[name]
+        assert one["init"], "process 1 reaps the processes of agents"
+        assert one["depends_on"]["postgres"]["condition"] == "service_healthy"
+        [port] = one["ports"]
+        assert port.startswith("127.0.0.1:")
+        [volume] = one["volumes"]
+        assert volume == f"{name}:/var/lib/agentd"
+        seconds = int(one["stop_grace_period"].removesuffix("s"))
+        assert seconds >= int(one["environment"]["AGENTD_GRACE_S"]) + 10
+    used = {one["volumes"][0].partition(":")[0] for one in services.values()}
+    assert used == composed()["volumes"].keys()
+    ports = [one["ports"][0] for one in services.values() if "ports" in one]
+    assert len(set(ports)) == 2
+
+
+def test_agentd_accepts_the_settings_of_the_compose_file(tmp_path: Path) -> None:
+    names = set()
+    for service in ("agentd-a", "agentd-b"):
+        given = composed()["services"][service]["environment"]
+        assert {name for name in given if name.startswith("AGENTD_")} <= VARIABLES
+        secret = {name: value for name, value in given.items() if value.startswith("${")}
+        assert secret.keys() == {"PGPASSWORD", "AGENTD_AUTH_TOKEN"}, "no secret is in the file"
+        env = {**given, "AGENTD_AUTH_TOKEN": "0123456789abcdef" * 4, "HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-m", "agentd", "--print-config"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=env,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        assert given["AGENTD_STORE"].partition("?")[0] in done.stdout
+        names.add(given["AGENTD_HOST_NAME"])
+        assert given["AGENTD_HOST_NAME"] in done.stdout
+    assert len(names) == 2, "each container is a host with a name that stays"
 
 
 def container() -> list[tuple[str, str]]:

@@ -18,8 +18,8 @@ NAMED = {
     "codex": {
         "agent_orchestrator/known_runners.py": "the registry and the defaults",
         "agent_orchestrator/operations/runs.py": "`codex_invocation` is a field of the API",
-        "agentctl/commands/adopt.py": "examples of a provider and its conversations",
-        "agentctl/commands/chat.py": "an example of a provider",
+        "agentctl/commands/takeover.py": "examples of a provider and its conversations",
+        "agentctl/commands/screens.py": "an example of a provider",
         "agent_orchestrator/runners/acp/agents.py": "`codex-acp`, another program",
     },
     "claude": {

@@ -20,7 +20,7 @@ from agent_orchestrator.runners.lines import MAX_LINE, Line, json_object
 from agent_orchestrator.runners.live.messages import Notification
 from agent_orchestrator.runners.process import agent_process
 from agent_orchestrator.testing.runners import RecordingContext
-from agent_orchestrator.wire import strict_json
+from agent_orchestrator.wire import long_json, strict_json
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ values = st.recursive(
 
 
 @given(value=values, ascii_only=st.booleans(), size=st.sampled_from([6, 7, 13, 64]), cut=st.data())
-def test_a_line_is_read_in_slices_as_it_is_in_one(value, ascii_only, size, cut):
+def test_reading_a_line_in_slices_gives_the_same_value(value, ascii_only, size, cut):
     data = json.dumps({"k": value}, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     if cut.draw(st.booleans()):  # a line that is no JSON
         place = cut.draw(st.integers(0, len(data)))
@@ -42,6 +42,7 @@ def test_a_line_is_read_in_slices_as_it_is_in_one(value, ascii_only, size, cut):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bulk, "LONG_LINE", 1)
         patch.setattr(bulk, "SLICE_SIZE", size)
+        patch.setattr(long_json, "SLICE_SIZE", size)
         found = read_object(Line(data))
         assert read_text(Line(data)) == Text(data.decode("utf-8", "replace"))
     assert found == (Text(data.decode("utf-8", "replace")) if whole is None else whole)
@@ -49,7 +50,7 @@ def test_a_line_is_read_in_slices_as_it_is_in_one(value, ascii_only, size, cut):
 
 @given(value=values, size=st.sampled_from([1, 7, 64]))
 @example({"a": ("b", 1), 1: True, None: 2.5, False: {}}, 2)
-def test_a_value_is_written_in_slices_as_it_is_in_one(value, size):
+def test_writing_a_value_in_slices_gives_the_same_text(value, size):
     def said(dumps):
         try:
             text = dumps(value)
@@ -84,7 +85,7 @@ def test_a_line_that_would_take_much_memory_is_cut_and_says_so(data):
     assert read_object(Line(data)) == cut(data)
 
 
-def test_a_long_line_of_as_many_values_as_may_be_is_read():
+def test_a_long_line_with_the_maximum_number_of_values_is_read():
     data = b'{"a":[' + b"1," * (MAX_STRUCTURE - 20) + b"1]}"
     assert read_object(Line(data)) == json.loads(data)
 
@@ -93,7 +94,7 @@ def test_a_long_line_of_as_many_values_as_may_be_is_read():
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_lines_without_anything_in_them_do_not_hold_the_event_loop(tmp_path):
+async def test_empty_lines_do_not_block_the_event_loop(tmp_path):
     (tmp_path / "lines").write_bytes(b"\n" * 2**20)
     rule = Rule({"type": "say"}, emit="agent.message", data={"text": "$.text"})
     argv = ["cat", str(tmp_path / "lines")]
@@ -140,7 +141,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_huge_line_does_not_hold_the_event_loop(shape, tmp_path):
+async def test_a_huge_line_does_not_block_the_event_loop(shape, tmp_path):
     file = tmp_path / "line"
     file.write_bytes(SHAPES[shape])
     rule = Rule({"type": "say"}, emit="agent.message", data={"text": "$.text"})
@@ -178,7 +179,7 @@ def test_a_message_in_small_pieces_takes_linear_time():
     assert seconds(50_000) < 10 * 3 * small
 
 
-def test_no_number_of_open_messages_is_kept():
+def test_all_incomplete_messages_are_emitted_however_many():
     reader = TurnReader("t")
     told = []
     for number in range(250):
@@ -189,7 +190,7 @@ def test_no_number_of_open_messages_is_kept():
     assert whole == [f"text {number}" for number in range(250)]
 
 
-async def test_stderr_in_small_pieces_is_reported_now_and_then(tmp_path):
+async def test_stderr_in_small_pieces_is_reported_at_intervals(tmp_path):
     count = 3_000
     script = "import os, sys\nfor n in range(int(sys.argv[1])): os.write(2, b'%060d' % n)"
     reports = []
@@ -217,7 +218,7 @@ WORST = {
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("shape", WORST)
-async def test_a_short_line_of_many_values_is_read_beside_the_event_loop(shape):
+async def test_a_short_line_of_many_values_is_read_in_a_worker_thread(shape):
     loop = threading.get_ident()
 
     def reader(line):
@@ -233,7 +234,7 @@ async def test_a_short_line_of_many_values_is_read_beside_the_event_loop(shape):
 
 
 @pytest.mark.parametrize("shape", WORST)
-def test_what_is_read_in_the_event_loop_takes_little_time(shape):
+def test_lines_that_are_read_in_the_event_loop_take_little_time(shape):
     data = b'{"a":[' + WORST[shape] + b"]}"
     while bulk._takes_long(data):
         data = b'{"a":[' + data[6:-2][: len(data) // 2] + b"]}"

@@ -56,14 +56,14 @@ def command(*scene, **options):
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 
-async def test_every_line_is_a_message_and_the_result_is_all(execute):
+async def test_every_line_is_a_message_and_all_lines_are_the_result(execute):
     context = await execute(command("separators"))
     assert context.texts() == ["one\u2028still one\u0085still\rone", "two\r"]
     assert context.outcome.text == "one\u2028still one\u0085still\rone\ntwo\r"
     assert context.outcome.exit_code == 0
 
 
-async def test_text_is_one_message(execute):
+async def test_text_output_is_one_message(execute):
     context = await execute(command("print", "a\n\nb\n", output="text"))
     assert context.texts() == ["a\n\nb\n"]
     assert context.outcome.text == "a\n\nb\n"
@@ -78,7 +78,7 @@ async def test_text_is_kept_byte_for_byte(execute, text):
     assert context.outcome.text == text
 
 
-async def test_text_beyond_the_cap_says_so(execute):
+async def test_text_over_the_limit_is_cut_and_says_so(execute):
     size = MAX_RESULT + 5
     context = await execute(command("big-line", str(size), output="text"))
     [(_, data)] = context.events
@@ -87,7 +87,7 @@ async def test_text_beyond_the_cap_says_so(execute):
     assert context.outcome.text.endswith(f"\n[cut: the output had {size + 7:,} bytes]")
 
 
-async def test_silence_is_no_message(execute):
+async def test_an_agent_without_output_makes_no_message(execute):
     context = await execute(command("print", "", output="text"))
     assert (context.events, context.outcome.text) == ([], "")
 
@@ -97,7 +97,7 @@ async def test_silence_is_no_message(execute):
     ("scene", "text"),
     [("invalid-utf8", "caf\ufffd \ufffd\ufffd"), ("nul", "a\0b"), ("no-newline", "first\nlast")],
 )
-async def test_odd_output(execute, scene, text, output):
+async def test_unusual_output_is_kept_as_text(execute, scene, text, output):
     context = await execute(command(scene, output=output))
     if output == "jsonl":
         payloads = [data["payload"]["text"] for _, data in context.events]
@@ -107,7 +107,7 @@ async def test_odd_output(execute, scene, text, output):
 
 
 @pytest.mark.parametrize("output", ["lines", "text"])
-async def test_a_line_of_50_megabytes(execute, output):
+async def test_a_line_of_50_megabytes_is_read(execute, output):
     size = 50 * 2**20
     context = await execute(command("big-line", str(size), output=output))
     assert len(context.outcome.text.removesuffix("\n")) == size + len("\nafter")
@@ -115,7 +115,7 @@ async def test_a_line_of_50_megabytes(execute, output):
 
 
 @pytest.mark.parametrize("output", ["lines", "jsonl"])
-async def test_a_line_beyond_the_cap_says_so(execute, output):
+async def test_a_line_over_the_limit_is_cut_and_says_so(execute, output):
     size = 65 * 2**20
     context = await execute(command("big-line", str(size), output=output))
     _, data = context.events[0]
@@ -134,17 +134,17 @@ async def test_a_line_beyond_the_cap_says_so(execute, output):
         (("die", "11"), "killed by SIGSEGV", -11),
     ],
 )
-async def test_a_crash_says_what_the_agent_said_last(execute, scene, words, exit_code):
+async def test_a_crash_reports_the_last_output_of_the_agent(execute, scene, words, exit_code):
     failure = (await execute(command(*scene))).failure
     assert (failure.code, failure.message) == ("agent_crashed", words)
     assert failure.exit_code == exit_code
 
 
-async def test_stderr_is_noted(execute):
+async def test_stderr_is_kept_for_diagnosis(execute):
     assert (await execute(command("complain"))).stderr == "warming up\nno such model\n\n"
 
 
-async def test_a_program_that_is_not_there(execute):
+async def test_a_missing_program_is_provider_unavailable(execute):
     runner = CommandRunner("mine", ["no-such-agent"])
     context = await execute(runner)
     assert context.failure.code == "provider_unavailable"
@@ -154,7 +154,7 @@ async def test_a_program_that_is_not_there(execute):
     assert "no-such-agent" in availability.reason
 
 
-async def test_the_version_is_asked_once(tmp_path):
+async def test_the_version_is_queried_once(tmp_path):
     program = tmp_path / "agent"
     program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/log\necho agent 7.1\necho more\n")
     program.chmod(0o755)
@@ -164,7 +164,7 @@ async def test_the_version_is_asked_once(tmp_path):
     assert (tmp_path / "log").read_text() == "asked\n"
 
 
-async def test_a_version_that_does_not_come_is_waited_for_once(tmp_path):
+async def test_a_version_query_that_times_out_is_not_repeated(tmp_path):
     program = tmp_path / "agent"
     program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/log\ntrap '' INT TERM\nsleep 300\n")
     program.chmod(0o755)
@@ -183,7 +183,7 @@ async def test_a_version_that_does_not_come_is_waited_for_once(tmp_path):
     ("argv", "words"),
     [(["true"], "it printed none"), (["no-such-agent"], "no-such-agent is not installed")],
 )
-async def test_a_version_that_cannot_be_asked(argv, words):
+async def test_a_failed_version_query_is_reported_and_the_program_is_available(argv, words):
     found = await CommandRunner("mine", ["true"], version_argv=argv).probe(os.environ)
     assert (found.available, found.version) == (True, None)
     assert words in found.reason
@@ -209,7 +209,7 @@ def script(path, first_line):
         ("/dev/null", "/dev/null is not executable"),
     ],
 )
-async def test_why_a_program_cannot_be_run(program, reason):
+async def test_a_program_that_cannot_be_run_is_unavailable_with_the_reason(program, reason):
     found = await CommandRunner("mine", [program]).probe(os.environ)
     assert (found.available, found.reason) == (False, reason)
 
@@ -228,7 +228,7 @@ async def test_why_a_program_cannot_be_run(program, reason):
         ("no shebang", None),
     ],
 )
-async def test_a_script_whose_interpreter_is_missing(tmp_path, first_line, problem):
+async def test_a_script_with_a_missing_interpreter_is_unavailable(tmp_path, first_line, problem):
     program = script(tmp_path / "agent", first_line)
     found = await CommandRunner("mine", [program]).probe(os.environ)
     assert found.available is (problem is None)
@@ -236,14 +236,16 @@ async def test_a_script_whose_interpreter_is_missing(tmp_path, first_line, probl
         assert found.reason == f"{program} cannot be run: its interpreter {problem}"
 
 
-async def test_the_agents_path_counts(tmp_path):
+async def test_the_program_is_searched_on_the_path_of_the_agent(tmp_path):
     script(tmp_path / "agent", "#!/bin/sh")
     runner = CommandRunner("mine", ["agent"])
     assert (await runner.probe({"PATH": str(tmp_path)})).available
     assert not (await runner.probe({})).available
 
 
-async def test_a_relative_program_is_where_the_runner_was_made(tmp_path, monkeypatch, execute):
+async def test_a_relative_program_is_resolved_when_the_runner_is_created(
+    tmp_path, monkeypatch, execute
+):
     made, elsewhere = tmp_path / "made", tmp_path / "elsewhere"
     made.mkdir()
     elsewhere.mkdir()
@@ -265,7 +267,7 @@ async def test_a_relative_program_is_where_the_runner_was_made(tmp_path, monkeyp
     # The test's name is in the environment of its processes, which has no room for all of it.
     ["-x", "a\0b", "two\nlines", "😀\u2028", pytest.param("x" * 900_000, id="long")],
 )
-async def test_any_prompt_arrives_by_stdin(execute, prompt):
+async def test_any_prompt_can_be_passed_on_stdin(execute, prompt):
     context = await execute(command("echo", output="text"), prompt)
     assert context.outcome.text == prompt
 
@@ -274,18 +276,18 @@ async def test_any_prompt_arrives_by_stdin(execute, prompt):
     "prompt", ["-x", "two\nlines", "{thread} {prompt}", pytest.param("😀" * 32_000, id="long")]
 )
 @pytest.mark.parametrize("scene", [("print",), ("print", "{prompt}")])
-async def test_any_prompt_arrives_as_an_argument(execute, prompt, scene):
+async def test_any_prompt_can_be_passed_as_an_argument(execute, prompt, scene):
     context = await execute(command(*scene, prompt="argument", output="text"), prompt)
     assert context.outcome.text == prompt
     assert context.invocation.argv[-1] == "{prompt}"
 
 
-async def test_part_of_an_argument(execute):
+async def test_a_prompt_can_be_part_of_an_argument(execute):
     runner = command("print", "--prompt={prompt}", prompt="argument")
     assert (await execute(runner, "-x")).outcome.text == "--prompt=-x"
 
 
-async def test_the_longest_argument_and_one_byte_more(execute):
+async def test_the_longest_argument_is_passed_and_a_longer_one_fails(execute):
     runner = command("print", prompt="argument")
     assert (await execute(runner, "x" * 131_071)).outcome.text == "x" * 131_071
     failure = (await execute(runner, "x" * 131_072)).failure
@@ -293,7 +295,7 @@ async def test_the_longest_argument_and_one_byte_more(execute):
     assert "131,072 bytes" in failure.message
 
 
-async def test_a_nul_in_an_argument(execute):
+async def test_a_nul_character_in_an_argument_fails_the_run(execute):
     context = await execute(command("print", prompt="argument"), "a\0b")
     assert context.failure.code == "invalid_config"
     assert "NUL" in context.failure.message
@@ -316,7 +318,7 @@ async def test_a_conversation_is_resumed(execute):
     assert (await execute(runner, thread=first.thread)).outcome.text == "t-1"
 
 
-async def test_a_thread_id_that_would_be_an_option(execute):
+async def test_a_thread_id_that_looks_like_an_option_is_refused(execute):
     runner = command("jsonl", '{"type":"session","id":"--evil"}', output="jsonl", map=MAP)
     context = await execute(runner)
     assert context.thread is None
@@ -341,7 +343,7 @@ async def objects(execute, *values, rules=MAP):
     return await execute(command("jsonl", "|".join(lines), output="jsonl", map=rules))
 
 
-async def test_the_table_is_applied(execute):
+async def test_the_rules_convert_objects_to_events(execute):
     say = {"type": "say", "message": {"parts": [{"text": "hi \ud800"}]}}
     tool = {"type": "tool", "id": 5, "state": {"done": True}}
     done = {"type": "end", "text": "bye", "usage": {"in": 7, "out": 2.0, "other": 1}}
@@ -357,7 +359,7 @@ async def test_the_table_is_applied(execute):
     assert context.usage == Usage(input_tokens=7, output_tokens=2)
 
 
-async def test_the_last_message_is_the_result_where_no_rule_says_it(execute):
+async def test_the_last_message_is_the_result_if_no_rule_defines_it(execute):
     values = [{"type": "say", "message": {"parts": [{"text": t}]}} for t in ("one", "two")]
     assert (await objects(execute, *values)).outcome.text == "two"
 
@@ -388,7 +390,7 @@ def blocks(content):
     return {"type": "assistant", "message": {"content": content}}
 
 
-async def test_a_rule_goes_over_a_list(execute):
+async def test_a_rule_can_be_applied_to_each_entry_of_a_list(execute):
     said = blocks(
         [
             {"type": "text", "text": "I look."},
@@ -416,12 +418,12 @@ async def test_a_rule_goes_over_a_list(execute):
     assert context.usage.input_tokens == 5
 
 
-async def test_a_rule_is_about_the_object_and_its_list(execute):
+async def test_rules_apply_to_an_object_and_to_its_list(execute):
     context = await objects(execute, {"type": "both", "n": 1, "x": ["a", "b"]}, rules=BLOCKS)
     assert [kind for kind, _ in context.events] == ["plan.updated"] + ["agent.reasoning"] * 2
 
 
-async def test_a_failure_in_a_list_is_the_runs(execute):
+async def test_a_failure_in_a_list_fails_the_run(execute):
     said = blocks([{"type": "fail", "why": "slow down"}, {"type": "text", "text": "bye"}])
     context = await objects(execute, said, rules=BLOCKS)
     assert (context.failure.code, context.failure.message) == ("rate_limited", "slow down")
@@ -431,7 +433,7 @@ async def test_a_failure_in_a_list_is_the_runs(execute):
 @pytest.mark.parametrize(
     "content", [None, {}, {"0": {"type": "text", "text": "a"}}, "text", 5, [], True]
 )
-async def test_what_is_no_list_is_kept_whole(execute, content):
+async def test_a_value_that_is_not_a_list_is_recorded_unchanged(execute, content):
     context = await objects(execute, blocks(content), {"type": "assistant"}, rules=BLOCKS)
     assert context.events == [
         ("backend.event", {"kind": "assistant", "payload": said})
@@ -439,7 +441,7 @@ async def test_what_is_no_list_is_kept_whole(execute, content):
     ]
 
 
-async def test_a_long_list_is_a_thousand_events_and_the_rest(execute):
+async def test_a_long_list_makes_a_thousand_events_and_one_with_the_rest(execute):
     entries = [{"type": "text", "text": str(n)} for n in range(2_500)]
     nested = [{"type": "list", "parts": [{"k": 2, "n": n} for n in range(1_500)]}, *entries[:3]]
     context = await objects(execute, blocks(entries), blocks(nested), rules=BLOCKS)
@@ -450,7 +452,7 @@ async def test_a_long_list_is_a_thousand_events_and_the_rest(execute):
     assert len(context.events) == 1_000 + 1 + 999 + 2
 
 
-async def test_a_list_in_the_middle_of_the_deep(execute):
+async def test_a_list_of_deeply_nested_values_is_recorded(execute):
     for depth in (40, 900):
         deep = json.dumps(blocks("x")).replace('"x"', "[" * depth + "]" * depth)
         context = await objects(execute, deep, rules=BLOCKS)
@@ -458,7 +460,7 @@ async def test_a_list_in_the_middle_of_the_deep(execute):
         assert (kind, "[" * 8 in str(data)) == ("backend.event", True)
 
 
-async def test_nothing_is_dropped(execute):
+async def test_objects_without_a_rule_are_recorded(execute):
     odd = [
         {"type": "news", "n": 1},
         {"type": 5},
@@ -482,7 +484,7 @@ async def test_nothing_is_dropped(execute):
     ]
 
 
-async def test_no_depth_of_an_object_fails_the_run(tmp_path):
+async def test_deeply_nested_objects_do_not_fail_the_run(tmp_path):
     rules = [Rule({"type": "tool"}, emit="tool.started", data={"input": {"all": "$"}})]
     output = tmp_path / "output"
     lines = [
@@ -503,7 +505,7 @@ async def test_no_depth_of_an_object_fails_the_run(tmp_path):
     )
 
 
-async def test_what_a_rule_looks_for_in_vain_is_kept(execute):
+async def test_objects_without_the_value_that_a_rule_needs_are_recorded(execute):
     odd = [
         {"type": "session", "session_id": "abc"},
         {"type": "done", "text": ["a", "b"], "usage": {"in": 1}},
@@ -517,14 +519,14 @@ async def test_what_a_rule_looks_for_in_vain_is_kept(execute):
     assert context.failure.message == "the agent reported an error"
 
 
-async def test_usage_that_is_told_in_parts_is_put_together(execute):
+async def test_usage_that_is_reported_in_parts_is_merged(execute):
     rule = Rule({}, usage=UsagePaths("$.in", "$.cached", "$.out", "$.cost"))
     values = [{"in": 5, "out": 1}, {"in": 9, "cached": 3, "out": 2}, {"cost": 0.5}, {"out": -1}]
     context = await objects(execute, *values, rules=[rule])
     assert context.usage == Usage(9, 3, 2, 0.5)
 
 
-async def test_a_reported_failure_wins_and_what_follows_it_is_kept(execute):
+async def test_a_reported_failure_fails_the_run_and_later_output_is_recorded(execute):
     error = {"type": "error", "error": "slow down"}
     context = await objects(execute, error, {"type": "late"})
     assert (context.failure.code, context.failure.message) == ("rate_limited", "slow down")
@@ -554,7 +556,7 @@ async def test_a_reported_failure_wins_and_what_follows_it_is_kept(execute):
         (Rule(usage=UsagePaths(cost_usd="cost")), r"map\[0\].usage.cost_usd"),
     ],
 )
-async def test_a_bad_table_is_refused_by_its_place(rule, words):
+async def test_an_invalid_rule_is_named_with_its_path(rule, words):
     with pytest.raises(ConfigError, match=words):
         command(output="jsonl", map=[rule])
 
@@ -575,12 +577,12 @@ async def test_a_bad_table_is_refused_by_its_place(rule, words):
         ({"argv": ["a", "x" * 131_072]}, r"^argv\[1\]: is longer than the 131,071 bytes"),
     ],
 )
-async def test_options_that_cannot_work(options, words):
+async def test_invalid_options_are_configuration_errors(options, words):
     with pytest.raises(ConfigError, match=words):
         CommandRunner("mine", **options)
 
 
-async def test_the_environment_is_the_contexts(execute):
+async def test_the_agent_gets_the_environment_of_the_context(execute):
     context = await execute(command("environ"), env={"EXTRA": "1"})
     seen = json.loads(context.outcome.text)
     assert seen.items() >= context.env.items()

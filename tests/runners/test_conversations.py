@@ -53,26 +53,26 @@ async def test_a_lost_conversation_is_replaced_and_that_is_recorded(context):
     assert notes(context) == [("thread_missing", note)]
 
 
-async def test_a_lost_conversation_fails_where_that_is_wanted(context):
+async def test_a_lost_conversation_fails_the_run_if_configured(context):
     failure, threads = await play(context, GONE, on_missing_thread="fail")
     assert (failure.code, failure.message) == ("thread_missing", "nothing of that name")
     assert threads == [OLD]
     assert notes(context) == []
 
 
-async def test_an_agent_that_loses_a_new_conversation_too_is_not_asked_again(context):
+async def test_an_agent_that_also_loses_a_new_conversation_is_not_tried_again(context):
     failure, threads = await play(context, *[GONE] * 5)
     assert failure.code == "thread_missing"
     assert threads == [OLD, None]
 
 
-async def test_a_prompt_that_was_not_taken_is_sent_once_more_to_the_thread_that_is_named(context):
+async def test_a_prompt_that_was_not_taken_is_sent_once_more_to_its_thread(context):
     again = PromptNotTaken(CRASH, NEW)
     assert await play(context, again, "done") == ("done", [OLD, NEW])
     assert await play(context, *[again] * 5) == (CRASH, [OLD, NEW])
 
 
-async def test_a_replaced_conversation_takes_no_try(context):
+async def test_replacing_a_conversation_is_not_counted_as_a_retry(context):
     ends = (PromptNotTaken(CRASH, OLD), GONE, "done")
     assert await play(context, *ends) == ("done", [OLD, OLD, None])
 

@@ -16,7 +16,7 @@ class TestDemoContract(RunnerContract):
         return DemoRunner("demo", pause_s=0.02)
 
 
-async def test_it_says_what_it_is_and_shows_all_it_can(tmp_path):
+async def test_the_demo_agent_introduces_itself_and_shows_each_kind_of_event(tmp_path):
     context = RecordingContext("hello there", cwd=tmp_path)
     with anyio.fail_after(10):
         outcome = await DemoRunner(pause_s=0).run(context)
@@ -49,7 +49,7 @@ async def test_a_second_message_resumes_the_conversation(tmp_path):
     assert changes[0]["kind"] == "update"
 
 
-async def test_it_says_so_when_it_cannot_look_or_write(tmp_path):
+async def test_the_demo_agent_says_so_if_it_cannot_read_or_write(tmp_path):
     context = RecordingContext("one", cwd=tmp_path / "nowhere")
     with anyio.fail_after(10):
         outcome = await DemoRunner(pause_s=0).run(context)
@@ -59,7 +59,7 @@ async def test_it_says_so_when_it_cannot_look_or_write(tmp_path):
     assert tool["status"] == "failed"
 
 
-async def test_names_that_are_not_utf8(tmp_path):
+async def test_file_names_that_are_not_utf8_are_shown(tmp_path):
     (tmp_path / "caf\udce9").touch()
     context = RecordingContext("one", cwd=tmp_path)
     with anyio.fail_after(10):

@@ -18,5 +18,5 @@ from agent_orchestrator.runners.events import error_words
         ("{" * 100_000, "{" * 100_000),
     ],
 )
-def test_the_words_of_a_model_server(message: str, words: str) -> None:
+def test_the_message_of_a_model_servers_error_is_extracted(message: str, words: str) -> None:
     assert error_words(message) == words

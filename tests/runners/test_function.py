@@ -33,7 +33,7 @@ class TestFunctionContract(RunnerContract):
     ("answer", "text", "messages"),
     [("hi", "hi", ["hi"]), ("", "", []), (None, "", []), (Outcome("so", 3), "so", [])],
 )
-async def test_what_a_function_returns(tmp_path, answer, text, messages):
+async def test_the_value_that_a_function_returns_is_the_result(tmp_path, answer, text, messages):
     async def function(context):
         return answer
 
@@ -43,7 +43,7 @@ async def test_what_a_function_returns(tmp_path, answer, text, messages):
     assert context.texts() == messages
 
 
-async def test_something_else_is_a_type_error(tmp_path):
+async def test_a_function_that_returns_another_type_is_a_type_error(tmp_path):
     async def function(context):
         return 7
 
@@ -51,7 +51,7 @@ async def test_something_else_is_a_type_error(tmp_path):
         await FunctionRunner("mine", function).run(RecordingContext("", cwd=tmp_path))
 
 
-async def test_a_target_by_name(tmp_path):
+async def test_a_function_can_be_named_by_module_and_name(tmp_path):
     runner = FunctionRunner("mine", f"{__name__}:agent")
     assert (await runner.run(RecordingContext("x", cwd=tmp_path))).text == "you said x"
 
@@ -66,7 +66,7 @@ async def test_a_target_by_name(tmp_path):
         (f"{__name__}:__name__", "not callable"),
     ],
 )
-async def test_a_target_that_is_not_there(target, words):
+async def test_a_named_function_that_does_not_exist_is_a_configuration_error(target, words):
     with pytest.raises(ConfigError, match=words):
         FunctionRunner("mine", target)
 
@@ -80,14 +80,16 @@ async def test_a_target_that_is_not_there(target, words):
         ("raise ValueError", "ValueError$"),
     ],
 )
-def test_a_module_that_ends_while_it_is_imported(tmp_path, monkeypatch, source, words):
+def test_a_module_that_exits_while_imported_is_a_configuration_error(
+    tmp_path, monkeypatch, source, words
+):
     (tmp_path / "ending_agent.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=rf"target 'ending_agent:agent': {words}"):
         FunctionRunner("mine", "ending_agent:agent")
 
 
-def test_an_interrupted_import_is_interrupted(tmp_path, monkeypatch):
+def test_a_keyboard_interrupt_during_the_import_is_raised(tmp_path, monkeypatch):
     (tmp_path / "interrupted_agent.py").write_text("raise KeyboardInterrupt")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(KeyboardInterrupt):

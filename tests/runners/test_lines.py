@@ -35,7 +35,7 @@ def test_every_split_gives_the_same_lines(data, draw):
 
 
 @given(streams, st.integers(1, 6), st.integers(0, 3), st.integers(1, 5))
-def test_a_line_beyond_the_cap_keeps_its_head_size_and_digest(data, cap, head, width):
+def test_a_line_over_the_limit_keeps_its_beginning_size_and_digest(data, cap, head, width):
     head = min(head, cap)
     chunks = [data[i : i + width] for i in range(0, len(data), width)]
     wanted = [
@@ -60,7 +60,7 @@ def test_a_huge_line_takes_linear_time():
     assert large < 4 * 5 * small + 0.05
 
 
-def test_a_million_tiny_lines():
+def test_a_million_tiny_lines_are_read_in_seconds():
     began = time.thread_time()
     assert len(framed([b"tiny\n" * 10_000] * 100)) == 1_000_000
     assert time.thread_time() - began < 10
@@ -98,5 +98,5 @@ def test_objects_are_read_and_made_storable(data, value):
         b'{"a":' * 100_000,
     ],
 )
-def test_what_is_no_object_is_none(data):
+def test_a_line_that_is_not_a_json_object_is_none(data):
     assert json_object(data) is None

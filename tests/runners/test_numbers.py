@@ -33,18 +33,18 @@ ODD = [
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: repr(value)[:12])
 class TestOdd:
-    def test_it_is_no_number(self, value):
+    def test_an_invalid_number_is_ignored(self, value):
         assert whole(value, 1_000) is None
         assert amount(value, 1_000) is None
         assert exit_code(value) is None or value == -1
 
-    def test_a_retry_of_claude_is_told_without_it(self, value):
+    def test_a_retry_of_claude_is_reported_without_invalid_numbers(self, value):
         names = ("attempt", "max_retries", "retry_delay_ms", "error_status")
         retry = {**dict.fromkeys(names, value), "error": "overloaded"}
         (event,) = RunReader().feed(Notification("system/api_retry", retry))
         assert event.data["message"] == "retrying: overloaded"
 
-    def test_no_usage_has_it(self, value):
+    def test_usage_has_no_invalid_number(self, value):
         names = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens")
         model = {**dict.fromkeys(names, value), "costUSD": value}
         assert usage_of({"model_usage_since_last_result": {"m": model}}) == Usage()
@@ -54,7 +54,7 @@ class TestOdd:
         meter.add_cost({"cost": {"amount": value, "currency": "USD"}})
         assert meter.usage() == Usage()
 
-    def test_no_item_has_it(self, value):
+    def test_items_have_no_invalid_number(self, value):
         item = {"id": "i", "type": "command_execution", "exit_code": value}
         (end,) = ItemReader().read("completed", item)
         assert end.data.get("exit_code") in (None, -1)

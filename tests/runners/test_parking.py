@@ -36,7 +36,7 @@ class Asking:
 
 
 @pytest.mark.parametrize("is_parked", [True, False], ids=["parked", "canceled"])
-async def test_a_runner_hears_whether_its_run_is_parked(is_parked):
+async def test_a_runner_can_see_whether_its_run_is_parked(is_parked):
     runner = Asking()
     park_after_s = 0 if is_parked else 3600
     async with open_embedded(":memory:", runners=[runner], park_after_s=park_after_s) as client:

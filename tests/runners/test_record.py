@@ -66,7 +66,7 @@ def problems(context: RecordingContext) -> list[str]:
     return [data["message"] for kind, data in context.events if kind == "run.error"]
 
 
-async def test_a_record_is_read_from_its_place_on_to_its_end(home: Path) -> None:
+async def test_a_record_is_read_from_a_position_to_its_end(home: Path) -> None:
     first, second = entry("one", timestamp="2026-01-02T03:04:05.678Z"), entry("two")
     (home / PATH).write_bytes(first + second)
     context = await replayed(home, state={"kept": 1})
@@ -127,7 +127,7 @@ async def test_control_characters_halves_of_characters_and_long_texts_are_kept(h
 
 
 @pytest.mark.parametrize("at", ["yesterday", "2026-01-02T03:04:05Z\x1b[2J", 7, {"a": 1}, "9" * 999])
-async def test_a_time_that_is_none_is_left_out(home: Path, at: Any) -> None:
+async def test_an_invalid_time_is_left_out(home: Path, at: Any) -> None:
     (home / PATH).write_bytes(entry("one", timestamp=at))
     context = await replayed(home)
     assert [data["recorded_at"] for _, data in context.events] == [None]

@@ -17,7 +17,7 @@ README = Path(__file__).parents[2] / "README.md"
 README_BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-def test_the_built_in_runners_are_those_the_package_offers():
+def test_the_built_in_runners_match_the_entry_points_of_the_package():
     offered = {
         point.name: point.value
         for point in entry_points(group=GROUP)
@@ -26,7 +26,7 @@ def test_the_built_in_runners_are_those_the_package_offers():
     assert offered == BUILT_IN
 
 
-def test_options_become_arguments():
+def test_options_become_constructor_arguments():
     runner = build_runner(
         "review",
         "command",
@@ -79,7 +79,7 @@ def test_options_become_arguments():
         ("demo", {"name": "x"}, r"providers\.p\.name: is not"),
     ],
 )
-def test_what_is_wrong_is_named_by_its_place(kind, options, words):
+def test_an_invalid_option_is_named_with_its_path(kind, options, words):
     with pytest.raises(ConfigError, match=words):
         build_runner("p", kind, options)
 
@@ -117,7 +117,7 @@ class NoRunner:
 """
 
 
-def test_a_runner_from_outside(plug_in):
+def test_a_runner_of_another_package_is_built_with_its_options(plug_in):
     plug_in(THEIRS, theirs="their_runners:Theirs", none="their_runners:NoRunner")
     runner = build_runner("p", "theirs", {"colour": "green"})
     assert (runner.name, runner.colour) == ("p", "green")
@@ -130,7 +130,7 @@ def test_a_runner_from_outside(plug_in):
         build_runner("p", "none", {})
 
 
-def test_the_class_of_the_readme_as_a_plug_in(plug_in):
+def test_the_example_of_the_readme_works_as_a_plug_in(plug_in):
     [source] = [block for block in README_BLOCKS if "class Shout" in block]
     plug_in(source, shout="their_runners:Shout")
     assert build_runner("loud", "shout", {}).name == "shout"
@@ -139,7 +139,7 @@ def test_the_class_of_the_readme_as_a_plug_in(plug_in):
 
 
 @pytest.mark.parametrize("place", ["beside", "elsewhere"])
-def test_a_function_that_python_does_not_find(tmp_path, monkeypatch, place):
+def test_a_function_that_cannot_be_imported_is_an_error_with_a_hint(tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
     if place == "beside":
         (tmp_path / "no_such_agent.py").write_text("async def f(context): pass\n")
@@ -149,20 +149,20 @@ def test_a_function_that_python_does_not_find(tmp_path, monkeypatch, place):
     assert (str(tmp_path) in str(caught.value)) is (place == "beside")
 
 
-def test_a_runner_from_outside_that_cannot_be_imported(plug_in):
+def test_a_plug_in_that_cannot_be_imported_is_a_configuration_error(plug_in):
     plug_in("raise RuntimeError('out of order')", theirs="their_runners:Theirs")
     with pytest.raises(ConfigError, match=r"providers\.p\.runner.*RuntimeError: out of order"):
         build_runner("p", "theirs", {})
 
 
 @pytest.mark.parametrize("source", ["import sys; sys.exit(4)", "raise SystemExit(4)"])
-def test_a_runner_from_outside_that_would_end_the_program(plug_in, source):
+def test_a_plug_in_that_exits_while_imported_is_a_configuration_error(plug_in, source):
     plug_in(source, theirs="their_runners:Theirs")
     with pytest.raises(ConfigError, match=r"providers\.p\.runner: 'theirs'.*SystemExit: 4"):
         build_runner("p", "theirs", {})
 
 
-def test_a_constructor_that_would_end_the_program(plug_in):
+def test_a_constructor_that_exits_is_a_configuration_error(plug_in):
     plug_in("def Theirs(*, name): raise SystemExit(4)", theirs="their_runners:Theirs")
     with pytest.raises(ConfigError, match=r"providers\.p: SystemExit\(4\)"):
         build_runner("p", "theirs", {})
@@ -173,7 +173,7 @@ def test_a_built_in_runner_cannot_be_replaced(plug_in):
     assert isinstance(build_runner("p", "demo", {}), DemoRunner)
 
 
-def test_nothing_is_imported_before_it_is_asked_for():
+def test_the_registry_imports_no_runner_until_it_is_built():
     code = (
         "import sys, agent_orchestrator.runners.registry\n"
         "names = [m for m in sys.modules if m.startswith('agent_orchestrator.runners.')]\n"

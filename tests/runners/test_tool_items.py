@@ -13,7 +13,7 @@ def told(*events):
     return [(event.event_type, event.data) for event in events]
 
 
-def test_the_end_of_a_call_has_what_was_said_at_its_start():
+def test_the_end_of_a_call_keeps_the_fields_of_its_start():
     items = ToolItems()
     assert told(*items.start("a", CALL)) == [("tool.started", {"tool_id": "a", **CALL})]
     assert items.get("a") == CALL
@@ -23,7 +23,7 @@ def test_the_end_of_a_call_has_what_was_said_at_its_start():
     assert items.finish() == []
 
 
-def test_only_the_changed_fields_of_a_call_need_be_told():
+def test_a_call_can_be_updated_with_its_changed_fields_only():
     """Its first name may be a placeholder: the start is told when the rest is known."""
     items = ToolItems()
     assert items.merge("a", {"kind": "command", "name": "Terminal", "input": {}}) == []
@@ -39,14 +39,14 @@ def test_only_the_changed_fields_of_a_call_need_be_told():
     }
 
 
-def test_an_end_without_a_start_is_told():
+def test_an_end_without_a_start_is_recorded():
     changes = {"status": "completed", "changes": []}
     event = ToolItems().complete("f", changes, "file.changed")
     assert told(event) == [("file.changed", {"tool_id": "f", **changes})]
 
 
 @pytest.mark.parametrize("kind", ["tool.completed", "file.changed"])
-def test_what_is_open_at_the_end_of_a_turn_has_failed(kind):
+def test_calls_that_are_open_at_the_end_of_a_turn_have_failed(kind):
     items = ToolItems()
     items.merge("a", {"x": 1}, kind)
     [event] = items.finish()
@@ -67,7 +67,7 @@ def test_too_many_open_items_end_the_oldest(monkeypatch):
     assert (started.event_type, started.data["tool_id"]) == ("tool.started", "c")
 
 
-def test_what_lies_too_deep_becomes_text():
+def test_values_that_are_nested_too_deeply_become_text():
     deep = []
     for _ in range(2 * MAX_JSON_DEPTH):
         deep = [deep]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from operator import methodcaller
 
 import anyio
@@ -185,10 +186,14 @@ async def test_a_server_that_is_away_is_reported_at_the_opening(opened):
     assert "hunter2" not in str(raised.value)
 
 
-async def test_only_one_daemon_can_use_a_database(database, opened):
+async def test_a_daemon_of_an_earlier_version_shares_the_database_with_no_other(
+    postgres, database, opened
+):
     url = database()
     async with opened(url):
-        with pytest.raises(StoreLocked, match=f"in use by process {os.getpid()}"):
+        postgres.run("UPDATE agent_orchestrator.daemons SET version = NULL", url.rpartition("/")[2])
+        said = f"in use by process {os.getpid()} on .*, of an earlier version"
+        with pytest.raises(StoreLocked, match=said):
             async with opened(url):
                 pass
     async with opened(url):
@@ -210,14 +215,15 @@ async def test_a_daemon_that_was_killed_is_followed_at_once(database, opened):
     command = [sys.executable, "-c", held, url]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: ASYNC220
         assert process.stdout.readline() == b"open\n"
-        with pytest.raises(StoreLocked, match=f"process {process.pid} "):
-            async with opened(url):
-                pass
-        process.kill()
-        process.wait()
+        async with opened(url) as store:
+            both = await store.read(lambda view: view.daemons())
+            assert [one.pid for one in both] == [process.pid, os.getpid()]
+            process.kill()
+            process.wait()
     with anyio.fail_after(5):
-        async with opened(url):
-            pass
+        async with opened(url) as store:
+            [own] = await store.read(lambda view: view.daemons())
+            assert own.id == store.lease.daemon_id
 
 
 def elsewhere(server, url, lease):
@@ -264,6 +270,22 @@ async def test_a_daemon_whose_lease_has_expired_is_followed(postgres, database, 
             await put(store, a_session())
 
 
+async def test_the_lease_is_extended_by_commits_and_without_them(database, opened, monkeypatch):
+    from agent_orchestrator.stores.postgres import daemons
+
+    monkeypatch.setattr(daemons, "BEAT_S", 0.05)
+    async with opened(database()) as store:
+        began = time.monotonic()
+        first = store.lease.expires_at
+        assert began < first <= began + daemons.LEASE_S
+        await put(store, a_session())
+        assert first < store.lease.expires_at <= time.monotonic() + daemons.LEASE_S
+        with anyio.fail_after(20):
+            while store.lease.expires_at < began + 1 + daemons.LEASE_S:
+                await anyio.sleep(0.02)
+        assert not store.lease.lost.is_set()
+
+
 async def test_a_daemon_that_was_taken_over_commits_nothing_more(postgres, database, opened):
     url = database()
     async with opened(url) as store:
@@ -275,6 +297,8 @@ async def test_a_daemon_that_was_taken_over_commits_nothing_more(postgres, datab
         for _ in range(2):
             with pytest.raises(Unavailable, match="taken over by another daemon"):
                 await store.transact(methodcaller("append", session.id, drafts("late"), NOW))
+        with anyio.fail_after(20):
+            await store.lease.lost.wait()
         [problem] = await store.problems()
         assert problem.code == "lease_lost"
         assert await texts_of(store, session) == []

@@ -7,6 +7,7 @@ import anyio
 import pytest
 from attrs import evolve
 from loops import ON_ONE_LOOP
+from older import without_search
 
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import RunResult
@@ -27,6 +28,7 @@ async def test_long_values_of_an_older_schema_are_migrated(tmp_path):
         await put(store, session, run)
         draft = Draft("agent.message", {"text": "here"})
         await store.transact(lambda tx: tx.append(session.id, [draft], NOW))
+    without_search(path)
     with sqlite3.connect(path) as connection:  # as the version before it would have left it
         connection.execute("DROP TABLE long_results")
         connection.execute("UPDATE runs SET result = ?", (LONG,))
@@ -46,11 +48,20 @@ async def test_long_values_of_an_older_schema_are_migrated(tmp_path):
         connection.execute("ALTER TABLE requests DROP COLUMN deadline")
         connection.execute("ALTER TABLE sessions DROP COLUMN last_line")
         connection.execute("ALTER TABLE sessions DROP COLUMN notices")
+        connection.execute("ALTER TABLE sessions DROP COLUMN host")
+        connection.execute("DROP INDEX sessions_limited")
+        for unit in ("days", "events", "bytes"):
+            connection.execute(f"ALTER TABLE sessions DROP COLUMN retain_{unit}")
         connection.execute("ALTER TABLE access_tokens DROP COLUMN purpose")
         connection.execute("ALTER TABLE access_tokens DROP COLUMN session_id")
+        connection.execute("ALTER TABLE access_tokens DROP COLUMN seen_at")
+        connection.execute("ALTER TABLE requests DROP COLUMN decided_on")
+        connection.execute("ALTER TABLE requests DROP COLUMN decided_on_id")
         for trigger in ("run_counted", "run_counted_again"):
             connection.execute(f"DROP TRIGGER {trigger}")
         later = (
+            "pruned_logs",
+            "jobs",
             "image_uses",
             "images",
             "image_space",

@@ -110,8 +110,8 @@ async def test_backup_replaces_only_an_unused_database_of_ours(tmp_path):
         ):
             await put(used, a_session())
             for name, words in (
-                ("agentd.toml", "not a database of ours"),
-                ("foreign.db", "not a database of ours"),
+                ("agentd.toml", "not a database of agentd"),
+                ("foreign.db", "not a database of agentd"),
                 ("fifo", "not a regular file"),
                 ("link", "not a regular file"),
                 ("used.db", "in use"),
@@ -225,6 +225,23 @@ async def test_check_reports_damage_until_it_is_repaired(tmp_path):
                 file.write(good)
             assert await store.check() == []
             assert await codes(store) == []
+
+
+async def test_each_check_reads_the_index_of_words_as_it_is(tmp_path):
+    """What SQLite remembers of the index from the last check was taken for damage."""
+    path = tmp_path / "data.db"
+    with anyio.fail_after(60):
+        async with SqliteStore(path) as store:
+            session = a_session()
+            await put(store, session)
+            for _ in range(3):
+                for number in range(40):  # so many that SQLite merges parts of the index
+                    await append(store, session, f"word{number} " * 20)
+                assert await store.check() == []
+            other = apsw.Connection(str(path))
+            other.execute("DELETE FROM search_index_data WHERE id > 10")
+            other.close()
+            assert "search_index" in (await store.check())[0]
 
 
 async def test_check_finds_inconsistent_rows(tmp_path):

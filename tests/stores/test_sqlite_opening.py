@@ -173,7 +173,7 @@ async def test_connections_have_the_required_settings(tmp_path):
         strict = dict(
             database.writer.execute(
                 "SELECT name, strict FROM pragma_table_list"
-                " WHERE schema = 'main' AND name NOT LIKE 'sqlite_%'"
+                " WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite_%'"
             )
         )
         assert len(strict) >= 7

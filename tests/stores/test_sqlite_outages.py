@@ -105,6 +105,13 @@ async def healed(store):
             await anyio.sleep(0.05)
 
 
+async def opening_ends():
+    """Wait for the read that a store makes by itself after its opening."""
+    with anyio.fail_after(10):
+        while any(task.name == "store's index" for task in anyio.get_running_tasks()):
+            await anyio.sleep(0.01)
+
+
 async def texts(store, session):
     events = await store.read(lambda view: view.events(session.id, after=0, limit=500))
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
@@ -455,6 +462,7 @@ async def test_page_that_cannot_be_read_is_reported_as_a_disk_error(tmp_path, di
                 await append(store, session, "x" * 200_000)
         async with SqliteStore(path) as store:
             await store.read(lambda view: view.session(other.id))
+            await opening_ends()
             error = apsw.IOError("disk I/O error")
             error.extendedresult = apsw.SQLITE_IOERR_CORRUPTFS  # as the unix VFS reports EIO
             disk.break_("read", "data.db", error)

@@ -21,8 +21,9 @@ from agent_orchestrator.domain.access import EVERYTHING, Grant, Visibility
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, Thread
+from agent_orchestrator.domain.search import Search, phrases_of
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.changes import PastEvent, Transaction
 from agent_orchestrator.ports.queries import View
 from agent_orchestrator.stores.encoding import feed_cursor
 from agent_orchestrator.stores.sqlite import SqliteStore
@@ -50,6 +51,9 @@ READ_WHOLE = {
     ("SCAN run_counts", "run_counts"): "three rows a provider",
     ("SCAN idempotency", "ORDER BY number LIMIT ?"): "the oldest, up to a limit",
     ("SCAN idempotency", "ORDER BY number LIMIT 1"): "the oldest one",
+    ("SCAN search_index VIRTUAL TABLE INDEX 0:", "LIMIT 1"): "one row, before a check",
+    ("SCAN p USING INDEX pruned_logs_unaudited", "LIMIT ?"): "the few that a kill left",
+    ("SCAN pruned_logs", "sum(count)"): "a check reads all",
     ("SCAN callers", "min(caller)"): "one row a caller, each found by the index",
 }
 """Steps that scan a table: the step, a part of the statement, and why it is allowed."""
@@ -64,6 +68,11 @@ ATTEMPT = Attempt(RUN.id, 1, "dmn_1/1", "codex", NOW, token_hash="hash")
 TOKEN = AccessToken("tok_1", "phone", "bob", ("read",), "local", NOW, None)
 NOTICE = a_notice("req_1")
 SUBSCRIPTION = a_subscription("bob")
+PAST = [
+    PastEvent(seq, draft, NOW)
+    for seq, draft in zip((2, 4), drafts("x", "y", run_id=QUEUED.id), strict=True)
+]
+"""The first events of a log whose numbers 1 and 3 are missing."""
 REACHES = (
     EVERYTHING,
     Visibility("ann"),
@@ -80,13 +89,16 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "attempt": (None, 1),
     "call": ("call",),
     "caller": ("local",),
+    "claimant": ("dmn_1",),
     "cut": (10,),
     "data": (b"x",),
     "digest": ("0" * 64,),
     "drafts": (drafts("x", run_id=RUN.id),),
     "entry": (AuditEntry(1, NOW, "local", "none", "call", None, "done", {}, "hash"),),
     "epoch": ("epc_1",),
+    "events": (PAST,),
     "grants": ((Grant("bob", "reader"),),),
+    "host": (None, "local"),
     "instance": ("dmn_2",),
     "key": ("key",),
     "limit": (2,),
@@ -95,11 +107,14 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "max_count": (9,),
     "max_size": (9,),
     "now": (NOW + DAY,),
+    "oldest_cursor": (1,),
     "order": ("oldest", "newest"),
     "parent_run_id": (None, RUN.id),
     "parent_session_id": (None, SESSION.id),
     "principal": ("bob",),
+    "daemon_id": (None, "dmn_1"),
     "provider": ("codex",),
+    "providers": (None, ("codex",)),
     "reader": ("tok_1",),
     "record": (a_record(),),
     "request": (REQUEST,),
@@ -108,13 +123,21 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "root_session_id": (None, SESSION.id),
     "run": (QUEUED,),
     "run_id": (None, RUN.id),
+    "search": (
+        Search(phrases_of("x")),
+        Search(phrases_of("x"), "title"),
+        Search(phrases_of("x"), session_id=SESSION.id),
+    ),
     "seq": (1,),
+    "since": (NOW,),
+    "seqs": ((), (2,)),
     "session": (SESSION,),
     "session_id": (None, SESSION.id),
     "sessions": ((), (SESSION.id,)),
     "size": (None, 9),
     "status": (None, "pending"),
     "statuses": (("approved",),),
+    "name": ("retention",),
     "notice": (NOTICE,),
     "notice_id": (NOTICE.id,),
     "subscription": (SUBSCRIPTION,),
@@ -124,6 +147,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "cursor": (None, "1"),
     "state": (None, "queued"),
     "types": (("run.failed",),),
+    "through": (0, 1),
     "thread": (Thread("thread", {}),),
     "thread_id": ("thread",),
     "excluding": ((),),
@@ -135,9 +159,12 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "within": REACHES,
 }
 OWN: dict[tuple[str, str], tuple[Any, ...]] = {
+    ("add_past", "session_id"): (OTHER.id,),
     ("add_run", "run"): (RUN, QUEUED),
     ("add_session", "session"): (SESSION, OTHER),
     ("audit", "after"): (0,),
+    ("claim_notice", "until"): (NOW + DAY,),
+    ("claim_job", "until"): (NOW + DAY,),
     ("events", "after"): (0,),
     ("feed", "after"): (None, feed_cursor(1, None)),
     ("feed_of_types", "after"): (None, feed_cursor(1, None)),
@@ -146,6 +173,7 @@ OWN: dict[tuple[str, str], tuple[Any, ...]] = {
     ("put_attempt", "attempt"): (ATTEMPT,),
     ("requests", "order"): ("oldest", "newest", "deadline"),
     ("runs", "status"): (None, *RunStatus),
+    ("search", "after"): (None, "9"),
 }
 """Values of a parameter for one method, instead of those in ``VALUES``."""
 
@@ -293,6 +321,9 @@ def _is_small(step: str) -> bool:
     return (
         what in SMALL
         or what == "CONSTANT"
+        or what == "pragma_module_list"
+        or re.search("VIRTUAL TABLE INDEX [0-9]+:M", step)
+        is not None  # MATCH: by the index of words
         or step.endswith("VALUES CLAUSE")
         or what.startswith("(subquery")
     )

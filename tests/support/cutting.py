@@ -1,8 +1,9 @@
-"""A TCP proxy that loses connections when it is told to."""
+"""A TCP proxy that loses, holds or delays connections when it is told to."""
 
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,8 +24,23 @@ class Proxy:
     forwards: bool = True
     """Whether the target gets what was sought before the connection is cut; never its answer."""
     cuts: int = 0
+    delay_s: float = 0.0
+    """Seconds by which each piece is delayed, in both directions."""
+    _passing: threading.Event = field(factory=threading.Event)
+    """Not set while nothing is forwarded."""
     _sockets: set[socket.socket] = field(factory=set)
     _lock: threading.Lock = field(factory=threading.Lock)
+
+    def __attrs_post_init__(self) -> None:
+        self._passing.set()
+
+    def hold(self) -> None:
+        """Forward nothing until :meth:`release`. Both ends see only that nothing comes."""
+        self._passing.clear()
+
+    def release(self) -> None:
+        """Forward what was held, and everything from now on."""
+        self._passing.set()
 
     def cut_at(self, sought: bytes, *, forwards: bool) -> None:
         """Cut the next connection whose client sends these bytes in one piece."""
@@ -39,11 +55,14 @@ class Proxy:
                     one.shutdown(socket.SHUT_RDWR)
 
     def serve(self, client: socket.socket) -> None:
+        self._passing.wait()
         try:
             server = socket.create_connection(("127.0.0.1", self.target))
         except OSError:
             client.close()
             return
+        for one in (client, server):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._sockets |= {client, server}
         back = threading.Thread(target=self._copy, args=(server, client, lambda _: True))
@@ -74,6 +93,9 @@ class Proxy:
                     if self.forwards:
                         target.sendall(data)
                     break
+                if self.delay_s:
+                    time.sleep(self.delay_s)
+                self._passing.wait()
                 target.sendall(data)
         for one in (source, target):
             with contextlib.suppress(OSError):
@@ -103,6 +125,7 @@ def proxied(target: int) -> Iterator[Proxy]:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             accepting.join()
+            proxy.release()
             proxy.cut_all()
             for thread in threads:
                 thread.join()

@@ -20,7 +20,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -37,7 +37,8 @@ from _socket import AF_UNIX, SCM_RIGHTS, SOCK_SEQPACKET, SOL_SOCKET, socket
 line = socket(AF_UNIX, SOCK_SEQPACKET)
 line.connect(sys.argv[1])
 told = os.memfd_create("call")
-os.write(told, json.dumps({"argv": sys.argv[2:], "cwd": os.getcwd(), "env": {**os.environ}}).encode())
+call = {"argv": sys.argv[2:], "cwd": os.getcwd(), "env": {**os.environ}, "has_session": False}
+os.write(told, json.dumps(call).encode())
 descriptors = array.array("i", [0, 1, 2, told])
 line.sendmsg([b"!"], [(SOL_SOCKET, SCM_RIGHTS, descriptors)])
 pid = int(line.recv(16))
@@ -93,7 +94,7 @@ class Forks:
 
     :param name: what the program calls itself.
     :param source: Python that loads its modules, also those it loads when it needs them, and names what
-        it calls ``main``.
+        it calls ``main``. It is given a ``folder`` for what its forks share.
     """
 
     def __init__(self, name: str, source: str) -> None:
@@ -103,13 +104,25 @@ class Forks:
         self._address: str | None = None
 
     def start(
-        self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], streams: Sequence[int]
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        streams: Sequence[int],
+        has_session: bool = False,
     ) -> Forked:
         """Start the program.
 
         :param streams: the descriptors it has as standard input, output and error.
+        :param has_session: whether it leads a session of processes.
         """
-        call = {"argv": [*map(str, arguments)], "cwd": os.fspath(cwd), "env": dict(env)}
+        call = {
+            "argv": [*map(str, arguments)],
+            "cwd": os.fspath(cwd),
+            "env": dict(env),
+            "has_session": has_session,
+        }
         line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             line.connect(self._served())
@@ -122,13 +135,37 @@ class Forks:
             line.close()
             raise
 
-    def put(self, path: Path) -> None:
-        """Make a file that runs the program, for those who call it by name.
+    @contextlib.contextmanager
+    def started(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        streams: Sequence[int],
+    ) -> Iterator[Forked]:
+        """Have the program inside this scope: neither it nor what it started outlives it."""
+        process = self.start(arguments, cwd=cwd, env=env, streams=streams, has_session=True)
+        try:
+            yield process
+        finally:
+            process.kill()
+            # What it started is in its group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+    @property
+    def command(self) -> list[str]:
+        """A command that runs the program with the arguments after it.
 
         It hands interrupts and requests to end over to the program, and ends it when it is killed.
         """
-        call = [sys.executable, "-I", "-S", "-c", CALL, self._served()]
-        path.write_text(f'#!/bin/sh\nexec {shlex.join(call)} "$@"\n')
+        return [sys.executable, "-I", "-S", "-c", CALL, self._served()]
+
+    def put(self, path: Path) -> None:
+        """Make a file that runs the program, for those who call it by name."""
+        path.write_text(f'#!/bin/sh\nexec {shlex.join(self.command)} "$@"\n')
         path.chmod(0o755)
 
     def run(
@@ -204,8 +241,10 @@ import agent_orchestrator.runners.codex.auto, agent_orchestrator.runners.codex.a
 import agent_orchestrator.runners.command, agent_orchestrator.runners.demo
 import agent_orchestrator.mcp.exchange, agent_orchestrator.mcp.server, httpx
 import anyio._backends._asyncio, anyio._core._signals, encodings.idna
+import agent_orchestrator.runners.acp.runner, agent_orchestrator.runners.claude
 import pytest, shortcuts
 shortcuts.take(pytest.MonkeyPatch())
+shortcuts.share_answers(pytest.MonkeyPatch(), folder)
 """,
 )
 """Used with ``start`` where one is to go on, with ``run`` where it ends by itself."""
@@ -218,7 +257,7 @@ def serve(address: str, name: str, source: str) -> None:
     """Fork for each call that arrives, until the input ends."""
     import gc
 
-    loaded: dict[str, Any] = {}
+    loaded: dict[str, Any] = {"folder": Path(address).parent}
     exec(source, loaded)
     gc.freeze()  # a collection in a child would touch, and so copy, all that is loaded
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for who answers
@@ -266,6 +305,8 @@ def _answer(line: socket.socket, name: str, main: Any) -> NoReturn:
 def _become(call: dict[str, Any], streams: Sequence[int], name: str, main: Any) -> NoReturn:
     import traceback
 
+    if call["has_session"]:
+        os.setsid()
     for number, one in enumerate(streams):
         os.dup2(one, number)
         os.close(one)

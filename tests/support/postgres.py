@@ -140,6 +140,8 @@ class Server:
         if database not in self.statements:
             tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'agent_orchestrator'"
             names = {str(row[0]) for row in self.run(tables, database)}
+            if not names:  # nothing opened it
+                return
             self.statements[database] = ";".join(
                 (
                     "SET session_replication_role = replica",  # without triggers
@@ -183,7 +185,7 @@ def served() -> Iterator[Server]:
             check=True,
             capture_output=True,
         )
-        with _free_port() as port:
+        with free_port() as port:
             server = Server(bin_, folder, port, user)
         server.start()
         try:
@@ -195,7 +197,7 @@ def served() -> Iterator[Server]:
 
 
 @contextmanager
-def _free_port() -> Iterator[int]:
+def free_port() -> Iterator[int]:
     import socket
 
     with socket.socket() as probe:

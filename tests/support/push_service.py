@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from receiver import Received
+from receiver import Received, Receiver
 
 
 def unpadded(data: bytes) -> str:
@@ -55,6 +55,11 @@ class Browser:
             "p256dh": unpadded(point(self.key)),
             "auth": unpadded(self.auth),
         }
+
+    def received(self, service: Receiver) -> list[Received]:
+        """Return what a push service got for this subscription."""
+        path = "/" + self.endpoint.rpartition("/")[2]
+        return [one for one in service.requests if one.path == path]
 
     def decrypt(self, body: bytes) -> bytes:
         """Decrypt a message as RFC 8291 and RFC 8188 tell a browser to, step by step."""

@@ -404,7 +404,7 @@ async def test_tools_reach_only_descendants_of_the_agent(agents: Standing) -> No
 @pytest.fixture
 async def talkative(tmp_path: Path) -> AsyncIterator[Standing]:
     """Agents at a server that sends keep-alive comments often."""
-    async with standing(tmp_path, quiet_s=0.05) as there:
+    async with standing(tmp_path, keepalive_s=0.05) as there:
         yield there
 
 

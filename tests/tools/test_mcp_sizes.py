@@ -3,7 +3,10 @@
 They do not block the event loop: none of its steps takes 100 ms.
 """
 
+import contextlib
 import json
+import socket
+import tracemalloc
 from collections.abc import Iterator
 from http.client import HTTPResponse
 from io import BytesIO
@@ -165,3 +168,39 @@ async def test_long_result_is_returned_complete_without_blocking_the_loop(
         assert said["structuredContent"]["run"]["result"]["text"] == result
         assert json.loads(said["content"][0]["text"]) == said["structuredContent"]
         assert cost.longest_s < MOST_S
+
+
+@pytest.mark.parametrize("accepted", ["application/json", "application/json, text/event-stream"])
+async def test_stalled_agents_share_a_long_result_in_memory(
+    agents: Standing, accepted: str
+) -> None:
+    text = "中" * 2**20
+    lines: list[socket.socket] = []
+
+    def ask(parent: str, child: str) -> bytes:
+        """Send ten calls at once and wait for the first byte of each answer."""
+        for number in range(10):
+            given = json.dumps({"name": "session_wait", "arguments": {"run_ids": [child]}}).encode()
+            call = message(given, number=str(number).encode())
+            line = socket.socket()
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.connect(agents.server.address)
+            line.sendall(requesting(agents, parent, call, accepted))
+            line.settimeout(60)
+            lines.append(line)
+        return min(line.recv(1) for line in lines)
+
+    async with agents.family() as (_, parent, _, child):
+        await agents.end(child, text)
+        with anyio.fail_after(allowed(60)), contextlib.ExitStack() as measured:
+            tracemalloc.start()
+            measured.callback(tracemalloc.stop)
+            try:
+                assert await anyio.to_thread.run_sync(ask, parent, child)
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                for line in lines:
+                    line.close()
+    size = 3 * len(text)
+    # An answer has the result twice, and it is also there as text. Twelve times without sharing.
+    assert peak < 9 * size

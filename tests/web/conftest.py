@@ -1,44 +1,22 @@
 """The page in a real browser, at a real agentd with scripted agents."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromium import ARGUMENTS, chromium, page_browser
 from daemons import Daemon, daemon_at
 from playwright.sync_api import Browser, sync_playwright
-from visits import Visit
-
-CHROMIUM = "/usr/bin/chromium"
-
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--font-render-hinting=none",
-)
-
-
-def _chromium() -> str:
-    """Return the browser. Skip the test without it; fail with ``REQUIRE_REAL_BROWSER=1``."""
-    program = os.environ.get("AGENT_ORCHESTRATOR_CHROMIUM") or shutil.which("chromium") or CHROMIUM
-    if not Path(program).exists():
-        reason = "chromium is not there: run `bin/setup browser`"
-        if os.environ.get("REQUIRE_REAL_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return program
+from visits import Phone, Visit
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A browser for the tests of a module. Playwright's event loop must not outlive them: others have their own."""
-    program = _chromium()
+def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """A browser for the tests of a module: the whole one where the module says ``WHOLE_BROWSER = True``.
+
+    Playwright's event loop must not outlive them: others have their own.
+    """
+    program = chromium() if getattr(request.module, "WHOLE_BROWSER", False) else page_browser()
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
         yield running
@@ -57,6 +35,14 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon of the test's own."""
     with daemon_at(tmp_path) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def phone(browser: Browser, shared: Daemon) -> Iterator[Phone]:
+    """A phone of the tests of a module: they go from screen to screen, and load the page once."""
+    visit = Visit(browser)
+    yield Phone(visit, shared.url)
+    visit.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ runner = "function"
 target = "scripted:play"
 
 [routing]
-default = "codex"
+default = "DEFAULT"
 """
 
 PATIENCE_S = 30.0
@@ -66,12 +67,13 @@ class Daemon:
         file.write_text(json.dumps(list(script)))
         return self.begin([["read", str(file)]], **more)
 
-    def wait_idle(self, session_id: str) -> None:
+    def wait_idle(self, session_id: str, patience_s: float = PATIENCE_S) -> None:
         self.until(
             lambda: all(
                 run["status"] in ("completed", "failed", "canceled")
-                for run in self.get("/runs", session_id=session_id)["runs"]
-            )
+                for run in self.get("/runs", session_id=session_id, order="newest")["runs"]
+            ),
+            patience_s,
         )
 
     def question(self, session_id: str) -> dict[str, Any]:
@@ -94,20 +96,32 @@ class Daemon:
             if not page["has_more"]:
                 return found
 
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+    def until(self, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+        deadline = time.monotonic() + patience_s
         while not condition():
             assert time.monotonic() < deadline, "the daemon does not get there"
             time.sleep(0.02)
 
 
 @contextmanager
-def daemon_at(directory: Path, *arguments: str, packages: Path | None = None) -> Iterator[Daemon]:
+def daemon_at(
+    directory: Path,
+    *arguments: str,
+    packages: Path | None = None,
+    configuration: str = "",
+    default: str = "codex",
+    verify: str | bool = True,
+) -> Iterator[Daemon]:
     """Run a daemon with its files in a directory.
 
+    :param configuration: tables to add to ``agentd.toml``.
+    :param default: the provider of sessions that name none.
+    :param verify: the file of the authority that made the daemon's certificate.
     :param packages: a folder with another ``agentd`` to run.
     """
-    (directory / "agentd.toml").write_text(CONFIGURATION)
+    (directory / "agentd.toml").write_text(
+        CONFIGURATION.replace("DEFAULT", default) + configuration
+    )
     with (
         agentd(
             directory,
@@ -117,6 +131,10 @@ def daemon_at(directory: Path, *arguments: str, packages: Path | None = None) ->
             env={"PYTHONPATH": f"{HERE}:{packages or ''}"},
             through=() if packages is None else ("env",),
         ) as process,
-        httpx.Client(base_url=process.url, timeout=30) as client,
+        httpx.Client(
+            base_url=process.url,
+            timeout=30,
+            verify=ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify,
+        ) as client,
     ):
         yield Daemon(process, directory, client)

@@ -82,6 +82,8 @@ def plan(done: int) -> list[Any]:
 def fill(daemon: Daemon) -> dict[str, str]:
     """Fill a daemon, and return the ids of its sessions by name."""
     here = str(daemon.directory)
+    for name in ("site", "docs"):
+        (daemon.directory / name).mkdir()
     change = {"path": f"{here}/src/retry.py", "kind": "update", "diff": PATCH}
     finished = daemon.begin(
         [
@@ -107,6 +109,18 @@ def fill(daemon: Daemon) -> dict[str, str]:
         cwd=here,
     )
     daemon.wait_idle(finished)
+    for decision, line in (("approve", "git push origin 2.4"), ("deny", "git push --force")):
+        pushing = daemon.begin(
+            [["ask", command("May I push?", line, here)], ["end", "Pushed."]],
+            text="Push the branch.",
+            title="Push the branch",
+            cwd=f"{here}/site",
+        )
+        request = daemon.question(pushing)["id"]
+        daemon.post(f"/requests/{request}/resolve", decision=decision)
+        daemon.wait_idle(pushing)
+        daemon.post(f"/sessions/{pushing}/close")
+        daemon.post(f"/sessions/{pushing}/seen", seq=2**40)
     failed = daemon.begin(
         [
             ["emit", "agent.message", {"text": "I ask the server for the release notes."}],
@@ -115,7 +129,7 @@ def fill(daemon: Daemon) -> dict[str, str]:
         text="Write the release notes of 2.4.",
         title="Release notes 2.4",
         provider="claude",
-        cwd=here,
+        cwd=f"{here}/docs",
     )
     daemon.wait_idle(failed)
     asking = daemon.begin(
@@ -249,6 +263,16 @@ def fill(daemon: Daemon) -> dict[str, str]:
         "run": run,
         "request": daemon.question(asking)["id"],
     }
+
+
+def same_twice(daemon: Daemon) -> list[str]:
+    """Begin two sessions that ask the same, and return the ids of their requests."""
+    here = str(daemon.directory)
+    asked = command("May I publish the site?", "make site && make publish", here)
+    return [
+        str(daemon.question(daemon.begin([["ask", asked], ["end", "Published."]], title=title, cwd=here))["id"])
+        for title in ("Fix the links of the guide", "Describe the new settings")
+    ]  # fmt: skip
 
 
 def screens(ids: dict[str, str]) -> dict[str, str]:

@@ -45,6 +45,10 @@ async def play(context: RunContext) -> Outcome | str:
                     )
             case "deltas":
                 await _deltas(context, *arguments)
+            case "steerable":
+                async with context.steering():  # takes messages, and reads none
+                    while not await anyio.Path(arguments[0]).exists():
+                        await anyio.sleep(0.02)
             case "steering":
                 async with context.steering() as messages:
                     async for text in messages:
@@ -60,7 +64,7 @@ async def play(context: RunContext) -> Outcome | str:
 
 
 async def _deltas(context: RunContext, count: int, pause_s: float) -> None:
-    words = [f"word{number} " for number in range(count)]
+    words = [f"word{number}" + ("\n\n" if number % 60 == 59 else " ") for number in range(count)]
     for word in words:
         await context.emit("agent.message.delta", {"text": word, "item_id": "long"})
         await anyio.sleep(pause_s)

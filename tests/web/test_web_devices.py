@@ -1,10 +1,12 @@
 """Who is let in: devices, share links, tokens; and the page below a path."""
 
-import json
+import re
 from pathlib import Path
 
+import pytest
 from daemons import Daemon, daemon_at
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
+from scanning import scanned
 from visits import Visit, until
 
 
@@ -13,6 +15,8 @@ def test_device_is_let_in_by_another_and_sent_away(daemon: Daemon, visit: Visit)
     desk.get_by_role("button", name="Let another device in").click()
     link = desk.locator(".invitation pre").inner_text()
     assert link.startswith(f"{daemon.url}/#device=")
+    assert scanned(desk.get_by_role("img", name="QR code of the link")) == link
+    expect(desk.locator(".invitation")).to_contain_text("Other machines cannot open this address.")
     # From now on nobody is let in without a token, and this browser is a device itself.
     assert daemon.client.get("/sessions").status_code == 401
     expect(desk.locator(".device")).to_contain_text("this one")
@@ -37,11 +41,44 @@ def test_device_is_let_in_by_another_and_sent_away(daemon: Daemon, visit: Visit)
     expect(phone.locator("[data-screen=inbox]")).to_contain_text("Nothing waits for you")
     expect(desk.locator(".device")).to_have_count(2)
     other = desk.locator(".device", has_not_text="this one")
+    # What it does is said above the button, and when it was seen last.
+    expect(desk.locator("[data-screen=devices]")).to_contain_text(
+        "A device that you revoke is signed out at once"
+    )
+    expect(other).to_contain_text("Last seen")
     other.get_by_role("button", name="Revoke").click()
     desk.wait_for_timeout(600)
-    other.get_by_role("button", name="Really?").click()
+    other.get_by_role("button", name="Really revoke?").click()
     expect(desk.locator(".device")).to_have_count(1)
-    expect(phone.locator("[data-screen=sign-in]")).to_be_visible()
+    expect(phone.locator("[data-screen=sign-in]")).to_contain_text("Its access has been revoked")
+    # It keeps nothing of what it saw.
+    assert phone.evaluate("localStorage['agentd.snapshot'] ?? null") is None
+
+
+PLACES = """() => [...document.querySelectorAll("[data-screen=devices] h2")].map((one) => one.getBoundingClientRect().top)"""
+
+
+@pytest.mark.parametrize("size", ["phone", "desk"])
+def test_lists_of_devices_move_nothing_when_they_are_there(
+    daemon: Daemon, visit: Visit, size: str
+) -> None:
+    page = visit.open(f"{daemon.url}/#/devices", size)
+    page.get_by_role("button", name="Let another device in").click()
+    expect(page.locator(".device")).to_contain_text("this one")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(re.compile(r"/(devices|push/subscriptions)\?"), hold)
+    page.reload()
+    expect(page.locator("[data-screen=devices]")).to_contain_text("Reading…")
+    before = page.evaluate(PLACES)
+    assert held
+    page.unroute_all()  # lets all go on
+    expect(page.locator(".device")).to_contain_text("this one")
+    expect(page.get_by_text("Reading…")).to_have_count(0)
+    assert page.evaluate(PLACES) == pytest.approx(before, abs=1)
 
 
 def test_code_is_typed_in(daemon: Daemon, visit: Visit) -> None:
@@ -78,10 +115,15 @@ def test_share_link_shows_one_session_to_read(daemon: Daemon, visit: Visit) -> N
     request = daemon.question(session)["id"]
     secret = daemon.begin([["end", "x"]], title="Not shared")
     daemon.wait_idle(secret)
-    desk = visit.open(f"{daemon.url}/#/s/{session}", "desk")
+    desk = visit.open(f"{daemon.url}/#/s/{session}", "desk", "dark")
     desk.get_by_role("button", name="Share").click()
     desk.get_by_role("button", name="Link for a day").click()
     link = desk.locator(".share pre").inner_text()
+    assert scanned(desk.get_by_role("img", name="QR code of the link")) == link
+    # The first token ends the trust in the machine: the browser that shares became a device before.
+    assert daemon.client.get("/sessions").status_code == 401
+    desk.reload()
+    expect(desk.locator(".story")).to_contain_text("For your eyes")
     reader = visit.open(link)
     expect(reader.locator(".story")).to_contain_text("For your eyes")
     assert link.partition("=")[2] not in reader.url
@@ -93,6 +135,22 @@ def test_share_link_shows_one_session_to_read(daemon: Daemon, visit: Visit) -> N
     expect(reader.get_by_role("button", name="Approve")).to_have_count(0)
     reader.goto(f"{daemon.url}/#/sessions")
     expect(reader.locator("[data-screen=sessions] .row")).to_have_count(1)
+    desk.get_by_role("button", name="Share").click()
+    revoke = desk.locator(".share .line").get_by_role("button")
+    revoke.click()
+    desk.wait_for_timeout(600)
+    revoke.click()
+    expect(reader.locator("[data-screen=sign-in]")).to_contain_text("This link has expired")
+    # Who was a reader can become more.
+    invited = desk.evaluate(
+        """async () => {
+          const { change } = await import("./web/app/api.js");
+          return (await change("POST", "devices", {})).code;
+        }"""
+    )
+    reader.goto(f"{daemon.url}/#device={invited}")
+    reader.goto(f"{daemon.url}/#/s/{session}")
+    expect(reader.get_by_role("textbox", name="Message")).to_be_visible()
 
 
 def test_page_works_below_a_path(tmp_path: Path, visit: Visit) -> None:
@@ -107,7 +165,7 @@ def test_page_works_below_a_path(tmp_path: Path, visit: Visit) -> None:
         expect(page.locator(".card.request")).to_contain_text("Below?")
         page.goto(f"{daemon.url}/my/agents/r/{request}")
         expect(page).to_have_url(f"{daemon.url}/my/agents/#/r/{request}")
-        page.get_by_role("button", name="Approve", exact=True).click()
+        page.get_by_role("button", name="Approve once", exact=True).click()
         expect(page.get_by_text("Approved by local, here")).to_be_visible()
         page.goto(f"{daemon.url}/my/agents/#/s/{session}")
         expect(page.locator(".story")).to_contain_text("Done below")
@@ -118,55 +176,3 @@ def test_page_works_below_a_path(tmp_path: Path, visit: Visit) -> None:
         page.goto(f"{daemon.url}/my/agents/#/inbox")
         page.reload()
         expect(page.locator("[data-screen=inbox]")).to_be_visible()
-
-
-def test_notice_is_shown_reported_and_withdrawn(daemon: Daemon, visit: Visit) -> None:
-    code = daemon.post("/devices", name="phone")["code"]
-    context = visit.device()
-    context.grant_permissions(["notifications"], origin=daemon.url)
-    page = context.new_page()
-    visit.pages.append(page)
-    page.goto(f"{daemon.url}/#device={code}")
-    expect(page.locator("[data-screen=inbox]")).to_contain_text("Nothing waits for you")
-    page.evaluate("navigator.serviceWorker.ready")
-    # What subscribing leaves for the worker, without the push service of the browser's maker.
-    page.evaluate(
-        """async () => {
-          const { credentials } = await import("./web/app/api.js");
-          const cache = await caches.open("credentials-of-agentd");
-          await cache.put("credentials", new Response(JSON.stringify(credentials())));
-        }"""
-    )
-    page.goto(f"{daemon.url}/#/status")
-    browser = context.new_cdp_session(page)
-    found: list[str] = []
-    browser.on(
-        "ServiceWorker.workerRegistrationUpdated",
-        lambda event: found.extend(one["registrationId"] for one in event["registrations"]),
-    )
-    browser.send("ServiceWorker.enable")
-    until(page, "true")
-    while not found:
-        page.wait_for_timeout(20)
-
-    def push(kind: str, **data: str) -> None:
-        message = json.dumps({"type": f"notice.{kind}", "data": data})
-        browser.send(
-            "ServiceWorker.deliverPushMessage",
-            {"origin": f"{daemon.url}/", "registrationId": found[-1], "data": message},
-        )
-
-    shown = "navigator.serviceWorker.ready.then((one) => one.getNotifications()).then((all) => all.map((one) => [one.title, one.body, one.tag]))"
-    request = {"notice_id": "ntc_1", "request_id": "req_1", "session_id": "ses_1"}
-    push("request", title="An agent asks <b>you</b>", session_title="Disk is full", **request)
-    until(page, f"{shown}.then((all) => all.length === 1)")
-    assert page.evaluate(shown) == [["An agent asks <b>you</b>", "Disk is full", "req_1"]]
-    # The report has the device's credentials: the daemon knows the device, and not this notice.
-    daemon.until(lambda: statuses(daemon) == [404])
-    push("withdrawn", **request)
-    until(page, f"{shown}.then((all) => all.length === 0)")
-
-
-def statuses(daemon: Daemon) -> list[int]:
-    """Return how the daemon answered the reports of notices."""
-    return [line["status"] for line in daemon.process.log() if line.get("path") == "/push/receipts"]

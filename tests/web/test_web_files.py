@@ -14,7 +14,7 @@ from serving import ADMIN, Serving, serving
 
 from agentd.settings import FlagError, load
 from agentd.web.files import STATIC, page_files
-from agentd.web.routes import HEADERS
+from agentd.web.routes import HEADERS, headers_of
 
 pytestmark = pytest.mark.anyio
 
@@ -33,30 +33,48 @@ async def server(tmp_path: Path) -> AsyncIterator[Serving]:
         yield running
 
 
-def imported_by(name: str) -> set[str]:
+FIRST = ("app/begin.js", "app/main.js")
+"""What the index begins with: what reads, then what draws."""
+
+SOON = ("app/session.js",)
+"""What most visits show next, so that it is loaded with the rest, but nothing waits for it."""
+
+AT_ONCE = r"(?:\bfrom\s*|^import\s*)"
+LATER = r"\bimport\("
+
+
+def imported_by(name: str, how: str) -> set[str]:
     """Return the files that a module imports, by their paths."""
-    text = page_files()[name].content.decode()
-    found = re.findall(r"""(?:\bfrom\s*|^import\s*)["'](\.{1,2}/[^"']+)["']""", text, re.MULTILINE)
-    found = [one for one in found if "@import {" not in one]
+    text = re.sub(r"@import .*", "", page_files()[name].content.decode())  # of types
+    found = re.findall(rf"""(?:{how})["'](\.{{1,2}}/[^"']+)["']""", text, re.MULTILINE)
     return {urljoin(f"http://page/{name}", one).removeprefix("http://page/") for one in found}
 
 
-def test_modules_import_files_that_there_are_and_all_are_imported() -> None:
-    reached, pending = set(), {"app/main.js"}
+def reached(how: str, *first: str) -> set[str]:
+    """Return the modules that are imported in this way, from the first ones on."""
+    found, pending = set(), set(first or FIRST)
     while pending:
         name = pending.pop()
-        reached.add(name)
-        pending |= imported_by(name) - reached
+        found.add(name)
+        pending |= imported_by(name, how) - found
+    return found
+
+
+def test_modules_import_files_that_there_are_and_all_are_imported() -> None:
     modules = {name for name in page_files() if name.endswith((".js", ".mjs")) and name != "sw.js"}
     # types.js has the types of the API and no code.
-    assert reached | {"app/types.js"} == modules
+    assert reached(f"{AT_ONCE}|{LATER}") | {"app/types.js"} == modules
 
 
-def test_index_names_all_modules_so_that_none_is_found_late() -> None:
+def test_index_names_the_modules_of_a_first_visit_so_that_none_is_found_late() -> None:
     text = (STATIC / "index.html").read_text()
     named = set(re.findall(r'<link rel="modulepreload" href="web/([^"]+)"', text))
-    modules = {name for name in page_files() if name.endswith((".js", ".mjs"))}
-    assert named == modules - {"sw.js", "app/types.js", "app/main.js"}
+    assert named == reached(AT_ONCE, *FIRST, *SOON) - set(FIRST)
+    # What the first needs comes before the second.
+    before = text.partition("app/main.js")[0]
+    assert all(f'"web/{name}"' in before for name in reached(AT_ONCE, FIRST[0]))
+    for name in SOON:
+        assert name in reached(f"{AT_ONCE}|{LATER}") - reached(AT_ONCE)
 
 
 def test_first_visit_is_small() -> None:
@@ -64,7 +82,7 @@ def test_first_visit_is_small() -> None:
         "index.html",
         "app.css",
         "icon.svg",
-        *(name for name in page_files() if re.search(r"\.m?js$", name)),
+        *reached(AT_ONCE, *FIRST, *SOON),
     ]
     size = sum(len(page_files()[name].compressed) for name in names)
     assert size < FIRST_LOAD, f"{size:,} bytes"
@@ -114,9 +132,16 @@ async def test_page_needs_no_token_and_holds_no_data(tmp_path: Path) -> None:
             answer = await stranger.get(path)
             assert answer.status_code == 200, path
             assert answer.content == page_files()[name].content
-            for header, value in HEADERS.items():
+            for header, value in headers_of(name).items():
                 assert answer.headers[header] == value, (path, header)
         assert (await stranger.get("/sessions")).status_code == 401
+
+
+def test_whatever_can_be_a_document_or_a_worker_has_the_policy() -> None:
+    for name in page_files():
+        is_part = name.endswith((".js", ".mjs", ".css")) and name != "sw.js"
+        assert (headers_of(name) == HEADERS) == (not is_part), name
+        assert headers_of(name)["X-Content-Type-Options"] == "nosniff"
 
 
 ROOT = ("sw.js", "manifest.webmanifest")

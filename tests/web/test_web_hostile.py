@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from daemons import Daemon
 from playwright.sync_api import Page, expect
-from visits import Visit
+from visits import Phone, Visit
 
 PAYLOADS = (
     "<script>window.owned = 1</script>",
@@ -30,6 +30,12 @@ PAYLOADS = (
     "*" * 300 + "[" * 300 + "`" * 99 + "_" * 300 + "(" * 300,
     "\U0001f600 Zoë \U0001f468\u200d\U0001f469\u200d\U0001f467 \u0300\u0301\u0302 "
     + "a\u0336" * 40,
+    "[press](java\tscript:window.owned=1) [press](java&#9;script:window.owned=1) [press](\x01javascript:window.owned=1)",
+    "<https://bank.example@evil.example/a> [mail](mailto:a@evil.example?subject=%0d%0aBcc:x&body=<b>) [x](//evil.example/b)",
+    "<math><mtext></form><form><mglyph><style></math><img src onerror=window.owned=1> <!--><script>window.owned=1</script>",
+    "constructor __proto__ toString \u2028 \u2029 \x00 ]]> %3Cscript%3E {{{{ <!-- -->",
+    "<marquee><details open ontoggle=window.owned=1><video src=x onerror=window.owned=1><object data=x><embed src=x>",
+    "a" * 1500,
 )
 
 ALL = "\n\n".join(PAYLOADS)
@@ -160,7 +166,9 @@ def expect_harmless(page: Page) -> None:
         assert character not in text
     # The page is still there, and not as wide as a line of the agent.
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    expect(page.get_by_role("navigation", name="Main")).to_be_visible()
+    # On a phone a session has the whole screen.
+    if "/s/" not in page.url:
+        expect(page.get_by_role("navigation", name="Main")).to_be_visible()
 
 
 @pytest.fixture(scope="module")
@@ -221,21 +229,106 @@ def test_story_of_a_hostile_agent_is_text(
 
 
 def test_requests_of_a_hostile_agent_are_text_and_can_be_denied(
-    shared: Daemon, visit: Visit
+    shared: Daemon, phone: Phone
 ) -> None:
-    page = visit.open(f"{shared.url}/")
+    page = phone.at("/inbox")
     for index, request in enumerate(requests(shared)):
         session = shared.begin_long([["ask", request], ["end", "ok"]], title=ALL[:250], text=ALL)
         asked = shared.question(session)["id"]
         page.evaluate("path => (location.hash = path)", f"/r/{asked}")
         card = page.locator(f".card[data-request={asked}]")
         expect(card).to_be_visible()
-        card.get_by_role("button", name="More").click()
+        card.get_by_role("button", name="More options").click()
         page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
         expect_harmless(page)
-        card.get_by_role("button", name="Deny", exact=True).click()
+        refuse = "Don't answer" if request["kind"] == "input_request" else "Deny"
+        card.get_by_role("button", name=refuse, exact=True).click()
         expect(card).to_have_count(0)
         assert shared.get(f"/requests/{asked}")["request"]["status"] == "denied", index
+
+
+NAMES = ("constructor", "__proto__", "toString", "hasOwnProperty", "valueOf")
+"""Names that every object of JavaScript has."""
+
+
+def test_names_that_objects_have_are_names_like_others(shared: Daemon, phone: Phone) -> None:
+    page = phone.at("/inbox")
+    for name in NAMES:
+        started = {"tool_id": name, "kind": name, "name": name, "input": {name: name}}
+        questions = [
+            {
+                "id": other,
+                "text": f"about {other}",
+                "choices": [{"label": other, "description": other}],
+                "multiple": other == "valueOf",
+                "free_text": True,
+            }
+            for other in NAMES
+        ]
+        steps = [
+            ["emit", "tool.started", started],
+            ["emit", "tool.completed", {**started, "status": name, "output": name}],
+            ["emit", "plan.updated", {"steps": [{"text": name, "status": name}]}],
+            ["emit", "file.changed", {"tool_id": "f", "status": name, "changes": [{"path": name, "kind": name, "diff": name}]}],
+            ["emit", "agent.message", {"text": f"say `{name}` &{name};", "item_id": name}],
+            ["ask", {"text": f"May `{name}`?", "kind": "approval_request", "detail": {"type": name, name: name}}],
+            ["ask", {"text": f"Which {name}?", "kind": "input_request", "detail": {"type": "question", "questions": questions}}],
+            ["end", name],
+        ]  # fmt: skip
+        session = shared.begin_long(steps, title=name, text=name)
+        first = shared.question(session)["id"]
+        page.evaluate("path => (location.hash = path)", f"/s/{session}")
+        asked = page.locator(f".story .card[data-request={first}]")
+        expect(asked).to_contain_text(f"May `{name}`?")
+        expect(page.locator(".story")).to_contain_text(f"say {name}")
+        expect(page.get_by_text("This part cannot be shown")).to_have_count(0)
+        asked.get_by_role("button", name="Approve once", exact=True).click()
+        expect(asked).to_have_count(0)
+        second = shared.question(session)["id"]
+        page.evaluate("path => (location.hash = path)", f"/r/{second}")
+        form = page.locator(f".card[data-request={second}]")
+        for other in NAMES[:-1]:
+            form.locator("fieldset", has_text=f"about {other}").get_by_label("Other").fill("x")
+        form.get_by_label("valueOf").check()
+        form.get_by_role("button", name="Send", exact=True).click()
+        expect(form).to_have_count(0)
+        answer = shared.get(f"/requests/{second}")["request"]["answer"]
+        assert json.loads(answer) == {**dict.fromkeys(NAMES, "x"), "valueOf": "valueOf"}
+        page.evaluate("path => (location.hash = path)", f"/{name}")
+        expect(page.locator("[data-screen=inbox]")).to_be_visible()
+
+
+def test_names_and_numbers_of_strangers_are_text(daemon: Daemon, visit: Visit) -> None:
+    """Names of devices, and numbers that no agent can have used."""
+    session = daemon.begin(
+        [["usage", {"input_tokens": 2**53 - 1, "output_tokens": 2**53 - 1, "cost_usd": 1e15}], ["end", "x"]],
+        title="Dear",
+    )  # fmt: skip
+    daemon.wait_idle(session)
+    page = visit.open(f"{daemon.url}/#/devices")
+    page.get_by_role("button", name="Let another device in").click()
+    expect(page.locator(".invitation")).to_be_visible()
+    names = [payload[:60] for payload in PAYLOADS if payload.isprintable()]
+    for name in names:
+        code = page.evaluate(
+            """async (name) => {
+              const { change } = await import("./web/app/api.js");
+              return (await change("POST", "devices", { name })).code;
+            }""",
+            name,
+        )
+        claimed = daemon.client.post("/devices/claim", json={"code": code, "name": name})
+        assert claimed.status_code < 300, claimed.text
+    page.reload()
+    expect(page.locator(".device")).to_have_count(len(names) + 1)
+    expect_harmless(page)
+    shown = page.locator("[data-screen=devices]").inner_text()
+    assert "<script>window.owned = 1</script>" in shown
+    for path in (f"/s/{session}", f"/s/{session}/details", "/sessions", "/audit"):
+        page.evaluate("path => (location.hash = path)", path)
+        expect(page.locator("[data-screen]").first).to_be_visible()
+        page.wait_for_timeout(150)
+        expect_harmless(page)
 
 
 def test_other_sites_get_nothing(shared: Daemon, visit: Visit) -> None:
@@ -273,6 +366,84 @@ def test_other_sites_get_nothing(shared: Daemon, visit: Visit) -> None:
     ]
     framed = [frame for frame in page.frames if frame.parent_frame]
     assert not any("Inbox" in frame.evaluate("document.body?.innerText ?? ''") for frame in framed)
+
+
+def test_page_of_another_port_gets_nothing_with_the_devices_cookie(
+    daemon: Daemon, visit: Visit
+) -> None:
+    """All ports of a host are one site: the browser sends the device's cookie with each of these calls."""
+    admin = daemon.post("/tokens", name="boss", scopes=["admin"])["secret"]
+    daemon.client.headers["Authorization"] = f"Bearer {admin}"
+    code = daemon.post("/devices", name="phone")["code"]
+    context = visit.device()
+    context.route(
+        "http://127.0.0.1:9/**",
+        lambda route: route.fulfill(content_type="text/html", body="<h1>neighbour</h1>"),
+    )
+    own = context.new_page()
+    visit.pages.append(own)
+    own.goto(f"{daemon.url}/#device={code}")
+    expect(own.locator("[data-screen=inbox]")).to_contain_text("Nothing waits for you")
+    device = own.evaluate("localStorage['agentd.device']").partition(".")[0]
+    page = context.new_page()
+    page.goto("http://127.0.0.1:9/")
+    tried = page.evaluate(
+        """async ([url, device]) => {
+          const tried = {};
+          const attempt = async (name, path, options) => {
+            try { tried[name] = (await fetch(url + path, { credentials: "include", ...options })).type } catch { tried[name] = "failed" }
+          };
+          await attempt("read", "/sessions", {});
+          await attempt("stream", "/stream?cursor=head", {});
+          await attempt("change", "/sessions", { method: "POST", mode: "no-cors", body: "{}" });
+          await attempt("header", "/sessions", { headers: { "Agentd-Device": device + ".x" } });
+          const socket = (protocols) => new Promise((resolve) => {
+            const one = new WebSocket(url.replace("http", "ws") + "/stream?cursor=head", protocols);
+            one.onmessage = () => resolve("read");
+            one.onclose = () => resolve("closed");
+          });
+          tried.socket = await socket([]);
+          tried.device = await socket([`device.${device}.x`]);
+          tried.events = await new Promise((resolve) => {
+            const source = new EventSource(url + "/stream?cursor=head", { withCredentials: true });
+            source.onmessage = () => resolve("read");
+            source.onerror = () => { source.close(); resolve("closed"); };
+          });
+          return tried;
+        }""",
+        [daemon.url, device],
+    )
+    assert tried == {
+        "read": "failed",
+        "stream": "failed",
+        "change": "failed",
+        "header": "failed",
+        "socket": "closed",
+        "device": "closed",
+        "events": "closed",
+    }
+    page.evaluate(
+        """(url) => {
+          const form = Object.assign(document.createElement("form"), { method: "POST", action: url + "/sessions" });
+          document.body.append(form);
+          form.submit();
+        }""",
+        daemon.url,
+    )
+    expect(page.locator("body")).to_contain_text("error")
+    assert daemon.get("/sessions")["sessions"] == []
+
+
+def test_rebound_name_gets_nothing(shared: Daemon, visit: Visit) -> None:
+    """A name of an attacker that leads to this machine: the browser takes it for the attacker's site."""
+    page = visit.device().new_page()
+    port = shared.url.rpartition(":")[2]
+    for path in ("", "sessions", "openapi.json", "web/app/main.js", "sw.js"):
+        answer = page.goto(f"http://rebound.localhost:{port}/{path}")
+        assert answer is not None
+        assert answer.status == 421, path
+    status = page.evaluate("fetch('/sessions').then((answer) => answer.status)")
+    assert status == 421
 
 
 def test_corpus_reaches_the_page_unchanged(shared: Daemon, hostile: tuple[str, str]) -> None:

@@ -1,9 +1,11 @@
 """The page without a network, after the device slept, and after the daemon was restarted: it equals the log."""
 
+import re
 import shutil
 import signal
 from pathlib import Path
 
+import pytest
 from daemons import Daemon, daemon_at
 from playwright.sync_api import Page, expect
 from visits import Visit, until
@@ -65,6 +67,118 @@ def test_page_equals_the_log_after_the_browser_froze_it(shared: Daemon, visit: V
             shared.wait_idle(session)
         browser.send("Page.setWebLifecycleState", {"state": "active"})
         expect_log(page, shared, session)
+
+
+WRONG_CLOCK = """
+const Right = Date;
+window.Date = class extends Right {
+  constructor(...parts) { parts.length ? super(...parts) : super(Right.now() + OFFSET); }
+  static now() { return Right.now() + OFFSET; }
+};
+"""
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_clock_that_is_wrong_changes_nothing(shared: Daemon, visit: Visit, hours: int) -> None:
+    ask = {"text": "By the clock?", "kind": "approval_request", "expires_in_s": 840}
+    session = shared.begin([["ask", ask], ["end", "ok"]], title=f"clock {hours} hours")
+    request = shared.question(session)["id"]
+    context = visit.device()
+    context.add_init_script(WRONG_CLOCK.replace("OFFSET", str(hours * 3_600_000)))
+    page = context.new_page()
+    visit.pages.append(page)
+    page.goto(f"{shared.url}/#/inbox")
+    card = page.locator(f".card[data-request={request}]")
+    expect(card.locator(".left")).to_contain_text("13 min left")
+    page.goto(f"{shared.url}/#/sessions")
+    row = page.locator("[data-screen=sessions] .row", has_text=f"clock {hours} hours")
+    expect(row.locator("time")).to_contain_text(re.compile(r"^(now|\d\d? s ago)$"))
+    page.context.set_offline(True)
+    expect(page.locator(".offline")).to_contain_text("as of just now")
+    page.context.set_offline(False)
+    expect(page.locator(".offline")).to_have_count(0)
+    page.goto(f"{shared.url}/#/inbox")
+    card.get_by_role("button", name="Deny", exact=True).click()
+    expect(page.get_by_label("Just decided")).to_contain_text("By the clock?")
+
+
+def test_two_tabs_of_a_browser_send_an_answer_once(daemon: Daemon, visit: Visit) -> None:
+    session = daemon.begin([], text="Begin")
+    daemon.wait_idle(session)
+    first = visit.open(f"{daemon.url}/#/s/{session}")
+    expect(first.locator(".story")).to_contain_text("You said: Begin")
+    second = first.context.new_page()
+    visit.pages.append(second)
+    second.goto(f"{daemon.url}/#/s/{session}")
+    expect(second.locator(".story")).to_contain_text("You said: Begin")
+    first.context.set_offline(True)
+    first.get_by_role("textbox", name="Message").fill("From one of two")
+    first.get_by_role("button", name="Start").click()
+    expect(second.locator(".pending")).to_contain_text("From one of two")
+    first.context.set_offline(False)
+    for page in (first, second):
+        expect(page.locator(".story")).to_contain_text("You said: From one of two")
+        expect(page.locator(".pending")).to_have_count(0)
+    assert said(daemon, session).count("From one of two") == 1
+
+
+def test_button_of_the_browser_leads_back(shared: Daemon, visit: Visit) -> None:
+    session = shared.begin([["end", "Done."]], title="There and back")
+    shared.wait_idle(session)
+    page = visit.open(f"{shared.url}/#/sessions")
+    page.get_by_text("There and back").click()
+    page.get_by_role("link", name="Details").click()
+    expect(page.locator("[data-screen=details]")).to_be_visible()
+    page.go_back()
+    expect(page.locator("[data-screen=session]")).to_be_visible()
+    page.go_back()
+    expect(page.locator("[data-screen=sessions]")).to_be_visible()
+    page.go_forward()
+    expect(page.locator("[data-screen=session]")).to_contain_text("Done.")
+
+
+HOLD = """
+window.held = [];
+window.isHolding = true;
+const send = window.fetch;
+window.fetch = async (...call) => {
+  const answer = await send(...call);
+  if (window.isHolding && /sessions\\/.*\\/events/.test(call[0])) await new Promise((go) => window.held.push(go));
+  return answer;
+};
+"""
+"""Hold answers with events of a session until they are let go."""
+
+HAS_SEQ = """([id, last]) => import("./web/app/state.js").then(({ sessions }) => sessions.value.get(id).last_seq === last)"""
+
+
+def test_events_that_come_while_the_log_is_read_are_not_left_out(
+    shared: Daemon, visit: Visit
+) -> None:
+    """The log is read at its opening and after a loss; the stream has more before the answer is there."""
+    session = shared.begin([], text="Begin")
+    shared.wait_idle(session)
+    context = visit.device()
+    context.add_init_script(HOLD)
+    page = context.new_page()
+    visit.pages.append(page)
+    page.goto(f"{shared.url}/#/s/{session}")
+
+    def expect_all_after(text: str) -> None:
+        until(page, "window.held.length > 0")
+        shared.post(f"/sessions/{session}/messages", text=text)
+        shared.wait_idle(session)
+        last = shared.get(f"/sessions/{session}")["session"]["last_seq"]
+        until(page, HAS_SEQ, [session, last])
+        page.evaluate("window.isHolding = false; window.held.splice(0).forEach((go) => go())")
+        expect_log(page, shared, session)
+
+    expect_all_after("while it opens")
+    page.context.set_offline(True)
+    expect(page.locator(".offline")).to_be_visible()
+    page.evaluate("window.isHolding = true")
+    page.context.set_offline(False)
+    expect_all_after("while it is filled")
 
 
 def test_page_opens_without_a_network_and_sends_once(daemon: Daemon, visit: Visit) -> None:

@@ -1,19 +1,20 @@
 """Every screen in every size: readable for everyone, usable with the keyboard, and the pictures of the documents.
 
-``WEB_SCREENSHOTS=DIRECTORY`` writes a picture of each screen in three sizes, light and dark.
+``WEB_SCREENSHOTS=DIRECTORY`` writes a picture of each screen in four sizes, light and dark.
 ``UPDATE_PICTURES=1`` writes those of the documents.
 """
 
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from daemons import Daemon, daemon_at
 from playwright.sync_api import Page, expect
-from scenes import fill, screens
+from scenes import command, fill, same_twice, screens
 from visits import SIZES, Visit, until
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,12 @@ DOCUMENTS = {
     "story-phone": ("story", "phone", "light"),
     "sessions-phone": ("sessions", "phone", "dark"),
     "run-phone": ("run", "phone", "light"),
+    "new-phone": ("new", "phone", "light"),
+    "device-phone": ("invitation", "phone", "light"),
+    "second-phone": ("second", "phone", "light"),
+    "batch-phone": ("batch", "phone", "light"),
+    "elsewhere-phone": ("elsewhere", "phone", "light"),
+    "offline-phone": ("offline", "phone", "dark"),
     "inbox-desk": ("inbox", "desk", "light"),
     "story-desk": ("story", "desk", "dark"),
 }
@@ -33,16 +40,34 @@ DOCUMENTS = {
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, dict[str, str]]]:
-    directory = (
-        Path("/srv/shop")
-        if os.environ.get("UPDATE_PICTURES") == "1"
-        else tmp_path_factory.mktemp("shop")
-    )
+    with pictured(tmp_path_factory.mktemp("shop")) as daemon:
+        yield daemon, fill(daemon)
+
+
+@contextmanager
+def pictured(directory: Path) -> Iterator[Daemon]:
+    """Run a daemon in a directory, or in one that looks well in the pictures of the documents."""
+    if os.environ.get("UPDATE_PICTURES") != "1":
+        with daemon_at(directory) as daemon:
+            yield daemon
+        return
+    directory = Path("/srv/shop")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     with daemon_at(directory) as daemon:
-        yield daemon, fill(daemon)
+        yield daemon
     shutil.rmtree(directory)
+
+
+def picture(page: Page, name: str, size: str, scheme: str) -> None:
+    """Write what a page shows, where that is asked for."""
+    if directory := os.environ.get("WEB_SCREENSHOTS"):
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(directory) / f"{name}-{size}-{scheme}.png")
+    for document, place in DOCUMENTS.items():
+        if os.environ.get("UPDATE_PICTURES") == "1" and place == (name, size, scheme):
+            PICTURES.mkdir(exist_ok=True)
+            page.screenshot(path=PICTURES / f"{document}.png")
 
 
 def show(page: Page, name: str, path: str) -> None:
@@ -62,10 +87,13 @@ def show(page: Page, name: str, path: str) -> None:
             page.get_by_text("Evidence" if marker == "run" else "What doctor found")
         ).to_be_visible()
         expect(page.get_by_text("Reading…")).to_have_count(0)
+    if name == "audit":
+        expect(page.locator("[data-screen=audit] .row").first).to_be_visible()
 
 
 @pytest.mark.parametrize(
-    ("size", "scheme"), [("phone", "light"), ("tablet", "dark"), ("desk", "light")]
+    ("size", "scheme"),
+    [("phone", "light"), ("tablet", "dark"), ("laptop", "dark"), ("desk", "light")],
 )
 def test_screens_are_accessible_and_fit(
     filled: tuple[Daemon, dict[str, str]], visit: Visit, size: str, scheme: str
@@ -90,12 +118,12 @@ def test_screens_are_accessible_and_fit(
     assert found == {}
 
 
-SMALL = """() => [...document.querySelectorAll("button, a.button, .tabs a, summary, select, textarea, input")]
-  .filter((one) => one.offsetParent !== null && !one.closest("label.choice"))
+SMALL = """() => [...document.querySelectorAll("button, a, summary, select, textarea, input")]
+  .filter((one) => one.offsetParent !== null && !one.closest("label.choice, .markdown"))
   .map((one) => [one.outerHTML.slice(0, 90), one.getBoundingClientRect()])
   .filter(([, box]) => box.width > 0 && (box.height < 43.5 || box.width < 43.5))
   .map(([text, box]) => `${text} ${box.width}x${box.height}`)"""
-"""The controls that are smaller than a fingertip."""
+"""The controls and links that are smaller than a fingertip, but for links in what agents write."""
 
 
 def test_text_twice_as_large_still_fits(
@@ -130,7 +158,7 @@ def test_request_is_denied_with_the_keyboard_alone(
             focused = page.evaluate(
                 "document.activeElement.innerText?.trim() || document.activeElement.labels?.[0]?.innerText.trim()"
             )
-            if focused == name:
+            if focused and focused.split("\n")[0] == name:
                 # What has the focus is seen to have it.
                 assert (
                     page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
@@ -138,7 +166,7 @@ def test_request_is_denied_with_the_keyboard_alone(
                 return
         raise AssertionError(name)
 
-    press_until("More")
+    press_until("More options")
     page.keyboard.press("Enter")
     press_until("Deny with words…")
     page.keyboard.press("Space")
@@ -162,9 +190,7 @@ def test_request_is_denied_with_the_keyboard_alone(
 
 def test_pictures(filled: tuple[Daemon, dict[str, str]], visit: Visit) -> None:
     daemon, ids = filled
-    directory = os.environ.get("WEB_SCREENSHOTS")
-    is_updating = os.environ.get("UPDATE_PICTURES") == "1"
-    if not directory and not is_updating:
+    if not os.environ.get("WEB_SCREENSHOTS") and os.environ.get("UPDATE_PICTURES") != "1":
         pytest.skip("WEB_SCREENSHOTS=DIRECTORY or UPDATE_PICTURES=1 writes pictures")
     for size in SIZES:
         for scheme in ("light", "dark"):
@@ -172,13 +198,70 @@ def test_pictures(filled: tuple[Daemon, dict[str, str]], visit: Visit) -> None:
             for name, path in screens(ids).items():
                 show(page, name, path)
                 until(page, "document.fonts.status === 'loaded'")
-                if directory:
-                    Path(directory).mkdir(parents=True, exist_ok=True)
-                    page.screenshot(path=Path(directory) / f"{name}-{size}-{scheme}.png")
-                for document, place in DOCUMENTS.items():
-                    if is_updating and place == (name, size, scheme):
-                        PICTURES.mkdir(exist_ok=True)
-                        page.screenshot(path=PICTURES / f"{document}.png")
+                picture(page, name, size, scheme)
+
+
+def test_picture_of_an_invitation(daemon: Daemon, visit: Visit) -> None:
+    page = visit.open(f"{daemon.url}/#/devices")
+    page.get_by_role("button", name="Let another device in").click()
+    expect(page.get_by_role("img", name="QR code of the link")).to_be_visible()
+    expect(page.locator(".device")).to_contain_text("this one")
+    page.locator(".invitation").scroll_into_view_if_needed()
+    picture(page, "invitation", "phone", "light")
+
+
+def test_pictures_of_moments(tmp_path: Path, visit: Visit) -> None:
+    """The second ask of what does harm, requests that ask the same, one that is decided elsewhere, and no network."""
+    is_wanted = os.environ.get("WEB_SCREENSHOTS") or os.environ.get("UPDATE_PICTURES") == "1"
+    places = [
+        (size, scheme)
+        for size in SIZES
+        for scheme in ("light", "dark")
+        if is_wanted or (size, scheme) == ("phone", "light")
+    ]
+    axe = AXE.read_text() if AXE.exists() else ""
+    found: list[Any] = []
+
+    def shown(page: Page, name: str, size: str, scheme: str) -> None:
+        picture(page, name, size, scheme)
+        if axe:
+            page.evaluate(axe)
+            result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+            found.extend((name, one["id"], one["nodes"][0]["html"]) for one in result["violations"])
+
+    with pictured(tmp_path) as daemon:
+        here = str(daemon.directory)
+        batch = same_twice(daemon)
+        harm = command("May I start again?", "git reset --hard origin/main", here)
+        asking = daemon.begin([["ask", harm], ["end", "Done."]], title="A clean tree", cwd=here)
+        harmful = daemon.question(asking)["id"]
+        for size, scheme in places:
+            page = visit.open(f"{daemon.url}/#/r/{harmful}", size, scheme)
+            expect(page.locator(".where")).to_contain_text(
+                "sandbox"
+            )  # what comes late is asked again
+            page.get_by_role("button", name="Approve once…", exact=True).click()
+            expect(page.get_by_role("button", name="Yes, approve once")).to_be_visible()
+            shown(page, "second", size, scheme)
+            page.evaluate("location.hash = '/inbox'")
+            both = page.locator(".card.request", has_text="× 2")
+            both.scroll_into_view_if_needed()
+            expect(both.get_by_role("button", name="Approve all 2 once")).to_be_visible()
+            shown(page, "batch", size, scheme)
+            other = daemon.begin([["ask", command("May I?", "make docs", here)], ["end", "Done."]], title="Build the guide", cwd=here)  # fmt: skip
+            request = daemon.question(other)["id"]
+            expect(page.locator(f".card[data-request={request}]")).to_be_attached()
+            daemon.post(f"/requests/{request}/resolve", decision="approve")
+            expect(page.locator(".toast")).to_contain_text("Approved by local")
+            expect(page.get_by_label("Just decided")).to_contain_text("make docs")
+            shown(page, "elsewhere", size, scheme)
+            page.context.set_offline(True)
+            expect(page.locator(".offline")).to_contain_text("Offline")
+            expect(page.locator(".toast")).to_have_count(0)
+            shown(page, "offline", size, scheme)
+            page.close()
+        assert len(batch) == 2
+    assert found == []
 
 
 def test_documents_show_pictures_that_are_small() -> None:

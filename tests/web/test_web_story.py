@@ -1,18 +1,19 @@
 """Sessions and their stories: what an agent does is shown as it happens, and messages reach it."""
 
 import re
+from pathlib import Path
 
-from daemons import Daemon
-from playwright.sync_api import Page, expect
+from daemons import Daemon, daemon_at
+from playwright.sync_api import Page, Route, expect
 from scenes import ANSWER, PATCH, plan, tool
-from visits import Visit, until
+from visits import Phone, Visit, until
 
 
 def story(page: Page):
     return page.locator("[data-screen=session]")
 
 
-def test_story_has_all_that_the_agent_did(shared: Daemon, visit: Visit) -> None:
+def test_story_has_all_that_the_agent_did(shared: Daemon, phone: Phone) -> None:
     session = shared.begin(
         [
             ["emit", "agent.reasoning", {"text": "First **think**."}],
@@ -27,7 +28,7 @@ def test_story_has_all_that_the_agent_did(shared: Daemon, visit: Visit) -> None:
         text="Do it",
     )  # fmt: skip
     shared.wait_idle(session)
-    page = visit.open(f"{shared.url}/#/s/{session}")
+    page = phone.at(f"/s/{session}")
     shown = story(page)
     expect(shown.locator(".mine")).to_contain_text("Do it")
     expect(shown.locator(".mine .receipt")).to_contain_text("done")
@@ -49,10 +50,37 @@ def test_story_has_all_that_the_agent_did(shared: Daemon, visit: Visit) -> None:
     expect(shown.locator(".end")).to_contain_text("1,200 tokens in, 34 out · $0.50")
 
 
-def test_text_streams_in(shared: Daemon, visit: Visit) -> None:
+def test_request_is_shown_decided_though_the_answer_was_there_before_its_event(
+    shared: Daemon, visit: Visit
+) -> None:
+    session = shared.begin([["ask", {"text": "May I?", "kind": "approval_request"}], ["end", "ok"]])
+    request = shared.question(session)
+    page = visit.open(f"{shared.url}/#/s/{session}")
+    expect(story(page).locator(".card.request")).to_be_visible()
+    # The answer takes the request out of the inbox; the story waits for the event.
+    page.evaluate(
+        """async () => {
+          const { requests } = await import("./web/app/state.js");
+          requests.value = new Map();
+        }"""
+    )
+    expect(story(page)).to_contain_text("asks May I?")
+    page.evaluate(
+        """async ([id, request]) => {
+          const { logOf } = await import("./web/app/logs.js");
+          const log = logOf(id);
+          const event = { event_type: "request.resolved", session_id: id, run_id: request.run_id, attempt: 1 };
+          log.append([{ ...event, seq: log.last + 1, created_at: request.created_at, data: request }]);
+        }""",
+        [session, {**request, "status": "denied", "decided_by": "somebody"}],
+    )
+    expect(story(page).locator(".closed-request")).to_contain_text("Denied by somebody")
+
+
+def test_text_streams_in(shared: Daemon, phone: Phone) -> None:
     go = shared.directory / "stream"
     session = shared.begin([["file", str(go)], ["deltas", 300, 0.005], ["end", ""]])
-    page = visit.open(f"{shared.url}/#/s/{session}")
+    page = phone.at(f"/s/{session}")
     expect(story(page).locator(".mine .receipt")).to_contain_text("delivered")
     go.touch()
     expect(story(page).locator(".typing")).to_be_visible()
@@ -63,8 +91,8 @@ def test_text_streams_in(shared: Daemon, visit: Visit) -> None:
     until(page, f"{bottom} < 4")
 
 
-def test_composer_says_what_a_message_does(shared: Daemon, visit: Visit) -> None:
-    page = visit.open(f"{shared.url}/#/new")
+def test_composer_says_what_a_message_does(shared: Daemon, phone: Phone) -> None:
+    page = phone.at("/new")
     page.get_by_label("What should the agent do?").fill("Say hello")
     page.get_by_role("button", name="Start").click()
     expect(story(page)).to_contain_text("You said: Say hello")
@@ -82,6 +110,8 @@ def test_message_to_an_agent_at_work_is_queued_or_steers(shared: Daemon, visit: 
     expect(page.get_by_role("button", name="Steer", pressed=True)).to_be_visible()
     page.locator(".composer button[type=submit]", has_text="Steer").click()
     expect(story(page)).to_contain_text("Understood: Look at the tests too")
+    steered = story(page).locator(".mine", has_text="Look at the tests too").locator(".receipt")
+    expect(steered).to_contain_text("delivered")
     page.get_by_role("button", name="Queue").click()
     page.get_by_role("textbox", name="Message").fill("Then write the notes")
     page.locator(".composer button[type=submit]", has_text="Queue").click()
@@ -89,15 +119,46 @@ def test_message_to_an_agent_at_work_is_queued_or_steers(shared: Daemon, visit: 
     go.touch()
     # The queued message begins a run, which plays the script again.
     expect(story(page).locator(".mine .receipt").last).to_contain_text("delivered")
+    expect(steered).to_contain_text("done")
+    # Interrupting has the same receipts, and so has each after a new visit.
+    page.get_by_role("textbox", name="Message").fill("Stop that, and sum up")
+    page.get_by_role("button", name="Interrupt").click()
+    page.locator(".composer button[type=submit]", has_text="Interrupt").click()
+    interrupting = story(page).locator(".mine", has_text="and sum up").locator(".receipt")
+    expect(interrupting).to_contain_text("delivered")
+    stopped = story(page).locator(".mine", has_text="write the notes").locator(".receipt")
+    expect(stopped).to_contain_text("canceled")
+    page.reload()
+    expect(steered).to_contain_text("done")
+    expect(interrupting).to_contain_text("delivered")
     page.get_by_role("button", name="Stop", exact=True).click()
     page.wait_for_timeout(600)
     page.get_by_role("button", name="Stop it?").click()
     expect(story(page).locator(".mine .receipt").last).to_contain_text("canceled")
 
 
-def test_session_is_renamed_closed_and_opened_again(shared: Daemon, visit: Visit) -> None:
+def test_receipt_of_a_message_that_the_agent_does_not_take(shared: Daemon, phone: Phone) -> None:
+    """It says "queued" until the agent has it, also if that takes another run."""
+    go = shared.directory / "untaken"
+    session = shared.begin([["steerable", str(go)], ["end", "Finished"]])
+    page = phone.at(f"/s/{session}")
+    page.get_by_role("textbox", name="Message").fill("Never read")
+    expect(page.get_by_role("button", name="Steer", pressed=True)).to_be_visible()
+    page.locator(".composer button[type=submit]", has_text="Steer").click()
+    receipt = story(page).locator(".mine", has_text="Never read").locator(".receipt")
+    expect(receipt).to_contain_text("queued")
+    messages = shared.get(f"/sessions/{session}/messages")["messages"]
+    assert [(one["is_steering"], one["delivery"]) for one in messages] == [
+        (False, "delivered"),
+        (True, "queued"),
+    ]
+    go.touch()
+    expect(receipt).to_contain_text("done")  # its own run plays the script again
+
+
+def test_session_is_renamed_closed_and_opened_again(shared: Daemon, phone: Phone) -> None:
     session = shared.begin([["end", "Done."]], title="Old name")
-    page = visit.open(f"{shared.url}/#/s/{session}/details")
+    page = phone.at(f"/s/{session}/details")
     page.get_by_role("button", name="Rename").click()
     page.get_by_label("Title").fill("New name")
     page.get_by_label("Title").press("Enter")
@@ -110,6 +171,49 @@ def test_session_is_renamed_closed_and_opened_again(shared: Daemon, visit: Visit
     page.get_by_role("button", name="Open it again").click()
     expect(page.get_by_role("textbox", name="Message")).to_be_visible()
     assert shared.get(f"/sessions/{session}")["session"]["title"] == "New name"
+
+
+def test_details_are_those_of_the_session_that_is_open(shared: Daemon, visit: Visit) -> None:
+    """A wide window shows the details beside the story: none of the session before, also while they are read."""
+    first = shared.begin([["end", "One."]], title="One run")
+    second = shared.begin([["fail", "provider_error", "Broken."]], title="Two failed")
+    for session in (first, second):
+        shared.wait_idle(session)
+    page = visit.open("about:blank", "desk")
+    page.context.add_init_script(
+        """
+        const send = window.fetch;
+        window.fetch = async (...call) => {
+          if (window.isHolding && /runs[?]/.test(call[0])) await new Promise(() => {});
+          return send(...call);
+        };"""
+    )
+    page.goto(f"{shared.url}/#/s/{first}")
+    runs = page.locator(".side-pane section", has=page.get_by_role("heading", name="Runs"))
+    expect(runs).to_contain_text("done")
+    page.evaluate("id => { window.isHolding = true; location.hash = `#/s/${id}`; }", second)
+    expect(page.locator(".main-pane h1")).to_have_text("Two failed")
+    expect(runs).to_contain_text("Reading…")
+    expect(runs).not_to_contain_text("done")
+    expect(runs).not_to_contain_text("None yet")
+
+
+def test_session_gets_a_helper_and_another_directory(shared: Daemon, phone: Phone) -> None:
+    session = shared.begin([["end", "Done."]], title="Above all")
+    shared.wait_idle(session)
+    page = phone.at(f"/s/{session}/details")
+    page.get_by_role("button", name="Change the directory").click()
+    page.get_by_label("Absolute path").fill(str(shared.directory))
+    page.get_by_role("button", name="Change", exact=True).click()
+    expect(page.locator("dl")).to_contain_text(str(shared.directory))
+    shared.until(
+        lambda: shared.get(f"/sessions/{session}")["session"]["cwd"] == str(shared.directory)
+    )
+    page.get_by_role("button", name="Start a helper").click()
+    page.get_by_label("Its task").fill("Look around")
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(story(page)).to_contain_text("You said: Look around")
+    expect(page.locator(".bar .sub")).to_contain_text("Above all")
 
 
 def wait_seen(daemon: Daemon, session: str) -> None:
@@ -144,16 +248,18 @@ def test_line_shows_what_came_since_the_last_visit(shared: Daemon, visit: Visit)
     expect(other.locator(".since")).to_have_count(0)
 
 
-def test_failed_run_is_explained_and_sent_again(shared: Daemon, visit: Visit) -> None:
+def test_failed_run_is_explained_and_sent_again(shared: Daemon, phone: Phone) -> None:
     session = shared.begin(
         [["fail", "rate_limited", "Too many requests."]], text="Try this", title="Limits"
     )
     shared.wait_idle(session)
-    page = visit.open(f"{shared.url}/#/s/{session}")
+    page = phone.at(f"/s/{session}")
     expect(story(page).locator(".failed-note")).to_contain_text("Too many requests.")
     story(page).get_by_role("link", name="why?").click()
     expect(page.locator("[data-screen=run]")).to_contain_text("rate_limited")
     expect(page.locator("[data-screen=run]")).to_contain_text("Attempts")
+    expect(page.locator("[data-screen=run] .quoted")).to_have_text("Try this")
+    expect(page.locator("[data-screen=run] dl")).to_contain_text("Tookless than 1 s")
     page.get_by_role("button", name="Send its message again").click()
     expect(story(page).locator(".mine")).to_have_count(2)
     assert [one["text"] for one in shared.get(f"/sessions/{session}/messages")["messages"]] == [
@@ -162,11 +268,149 @@ def test_failed_run_is_explained_and_sent_again(shared: Daemon, visit: Visit) ->
     ]
 
 
+def test_run_leads_to_what_there_is(shared: Daemon, visit: Visit) -> None:
+    """A run without output on standard error does not lead there; a long message is folded."""
+    text = "Write it all down. " * 40
+    failed = shared.begin([["fail", "provider_error", "Overloaded."]], text=text)
+    shared.wait_idle(failed)
+    asking = shared.begin([["ask", {"text": "Now?", "kind": "approval_request"}], ["end", ""]])
+    request = shared.question(asking)
+    run = shared.get("/runs", session_id=failed)["runs"][0]["id"]
+    page = visit.open(f"{shared.url}/#/run/{run}")
+    screen = page.locator("[data-screen=run]")
+    expect(screen).to_contain_text("sending the message again may help")
+    expect(screen).not_to_contain_text("standard error")
+    expect(screen).not_to_contain_text("stderr")
+    quoted = screen.locator(".quoted")
+    expect(quoted.locator("details")).not_to_have_attribute("open", "")
+    quoted.locator("summary").click()
+    expect(quoted.locator("details > .markdown")).to_have_text(text.strip())
+    page.goto(f"{shared.url}/#/run/{request['run_id']}")
+    expect(screen.locator("dl")).to_contain_text("At work for")
+    screen.get_by_role("link", name="Open the request").click()
+    expect(page.locator("[data-screen=request] .card")).to_contain_text("Now?")
+
+
+def test_buttons_of_a_session_stay_where_they_are(shared: Daemon, visit: Visit) -> None:
+    session = shared.begin(
+        [
+            plan(1),
+            ["emit", "file.changed", {"tool_id": "t2", "status": "completed", "changes": [{"path": "a.py", "kind": "update", "diff": PATCH}]}],
+            ["end", "Done."],
+        ],
+        title="Moves nothing",
+    )  # fmt: skip
+    shared.wait_idle(session)
+    page = visit.open("about:blank")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(re.compile(r"/(runs\?|sessions/[^/]+/(diff|events))"), hold)
+    page.goto(f"{shared.url}/#/s/{session}/details")
+    button = page.get_by_role("button", name="Rename")
+    expect(button).to_be_visible()
+    until(page, "document.querySelector('.details dl') !== null")
+    before = button.bounding_box()
+    assert held
+    page.unroute_all()  # lets all go on
+    expect(page.locator(".details .diff")).to_be_visible()
+    expect(page.locator(".details section", has_text="Runs").first).to_contain_text("done")
+    assert button.bounding_box() == before
+
+
+def test_story_waits_for_no_list_and_the_worker_for_all(shared: Daemon, visit: Visit) -> None:
+    session = shared.begin([["emit", "agent.message", {"text": "Early."}], ["end", "Early."]])
+    shared.wait_idle(session)
+    page = visit.open("about:blank")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(re.compile(r"/(sessions\?|requests\?|daemon/status|stream\?)"), hold)
+    page.goto(f"{shared.url}/#/s/{session}")
+    expect(story(page)).to_contain_text("Early.")
+    assert held
+    # The worker reads all files again.
+    page.wait_for_timeout(1200)
+    assert (
+        page.evaluate("navigator.serviceWorker.getRegistrations().then((all) => all.length)") == 0
+    )
+    page.unroute_all()  # lets all go on
+    until(page, "navigator.serviceWorker.controller !== null")
+    # What came between the reading and the stream is there, too.
+    shared.post(f"/sessions/{session}/messages", text="Once more")
+    expect(story(page).locator(".mine")).to_have_count(2)
+
+
+ODD = ("תיקון הבאג בכניסה למערכת", "👩‍👩‍👧‍👦🚀 ship it", "x" * 200, "a\u202egnp.exe", None)
+
+
+def test_odd_titles_fit_and_stay_in_their_place(shared: Daemon, phone: Phone) -> None:
+    ids = [shared.begin([["end", ""]], **({"title": title} if title else {})) for title in ODD]
+    for session in ids:
+        shared.wait_idle(session)
+    page = phone.at("/sessions")
+    for session in ids:
+        row = page.locator(f"[data-screen=sessions] a[href$='s/{session}']")
+        places = [row.locator(part).bounding_box() for part in (".unread", ".row-title", "time")]
+        left = [place["x"] for place in places if place]
+        assert len(left) == 3
+        assert left == sorted(left)
+        # The mark is on the first line of the title.
+        assert places[0]["y"] < places[1]["y"] + 24  # type: ignore[index]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_desk_shows_details_only_beside_what_has_some(shared: Daemon, visit: Visit) -> None:
+    asking = shared.begin([["ask", {"text": "Beside?", "kind": "approval_request"}], ["end", ""]])
+    request = shared.question(asking)["id"]
+    page = visit.open(f"{shared.url}/#/inbox", "desk")
+    expect(page.locator(".card.request").first).to_be_visible()
+    expect(page.locator(".side-pane")).to_have_count(0)
+    page.goto(f"{shared.url}/#/r/{request}")
+    expect(page.locator(".side-pane dl")).to_contain_text(asking)
+    page.goto(f"{shared.url}/#/new")
+    expect(page.locator(".side-pane")).to_have_count(0)
+
+
+SHELL = """
+[providers.shell]
+runner = "command"
+prompt = "argument"
+argv = ["sh", "-c", "echo that is odd >&2; sleep 300 & wait", "{prompt}"]
+"""
+
+
+def test_run_of_a_program_shows_how_it_was_started_and_its_processes(
+    tmp_path: Path, visit: Visit
+) -> None:
+    with daemon_at(tmp_path, configuration=SHELL) as daemon:
+        begun = daemon.post("/sessions", text="two words", provider="shell")
+        run = begun["run"]["id"]
+
+        def has_begun() -> bool:
+            return len(daemon.get(f"/runs/{run}/diagnose")["diagnostics"]["process_tree"]) > 1
+
+        daemon.until(has_begun)
+        page = visit.open(f"{daemon.url}/#/run/{run}")
+        screen = page.locator("[data-screen=run]")
+        expect(screen).to_contain_text("How it was started")
+        expect(screen).to_contain_text("sh -c 'echo that is odd >&2; sleep 300 & wait' '{prompt}'")
+        listed = screen.locator("section", has_text="Processes").inner_text()
+        assert re.search(r"^ +\d+  sleep 300$", listed, re.MULTILINE), listed
+        daemon.post(f"/runs/{run}/cancel")
+        expect(screen).to_contain_text("What it said on standard error")
+        expect(screen).to_contain_text("that is odd")
+
+
 def test_sessions_are_searched_and_helpers_unfolded(shared: Daemon, visit: Visit) -> None:
     above = shared.begin([["end", "I delegate."]], title="Zebra above")
     shared.wait_idle(above)
     shared.post(f"/sessions/{above}/spawn", task="help", title="Zebra helper")
-    page = visit.open(f"{shared.url}/#/sessions")
+    page = visit.open(f"{shared.url}/#/sessions")  # the search stays in the page
     screen = page.locator("[data-screen=sessions]")
     expect(screen).to_contain_text("Zebra above")
     expect(screen.get_by_text("Zebra helper")).to_have_count(0)

@@ -23,6 +23,7 @@ FILES = {
     "signals-core.mjs": ("@preact/signals-core", "dist/signals-core.mjs"),
     "signals.mjs": ("@preact/signals", "dist/signals.mjs"),
     "htm.mjs": ("htm", "dist/htm.mjs"),
+    "lean-qr.mjs": ("lean-qr", "nano.mjs"),
     "marked.mjs": ("marked", "lib/marked.esm.js"),
 }
 """The package of each copy, and the file in it."""
@@ -39,6 +40,7 @@ MODULES = {
     "signals-core.mjs": "@preact/signals-core",
     "signals.mjs": "@preact/signals",
     "htm.mjs": "htm",
+    "lean-qr.mjs": "lean-qr/nano",
     "marked.mjs": "marked",
 }
 """The module with the types of each copy. The type checker finds them beside it."""

@@ -6,7 +6,12 @@ from typing import Any, Final
 from attrs import define, field
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-SIZES: Final = {"phone": (390, 844), "tablet": (820, 1180), "desk": (1440, 900)}
+SIZES: Final = {
+    "phone": (390, 844),
+    "tablet": (820, 1180),
+    "laptop": (1024, 768),
+    "desk": (1440, 900),
+}
 
 _WATCH = """
 window.violations = [];
@@ -14,12 +19,15 @@ addEventListener("securitypolicyviolation", (event) =>
   window.violations.push(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile ?? ""}`));
 """
 
-expect.set_options(timeout=15_000)
+PATIENCE_S: Final = 90.0
+"""Seconds to wait for what the page shows, on a machine that does much else."""
+
+expect.set_options(timeout=PATIENCE_S * 1000)
 
 
 def until(page: Page, expression: str, argument: Any = None) -> None:
     """Wait until an expression is true in the page, whose policy forbids Playwright's own way."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE_S
     while not page.evaluate(expression, argument):
         assert time.monotonic() < deadline, expression
         page.wait_for_timeout(20)
@@ -42,6 +50,7 @@ class Visit:
             reduced_motion="reduce",
             **more,
         )
+        context.set_default_timeout(PATIENCE_S * 1000)
         context.add_init_script(_WATCH)
         context.on("weberror", lambda error: self.errors.append(str(error.error)))
         self.contexts.append(context)
@@ -63,5 +72,27 @@ class Visit:
         ]
         for context in self.contexts:
             context.close()
-        assert self.errors == []
-        assert violations == []
+        assert self.errors == [], self.errors
+        assert violations == [], violations
+
+
+@define
+class Phone:
+    """A device that stays at a daemon.
+
+    Tests that change the page itself, or leave in it what other screens show, such as a search, open one
+    of their own.
+    """
+
+    visit: Visit
+    url: str
+
+    def at(self, path: str) -> Page:
+        """Show the screen of a path, such as ``/r/ID``, in the size of a phone."""
+        if not self.visit.pages:
+            return self.visit.open(f"{self.url}/#{path}")
+        [page] = self.visit.pages
+        width, height = SIZES["phone"]
+        page.set_viewport_size({"width": width, "height": height})
+        page.evaluate("path => (location.hash = path)", path)
+        return page

@@ -119,8 +119,8 @@ def commands(operation: Any) -> st.SearchStrategy[Any]:
         if attribute.name == "status":
             options = ["open", "closed"] if "session" in operation.path else ["queued", "failed"]
             strategy = st.none() | st.sampled_from(options)
-        elif attribute.name == "cursor" and attribute.type is int:
-            strategy = st.integers(0, 2**63 - 1)
+        elif attribute.name == "cursor" and int in specs(operation.request)["cursor"].kinds:
+            strategy = st.none() | st.integers(0, 2**63 - 1)
         elif bool in specs(operation.request)[attribute.name].kinds:
             strategy = st.booleans() if attribute.default is not None else st.none() | st.booleans()
         elif attribute.name == "until":
@@ -153,7 +153,7 @@ def test_command_is_decoded_from_its_request_as_it_was_encoded(
         for field, part in zip(pattern, parts, strict=True)
         if field.startswith("{")
     }
-    if operation.is_mutation:
+    if not operation.has_query:
         assert not query
         values |= strict_json.loads(strict_json.dumps(body).encode())
     else:

@@ -14,6 +14,7 @@ from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import specs
 from agent_orchestrator.operations import options
 from agent_orchestrator.operations import requests as request_calls
+from agent_orchestrator.operations import sessions as session_calls
 from agent_orchestrator.ports.runner import RunContext
 from agent_orchestrator.testing.runners import RecordingContext
 from agent_orchestrator.tools.arguments import input_schema
@@ -88,3 +89,8 @@ def test_fields_that_are_not_for_agents_are_refused_as_tool_arguments() -> None:
         with pytest.raises(InvalidRequest) as caught:
             read_arguments(options.SpawnOptions, {"task": "x", name: value})
         assert caught.value.details["fields"] == {name: fields.NOT_A_FIELD}
+
+
+def test_the_largest_number_is_named_exactly() -> None:
+    problems = fields.problems(session_calls.MarkSeen, {"session_id": "ses_1", "seq": 2**63})
+    assert problems == {"seq": "must be between 0 and 9,223,372,036,854,775,807"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import MAX_DIGITS, check
 from agent_orchestrator.operations.sessions import CreateSession
-from agent_orchestrator.wire import strict_json
+from agent_orchestrator.wire import long_json, strict_json
 from agent_orchestrator.wire.encoded import Encoded
 
 text = st.text(st.characters(codec="utf-8"))
@@ -33,6 +33,80 @@ def test_json_is_decoded_as_it_was_encoded(value: Any) -> None:
 def test_standard_json_module_reads_and_writes_the_same(value: Any) -> None:
     assert json.loads(strict_json.dumps(value)) == value
     assert strict_json.loads(json.dumps(value, indent=1).encode()) == value
+
+
+@given(plain, st.sampled_from([6, 7, 64]))
+def test_encoded_object_is_decoded_in_slices_as_it_was_encoded(value: Any, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_json, "SLICE_SIZE", size)
+        assert Encoded(strict_json.dumps({"k": value}).encode()).value == {"k": value}
+
+
+@given(plain, st.sampled_from([6, 7, 64]))
+def test_a_long_line_is_read_in_slices_as_it_was_encoded(value: Any, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_json, "SLICE_SIZE", size)
+        patch.setattr(strict_json, "SLICE_SIZE", 0)
+        data = json.dumps({"k": value}).encode()  # with escapes
+        assert strict_json.loads_in_slices(data, field="it", max_values=10**6) == {"k": value}
+
+
+@given(st.binary(max_size=100))
+def test_what_is_read_in_slices_would_be_read_at_once(data: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_json, "SLICE_SIZE", 6)
+        patch.setattr(strict_json, "SLICE_SIZE", 0)
+        with suppress(InvalidRequest):
+            value = strict_json.loads_in_slices(data, field="it", max_values=100)
+            assert value == strict_json.loads(data, field="it", max_values=100)
+
+
+@pytest.mark.parametrize("length", [1, 100_000])
+@pytest.mark.parametrize(
+    ("end", "problem"),
+    [
+        (b'"}x', "not JSON"),
+        (b'\t"}', "not JSON"),
+        (b"", "not JSON"),
+        (b'", "a": 1}', "'a' twice"),
+        (b'", "b": NaN}', "NaN"),
+        (b'", "b": [0, 0, 0, 0]}', "more than 5 values"),
+        (b'", "b": ' + b"[" * 501 + b"]" * 501 + b"}", "nested too deeply"),
+    ],
+)
+def test_a_long_line_is_refused_as_a_short_one(length: int, end: bytes, problem: str) -> None:
+    data = b'{"a": "' + b"x" * length + end
+    most = 5 if "values" in problem else 2000
+    with pytest.raises(InvalidRequest) as raised:
+        strict_json.loads_in_slices(data, field="line", max_values=most)
+    assert problem in raised.value.details["fields"]["line"]
+
+
+@pytest.mark.parametrize("text", [b"\xff", rb"\ud800", b"\xed\xa0\x80"])
+def test_a_long_text_that_is_not_unicode_is_refused(text: bytes) -> None:
+    data = b'{"a": "' + text + b"x" * 100_000 + b'"}'
+    with pytest.raises(InvalidRequest, match="not valid Unicode"):
+        strict_json.loads_in_slices(data, field="line", max_values=10)
+
+
+def test_long_text_is_not_decoded_by_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def scanstring(text: str, end: int) -> tuple[str, int]:
+        lengths.append(len(text))
+        return scan(text, end)
+
+    def loads(text: Any, **options: Any) -> Any:
+        lengths.append(len(text))
+        return load(text, **options)
+
+    scan, load = long_json.scanstring, json.loads
+    monkeypatch.setattr(long_json, "scanstring", scanstring)
+    monkeypatch.setattr(json, "loads", loads)
+    said = {"text": "a\n" * 500_000}
+    held = Encoded(strict_json.dumps(said).encode())
+    assert held.value == said
+    assert max(lengths) < 2 * long_json.SLICE_SIZE
 
 
 @given(st.binary(max_size=100))

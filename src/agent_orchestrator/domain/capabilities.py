@@ -2,7 +2,7 @@
 
 from attrs import frozen
 
-from agent_orchestrator.domain.model import Sandbox
+from agent_orchestrator.domain.model import ApprovalPolicy, Sandbox
 
 
 @frozen
@@ -38,6 +38,7 @@ class Capabilities:
         :attr:`RunContext.run`, or stricter ones. Other runners get no run that sets one.
     :param sandbox: the sandbox of a run that sets none; None if unknown. It counts only with
         ``confine``: other agents are taken to be unconfined.
+    :param approval_policy: the approval policy of a run that sets none; None if unknown.
     :param protect: whether it denies its agents the paths of :attr:`RunContext.protected`, unless a
         run asks for a weaker sandbox.
     :param models: whether a message may choose the model. A message with an option that is not supported
@@ -57,6 +58,7 @@ class Capabilities:
     tools: bool = False
     confine: bool = False
     sandbox: Sandbox | None = None
+    approval_policy: ApprovalPolicy | None = None
     protect: bool = False
     models: bool = False
     effort: bool = False

@@ -13,7 +13,7 @@ OrchestratorError
 │   ├── SessionBusy         ``when_busy="reject"`` and a run is active
 │   ├── SessionClosed
 │   └── CursorAhead         the cursor is beyond the last event
-├── Gone                    the cursor is older than the oldest event
+├── Gone                    events after the cursor were deleted
 ├── PayloadTooLarge
 ├── UnsupportedMediaType
 ├── MisdirectedRequest      the Host header names another server
@@ -116,6 +116,8 @@ class CursorAhead(Conflict):
 
 
 class Gone(OrchestratorError):
+    """Events after the cursor were deleted. ``details["oldest"]`` is the cursor to go on from."""
+
     code = "gone"
 
 

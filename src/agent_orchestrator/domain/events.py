@@ -7,10 +7,15 @@ The engine writes these events of sessions and runs:
 type                   data
 =====================  ===========================================================================
 session.created        title, provider, cwd; of a child: [parent_session_id, parent_run_id]
-session.updated        the changed fields of: [title, metadata, status, approval_policy, sandbox, notices, cwd];
-                       with cwd: previous_cwd, the directory before
+session.updated        the changed fields of: [title, model, metadata, status, approval_policy, sandbox, notices, cwd, host];
+                       with cwd: previous_cwd, the directory before; with host: previous_host, and
+                       left_threads: the conversations that stayed there, by provider
 session.closed         the same
-message.created        message_id, role, source {kind, session_id, run_id, principal}, text, [request_id]: the request whose decision it contains, [images]: media_type, size and digest of each
+session.imported       status: closed, cwd, from_session_id, from_cwd, from_owner, made_by, made_at: all before this
+                       was read from a file, and happened elsewhere
+message.created        message_id, role, source {kind, session_id, run_id, principal}, text, [request_id]: the request whose decision it contains, [images]: media_type, size and digest of each, [is_steering]: true if it is for a running agent
+message.updated        message_id, delivery, attempt: a running agent has taken a message that steers it (``delivered``),
+                       or has given it back (``queued``)
 run.queued             provider, attempt, [message_id], [reason]: why it is back in the queue
 run.started            provider, attempt, worker_id
 run.waiting            request_id, [parked]: true once its agent's process has ended; of a run of kind
@@ -83,7 +88,9 @@ class EventType(StrEnum):
     SESSION_CREATED = "session.created"
     SESSION_UPDATED = "session.updated"
     SESSION_CLOSED = "session.closed"
+    SESSION_IMPORTED = "session.imported"
     MESSAGE_CREATED = "message.created"
+    MESSAGE_UPDATED = "message.updated"
     RUN_QUEUED = "run.queued"
     RUN_STARTED = "run.started"
     RUN_WAITING = "run.waiting"

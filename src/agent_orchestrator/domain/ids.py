@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -10,7 +11,10 @@ from typing import Final, Literal, Protocol
 Kind = Literal["ses", "run", "msg", "req", "dmn", "tok", "ntc", "psh"]
 
 _RANDOM_BITS = 80
+_STEP_BYTES = 8
 _LENGTH = 26
+_SKEW_MS = 60_000
+"""How far the clocks of two machines may differ."""
 
 
 class IdSource(Protocol):
@@ -44,11 +48,30 @@ def _decode(identifier: str) -> int:
         return 0
 
 
+_FORM: Final = re.compile(rf"[{_ALPHABET}]{{{_LENGTH}}}")
+
+
+def form_problem(kind: Kind, identifier: str, *, now_ms: int) -> str | None:
+    """Return why an identifier of another source cannot be used here; None if it can.
+
+    All later ones sort after it. So it must not be of the future.
+
+    :param now_ms: milliseconds since 1970.
+    """
+    prefix, _, text = identifier.partition("_")
+    if prefix != kind or not _FORM.fullmatch(text) or text[-1] not in _ALPHABET[::4]:
+        return f"is not an id of this program, such as {kind}_ and {_LENGTH} digits"
+    if _decode(identifier) >> _RANDOM_BITS > now_ms + _SKEW_MS:
+        return "is an id of the future"
+    return None
+
+
 class SortableIds:
     """Identifiers like ULIDs: 48 bits of milliseconds, then 80 random bits.
 
     Within a millisecond, or when the clock steps back, the number is counted up, so that identifiers
-    sort in the order of their creation. Safe to call from several threads.
+    sort in the order of their creation. It is counted up by a random amount, because several sources may
+    follow the same identifier. Safe to call from several threads.
 
     :param clock_ns: nanoseconds since 1970.
     """
@@ -67,10 +90,15 @@ class SortableIds:
         with self._lock:
             self._last = max(self._last, newest)
 
+    @property
+    def newest(self) -> str:
+        """An identifier of no kind, after which the next one sorts: for another source to follow."""
+        return f"_{_encode(self._last)}"
+
     def __call__(self, kind: Kind) -> str:
         number = (self._clock_ns() // 1_000_000 << _RANDOM_BITS) | int.from_bytes(os.urandom(10))
         with self._lock:
             if number >> _RANDOM_BITS <= self._last >> _RANDOM_BITS:
-                number = self._last + 1
+                number = self._last + 1 + int.from_bytes(os.urandom(_STEP_BYTES))
             self._last = number
         return f"{kind}_{_encode(number)}"

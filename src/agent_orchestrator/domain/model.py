@@ -100,6 +100,35 @@ class Session:
     notices: NoticeLevel = "default"
     """What people are notified of: ``none``, ``requests``, or ``all``: also the ends of its runs.
     ``default``: what its parent says, else what each target and device is set for."""
+    host: str | None = None
+    """The machine that its directory is on (:attr:`agent_orchestrator.host.Host.id`). Only daemons of that
+    host execute its runs. None for a session of an earlier version."""
+    retain_days: int | None = None
+    """How many days the events of its log are kept. Here and in the next two fields, 0 means no limit, and
+    None the engine's setting."""
+    retain_events: int | None = None
+    """How many events of its log are kept at most."""
+    retain_bytes: int | None = None
+    """How many bytes of data the events of its log have at most."""
+    oldest_cursor: int = 0
+    """The smallest cursor of its log. Events up to it were deleted; see :class:`PrunedLog`."""
+
+
+@frozen
+class PrunedLog:
+    """What was deleted of a session's log.
+
+    :param seq: all events up to this one were deleted.
+    :param count: number of deleted events, also of pieces of messages after ``seq``.
+    :param digest: of the events up to ``seq``: for each of them, in order, the SHA-256 of the digest before
+        it, as bytes, and its JSON. In hexadecimal; empty if there is none.
+    :param audited_count: the ``count`` that the audit trail has.
+    """
+
+    seq: int = 0
+    count: int = 0
+    digest: str = ""
+    audited_count: int = 0
 
 
 @frozen
@@ -292,6 +321,10 @@ class Request:
     """Whether ``request.expiring`` was written for the current ``expires_at``."""
     option: str | None = None
     """The id of the option that was chosen."""
+    decided_on: str | None = None
+    """The name of the device on which it was decided. None if that was not on a device."""
+    decided_on_id: str | None = None
+    """The id of that device."""
 
     @property
     def is_open(self) -> bool:

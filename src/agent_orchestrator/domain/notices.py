@@ -10,6 +10,11 @@ NoticeState = Literal["queued", "sent", "shown", "withdrawing", "failed", "gone"
 Occasion = Literal["request", "finished", "failed"]
 """What a target can be notified of."""
 
+PushSwitch = Literal["on", "off"]
+
+DEFAULT_QUIET: Final = "default"
+NEVER_QUIET: Final = "none"
+
 OCCASIONS: Final[tuple[Occasion, ...]] = ("request", "finished", "failed")
 
 
@@ -48,6 +53,8 @@ class Notice:
     clicked_at: datetime | None = None
     error: str | None = None
     """Why the last attempt failed."""
+    claimed_by: str | None = None
+    """The engine that is sending it. Other engines may send it after ``next_at``."""
 
 
 @frozen
@@ -62,7 +69,7 @@ class PushSubscription:
     """The named token that subscribed. Its end ends the subscription. None for callers without one."""
     name: str
     endpoint: str
-    """The URL of the push service for this browser. Who knows it can send to it."""
+    """The URL of the push service for this browser. Anyone who knows it can send to it."""
     p256dh: str
     """The browser's public key, in base64url."""
     auth: str
@@ -71,6 +78,15 @@ class PushSubscription:
     created_at: datetime
     seen_at: datetime
     """When it subscribed last, or showed a notice."""
+    push: PushSwitch = "on"
+    """``off``: it keeps its subscription, and is sent only tests."""
+    quiet_hours: str = DEFAULT_QUIET
+    """Times of the day between which it gets no notices, such as ``22:00-07:00``. ``none``: never.
+    ``default``: those of the settings."""
+    time_zone: str | None = None
+    """The time zone of ``quiet_hours``. None means that of the settings."""
+    muted: tuple[str, ...] = ()
+    """Ids of sessions for which it gets no notices. This includes their descendants."""
 
 
 @frozen
@@ -85,3 +101,13 @@ class PushDevice:
     events: tuple[Occasion, ...]
     created_at: datetime
     seen_at: datetime
+    token_id: str | None = None
+    """The device or named token that subscribed."""
+    push: PushSwitch = "on"
+    """`off`: it keeps its subscription, and is sent only tests."""
+    quiet_hours: str = DEFAULT_QUIET
+    """Times of the day between which it gets no notices. `none`: never. `default`: those of the settings."""
+    time_zone: str | None = None
+    """The time zone of `quiet_hours`. None means that of the settings."""
+    muted: tuple[str, ...] = ()
+    """Ids of sessions for which it gets no notices. This includes their descendants."""

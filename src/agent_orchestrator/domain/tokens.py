@@ -83,6 +83,8 @@ class AccessToken:
     """`token`, `device`, `invitation`: a code that becomes a device, or `link`: a share link."""
     session_id: str | None = None
     """The session that a share link may read, with its descendants."""
+    seen_at: datetime | None = None
+    """When it was used last. It may be up to a minute too early. None if it was not used yet."""
 
     def holder(self) -> Principal:
         """Return the caller that the token stands for."""

@@ -18,6 +18,7 @@ from agent_orchestrator.domain.access import (
 from agent_orchestrator.domain.errors import Forbidden, NotFound, Unauthorized
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Request, Run, Session
+from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.queries import SessionQueries, View
@@ -37,6 +38,13 @@ def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | N
         return None, None
     caller = Principal.of_run(run.id, attempt.attempt, run.session_id)
     return (caller, None) if _is_current(run, attempt.attempt) else (None, caller)
+
+
+def device_of(view: View, caller: Principal) -> AccessToken | None:
+    """Return the device of a caller; None if it does not call from a device."""
+    if caller.kind != "device" or caller.token_id is None:
+        return None
+    return view.token(caller.token_id)
 
 
 def require_active(view: View, caller: Principal) -> None:
@@ -151,7 +159,7 @@ def visibility(view: View, caller: Principal) -> Visibility:
 def visibility_below(view: View, caller: Principal) -> Visibility:
     """Return the filter for the descendants of a session that the caller may see.
 
-    An agent, and who has a share link, sees all of them. Others may lack access to some descendants.
+    An agent or a share link has access to all of them. Other callers may lack access to some.
     """
     return EVERYTHING if caller.tree is not None else visibility(view, caller)
 

@@ -24,6 +24,7 @@ from agent_orchestrator.domain.model import (
     Usage,
     is_thread_id,
 )
+from agent_orchestrator.domain.search import searchable
 from agent_orchestrator.engine import questions, requests, run_changes, steering
 from agent_orchestrator.engine.calls import dispatch
 from agent_orchestrator.engine.confinement import Confinement
@@ -46,7 +47,7 @@ from agent_orchestrator.operations.options import AskOptions, SendOptions, Spawn
 from agent_orchestrator.operations.requests import ReplyParent
 from agent_orchestrator.operations.runs import WAIT_RUN, WaitReply, WaitRun
 from agent_orchestrator.operations.table import Operation
-from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.changes import Draft, Transaction, line_said
 from agent_orchestrator.ports.queries import MessageQueries
 from agent_orchestrator.ports.runner import ProtectedPaths
 from agent_orchestrator.tools.agent import Agent
@@ -119,13 +120,15 @@ class AttemptContext:
             raise InvalidEvent(f"{event_type}: the data must be an object")
         self.has_begun |= event_type != EventType.RUN_ERROR
         self._recorder.last_activity_at = anyio.current_time()
+        found = searchable(event_type, data)
         if strict_json.is_long(data):
             with anyio.CancelScope(shield=True):  # a stopped agent's last output is kept
                 encoded = await run_long(_encoded, data, event_type)
-            draft = Draft(event_type, encoded, self.run.id, self.run.attempt)
+            draft = Draft(event_type, encoded, self.run.id, self.run.attempt, searchable=found)
         else:
             text = _as_json(data, event_type)
-            draft = Draft(event_type, {}, self.run.id, self.run.attempt, text)
+            line = line_said(event_type, data)
+            draft = Draft(event_type, {}, self.run.id, self.run.attempt, text, found, line)
         await self._recorder.put(draft)
         for observer in self._core.config.observers:
             observer.emitted(self.run, event_type, data)
@@ -287,7 +290,7 @@ class AttemptContext:
             if tx.request(request_id) is not None:
                 return  # committed by an earlier try that seemed to fail
             questions.withdraw_requests(self._core, tx, self._recorder.withdrawn)
-            run = run_changes.require_current_attempt(tx, self.run.id, self.run.attempt)
+            run = run_changes.require_current_attempt(self._core, tx, self.run.id, self.run.attempt)
             session = tx.session(run.session_id)
             assert session is not None
             requests.send_to_parent(self._core, tx, run, session, question, request_id=request_id)
@@ -360,29 +363,33 @@ class _Steering:
         """Mark a message as delivered. If this is cancelled, the message is queued again."""
         try:
             with anyio.CancelScope(shield=True):
-                await self._recorder.put(partial(_mark_taken, message_id))
+                await self._recorder.put(partial(_mark_taken, self._core, message_id))
                 await self._recorder.settle()
             await anyio.lowlevel.checkpoint_if_cancelled()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await self._recorder.put(partial(_mark_untaken, message_id))
+                await self._recorder.put(partial(_mark_untaken, self._core, message_id))
             raise
 
     def _next(self, view: MessageQueries) -> Message | None:
         return next(iter(steering.undelivered_messages(view, self._run.id)), None)
 
 
-def _mark_taken(message_id: str, tx: Transaction, run: Run) -> None:
+def _mark_taken(core: Core, message_id: str, tx: Transaction, run: Run) -> None:
     steering.mark_delivered(tx, message_id, run.attempt)
+    if (message := tx.message(message_id)) is not None:
+        run_changes.log_delivery(tx, run, message, core.now())
 
 
-def _mark_untaken(message_id: str, tx: Transaction, run: Run) -> None:
+def _mark_untaken(core: Core, message_id: str, tx: Transaction, run: Run) -> None:
     message = tx.message(message_id)
     if message is not None and (message.delivery, message.delivered_attempt) == (
         "delivered",
         run.attempt,
     ):
-        tx.put_message(evolve(message, delivery="queued", delivered_attempt=None))
+        returned = evolve(message, delivery="queued", delivered_attempt=None)
+        tx.put_message(returned)
+        run_changes.log_delivery(tx, run, returned, core.now())
 
 
 def _check_thread(thread_id: Any, state: Any) -> None:

@@ -83,7 +83,7 @@ async def give_up(core: Core, running: RunningAttempt) -> None:
     error = RunError("worker_lost", "the daemon failed to end the run: see its log")
 
     def change(tx: Transaction) -> Run:
-        run = run_changes.require_current_attempt(tx, running.run.id, running.run.attempt)
+        run = run_changes.require_current_attempt(core, tx, running.run.id, running.run.attempt)
         is_canceled = run.cancel_requested_at is not None
         attempt_end = (
             transitions.AttemptEnd(Signal.CANCEL)
@@ -109,7 +109,7 @@ def _finish(
     attempt_end: transitions.AttemptEnd,
     recorder: Recorder,
 ) -> Run:
-    run = run_changes.require_current_attempt(tx, running.run.id, running.run.attempt)
+    run = run_changes.require_current_attempt(core, tx, running.run.id, running.run.attempt)
     if run.cancel_requested_at is not None and attempt_end.signal in (Signal.RELEASE, Signal.FAIL):
         attempt_end = evolve(attempt_end, signal=Signal.CANCEL, error=None)
     if attempt_end.signal is not Signal.RELEASE:

@@ -20,7 +20,7 @@ from agent_orchestrator.domain.errors import (
     Unavailable,
 )
 from agent_orchestrator.domain.model import Request
-from agent_orchestrator.engine.access import require_admin
+from agent_orchestrator.engine.access import device_of, require_admin
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.operations import access as access_calls
@@ -32,6 +32,7 @@ from agent_orchestrator.operations import runs as run_calls
 from agent_orchestrator.operations import sessions as session_calls
 from agent_orchestrator.operations import takeovers as takeover_calls
 from agent_orchestrator.operations.access import AuditPage, ListAudit
+from agent_orchestrator.operations.retention import PRUNE_SESSION
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import View
@@ -55,6 +56,7 @@ AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
     run_calls.TRANSITION_RUN.name: ("to_status", "reason"),
     session_calls.SET_ACCESS.name: ("grants",),
     push_calls.SUBSCRIBE_PUSH.name: ("name", "events"),
+    push_calls.UPDATE_PUSH.name: ("push", "events", "quiet_hours", "time_zone", "muted"),
     push_calls.UNSUBSCRIBE_PUSH.name: (),
     takeover_calls.ATTACH_SESSION.name: ("pid",),
     takeover_calls.ADOPT_SESSION.name: ("provider", "thread_id", "cwd"),
@@ -122,13 +124,15 @@ def audited(
         detail = {name: to_plain(getattr(request, name)) for name in fields}
         target = target_of(operation, request)
         if operation is request_calls.RESOLVE_REQUEST and isinstance(
-            answer, request_calls.RequestReply
+            answer, request_calls.ResolveReply
         ):
             detail |= _allowed(answer.request)
         if isinstance(answer, access_calls.NewToken):
             target = "/".join(filter(None, (target, answer.token.id)))
         if isinstance(answer, device_calls.NewInvitation | device_calls.NewDevice):
             target = answer.device.id
+        if (device := device_of(tx, caller)) is not None:
+            detail |= {"device": device.name, "device_id": device.id}
         if times > 1:
             detail["times"] = times
         add_entry(core, tx, caller, operation.name, target, detail=detail)
@@ -214,7 +218,8 @@ async def list_(core: Core, caller: Principal, command: ListAudit) -> AuditPage:
         require_admin(view, caller)
 
         def entries(after: str | None, limit: int) -> list[AuditEntry]:
-            return view.audit(after=int(after or 0), limit=limit, size=PAGE_SIZE)
+            start = None if after is None else int(after)
+            return view.audit(order=command.order, after=start, limit=limit, size=PAGE_SIZE)
 
         return AuditPage(
             *page(entries, command.cursor, command.limit, cursor_of=lambda entry: str(entry.seq))
@@ -224,12 +229,25 @@ async def list_(core: Core, caller: Principal, command: ListAudit) -> AuditPage:
 
 
 async def check(core: Core) -> list[str]:
-    """Return the finding for the first changed or missing entry, if there is one."""
+    """Return the finding for the first changed or missing entry, if there is one, and those of session logs
+    of which something else was deleted than the trail says.
+    """
     last: AuditEntry | None = None
+    deleted: dict[str, Any] = {}
     while page := await core.store.read(
         lambda view, last=last: view.audit(after=last.seq if last else 0, limit=CHECK_PAGE)  # type: ignore[misc]
     ):
         if (seq := first_break(page, last)) is not None:
             return [f"audit: entry {seq} was changed after it was written"]
         last = page[-1]
-    return []
+        for entry in page:
+            if entry.operation == PRUNE_SESSION.name and entry.decision == DONE:
+                deleted[entry.target or ""] = entry.detail.get("sha256")
+    found = []
+    for session_id, digest in deleted.items():
+        pruned = await core.store.read(lambda view, of=session_id: view.pruned_log(of))  # type: ignore[misc]
+        if pruned.count == pruned.audited_count and pruned.digest != digest:
+            found.append(
+                f"audit: the trail has another digest of what was deleted of session {session_id}"
+            )
+    return found

@@ -1,7 +1,8 @@
 """Dispatch of operations to their functions, with scope checks and idempotency keys."""
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
@@ -17,17 +18,21 @@ from agent_orchestrator.engine import (
     diagnosis,
     diffs,
     doctor,
+    exports,
     feed,
     grants,
+    imports,
     inbox,
     links,
     maintenance,
     messages,
     notices,
+    pruning,
     push,
     requests,
     retention,
     runs,
+    search,
     sessions,
     takeovers,
     tokens,
@@ -50,13 +55,16 @@ from agent_orchestrator.operations import messages as message_calls
 from agent_orchestrator.operations import notices as notice_calls
 from agent_orchestrator.operations import push as push_calls
 from agent_orchestrator.operations import requests as request_calls
+from agent_orchestrator.operations import retention as retention_calls
 from agent_orchestrator.operations import runs as run_calls
+from agent_orchestrator.operations import search as search_calls
+from agent_orchestrator.operations import session_files as file_calls
 from agent_orchestrator.operations import sessions as session_calls
 from agent_orchestrator.operations import takeovers as takeover_calls
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import IdempotencyRecord, View
-from agent_orchestrator.ports.transport import Reply
+from agent_orchestrator.ports.transport import Download, Reply
 from agent_orchestrator.wire import codec, strict_json
 
 Req = TypeVar("Req")
@@ -93,6 +101,7 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     device_calls.CLAIM_DEVICE.name: devices.claim,
     device_calls.REVOKE_DEVICE.name: devices.revoke,
     push_calls.SUBSCRIBE_PUSH.name: push.subscribe,
+    push_calls.UPDATE_PUSH.name: push.update,
     push_calls.UNSUBSCRIBE_PUSH.name: push.unsubscribe,
     push_calls.REPORT_NOTICE.name: push.report,
 }
@@ -111,12 +120,14 @@ QUERIES: Final[dict[str, Query]] = {
     request_calls.LIST_REQUESTS.name: requests.list_,
     request_calls.GET_REQUEST.name: requests.get,
     event_calls.LIST_EVENTS.name: feed.list_events,
+    search_calls.SEARCH.name: search.search,
     run_calls.LIST_RUNS.name: runs.list_,
     run_calls.GET_RUN.name: runs.get,
     run_calls.WAIT_RUN.name: runs.wait,
     run_calls.DIAGNOSE_RUN.name: diagnosis.diagnose,
     daemon_calls.STATUS.name: diagnosis.status,
     daemon_calls.BACK_UP.name: maintenance.back_up,
+    retention_calls.PRUNE_SESSION.name: pruning.prune_session,
     daemon_calls.CHECK_STORE.name: maintenance.check_store,
     daemon_calls.DOCTOR.name: doctor.run_doctor,
     access_calls.LIST_TOKENS.name: tokens.list_,
@@ -141,19 +152,88 @@ async def dispatch(
     try:
         return await _dispatch(core, caller, operation, request)
     except OrchestratorError as error:
-        await audit.record_refusal(
-            core, caller, operation.name, audit.target_of(operation, request), error
-        )
+        await _record_refusal(core, caller, operation, request, error)
         raise
+
+
+Downloading = Callable[[Core, Principal, Any], AbstractAsyncContextManager[Download]]
+Uploading = Callable[[Core, Principal, Any, AsyncIterator[bytes]], Awaitable[Any]]
+
+DOWNLOADS: Final[dict[str, Downloading]] = {
+    file_calls.EXPORT_SESSION.name: exports.export_session,
+}
+"""Functions that open a stream of lines."""
+
+UPLOADS: Final[dict[str, Uploading]] = {file_calls.IMPORT_SESSION.name: imports.import_session}
+"""Functions that take a stream of lines."""
+
+
+@asynccontextmanager
+async def download(
+    core: Core, caller: Principal, operation: Operation[Req, Res], request: Req
+) -> AsyncIterator[Download]:
+    """Open the lines that an operation answers with, for a caller.
+
+    :raises OrchestratorError: if it is refused.
+    """
+    core.require_own_process()
+    async with AsyncExitStack() as stack:
+        try:
+            _check_call(core, caller, operation, request)
+            lines = DOWNLOADS[operation.name](core, caller, request)
+            opened = await stack.enter_async_context(lines)
+        except OrchestratorError as error:
+            await _record_refusal(core, caller, operation, request, error)
+            raise
+        yield opened
+
+
+async def upload(
+    core: Core,
+    caller: Principal,
+    operation: Operation[Req, Res],
+    request: Req,
+    data: AsyncIterator[bytes],
+) -> Reply[Res]:
+    """Execute an operation that takes lines, for a caller.
+
+    :raises OrchestratorError: if it is refused.
+    """
+    core.require_own_process()
+    try:
+        _check_call(core, caller, operation, request)
+        with anyio.move_on_after(seconds_left(core, caller)):
+            return Reply(await UPLOADS[operation.name](core, caller, request, data))
+        raise Unauthorized("the token has expired")
+    except OrchestratorError as error:
+        await _record_refusal(core, caller, operation, request, error)
+        raise
+
+
+def _check_call(
+    core: Core, caller: Principal, operation: Operation[Req, Res], request: Req
+) -> None:
+    check(operation.request, request)
+    if not operation.public:
+        require_scope(core, caller, operation.scope)
+        require_shared(caller, operation)
+
+
+async def _record_refusal(
+    core: Core,
+    caller: Principal,
+    operation: Operation[Any, Any],
+    request: object,
+    error: OrchestratorError,
+) -> None:
+    target = audit.target_of(operation, request)
+    await audit.record_refusal(core, caller, operation.name, target, error)
 
 
 async def _dispatch(
     core: Core, caller: Principal, operation: Operation[Req, Res], request: Req
 ) -> Reply[Res]:
-    check(operation.request, request)
-    if not operation.public:
-        require_scope(core, caller, operation.scope)
-        require_shared(caller, operation)
+    _check_call(core, caller, operation, request)
     if query := QUERIES.get(operation.name):
         # A query may wait, and the token may expire meanwhile.
         with anyio.move_on_after(seconds_left(core, caller)):

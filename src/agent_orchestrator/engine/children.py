@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import Final
 
+from attrs import frozen
+
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.approvals import is_looser
 from agent_orchestrator.domain.errors import Conflict, Forbidden, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, SourceKind
-from agent_orchestrator.engine import limits, messages, questions, steering
+from agent_orchestrator.engine import limits, messages, placement, questions, steering
 from agent_orchestrator.engine.access import run_for, session_for
 from agent_orchestrator.engine.confinement import Confinement, of_child
 from agent_orchestrator.engine.core import Change, Core
@@ -35,16 +37,16 @@ async def spawn_from_session(
     core: Core, caller: Principal, command: SpawnFromSession
 ) -> Change[SpawnReply]:
     core.require_accepting()
-    cwd = await _child_cwd(
+    place = await _child_place(
         core,
         caller,
-        command.cwd,
+        command,
         lambda view: session_for(view, caller, Action.SPAWN, command.session_id),
     )
 
     def change(tx: Transaction) -> SpawnReply:
         parent = messages.open_session(tx, caller, Action.SPAWN, command.session_id)
-        return _spawn(core, tx, caller, parent, None, command, cwd)
+        return _spawn(core, tx, caller, parent, None, command, place)
 
     return change
 
@@ -53,10 +55,10 @@ async def spawn_from_run(
     core: Core, caller: Principal, command: SpawnFromRun
 ) -> Change[SpawnReply]:
     core.require_accepting()
-    cwd = await _child_cwd(
+    place = await _child_place(
         core,
         caller,
-        command.cwd,
+        command,
         lambda view: run_for(view, caller, Action.SPEAK, command.run_id)[1],
     )
 
@@ -67,32 +69,60 @@ async def spawn_from_run(
                 f"run {run.id} is canceled: it cannot spawn any more", {"run_id": run.id}
             )
         messages.require_open(parent)
-        return _spawn(core, tx, caller, parent, run, command, cwd)
+        return _spawn(core, tx, caller, parent, run, command, place)
 
     return change
 
 
-async def _child_cwd(
-    core: Core, caller: Principal, cwd: str | None, parent_of: Callable[[View], Session]
-) -> str | None:
-    """Return the checked directory of a new child; None if the command has none.
+@frozen
+class _Place:
+    """Where a new child works. None means where its parent does."""
+
+    host: str | None = None
+    cwd: str | None = None
+
+
+async def _child_place(
+    core: Core, caller: Principal, command: SpawnOptions, parent_of: Callable[[View], Session]
+) -> _Place:
+    """Return the host and the checked directory of a new child.
 
     Access is checked first, so that other callers do not learn whether the directory exists.
     """
-    if cwd is None:
-        return None
-    return await child_workspace(core, caller, cwd, await core.store.read(parent_of))
+    placement.forbid_choice(caller, command.host, command.labels, command.preferred_labels)
+    placement.require_directory(command, command.cwd)
+    if command.cwd is None and command.host is None:
+        return _Place()
+
+    def query(view: View) -> tuple[Session, str | None]:
+        parent = parent_of(view)
+        if not (command.host or command.labels or command.preferred_labels):
+            return parent, parent.host
+        provider = command.provider or parent.provider or core.config.routing.default
+        return parent, placement.chosen_host(core, view, command, parent.host, provider)
+
+    parent, host = await core.store.read(query)
+    if command.cwd is None and host == parent.host:
+        return _Place()
+    if not core.is_here(host) and host != parent.host:
+        return _Place(host, placement.directory_elsewhere(host, command.cwd))
+    if command.cwd is None or (core.is_here(host) and not core.is_here(parent.host)):
+        directory = placement.directory_elsewhere(host, command.cwd)
+        return _Place(host, await core.workspace(directory))
+    return _Place(host, await child_workspace(core, caller, command.cwd, parent))
 
 
 async def child_workspace(core: Core, caller: Principal, cwd: str, parent: Session) -> str:
     """Return the checked directory of a child.
 
-    For an agent, and with ``workspace_roots``, symbolic links are resolved, and it must be the parent's
+    The daemon of the parent's host must check it. For an agent, and with ``workspace_roots``, symbolic links are resolved, and it must be the parent's
     directory or below it.
 
     :raises Forbidden: if it is elsewhere.
     :raises InvalidRequest: naming ``cwd``, if it is not a directory, or outside ``workspace_roots``.
     """
+    if not core.is_here(parent.host):
+        return placement.child_directory_elsewhere(caller, cwd, parent)
     if caller.run is None:
         cwd = await core.workspace(cwd)
         if not core.config.workspace_roots:
@@ -110,7 +140,7 @@ def _spawn(
     parent: Session,
     run: Run | None,
     command: SpawnOptions,
-    cwd: str | None,
+    place: _Place,
 ) -> SpawnReply:
     if command.provider is not None:
         core.known_provider(command.provider)
@@ -134,7 +164,7 @@ def _spawn(
         owner=parent.owner,
         provider=provider,
         model=parent.model if (provider or default) == (inherited or default) else None,
-        cwd=cwd or parent.cwd,
+        cwd=place.cwd or parent.cwd,
         status="open",
         parent_session_id=parent.id,
         parent_run_id=run.id if run else None,
@@ -149,6 +179,10 @@ def _spawn(
         approvals=command.approvals or floor,
         approval_policy=confined.approval_policy,
         sandbox=confined.sandbox,
+        host=place.host or parent.host,
+        retain_days=parent.retain_days,
+        retain_events=parent.retain_events,
+        retain_bytes=parent.retain_bytes,
         **limits.session_limits(core, command, parent),
     )
     tx.add_session(session)

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import inf
 from pathlib import PurePath
 from typing import ClassVar, Protocol, TypeVar
@@ -17,6 +17,8 @@ from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
 from agent_orchestrator.domain.model import MANUAL, Approvals, Session
 from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.engine.config import EngineConfig
+from agent_orchestrator.engine.import_slots import Imports
+from agent_orchestrator.engine.last_seen import LastSeen
 from agent_orchestrator.engine.notifier import Notifier
 from agent_orchestrator.engine.shared_reads import SharedReads
 from agent_orchestrator.fields import encoding_problem
@@ -60,6 +62,10 @@ class Workers(Protocol):
 
     def has_used_token(self, run_id: str) -> bool:
         """Return whether something has authenticated with the token of a run's attempt."""
+        ...
+
+    def release(self, reason: str) -> object:
+        """Release every active run to the queue."""
         ...
 
     def is_parking(self, run_id: str) -> bool:
@@ -141,6 +147,9 @@ class _NoWorkers:
     def has_used_token(self, run_id: str) -> bool:  # noqa: ARG002
         return False
 
+    def release(self, reason: str) -> object:
+        """Do nothing: no run is active."""
+
     def is_parking(self, run_id: str) -> bool:  # noqa: ARG002
         return False
 
@@ -157,17 +166,19 @@ class _NoWorkers:
 class Core:
     """The store, the settings and the notifier of an engine, with checks that many calls need.
 
-    :param instance: this engine's id, the first part of ``worker_id``.
+    :param own_id: the engine's id, if it shares the store with no other daemon.
     """
 
     store: Store
     config: EngineConfig
-    instance: str
+    own_id: str
     started_at: datetime
     notifier: Notifier = field(factory=Notifier)
     workers: Workers = field(factory=_NoWorkers)
     stop_deadline: StopDeadline = field(factory=StopDeadline)
     repeats: Repeats = field(factory=Repeats)
+    last_seen: LastSeen = field(factory=LastSeen)
+    imports: Imports = field(factory=Imports)
     shared_reads: SharedReads = field(init=False)
     draining: bool = False
     recovery_problem: Problem | None = None
@@ -179,6 +190,19 @@ class Core:
         self.process = self.config.host.process_id()
         self.shared_reads = SharedReads(self.store)
 
+    @property
+    def instance(self) -> str:
+        """The id of this engine, the first part of ``worker_id``. It changes after a lost lease."""
+        lease = self.store.lease
+        return self.own_id if lease is None else lease.daemon_id
+
+    def is_here(self, host: str | None) -> bool:
+        """Return whether a session's or attempt's host is this one.
+
+        Always if no other daemon can use the store: the machine may have got another name.
+        """
+        return self.store.lease is None or host in (None, self.config.host.id)
+
     def require_own_process(self) -> None:
         """Raise ``Unavailable`` in a forked process: it has a copy of the engine without its tasks."""
         if self.config.host.process_id() != self.process:
@@ -188,7 +212,11 @@ class Core:
             )
 
     def now(self) -> datetime:
-        return self.config.clock()
+        """Return the time of day. Daemons that share a store use the store's, as their clocks may differ."""
+        now, lease = self.config.clock(), self.store.lease
+        if lease is None or not lease.clock_offset_s:
+            return now
+        return now - timedelta(seconds=lease.clock_offset_s)
 
     def require_accepting(self) -> None:
         """Raise ``Unavailable`` if the engine is draining."""

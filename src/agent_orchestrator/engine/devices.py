@@ -1,6 +1,7 @@
 """The calls for devices: invite, claim, list, revoke.
 
-An invitation is a token that nobody can present. The device that claims it replaces it, with the same id.
+An invitation is stored as a token that gives no access. When a device claims it, the device's token replaces it
+under the same id.
 """
 
 from datetime import timedelta
@@ -22,6 +23,7 @@ from agent_orchestrator.domain.tokens import (
 from agent_orchestrator.engine.access import forbid_runs, require_active, require_admin
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
+from agent_orchestrator.engine.push_devices import forget_devices_of
 from agent_orchestrator.engine.tokens import MADE_TOPIC, check_scopes, require_nameable
 from agent_orchestrator.operations.devices import (
     AddDevice,
@@ -39,7 +41,7 @@ from agent_orchestrator.ports.queries import View
 VALID_S: Final = 300.0
 """Seconds that an invitation is valid."""
 
-_UNNAMED: Final = "device"
+_DEFAULT_NAME: Final = "device"
 
 
 async def add(core: Core, caller: Principal, command: AddDevice) -> Change[NewInvitation]:
@@ -57,7 +59,7 @@ async def add(core: Core, caller: Principal, command: AddDevice) -> Change[NewIn
                 tx.remove_token(token.id)
         invitation = AccessToken(
             id=core.config.ids("tok"),
-            name=command.name or _UNNAMED,
+            name=command.name or _DEFAULT_NAME,
             principal=command.principal or caller.id,
             scopes=scopes,
             created_by=caller.id,
@@ -67,7 +69,7 @@ async def add(core: Core, caller: Principal, command: AddDevice) -> Change[NewIn
         )
         tx.add_token(invitation, code_hash(code))
         tx.notify(MADE_TOPIC)
-        return NewInvitation(invitation, code)
+        return NewInvitation(invitation, code, core.config.notify.link_base)
 
     return change
 
@@ -87,13 +89,14 @@ async def claim(core: Core, _: Principal, command: ClaimDevice) -> Change[NewDev
             raise Unauthorized(
                 "the code is wrong, used or expired: make a new one with agentctl device add"
             )
-        is_unnamed = invitation.name == _UNNAMED
+        has_default_name = invitation.name == _DEFAULT_NAME
         device = evolve(
             invitation,
-            name=(command.name if is_unnamed else None) or invitation.name,
+            name=(command.name if has_default_name else None) or invitation.name,
             created_at=now,
             expires_at=None,
             purpose="device",
+            seen_at=now,
         )
         tx.remove_token(invitation.id)
         tx.add_token(device, device_hash(cookie, secret))
@@ -130,6 +133,7 @@ async def revoke(core: Core, caller: Principal, command: RevokeDevice) -> Change
         if device.revoked_at is None:
             device = evolve(device, revoked_at=core.now())
             tx.put_token(device)
+            forget_devices_of(tx, device)
         return DeviceReply(device)
 
     return change

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -11,18 +10,29 @@ import anyio.to_thread
 from attrs import evolve, fields_dict, frozen
 
 from agent_orchestrator.domain.access import Action, Principal
+from agent_orchestrator.domain.daemons import DaemonRecord, HostRecord
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
-from agent_orchestrator.domain.model import MANUAL, Attempt, Request, Run
+from agent_orchestrator.domain.model import MANUAL, Attempt, Request, Run, RunError
 from agent_orchestrator.engine import run_changes
 from agent_orchestrator.engine.access import forbid_runs, require_active, run_for
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.daemons import (
+    absent_host,
+    clock_problems,
+    daemon_of,
+    has_provider,
+    workers_elsewhere,
+)
+from agent_orchestrator.engine.inquiries import processes_elsewhere, processes_here
 from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.engine.timing import SILENCE_LIMIT
 from agent_orchestrator.operations.daemon import (
     DaemonStatus,
+    DaemonView,
     GetStatus,
+    HostView,
     Problem,
     ProviderRuns,
     ProviderStatus,
@@ -51,8 +61,6 @@ from agent_orchestrator.ports.runner import (
 SILENCE_S = 120.0
 """Seconds without output after which a running agent counts as silent."""
 
-MAX_PROCESSES = 200
-
 logger = logging.getLogger("agent_orchestrator.providers")
 
 
@@ -60,15 +68,20 @@ async def status(core: Core, caller: Principal, command: GetStatus) -> DaemonSta
     """Return the status of the engine. All callers except agents may read it."""
     forbid_runs(caller)
 
-    def query(view: View) -> tuple[dict[str, dict[RunStatus, int]], int]:
+    def query(
+        view: View,
+    ) -> tuple[dict[str, dict[RunStatus, int]], int, list[DaemonRecord], list[HostRecord]]:
         require_active(view, caller)
-        return view.live_runs(), view.event_count()
+        daemons = [*view.daemons(), *view.lost_daemons()]
+        return view.live_runs(), view.event_count(), daemons, view.hosts()
 
     unread: list[Problem] = []
+    daemons: list[DaemonRecord] = []
+    hosts: list[HostRecord] = []
     running: dict[str, dict[RunStatus, int]] = {}
     events = 0
     try:
-        running, events = await core.store.read(query)
+        running, events, daemons, hosts = await core.store.read(query)
     except Unavailable as error:
         if "problem" not in error.details:
             raise
@@ -76,11 +89,11 @@ async def status(core: Core, caller: Principal, command: GetStatus) -> DaemonSta
         text = f"queue_counts, runs and store.events are unknown: {error.message}"
         unread.append(Problem("counts_unknown", text))
     providers = await provider_statuses(core.config)
-    now = core.now()
     problems = [
         *await core.store.problems(),
         *([] if core.recovery_problem is None else [core.recovery_problem]),
         *unread,
+        *clock_problems(daemons),
         *(
             Problem("provider_unavailable", f"{provider.name}: {provider.reason}")
             for provider in providers
@@ -94,7 +107,7 @@ async def status(core: Core, caller: Principal, command: GetStatus) -> DaemonSta
         pid=core.process,
         process_start_id=core.config.host.process_start_id(core.process),
         # Not negative, because the clock may be set back.
-        uptime_s=max(0.0, round((now - core.started_at).total_seconds(), 3)),
+        uptime_s=max(0.0, round((core.config.clock() - core.started_at).total_seconds(), 3)),
         started_at=core.started_at,
         alive_workers=core.workers.alive_workers,
         max_concurrency=core.config.max_concurrency,
@@ -104,8 +117,49 @@ async def status(core: Core, caller: Principal, command: GetStatus) -> DaemonSta
         store=StoreStatus(
             core.store.backend, core.store.location, core.store.schema_version, events
         ),
-        problems=(*problems, *warnings),
+        problems=(*problems, *warnings, *_away(hosts)),
+        daemons=tuple(map(_daemon_view, daemons)),
+        daemon_id=core.instance,
+        host=core.config.host.id,
+        hosts=tuple(HostView(one.name, one.away_since, one.waiting_runs) for one in hosts),
+        machine=core.config.host.hostname(),
+        user=await anyio.to_thread.run_sync(core.config.host.user),
+        page=core.config.notify.link_base,
+        cwd=core.config.cwd,
     )
+
+
+def _daemon_view(daemon: DaemonRecord) -> DaemonView:
+    profile = daemon.profile
+    return DaemonView(
+        id=daemon.id,
+        node=daemon.node,
+        pid=daemon.pid,
+        started_at=daemon.started_at,
+        expires_at=daemon.expires_at,
+        version=None if profile is None else profile.version,
+        url=None if profile is None else profile.url,
+        max_concurrency=None if profile is None else profile.capacity,
+        providers=() if profile is None else profile.providers,
+        active_count=daemon.active_runs,
+        clock_offset_s=daemon.clock_offset_s,
+        away_since=daemon.away_since,
+        host=None if profile is None else profile.host,
+        labels=() if profile is None else profile.labels,
+        draining=profile is not None and profile.draining,
+    )
+
+
+def _away(hosts: Sequence[HostRecord]) -> list[Problem]:
+    """Return the hosts that runs wait for. This daemon is well, so they do not make it degraded."""
+    return [
+        Problem(
+            "host_away",
+            f"{host.waiting_runs} runs wait for the host {host.name}, which no daemon serves{_since(host)}",
+        )
+        for host in hosts
+        if host.waiting_runs and host.away_since is not None
+    ]
 
 
 def _unprotected(config: EngineConfig) -> list[Problem]:
@@ -147,6 +201,8 @@ async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:
             mode=availabilities[name].mode,
             logged_in=availabilities[name].logged_in,
             capabilities=availabilities[name].capabilities or capabilities_of(provider.runner),
+            model=provider.model,
+            approvals=provider.approvals,
         )
         for name, provider in config.providers.items()
     ]
@@ -167,19 +223,22 @@ def _provider_runs(name: str, counts: Mapping[RunStatus, int]) -> ProviderRuns:
 
 async def diagnose(core: Core, caller: Principal, command: DiagnoseRun) -> DiagnosisReply:
     """Return a run's diagnostics, with the most likely reason for its state."""
-    facts = await core.store.read(lambda view: _facts(view, caller, command.run_id))
+    facts = await core.store.read(lambda view: _facts(core, view, caller, command.run_id))
     run = facts.run
     attempt = facts.attempts[-1] if facts.attempts else None
-    tree = await _process_tree(core, run, attempt)
+    tree, processes_unknown = await _process_tree(core, facts, attempt)
     provider = core.config.providers.get(run.provider)
     availability = (
         await probe(provider.runner, core.config.agent_env(provider), core.config.host)
-        if provider and (run.status is RunStatus.QUEUED or _failed_with(run, "auth_failed"))
+        if provider
+        and facts.is_here
+        and (run.status is RunStatus.QUEUED or _failed_with(run, "auth_failed"))
         else Availability(available=True)
     )
-    worker_alive = run.worker_id is not None and run.id in core.workers.running
+    is_here = run.worker_id is not None and run.id in core.workers.running
+    worker_alive = is_here or facts.daemon is not None
     issue = _runner_issue(run, provider) or _issue(
-        core, facts, availability, worker_alive, bool(tree)
+        core, facts, availability, worker_alive, bool(tree) or processes_unknown is not None
     )
     if _failed_with(run, "auth_failed") and availability.logged_in:
         issue = evolve(
@@ -203,7 +262,8 @@ async def diagnose(core: Core, caller: Principal, command: DiagnoseRun) -> Diagn
             queue_position=facts.position,
             likely_issue=issue,
             active_pid=tree[0].pid if tree else None,
-            process_tree=tuple(tree),
+            process_tree=tree,
+            processes_unknown=processes_unknown,
             last_event_at=facts.last_event_at,
             last_output_at=facts.last_output_at,
             blocked_by_run_id=facts.blocked_by.id if facts.blocked_by else None,
@@ -230,6 +290,16 @@ class _Facts:
     last_event_at: datetime | None
     last_output_at: datetime | None
     request: Request | None
+    daemon: DaemonRecord | None
+    """Another daemon that executes the run."""
+    is_provided: bool
+    """False if no daemon has the run's provider."""
+    other_workers: int
+    """Number of the workers of other daemons of its host that have the run's provider."""
+    is_here: bool
+    """Whether this engine serves the run's host."""
+    absent_host: HostRecord | None
+    """The run's host, if no daemon serves it."""
 
     def silent_s(self, until: datetime) -> float:
         """Return the seconds since its agent's last output."""
@@ -237,17 +307,29 @@ class _Facts:
         return (until - last).total_seconds()
 
 
-def _facts(view: View, caller: Principal, run_id: str) -> _Facts:
-    run, _ = run_for(view, caller, Action.READ, run_id)
+def _facts(core: Core, view: View, caller: Principal, run_id: str) -> _Facts:
+    run, session = run_for(view, caller, Action.READ, run_id)
+    daemon = daemon_of(view, run)
+    attempts = view.attempts(run_id)
+    host = session.host
+    if run.status in ACTIVE and attempts and attempts[-1].host is not None:
+        host = attempts[-1].host
     return _Facts(
         run,
         _counts(view.live_runs()),
         view.queue_position(run) if run.provider != MANUAL else None,
         view.queued_before(run) if run.status is RunStatus.QUEUED else None,
-        view.attempts(run_id),
+        attempts,
         view.last_event_at(run),
         view.last_output_at(run),
         view.request(run.waiting_on) if run.waiting_on else None,
+        None if daemon is None or daemon.id == core.instance else daemon,
+        core.store.lease is None
+        or run.provider == MANUAL
+        or has_provider(view, run.provider, host),
+        workers_elsewhere(core, view, run.provider, host),
+        core.is_here(host),
+        absent_host(core, view, host),
     )
 
 
@@ -277,7 +359,10 @@ _FAILURES: Final[dict[str, tuple[IssueCode, str]]] = {
         "unknown",
         "the conversation is too long for the model: start a new session",
     ),
-    "provider_error": ("unknown", "read the message and stderr_tail; sending it again may help"),
+    "provider_error": (
+        "unknown",
+        "read the message and the end of standard error; sending it again may help",
+    ),
     "provider_unreachable": (
         "provider_unavailable",
         "check the network and the provider's address",
@@ -288,11 +373,17 @@ _FAILURES: Final[dict[str, tuple[IssueCode, str]]] = {
     ),
     "invalid_config": ("invalid_config", "correct the provider's settings; see the invocation"),
     "thread_missing": ("thread_missing", "start a session"),
-    "agent_crashed": ("crashed", "see stderr_tail and the exit code"),
+    "agent_crashed": ("crashed", "see the end of standard error and the exit code"),
     "timeout": ("unknown", "allow more time, or make the task smaller"),
     "worker_lost": ("worker_lost", "send the message again"),
     "denied": ("unknown", "a request of the agent was denied"),
 }
+
+_SILENT_FAILURES: Final = {
+    "provider_error": "sending the message again may help",
+    "agent_crashed": "it wrote nothing to standard error: see the exit code and the agent's last output",
+}
+"""Hints for agents that wrote nothing to standard error."""
 
 
 def _runner_issue(run: Run, provider: ProviderConfig | None) -> Issue | None:
@@ -307,23 +398,29 @@ def _runner_issue(run: Run, provider: ProviderConfig | None) -> Issue | None:
         return None
 
 
+def _failure(run: Run, error: RunError, attempts: Sequence[Attempt]) -> Issue:
+    code, hint = _FAILURES.get(error.code, ("unknown", "see the run's events"))
+    if not (attempts and attempts[-1].stderr_tail.strip()):
+        hint = _SILENT_FAILURES.get(error.code, hint)
+    if error.code == "timeout" and error.message.endswith(SILENCE_LIMIT):
+        code = "agent_silent"
+    if error.code == "invalid_config" and error.message.startswith(CWD_MISSING):
+        code = "cwd_missing"
+        hint = (
+            f"create the directory again, or use `agentctl session move {run.session_id} DIR`; then send "
+            "the message again"
+        )
+    if error.message.startswith(CANNOT_ASK):
+        code, hint = "agent_cannot_ask", "install another version of the agent"
+    return Issue(code, f"{error.code}: {error.message}", hint)
+
+
 def _issue(
     core: Core, facts: _Facts, availability: Availability, worker_alive: bool, has_process: bool
 ) -> Issue:
     run = facts.run
     if run.status is RunStatus.FAILED and run.error is not None:
-        code, hint = _FAILURES.get(run.error.code, ("unknown", "see the run's events"))
-        if run.error.code == "timeout" and run.error.message.endswith(SILENCE_LIMIT):
-            code = "agent_silent"
-        if run.error.code == "invalid_config" and run.error.message.startswith(CWD_MISSING):
-            code = "cwd_missing"
-            hint = (
-                f"create the directory again, or use `agentctl session move {run.session_id} DIR`; then send "
-                "the message again"
-            )
-        if run.error.message.startswith(CANNOT_ASK):
-            code, hint = "agent_cannot_ask", "install another version of the agent"
-        return Issue(code, f"{run.error.code}: {run.error.message}", hint)
+        return _failure(run, run.error, facts.attempts)
     if run.status is RunStatus.CANCELED:
         requested_at = run.cancel_requested_at
         since = "" if requested_at is None else f"; requested at {_format_time(requested_at)}"
@@ -385,12 +482,20 @@ def _queue_issue(core: Core, facts: _Facts, availability: Availability) -> Issue
         return Issue(
             "none", "the run is manual and waits for its owner to start it", "use run transition"
         )
-    if core.workers.alive_workers == 0:
+    if facts.absent_host is not None:
+        return _away_issue("the run waits for", facts.absent_host)
+    if not facts.is_provided:
+        where = "" if facts.is_here else " of the run's host"
+        text = f"no daemon{where} has the provider {run.provider}"
+        return Issue("provider_unavailable", text, "start a daemon that has it; the run waits")
+    own_workers = core.workers.alive_workers if facts.is_here else 0
+    if own_workers + facts.other_workers == 0:
         return Issue("no_workers", "no worker starts runs now", "start the daemon again")
     if not availability.available:
         return Issue("provider_unavailable", str(availability.reason), "see the provider's reason")
-    workers = core.config.max_concurrency
-    if core.workers.busy_workers >= workers:
+    workers = own_workers + facts.other_workers
+    busy = facts.counts.running_count if facts.other_workers else core.workers.busy_workers
+    if busy >= workers:
         return Issue(
             "queued_no_capacity",
             f"all {workers} workers are busy; the run is number {facts.position} in the queue",
@@ -427,14 +532,37 @@ def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: b
 def _lost_issue(core: Core, facts: _Facts) -> Issue:
     """Return the issue of an active run that no worker of this engine executes."""
     run, host = facts.run, _other_host(core, facts.attempts[-1] if facts.attempts else None)
-    message, hint = f"the worker {run.worker_id} is not in this daemon", "restart the daemon"
-    if host is not None:
-        message = f"its agent is on host {host}, and this is host {core.config.host.id}"
-        hint = f"start the engine of host {host} on this database again"
+    issue = Issue(
+        "worker_lost",
+        f"the worker {run.worker_id} is not in this daemon",
+        "restart the daemon",
+    )
+    if facts.absent_host is not None:
+        issue = _away_issue("its agent may still be on", facts.absent_host)
+    elif host is not None:
+        issue = Issue(
+            "worker_lost",
+            f"its agent is on host {host}, and this is host {core.config.host.id}",
+            f"a daemon of host {host} takes the run over: start one on this database if there is none",
+        )
     if run.cancel_requested_at is not None:
         requested_at = _format_time(run.cancel_requested_at)
-        message += f"; the cancel of {requested_at} waits until its processes are known to be gone"
-    return Issue("worker_lost", message, hint)
+        waits = f"; the cancel of {requested_at} waits until its processes are known to be gone"
+        issue = evolve(issue, message=issue.message + waits)
+    return issue
+
+
+def _away_issue(relation: str, host: HostRecord) -> Issue:
+    """Return the issue of a run whose host no daemon serves."""
+    return Issue(
+        "host_away",
+        f"{relation} the host {host.name}, which no daemon serves{_since(host)}",
+        f"start agentd on {host.name}; or cancel what runs and move the session to another host",
+    )
+
+
+def _since(host: HostRecord) -> str:
+    return "" if host.away_since is None else f" since {_format_time(host.away_since)}"
 
 
 def _other_host(core: Core, attempt: Attempt | None) -> str | None:
@@ -444,15 +572,17 @@ def _other_host(core: Core, attempt: Attempt | None) -> str | None:
     return attempt.host
 
 
-async def _process_tree(core: Core, run: Run, attempt: Attempt | None) -> Sequence[ProcessView]:
-    if run.status not in ACTIVE or attempt is None or attempt.pid is None:
-        return ()
-    if _other_host(core, attempt) is not None:
-        return ()  # the pid is one of the other host
-    query = partial(
-        core.config.host.process_tree, attempt.pid, attempt.process_start_id, MAX_PROCESSES
-    )
-    return await anyio.to_thread.run_sync(query)
+async def _process_tree(
+    core: Core, facts: _Facts, attempt: Attempt | None
+) -> tuple[tuple[ProcessView, ...], str | None]:
+    """Return the processes of a run's agent, and why they are not known; None if they are."""
+    if facts.run.status not in ACTIVE or attempt is None or attempt.pid is None:
+        return (), None
+    if (host := _other_host(core, attempt)) is None:
+        return await processes_here(core, attempt), None
+    if facts.daemon is None:
+        return (), f"they are on host {host}, and its daemon has ended"
+    return await processes_elsewhere(core, facts.daemon, attempt)
 
 
 _INVOCATION: Final = "invocation"

@@ -11,6 +11,7 @@ from agent_orchestrator.domain.model import Event, Session
 from agent_orchestrator.engine.access import forbid_runs, session_for
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.paging import BATCH_SIZE
+from agent_orchestrator.long_work import run_long
 from agent_orchestrator.operations.sessions import ChangeKind, FileChange, GetDiff, SessionDiff
 
 MAX_FILES: Final = 1_000
@@ -29,6 +30,8 @@ async def get(core: Core, caller: Principal, command: GetDiff) -> SessionDiff:
     session = await core.store.read(
         lambda view: session_for(view, caller, Action.READ, command.session_id)
     )
+    if not core.is_here(session.host):
+        return await _of_log(core, session)
     protected = await run_sync(core.config.protected, session.cwd)
     found = await core.config.host.directory_changes(
         session.cwd, session.created_at, hidden=(*protected.secret, *protected.read_only)
@@ -55,7 +58,8 @@ async def _of_log(core: Core, session: Session) -> SessionDiff:
         if not events:
             break
         cursor = events[-1].seq
-        for change in (change for event in events for change in _reported(event)):
+        # One event may have many megabytes.
+        for change in await run_long(_all_reported, events):
             if len(changes) == MAX_FILES:
                 return _reply_of_log(session, changes, is_truncated=True)
             size += len(change.diff or "")
@@ -69,6 +73,10 @@ def _reply_of_log(
     session: Session, changes: Sequence[FileChange], *, is_truncated: bool
 ) -> SessionDiff:
     return SessionDiff(session.id, session.cwd, "events", None, tuple(changes), is_truncated)
+
+
+def _all_reported(events: Sequence[Event]) -> list[FileChange]:
+    return [change for event in events for change in _reported(event)]
 
 
 def _reported(event: Event) -> list[FileChange]:

@@ -7,6 +7,7 @@ from typing import Final
 
 import anyio.to_thread
 
+from agent_orchestrator.configuration import EngineOptions
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.exposure import possible_without_sandbox
 from agent_orchestrator.domain.notices import Notice
@@ -14,6 +15,7 @@ from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.engine.access import require_admin
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.daemons import clock_problems
 from agent_orchestrator.engine.diagnosis import provider_statuses
 from agent_orchestrator.host import use_host
 from agent_orchestrator.operations.daemon import (
@@ -23,7 +25,7 @@ from agent_orchestrator.operations.daemon import (
     Problem,
     ProviderStatus,
 )
-from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.queries import Growth, View
 from agent_orchestrator.ports.runner import SelfChecking, capabilities_of
 
 OLD_TOKEN_AGE: Final = timedelta(days=90)
@@ -31,6 +33,21 @@ OLD_TOKEN_AGE: Final = timedelta(days=90)
 
 RECENT_FAILURE_AGE: Final = timedelta(days=1)
 """The age up to which the doctor warns of a notice that was not sent."""
+
+GROWTH_PERIOD: Final = timedelta(days=7)
+SHORTEST_PERIOD: Final = timedelta(days=1)
+"""The time whose events tell the present pace, and the shortest one that a year is reckoned from."""
+
+YEAR: Final = timedelta(days=365)
+
+MAX_SAMPLE: Final = 10_000
+"""Maximum number of events that tell the present pace."""
+
+EVENT_OVERHEAD: Final = 160
+"""Bytes of an event in a database besides its data: its other columns, and its places in the indexes."""
+
+MUCH: Final = 5e9
+"""Bytes of a year's events from which the doctor proposes limits."""
 
 MAX_FAILED: Final = 50
 """Maximum number of failed notices that the doctor looks at."""
@@ -45,6 +62,14 @@ async def run_doctor(core: Core, caller: Principal, command: Doctor) -> DoctorRe
     tokens = await core.store.read(lambda view: _tokens(view, caller))
     findings = await provider_findings(core.config)
     findings += _store(core, await core.store.problems())
+    since = core.now() - GROWTH_PERIOD
+    growth = await core.store.read(lambda view: view.newest_events(since=since, limit=MAX_SAMPLE))
+    findings += growth_findings(growth, core.config, core.now())
+    daemons = await core.store.read(lambda view: view.daemons())
+    findings += [
+        Finding("warning", "clock", problem.message, "synchronize the clocks of the machines: NTP")
+        for problem in clock_problems(daemons)
+    ]
     findings += token_findings(tokens, core.now())
     failed = await core.store.read(
         lambda view: view.notices(state="failed", order="newest", limit=MAX_FAILED)
@@ -53,6 +78,30 @@ async def run_doctor(core: Core, caller: Principal, command: Doctor) -> DoctorRe
     for query in (core.config.host.findings, core.config.findings):
         findings += await anyio.to_thread.run_sync(query)
     return doctor_report(findings)
+
+
+def growth_findings(growth: Growth, options: EngineOptions, now: datetime) -> Iterator[Finding]:
+    """Yield a finding about what the events of a year will weigh, if the newest ones are typical."""
+    if not growth.count:
+        return
+    # Few events may have come at once in a log that has just begun.
+    is_new = growth.count < MAX_SAMPLE / 2
+    period = max(now - growth.since, SHORTEST_PERIOD if is_new else timedelta(seconds=1))
+    size = (growth.size + growth.count * EVENT_OVERHEAD) * (YEAR / period)
+    message = f"at the present pace, a year of events weighs {_size_text(size)}"
+    if any((options.retain_days, options.retain_events, options.retain_bytes)):
+        yield Finding("ok", "database", f"{message}; the limits of retention delete older ones")
+    elif size < MUCH:
+        yield Finding("ok", "database", message)
+    else:
+        hint = "set retain_days, or prune sessions; see docs/operations.md"
+        yield Finding("note", "database", f"{message}, and all are kept", hint)
+
+
+def _size_text(size: float) -> str:
+    if size < 1e8:
+        return "less than 100 MB"
+    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:,.0f} GB"
 
 
 def notice_findings(failed: Iterable[Notice], now: datetime) -> Iterator[Finding]:

@@ -11,11 +11,12 @@ import anyio.lowlevel
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import (
     CursorAhead,
+    Gone,
     InvalidRequest,
     OrchestratorError,
     Unavailable,
 )
-from agent_orchestrator.domain.model import Event
+from agent_orchestrator.domain.model import Event, Session
 from agent_orchestrator.engine import audit
 from agent_orchestrator.engine.access import (
     access_topics,
@@ -56,19 +57,23 @@ def _page_after(
     view: View,
     caller: Principal,
     session_id: str,
-    cursor: int,
+    cursor: int | None,
     limit: int,
     size: int = BATCH_SIZE,
     *,
     epoch: str | None = None,
-) -> tuple[list[Event], int]:
-    """Return the events after a cursor, and the last event's ``seq``.
+) -> tuple[list[Event], int, int]:
+    """Return the events after a cursor, that cursor, and the last event's ``seq``.
 
+    :param cursor: None means the oldest one.
     :param epoch: the epoch in which the cursor, or an earlier one, was read.
+    :raises Gone: if events after the cursor were deleted.
     :raises CursorAhead: if the cursor is beyond the last event, or beyond the part of the log that is
         unchanged since the epoch.
     """
     session = session_for(view, caller, Action.READ, session_id)
+    if cursor is None:
+        cursor = session.oldest_cursor
     common = 0
     if epoch is not None and cursor > (common := view.last_common_seq(session_id, epoch)):
         details = {"cursor": cursor, "last_seq": session.last_seq, "resume_cursor": common}
@@ -78,13 +83,23 @@ def _page_after(
             f"cursor {cursor} is beyond the last event ({session.last_seq})",
             {"cursor": cursor, "last_seq": session.last_seq, "resume_cursor": 0},
         )
+    _require_kept(session, cursor)
     events = view.events(session_id, after=cursor, limit=limit, size=size)
-    return events, session.last_seq
+    return events, cursor, session.last_seq
+
+
+def _require_kept(session: Session, cursor: int) -> None:
+    """Raise ``Gone`` if events after a cursor were deleted."""
+    if cursor < session.oldest_cursor:
+        raise Gone(
+            f"the events up to {session.oldest_cursor} are no longer kept",
+            {"cursor": cursor, "oldest": session.oldest_cursor, "last_seq": session.last_seq},
+        )
 
 
 async def list_events(core: Core, caller: Principal, command: ListEvents) -> EventPage:
-    def query(view: View) -> tuple[list[Event], int, str | None]:
-        events, last_seq = _page_after(
+    def query(view: View) -> tuple[list[Event], int, int, str | None]:
+        page = _page_after(
             view,
             caller,
             command.session_id,
@@ -93,17 +108,17 @@ async def list_events(core: Core, caller: Principal, command: ListEvents) -> Eve
             PAGE_SIZE,
             epoch=command.epoch,
         )
-        return events, last_seq, view.epoch()
+        return *page, view.epoch()
 
     with core.notifier.subscribe(f"session:{command.session_id}", *access_topics(caller)) as waiter:
-        new, last_seq, epoch = await core.store.read(query)
+        new, cursor, last_seq, epoch = await core.store.read(query)
         if not new and command.wait_s:
             with anyio.move_on_after(command.wait_s):
                 while not new:
                     await waiter.wait()
                     waiter.clear()
-                    new, last_seq, epoch = await core.store.read(query)
-    next_cursor = new[-1].seq if new else command.cursor
+                    new, cursor, last_seq, epoch = await core.store.read(query)
+    next_cursor = new[-1].seq if new else cursor
     return EventPage(tuple(new), next_cursor, has_more=next_cursor < last_seq, epoch=epoch)
 
 
@@ -125,8 +140,7 @@ async def subscribe(
     with core.notifier.subscribe(*topics, *access_topics(caller)) as waiter:
         reader: _SessionReader | _FeedReader
         if len(ids) == 1:
-            after = None if request.cursor == HEAD else _sequence(request.cursor)
-            reader = _SessionReader(core, caller, waiter, ids[0], after, request.epoch)
+            reader = _SessionReader(core, caller, waiter, ids[0], request.cursor, request.epoch)
         else:
             reader = _FeedReader(core, caller, waiter, ids, request.cursor)
         try:
@@ -134,12 +148,11 @@ async def subscribe(
         except OrchestratorError as error:
             await audit.record_refusal(core, caller, "stream", ",".join(ids) or None, error)
             raise
-        yield reader
+        with core.last_seen.during(caller.token_id):
+            yield reader
 
 
-def _sequence(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
+def _sequence(cursor: str) -> int:
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 19):
         raise InvalidRequest.of({"cursor": "must be the seq of an event, or 0"})
     return min(int(cursor), MAX_INTEGER)
@@ -197,10 +210,10 @@ class _SessionReader:
         caller: Principal,
         waiter: Waiter,
         session_id: str,
-        cursor: int | None,
+        cursor: str | None,
         epoch: str | None,
     ) -> None:
-        """:param cursor: None means the end of the log.
+        """:param cursor: None means the oldest event.
         :param epoch: the epoch in which the cursor was read, if known.
         """
         self.epoch = epoch
@@ -208,8 +221,9 @@ class _SessionReader:
         self._caller = caller
         self._waiter = waiter
         self._session_id = session_id
-        self._cursor = cursor or 0
-        self._starts_at_head = cursor is None
+        self._cursor = 0
+        self._starts_at_head = cursor == HEAD
+        self._first_cursor = None if cursor in (None, HEAD) else _sequence(cursor)
         self._head_at_start = 0
         self._caught_up = False
         self._is_at_end = False
@@ -218,14 +232,14 @@ class _SessionReader:
     async def open(self) -> None:
         """Check access and cursor, and record the current end of the log."""
 
-        def query(view: View) -> tuple[int, str | None]:
-            last_seq = _page_after(
-                view, self._caller, self._session_id, self._cursor, 0, epoch=self.epoch
-            )[1]
-            return last_seq, view.epoch()
+        def query(view: View) -> tuple[int, int, str | None]:
+            _, cursor, last_seq = _page_after(
+                view, self._caller, self._session_id, self._first_cursor, 0, epoch=self.epoch
+            )
+            return cursor, last_seq, view.epoch()
 
-        # Checked only once, because the log of an open store never shrinks.
-        self._head_at_start, self.epoch = await self._core.store.read(query)
+        # The end is checked only once, because that of an open store's log never moves back.
+        self._cursor, self._head_at_start, self.epoch = await self._core.store.read(query)
         if self._starts_at_head:
             self._cursor = self._head_at_start
 
@@ -237,17 +251,20 @@ class _SessionReader:
             if not self._caught_up:
                 if self._cursor >= self._head_at_start:
                     self._caught_up = True
+                    # The waiter was subscribed before the head was read, and not cleared since.
+                    self._is_at_end = True
                     return (CaughtUp(str(self._cursor)),)
                 limit = min(limit, self._head_at_start - self._cursor)
             if self._is_at_end:
                 await _next_notification(self._core, self._caller, self._waiter)
                 self._is_at_end = False
-            self._waiter.clear()
+            if self._caught_up:
+                self._waiter.clear()
             read = partial(
-                self._core.shared_reads.page, self._caller, self._require_access, self._session_id
+                self._core.shared_reads.page, self._caller, self._require_events, self._session_id
             )
             page = await _when_reachable(partial(read, self._cursor, limit))
-            self._is_at_end = not page
+            self._is_at_end = self._caught_up and not page
             if page:
                 self._cursor = page[-1].event.seq
                 return page
@@ -255,8 +272,11 @@ class _SessionReader:
     async def wait_revoked(self) -> None:
         await _wait_revoked(self._core, self._caller, self._require_access)
 
-    def _require_access(self, view: View) -> None:
-        session_for(view, self._caller, Action.READ, self._session_id)
+    def _require_access(self, view: View) -> Session:
+        return session_for(view, self._caller, Action.READ, self._session_id)
+
+    def _require_events(self, view: View) -> None:
+        _require_kept(self._require_access(view), self._cursor)
 
 
 class _FeedReader:

@@ -1,9 +1,10 @@
 """What a list of sessions shows of each: its run, its open requests, and what the caller has seen."""
 
-from agent_orchestrator.domain.access import Action, Principal
-from agent_orchestrator.domain.model import Run
+from agent_orchestrator.domain.access import Action, Principal, Visibility
+from agent_orchestrator.domain.model import Run, Session
 from agent_orchestrator.engine.access import forbid_runs, session_for
 from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.engine.session_states import reader_of, state_of
 from agent_orchestrator.operations.sessions import (
     MarkSeen,
     RunState,
@@ -14,16 +15,22 @@ from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import RunQueries, View
 
 
-def activity(view: View, caller: Principal, session_id: str) -> SessionActivity:
-    """Return the activity of a session that the caller may read."""
-    run = view.active_run(session_id)
+def activity(
+    view: View, caller: Principal, within: Visibility, session: Session
+) -> SessionActivity:
+    """Return the activity of a session that the caller may read.
+
+    :param within: the sessions that the caller may see.
+    """
+    run = view.active_run(session.id)
     if run is None:
-        newest, _ = view.latest_runs(session_id, limit=1, cut=0, size=1)
+        newest, _ = view.latest_runs(session.id, limit=1, cut=0, size=1)
         run = newest[0] if newest else None
     return SessionActivity(
         run=None if run is None else _state(view, run),
-        open_request_count=view.open_request_count(session_id),
-        seen_seq=view.seen(_reader(caller), session_id),
+        open_request_count=view.open_request_count(session.id),
+        seen_seq=view.seen(reader_of(caller), session.id),
+        state=state_of(view, caller, within, session),
     )
 
 
@@ -41,12 +48,8 @@ def _state(view: RunQueries, run: Run) -> RunState:
         finished_at=run.finished_at,
         error_code=None if run.error is None else run.error.code,
         cost_usd=None if run.usage is None else run.usage.cost_usd,
+        sandbox=run.sandbox,
     )
-
-
-def _reader(caller: Principal) -> str:
-    """Return whose mark a caller has: each token has one, so that each device of a person has."""
-    return caller.token_id or caller.id
 
 
 async def mark_seen(core: Core, caller: Principal, command: MarkSeen) -> Change[SeenReply]:
@@ -54,11 +57,11 @@ async def mark_seen(core: Core, caller: Principal, command: MarkSeen) -> Change[
 
     def change(tx: Transaction) -> SeenReply:
         session = session_for(tx, caller, Action.READ, command.session_id)
-        before = tx.seen(_reader(caller), session.id)
+        before = tx.seen(reader_of(caller), session.id)
         # A mark that arrives late, or from before a restore, must not hide what is new.
         seq = min(max(before, command.seq), session.last_seq)
         if seq != before:
-            tx.put_seen(_reader(caller), session.id, seq)
+            tx.put_seen(reader_of(caller), session.id, seq)
         return SeenReply(seq)
 
     return change

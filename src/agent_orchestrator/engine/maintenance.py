@@ -61,7 +61,7 @@ async def check_store(core: Core, caller: Principal, command: CheckStore) -> Che
                     while not await core.store.read(replay.advance):
                         pass
                 sessions, runs = sessions + 1, runs + replay.compared
-                events += replay.last_seq
+                events += replay.event_count
                 findings += replay.findings
             after = page[-1].id
     with _recording_failure(findings, "audit"):
@@ -94,14 +94,19 @@ class _LoggedRun:
 class _Replay:
     """Reads one session's events from the first, then compares the resulting states with the rows.
 
-    The session may change meanwhile. So rows are compared only in a read that has reached the last event.
+    The session may change meanwhile. So rows are compared only in a read that has reached the last event. Of
+    what was deleted nothing can be said but how much it was.
     """
 
     session_id: str
     findings: list[str] = Factory(list)
     last_seq: int = 0
+    event_count: int = 0
     compared: int = 0
-    _status: str = "open"
+    _deleted_before: int | None = None
+    _deleted: int = 0
+    _first_gap: str = ""
+    _status: str | None = "open"
     _runs: dict[str, _LoggedRun] = Factory(dict)
     _requests: dict[str, str] = Factory(dict)
     _next_run: str | None = ""
@@ -110,6 +115,9 @@ class _Replay:
     def advance(self, view: View) -> bool:
         """Read or compare the next part. Return True when all is compared."""
         last = self.last_seq
+        self._deleted = view.pruned_log(self.session_id).count
+        if self._deleted_before is None:
+            self._deleted_before = self._deleted
         events = view.events(self.session_id, after=last, limit=EVENTS_PAGE, size=PAGE_SIZE)
         for event in events:
             self._apply(event)
@@ -137,13 +145,21 @@ class _Replay:
         if self._next_run is not None or self._next_request is not None:
             return False
         self._compare_session(session)
+        self._compare_count()
         return True
 
     def _apply(self, event: Event) -> None:
         if event.seq != self.last_seq + 1:
-            self._report(f"in its log, event {event.seq} follows event {self.last_seq}")
+            self._first_gap = self._first_gap or f"event {event.seq} follows event {self.last_seq}"
+            if self.last_seq == 0:
+                self._status = None
         self.last_seq = event.seq
-        if event.event_type in (EventType.SESSION_UPDATED, EventType.SESSION_CLOSED):
+        self.event_count += 1
+        if event.event_type in (
+            EventType.SESSION_UPDATED,
+            EventType.SESSION_CLOSED,
+            EventType.SESSION_IMPORTED,
+        ):
             self._status = event.data.get("status", self._status)
         elif (
             event.event_type in (EventType.REQUEST_CREATED, EventType.REQUEST_RESOLVED)
@@ -160,6 +176,8 @@ class _Replay:
 
     def _compare_run(self, run: Run) -> None:
         self.compared += 1
+        if run.id not in self._runs and self._deleted and is_terminal(run.status):
+            return
         logged = self._runs.get(run.id, _LoggedRun())
         state: tuple[Any, ...] = (logged.status, logged.attempt)
         if state != (str(run.status), run.attempt):
@@ -173,6 +191,8 @@ class _Replay:
 
     def _compare_request(self, request: Request) -> None:
         status = self._requests.get(request.id)
+        if status is None and self._deleted and not request.is_open:
+            return
         if status != request.status:
             self._report(f"request {request.id} is {request.status}, but its log says {status}")
 
@@ -181,8 +201,18 @@ class _Replay:
             self._report(
                 f"its last_seq is {session.last_seq}, but its log ends with {self.last_seq}"
             )
-        if session.status != self._status:
+        if self._status is not None and session.status != self._status:
             self._report(f"it is {session.status}, but its log says {self._status}")
+
+    def _compare_count(self) -> None:
+        missing = self.last_seq - self.event_count
+        # Some may have been deleted after they were read.
+        if missing > self._deleted or missing < (self._deleted_before or 0):
+            self._report(
+                f"{missing} of its events are missing, and {self._deleted} were deleted: {self._first_gap}"
+                if self._deleted
+                else f"in its log, {self._first_gap}"
+            )
 
     def _report(self, finding: str) -> None:
         if len(self.findings) < MAX_FINDINGS:

@@ -23,7 +23,7 @@ _RUN_TITLES: Final[Mapping[NoticeKind, str]] = {"finished": "Finished", "failed"
 
 
 def content_of(core: Core, view: View, notice: Notice) -> NoticeContent | None:
-    """Return what to send now; None if the notice is not wanted any more."""
+    """Return what to send now; None if the notice is no longer wanted."""
     is_withdrawal = notice.state == "withdrawing"
     request = None if notice.request_id is None else view.request(notice.request_id)
     session = None if notice.session_id is None else view.session(notice.session_id)
@@ -57,7 +57,7 @@ def content_of(core: Core, view: View, notice: Notice) -> NoticeContent | None:
 
 
 def _outcome(view: RunQueries, run_id: str | None) -> str | None:
-    """Return the result or the error of a run. Long ones are read from the store."""
+    """Return the text of a run's result, or the message of its error."""
     run = None if run_id is None else view.run(run_id)
     if run is None:
         return None
@@ -72,14 +72,14 @@ def _path(notice: Notice) -> str:
     return "/" if notice.session_id is None else f"/s/{notice.session_id}"
 
 
-def one_line(text: str, most: int) -> str:
-    """Return a text without control and formatting characters, cut to a number of characters."""
+def one_line(text: str, max_length: int) -> str:
+    """Return a text on one line, without control and formatting characters, cut to a length."""
     visible = "".join(
         " " if unicodedata.category(character) in _HIDDEN else character
-        for character in text[: 4 * most]
+        for character in text[: 4 * max_length]
     )
     line = " ".join(visible.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
+    return line if len(line) <= max_length else line[: max_length - 1] + "…"
 
 
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})

@@ -1,6 +1,7 @@
 """The task that sends the notices of the outbox."""
 
 import logging
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -13,10 +14,10 @@ from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.notice_content import content_of
 from agent_orchestrator.engine.notice_levels import level_of
-from agent_orchestrator.engine.notice_states import record_failure, record_sent, set_state
+from agent_orchestrator.engine.notice_states import postpone, record_failure, record_sent, set_state
 from agent_orchestrator.engine.notifier import Waiter
 from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
-from agent_orchestrator.engine.push_devices import holder_of, may_be_told
+from agent_orchestrator.engine.push_devices import after_quiet, holder_of, is_muted, may_be_notified
 from agent_orchestrator.host import use_host
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.channel import NoticeContent, SendFailed
@@ -27,14 +28,18 @@ logger = logging.getLogger("agent_orchestrator.notices")
 NOTICES_TOPIC: Final = "notices"
 
 MAX_AT_ONCE: Final = 16
-"""Maximum number of notices that are sent at once. To one target they are sent one after another."""
+"""Maximum number of notices that are sent at once. Each target gets one at a time."""
 
 LONGEST_PAUSE_S: Final = 60.0
 """Maximum seconds between two reads of the clock while a notice is due later: the clock may be set and the
 machine may sleep."""
 
 PROBLEM_PAUSE_S: Final = 60.0
-"""Seconds until a target is used again after a failure that is a fault of this program."""
+"""Seconds until a target is used again after an unexpected error of this program."""
+
+CLAIM_MARGIN_S: Final = 15.0
+"""Seconds after the longest attempt until another engine of the store may send a notice, because the one
+that claimed it has ended or hangs."""
 
 RETRY_S: Final = 1.0
 """Seconds until the next read if the store is unavailable."""
@@ -49,8 +54,10 @@ class _Deliveries:
     """The targets to which a notice is being sent."""
 
     async def start_due(self) -> float | None:
-        """Start to send the notices that are due. Return the seconds until the next one; None if there is
-        none, or too much is being sent.
+        """Start sending the notices that are due.
+
+        Return the seconds until the next one is due; None if there is none, or :data:`MAX_AT_ONCE` are being
+        sent.
         """
         while len(self.busy) < MAX_AT_ONCE:
             now, busy = self.core.now(), frozenset(self.busy)
@@ -62,14 +69,26 @@ class _Deliveries:
                     lambda view, busy=busy: view.next_notice_at(excluding=busy)  # type: ignore[misc]
                 )
                 return None if next_at is None else max((next_at - now).total_seconds(), 0.0)
+            if self.core.store.lease is not None:
+                until = now + timedelta(seconds=self._longest_s(due) + CLAIM_MARGIN_S)
+                claim = partial(_claim, due, self.core.instance, until)
+                if not await self.core.store.transact(claim):
+                    continue  # another engine was faster, or it is not wanted any more
             self.busy.add(due.target)
             self.tasks.start_soon(self._send, due)
         return None
 
+    def _longest_s(self, notice: Notice) -> float:
+        """Return the maximum seconds of one attempt."""
+        target, push = self.core.config.targets.get(notice.target), self.core.config.push
+        if target is not None:
+            return target.timeout_s
+        return 0.0 if push is None else push.timeout_s
+
     async def _send(self, notice: Notice) -> None:
         try:
             await send(self.core, notice)
-        except Exception:  # runs go on, whatever is wrong with notices
+        except Exception:  # an error of notices must not stop runs
             logger.exception("notice %s cannot be sent or recorded", notice.id)
             await anyio.sleep(PROBLEM_PAUSE_S)
         finally:
@@ -95,12 +114,21 @@ async def deliver(core: Core) -> None:
                     await waiter.wait()
 
 
+def _claim(due: Notice, claimant: str, until: datetime, tx: Transaction) -> bool:
+    return tx.claim_notice(due, claimant, until)
+
+
 async def send(core: Core, notice: Notice) -> None:
     """Send one notice, or withdraw it, and record the outcome."""
     content, device = await read_with_retry(core, lambda view: _prepare(core, view, notice))
     if content is None:
         await transact_with_retry(core, lambda tx: _drop(core, tx, notice))
         return
+    if device is not None and notice.kind != "test" and notice.state == "queued":
+        now = core.now()
+        if (later := after_quiet(core.config.notify, device, now)) > now:
+            await transact_with_retry(core, lambda tx: postpone(tx, notice, later))
+            return
     try:
         with use_host(core.config.host):
             await _attempt(core, notice, device, content)
@@ -114,33 +142,37 @@ async def send(core: Core, notice: Notice) -> None:
 def _prepare(
     core: Core, view: View, notice: Notice
 ) -> tuple[NoticeContent | None, PushSubscription | None]:
-    """Return what to send, None if it is not wanted any more, and the device if it is for one."""
+    """Return the content, or None if it is no longer wanted, and the device, or None if it is for a target."""
     content = content_of(core, view, notice)
     if content is None or _is_muted(view, notice):
         return None, None
     if notice.principal is None:
         return content, None
     device = view.push_subscription(notice.target)
-    if device is None or not _may_have(core, view, device, notice):
+    if device is None or not _may_get(core, view, device, notice):
         return None, None
     return content, device
 
 
 def _is_muted(view: View, notice: Notice) -> bool:
-    """Return whether a notice that was not sent yet is of a session of which nobody is notified now."""
+    """Return whether a notice was not sent yet, and notices of its session were switched off meanwhile."""
     session = None if notice.session_id is None else view.session(notice.session_id)
     return notice.state == "queued" and session is not None and level_of(view, session) == "none"
 
 
-def _may_have(core: Core, view: View, device: PushSubscription, notice: Notice) -> bool:
-    """Return whether a device may have a notice now: access may have been withdrawn meanwhile."""
+def _may_get(core: Core, view: View, device: PushSubscription, notice: Notice) -> bool:
+    """Return whether a device may still get a notice: its access may have been withdrawn meanwhile."""
     holder = holder_of(core, view, device)
     if holder is None:
         return False
     if notice.kind == "test" or notice.state == "withdrawing":
         return True
     session = None if notice.session_id is None else view.session(notice.session_id)
-    return session is not None and may_be_told(view, holder, session, notice.kind)
+    return (
+        session is not None
+        and not is_muted(view, device, session)
+        and may_be_notified(view, holder, session, notice.kind)
+    )
 
 
 async def _attempt(
@@ -148,7 +180,7 @@ async def _attempt(
 ) -> None:
     """Send a notice once.
 
-    :raises SendFailed: if that failed, whatever the reason.
+    :raises SendFailed: if that failed for any reason.
     """
     target, push = core.config.targets.get(notice.target), core.config.push
     if device is not None and push is not None:
@@ -156,7 +188,7 @@ async def _attempt(
     elif target is not None:
         timeout_s, sending = target.timeout_s, partial(target.channel.send, content)
     else:
-        raise SendFailed("the settings have no such target any more", is_final=True)
+        raise SendFailed("the settings no longer have this target", is_final=True)
     try:
         with anyio.fail_after(timeout_s):
             await sending()
@@ -176,7 +208,7 @@ def _record_failure(core: Core, sent: Notice, failure: SendFailed, tx: Transacti
 
 
 def _drop(core: Core, tx: Transaction, sent: Notice) -> None:
-    """Record that a notice is not wanted any more. Remove its device if the device's token has ended."""
+    """Record that a notice is no longer wanted. Remove its device if the device's token has ended."""
     notice = tx.notice(sent.id)
     if notice is not None and notice.state in ("queued", "withdrawing"):
         set_state(core, tx, notice, "gone")

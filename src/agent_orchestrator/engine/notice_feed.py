@@ -8,7 +8,7 @@ from attrs import define, field
 
 from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest, Unavailable
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Core
-from agent_orchestrator.engine.notice_outbox import NOTICEABLE, add_of_request, apply_event
+from agent_orchestrator.engine.notice_outbox import NOTICEABLE, add_request_notices, apply_event
 from agent_orchestrator.engine.paging import BATCH_SIZE
 from agent_orchestrator.operations.events import StreamItem
 from agent_orchestrator.ports.changes import Transaction
@@ -20,16 +20,17 @@ SUBSCRIPTIONS_TOPIC: Final = "push"
 """Notified when a browser subscribes."""
 
 BATCH: Final = 16
-"""Maximum number of events that one change handles, because other changes wait for it."""
+"""Maximum number of events that one transaction handles, because other changes wait for it."""
 
 PAUSE_S: Final = 0.5
-"""Seconds between two reads of the log. An agent at work writes many events, few of which count."""
+"""Seconds between two reads of the log. A working agent writes many events, few of which
+make notices."""
 
 RETRY_S: Final = 5.0
 """Seconds until the next read if the store is unavailable."""
 
 LONGEST_LAG_S: Final = 60.0
-"""Seconds after which the cursor is stored although no event counted, so that a restart reads little."""
+"""Seconds after which the cursor is stored even if no event made a notice, so that a restart reads little."""
 
 
 async def follow_log(core: Core) -> None:
@@ -41,7 +42,7 @@ async def follow_log(core: Core) -> None:
             while reader.is_active == is_active:
                 waiter.clear()
                 try:
-                    has_more = await reader.read_on()
+                    has_more = await reader.handle_next()
                 except Exception as error:
                     is_known = isinstance(error, Unavailable)
                     text = "notices cannot be made now, trying again: %s"
@@ -64,18 +65,18 @@ class _Reader:
     cursor: str | None = None
     stored_at: float = field(factory=anyio.current_time)
 
-    async def read_on(self) -> bool:
+    async def handle_next(self) -> bool:
         """Handle the next events, if there is somebody to notify. Return whether there may be more."""
         if not self.is_active:
             self.is_active = await self.core.store.read(
                 lambda view: _has_recipients(self.core, view)
             )
         if not self.is_active:
-            await _forget(self.core)
+            await _forget_cursor(self.core)
             return False
-        self.cursor, is_at_end = await read_on(self.core, self.cursor)
+        self.cursor, is_at_end = await handle_events(self.core, self.cursor)
         if is_at_end and anyio.current_time() - self.stored_at > LONGEST_LAG_S:
-            await _store(self.core, self.cursor)
+            await _store_cursor(self.core, self.cursor)
             self.stored_at = anyio.current_time()
         return not is_at_end
 
@@ -86,7 +87,7 @@ def _has_recipients(core: Core, view: View) -> bool:
     return core.config.push is not None and bool(view.push_subscriptions(limit=1))
 
 
-async def read_on(core: Core, cursor: str | None) -> tuple[str, bool]:
+async def handle_events(core: Core, cursor: str | None) -> tuple[str, bool]:
     """Handle the next events of the log.
 
     :param cursor: the position in the log; None means the stored one.
@@ -100,7 +101,7 @@ async def read_on(core: Core, cursor: str | None) -> tuple[str, bool]:
         try:
             items = view.feed_of_types(NOTICEABLE, after=after, limit=BATCH, size=BATCH_SIZE)
         except (CursorAhead, InvalidRequest):
-            return None  # a backup was restored
+            return None  # the cursor is of another log: a backup was restored
         return items, view.feed_head()
 
     found = await core.store.read(query)
@@ -124,18 +125,20 @@ def start_over(core: Core, tx: Transaction) -> str:
     after = None
     while pending := tx.requests(status="pending", after=after, limit=MAX_READ_ROWS):
         for request in pending:
-            add_of_request(core, tx, request)
+            add_request_notices(core, tx, request)
         after = pending[-1].id
     head = tx.feed_head()
     tx.set_notice_cursor(head)
     return head
 
 
-async def _store(core: Core, cursor: str) -> None:
+async def _store_cursor(core: Core, cursor: str) -> None:
     await core.store.transact(lambda tx: tx.set_notice_cursor(cursor))
 
 
-async def _forget(core: Core) -> None:
-    """Forget the cursor, because nobody is notified. Who comes later is not told of what happened before."""
+async def _forget_cursor(core: Core) -> None:
+    """Forget the cursor, because nobody is notified. Later subscribers get no notices of
+    earlier events.
+    """
     if await core.store.read(lambda view: view.notice_cursor()) is not None:
         await core.store.transact(lambda tx: tx.set_notice_cursor(None))

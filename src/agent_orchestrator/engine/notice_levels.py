@@ -1,4 +1,4 @@
-"""What people are notified of a session: its own level, or that of an ancestor."""
+"""The notice level of a session decides what people are notified of. It is its own, or an ancestor's."""
 
 from collections.abc import Collection
 
@@ -21,7 +21,7 @@ def level_of(view: SessionQueries, session: Session) -> NoticeLevel:
 def is_wanted(level: NoticeLevel, events: Collection[str], occasion: Occasion) -> bool:
     """Return whether a target or device is notified of an occasion.
 
-    :param events: what it is set for.
+    :param events: the occasions that the target or device is configured for.
     """
     if level == "all":
         return occasion in events or "request" in events

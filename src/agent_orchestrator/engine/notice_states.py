@@ -1,8 +1,8 @@
-"""The states of notices. Each function is part of a change, and logs what the session's readers may know."""
+"""The states of notices. Each function is part of a transaction. Receipts are logged in the session."""
 
 import logging
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from attrs import evolve
@@ -18,7 +18,7 @@ logger = logging.getLogger("agent_orchestrator.notices")
 MAX_ATTEMPTS: Final = 8
 """Number of attempts after which a notice has failed."""
 
-_MAX_ATTEMPTS: Final[Mapping[NoticeKind, int]] = {
+_MAX_ATTEMPTS_BY_KIND: Final[Mapping[NoticeKind, int]] = {
     "request": MAX_ATTEMPTS,
     "finished": MAX_ATTEMPTS,
     "failed": MAX_ATTEMPTS,
@@ -26,7 +26,7 @@ _MAX_ATTEMPTS: Final[Mapping[NoticeKind, int]] = {
 }
 
 MAX_WITHDRAWALS: Final = 3
-"""Number of attempts to take a notice away."""
+"""Maximum number of attempts to withdraw a notice."""
 
 FIRST_RETRY_S: Final = 5.0
 LONGEST_RETRY_S: Final = 1800.0
@@ -36,8 +36,8 @@ MAX_ERROR: Final = 500
 """Maximum number of characters of an error."""
 
 
-def withdraws(core: Core, notice: Notice) -> bool:
-    """Return whether the channel of a notice can take it away."""
+def can_withdraw(core: Core, notice: Notice) -> bool:
+    """Return whether the channel of a notice can remove it from the device that shows it."""
     if notice.principal is not None:
         return core.config.push is not None
     target = core.config.targets.get(notice.target)
@@ -45,23 +45,30 @@ def withdraws(core: Core, notice: Notice) -> bool:
 
 
 def set_state(core: Core, tx: Transaction, notice: Notice, state: NoticeState, **more: Any) -> None:
-    """Change the state of a notice. Nothing is left to do, unless ``next_at`` is given."""
-    changes = {"next_at": None} | more
+    """Change the state of a notice. Without ``next_at`` it is not sent again."""
+    changes = {"next_at": None, "claimed_by": None} | more
     tx.put_notice(evolve(notice, state=state, updated_at=core.now(), **changes))
 
 
 def withdraw(core: Core, tx: Transaction, notice: Notice) -> None:
-    """Take a notice away because its request was closed."""
+    """Withdraw a notice because its request was closed."""
     if notice.state == "queued":
         set_state(core, tx, notice, "gone", error=None)
-    elif notice.state in ("sent", "shown") and withdraws(core, notice):
+    elif notice.state in ("sent", "shown") and can_withdraw(core, notice):
         set_state(core, tx, notice, "withdrawing", next_at=core.now(), attempts=0)
 
 
-def record_sent(core: Core, tx: Transaction, sent: Notice) -> None:
-    """Record that a channel accepted a notice, or that it took one away.
+def postpone(tx: Transaction, queued: Notice, moment: datetime) -> None:
+    """Send a queued notice later."""
+    notice = tx.notice(queued.id)
+    if notice is not None and notice.state == "queued":
+        tx.put_notice(evolve(notice, next_at=moment, claimed_by=None))
 
-    :param sent: the notice as it was before.
+
+def record_sent(core: Core, tx: Transaction, sent: Notice) -> None:
+    """Record that a channel accepted a notice, or withdrew it.
+
+    :param sent: the notice as it was when the attempt began.
     """
     notice = tx.notice(sent.id)
     if notice is None:
@@ -75,7 +82,7 @@ def record_sent(core: Core, tx: Transaction, sent: Notice) -> None:
     notice = evolve(notice, attempts=attempts, sent_at=now, error=None)
     if notice.state == "queued":
         set_state(core, tx, notice, "sent")
-    elif notice.state == "gone" and withdraws(core, notice):
+    elif notice.state == "gone" and can_withdraw(core, notice):
         # Its request was closed while it was sent.
         set_state(core, tx, notice, "withdrawing", next_at=now, attempts=0)
     else:
@@ -84,7 +91,10 @@ def record_sent(core: Core, tx: Transaction, sent: Notice) -> None:
 
 
 def record_failure(core: Core, tx: Transaction, sent: Notice, failure: SendFailed) -> None:
-    """Record that an attempt failed. There is another one later, unless that is useless."""
+    """Record a failed attempt. Schedule another, unless this was the last.
+
+    :param sent: the notice as it was when the attempt began.
+    """
     notice = tx.notice(sent.id)
     if notice is None or notice.state != sent.state:
         return
@@ -94,11 +104,11 @@ def record_failure(core: Core, tx: Transaction, sent: Notice, failure: SendFaile
     retry_at = core.now() + timedelta(seconds=retry_s(attempts, failure.retry_after_s))
     is_last = (
         failure.is_final
-        or attempts >= (MAX_WITHDRAWALS if is_withdrawal else _MAX_ATTEMPTS[notice.kind])
+        or attempts >= (MAX_WITHDRAWALS if is_withdrawal else _MAX_ATTEMPTS_BY_KIND[notice.kind])
         or (notice.deadline is not None and retry_at >= notice.deadline)
     )
     if not is_last:
-        tx.put_notice(evolve(notice, next_at=retry_at))
+        tx.put_notice(evolve(notice, next_at=retry_at, claimed_by=None))
         return
     set_state(core, tx, notice, "gone" if is_withdrawal else "failed")
     if not is_withdrawal:
@@ -115,48 +125,50 @@ def record_failure(core: Core, tx: Transaction, sent: Notice, failure: SendFaile
 def record_shown(core: Core, tx: Transaction, notice: Notice, *, is_click: bool) -> Notice:
     """Record that a device has shown a notice, or that somebody has clicked on it. Return the notice.
 
-    The notices of the same principal's other devices, and those that wait for all devices, are not needed.
+    Drop the queued notices of the same principal's other devices, and those for fallback targets.
     """
     now = core.now()
     is_first = notice.shown_at is None
     clicked_at = notice.clicked_at or (now if is_click else None)
     shown = evolve(notice, shown_at=notice.shown_at or now, clicked_at=clicked_at, error=None)
     if notice.state in ("queued", "sent", "failed"):
-        shown = evolve(shown, state="shown", next_at=None, updated_at=now)
+        shown = evolve(shown, state="shown", next_at=None, claimed_by=None, updated_at=now)
     if shown != notice:
         tx.put_notice(shown)
     if not is_first:
         return shown
     log_receipt(core, tx, shown, "shown")
     for other in tx.notices_about(notice.subject):
-        is_later = other.is_fallback or other.principal == notice.principal
-        if other.id != notice.id and other.state == "queued" and is_later:
+        is_replaced = other.is_fallback or other.principal == notice.principal
+        if other.id != notice.id and other.state == "queued" and is_replaced:
             set_state(core, tx, other, "gone", error=None)
     return shown
 
 
 def _try_next(core: Core, tx: Transaction, failed: Notice) -> None:
     """Notify the next device of a principal now, because one has failed. If no device is left, notify the
-    targets that wait for them.
+    fallback targets.
     """
     if failed.principal is None:
         return
     queued = [one for one in tx.notices_about(failed.subject) if one.state == "queued"]
     later = [one for one in queued if one.principal == failed.principal and not one.attempts]
     if later:
-        _hurry(core, tx, min(later, key=lambda one: (one.next_at or core.now(), one.id)))
+        _send_soon(core, tx, min(later, key=lambda one: (one.next_at or core.now(), one.id)))
         return
     others = [one for one in tx.notices_about(failed.subject) if one.principal is not None]
     if any(one.state in ("queued", "sent", "shown") for one in others):
         return
-    for waiting in queued:
-        if waiting.is_fallback:
-            _hurry(core, tx, waiting)
+    for notice in queued:
+        if notice.is_fallback:
+            _send_soon(core, tx, notice)
 
 
-def _hurry(core: Core, tx: Transaction, notice: Notice) -> None:
+def _send_soon(core: Core, tx: Transaction, notice: Notice) -> None:
+    """Make a notice due now, or at the end of quiet hours."""
     now = core.now()
-    if notice.next_at is not None and notice.next_at > now:
+    is_being_sent = notice.claimed_by is not None
+    if notice.next_at is not None and notice.next_at > now and not is_being_sent:
         soon = core.config.notify.after_quiet_hours(now)
         tx.put_notice(evolve(notice, next_at=min(notice.next_at, soon)))
 

@@ -65,7 +65,7 @@ async def get(core: Core, caller: Principal, command: GetNotice) -> NoticeReply:
     with core.notifier.subscribe(f"notice:{command.notice_id}", *access_topics(caller)) as waiter:
         notice = await core.store.read(query)
         with anyio.move_on_after(command.wait_s):
-            while notice.state == "queued" and command.wait_s:
+            while command.wait_s and notice.state == (command.known_state or "queued"):
                 await waiter.wait()
                 waiter.clear()
                 notice = await core.store.read(query)
@@ -101,7 +101,9 @@ async def test(core: Core, caller: Principal, command: TestNotice) -> Change[Not
             raise Conflict(
                 "no target of notices is configured, and no device has subscribed: see [notify]"
             )
-        notices = tuple(_test_of(core, name, owner, core.now()) for name, owner in owners.items())
+        notices = tuple(
+            _test_notice(core, name, owner, core.now()) for name, owner in owners.items()
+        )
         for notice in notices:
             tx.add_notice(notice)
         return NoticesReply(notices)
@@ -109,7 +111,7 @@ async def test(core: Core, caller: Principal, command: TestNotice) -> Change[Not
     return change
 
 
-def _test_of(core: Core, target: str, principal: str | None, now: datetime) -> Notice:
+def _test_notice(core: Core, target: str, principal: str | None, now: datetime) -> Notice:
     notice_id = core.config.ids("ntc")
     return Notice(
         id=notice_id,

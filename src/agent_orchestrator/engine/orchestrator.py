@@ -1,7 +1,7 @@
 """The engine: an async context manager that runs the workers, and the entry point of callers."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from math import inf
 from types import TracebackType
@@ -16,27 +16,33 @@ from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.engine import (
     audit,
+    expiry,
     feed,
+    inquiries,
+    last_seen,
+    log_retention,
     notice_delivery,
     notice_feed,
     recovery,
     requests,
     retention,
+    sharing,
     takeovers,
     tokens,
 )
 from agent_orchestrator.engine.access import holder, seconds_left
-from agent_orchestrator.engine.calls import dispatch
+from agent_orchestrator.engine.calls import dispatch, download, upload
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.daemons import name_host, profile_of
 from agent_orchestrator.engine.providers import with_default
 from agent_orchestrator.engine.worker_pool import WorkerPool
 from agent_orchestrator.host import Host, use_host
 from agent_orchestrator.operations.events import StreamRequest
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.ports.runner import Runner
-from agent_orchestrator.ports.store import Store
-from agent_orchestrator.ports.transport import Reply, Subscription
+from agent_orchestrator.ports.store import Store, Synchronizing
+from agent_orchestrator.ports.transport import Download, Reply, Subscription
 
 logger = logging.getLogger("agent_orchestrator.engine")
 
@@ -73,7 +79,7 @@ class Orchestrator:
         self.core = Core(
             store=store,
             config=config,
-            instance=config.ids("dmn"),
+            own_id=config.ids("dmn"),
             started_at=config.clock(),
         )
         self.pool = WorkerPool(self.core)
@@ -84,6 +90,8 @@ class Orchestrator:
         self._has_tokens = False
 
     async def __aenter__(self) -> Self:
+        name_host(self.core)
+        expiry.limit_agents(self.core)
         async with AsyncExitStack() as stack:
             stack.enter_context(self.core.store.listen(self.core.notifier.notify))
             stack.enter_context(self.core.store.listen(self._note))
@@ -97,16 +105,29 @@ class Orchestrator:
                     await _enter(stack, channel, self.core.config.host)
             if len(self.core.config.routing.prefer) > 1:
                 self.core.config = await with_default(self.core.config)
-            self._tasks = await stack.enter_async_context(anyio.create_task_group())
             if isinstance(ids := self.core.config.ids, SortableIds):
                 ids.follow(await self.core.store.read(lambda view: view.newest_ids()))
+            if isinstance(self.core.store, Synchronizing):
+                self.core.store.synchronize(
+                    self.core.config.clock, ids if isinstance(ids, SortableIds) else None
+                )
+            # Before there is a task group, which would wrap the error.
+            await self.core.store.join(profile_of(self.core.config))
+            self._tasks = await stack.enter_async_context(anyio.create_task_group())
             # After listening, so that no token created meanwhile is missed.
             self._has_tokens |= await self.core.store.read(lambda view: bool(view.tokens(limit=1)))
             await self._recover_lost_runs()
+            self._tasks.start_soon(expiry.keep_agents, self.core)
+            self._tasks.start_soon(sharing.keep_lease, self.core, self.pool)
+            self._tasks.start_soon(inquiries.answer_inquiries, self.core)
             self._tasks.start_soon(self.pool.serve, self._tasks)
             self._tasks.start_soon(requests.watch_deadlines, self.core)
             self._tasks.start_soon(takeovers.watch_holds, self.core)
             self._tasks.start_soon(retention.delete_expired, self.core)
+            self._tasks.start_soon(log_retention.keep_limits, self.core)
+            self._tasks.start_soon(
+                last_seen.record_uses, self.core.last_seen, self.core.store, self.core.now
+            )
             self._tasks.start_soon(notice_feed.follow_log, self.core)
             self._tasks.start_soon(notice_delivery.deliver, self.core)
             self._stack = stack.pop_all()
@@ -147,6 +168,8 @@ class Orchestrator:
             seconds_left(self.core, principal)
             if principal.run is not None:
                 self.pool.note_token(principal.run)
+            elif principal.token_id is not None:
+                self.core.last_seen.note(principal.token_id, self.core.now())
         return principal
 
     def has_tokens(self) -> bool:
@@ -159,6 +182,18 @@ class Orchestrator:
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         """Call an operation for the local principal."""
         return await dispatch(self.core, LOCAL, operation, request)
+
+    def download(
+        self, operation: Operation[Req, Res], request: Req
+    ) -> AbstractAsyncContextManager[Download]:
+        """Open the lines of an operation for the local principal."""
+        return download(self.core, LOCAL, operation, request)
+
+    async def upload(
+        self, operation: Operation[Req, Res], request: Req, data: AsyncIterator[bytes]
+    ) -> Reply[Res]:
+        """Call an operation that takes lines for the local principal."""
+        return await upload(self.core, LOCAL, operation, request, data)
 
     def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
         """Open a stream for the local principal."""
@@ -173,6 +208,8 @@ class Orchestrator:
         """
         self.core.draining = True
         self.core.stop_deadline.move_to(anyio.current_time() + grace_s + stop_s)
+        if grace_s:
+            self._tasks.start_soon(sharing.tell_draining, self.core)
         await self.pool.stop_starting()
         active = tuple(self.pool.running.values())
         for running in active:
@@ -231,6 +268,16 @@ class Caller:
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         return await dispatch(self.core, self.principal, operation, request)
+
+    def download(
+        self, operation: Operation[Req, Res], request: Req
+    ) -> AbstractAsyncContextManager[Download]:
+        return download(self.core, self.principal, operation, request)
+
+    async def upload(
+        self, operation: Operation[Req, Res], request: Req, data: AsyncIterator[bytes]
+    ) -> Reply[Res]:
+        return await upload(self.core, self.principal, operation, request, data)
 
     def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
         return feed.subscribe(self.core, self.principal, request)

@@ -27,7 +27,7 @@ async def probe(runner: Runner, env: Mapping[str, str], host: Host) -> Availabil
 async def with_default(config: EngineConfig) -> EngineConfig:
     """Return the configuration with the first preferred provider that is available as the default.
 
-    If none is, the first one stays the default, so that its reason is told.
+    If none is, the first one stays the default, so that its reason is shown.
     """
     for name in config.routing.prefer:
         provider = config.providers[name]

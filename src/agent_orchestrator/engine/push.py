@@ -1,18 +1,20 @@
 """The calls for push subscriptions."""
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from attrs import evolve
 
-from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import Conflict, InvalidRequest, NotFound
-from agent_orchestrator.domain.notices import OCCASIONS, PushDevice, PushSubscription
-from agent_orchestrator.engine.access import forbid_runs, require_active
+from agent_orchestrator.domain.notices import OCCASIONS, Occasion, PushDevice, PushSubscription
+from agent_orchestrator.engine.access import device_of, forbid_runs, require_active, session_for
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.notice_states import record_shown
 from agent_orchestrator.engine.notices import notice_for
 from agent_orchestrator.engine.paging import PAGE_SIZE, has_words, page
+from agent_orchestrator.notice_settings import is_time_zone
 from agent_orchestrator.operations.notices import NoticeReply
 from agent_orchestrator.operations.push import (
     GetPushKey,
@@ -23,6 +25,7 @@ from agent_orchestrator.operations.push import (
     ReportNotice,
     SubscribePush,
     UnsubscribePush,
+    UpdatePush,
 )
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.channel import PushService
@@ -35,9 +38,7 @@ MAX_SUBSCRIPTIONS: Final = 20
 async def subscribe(core: Core, caller: Principal, command: SubscribePush) -> Change[PushReply]:
     forbid_runs(caller)
     problems = _service(core).problems(command.endpoint, command.p256dh, command.auth)
-    events = tuple(occasion for occasion in OCCASIONS if occasion in command.events)
-    if not events or len(events) < len(set(command.events)):
-        problems["events"] = f"must be some of {', '.join(OCCASIONS)}"
+    events = _occasions(command.events, problems)
     if problems:
         raise InvalidRequest.of(problems)
 
@@ -45,12 +46,14 @@ async def subscribe(core: Core, caller: Principal, command: SubscribePush) -> Ch
         require_active(tx, caller)
         now = core.now()
         former = tx.push_subscription_of(command.endpoint)
+        device = device_of(tx, caller)
+        name = command.name or (_host(command.endpoint) if device is None else device.name)
         subscription = PushSubscription(
             id=former.id if former else core.config.ids("psh"),
             principal=caller.id,
             admin=caller.admin,
             token_id=caller.token_id,
-            name=command.name or _host(command.endpoint),
+            name=name,
             endpoint=command.endpoint,
             p256dh=command.p256dh,
             auth=command.auth,
@@ -58,6 +61,13 @@ async def subscribe(core: Core, caller: Principal, command: SubscribePush) -> Ch
             created_at=former.created_at if former else now,
             seen_at=now,
         )
+        if former is not None and former.principal == caller.id:
+            subscription = evolve(
+                subscription,
+                quiet_hours=former.quiet_hours,
+                time_zone=former.time_zone,
+                muted=former.muted,
+            )
         if former is None or former.principal != caller.id:
             own = tx.push_subscriptions(principal=caller.id, limit=MAX_SUBSCRIPTIONS)
             if len(own) >= MAX_SUBSCRIPTIONS:
@@ -72,6 +82,58 @@ async def subscribe(core: Core, caller: Principal, command: SubscribePush) -> Ch
         return PushReply(_shown(subscription))
 
     return change
+
+
+def _occasions(given: Iterable[str], problems: dict[str, str]) -> tuple[Occasion, ...]:
+    """Return occasions in their usual order. Add a problem if there are none, or unknown ones."""
+    names = set(given)
+    occasions = tuple(occasion for occasion in OCCASIONS if occasion in names)
+    if not occasions or len(occasions) < len(names):
+        problems["events"] = f"must be some of {', '.join(OCCASIONS)}"
+    return occasions
+
+
+async def update(core: Core, caller: Principal, command: UpdatePush) -> Change[PushReply]:
+    forbid_runs(caller)
+    problems: dict[str, str] = {}
+    changes: dict[str, Any] = {
+        name: value
+        for name in ("push", "quiet_hours", "time_zone")
+        if (value := getattr(command, name)) is not None
+    }
+    if command.events is not None:
+        changes["events"] = _occasions(command.events, problems)
+    if command.time_zone is not None and not is_time_zone(command.time_zone):
+        problems["time_zone"] = "is not a time zone that the daemon knows"
+    if problems:
+        raise InvalidRequest.of(problems)
+    if command.muted is not None:
+        changes["muted"] = tuple(dict.fromkeys(command.muted))
+
+    def change(tx: Transaction) -> PushReply:
+        found = _own(tx, caller, command.subscription_id)
+        for session_id in changes.get("muted", ()):
+            session_for(tx, caller, Action.READ, session_id)
+        changed = evolve(found, **changes)
+        if changed != found:
+            tx.put_push_subscription(changed)
+        return PushReply(_shown(changed))
+
+    return change
+
+
+def _own(view: View, caller: Principal, subscription_id: str) -> PushSubscription:
+    """Return a push subscription that the caller may change.
+
+    :raises NotFound: if it may not, or there is none.
+    """
+    require_active(view, caller)
+    found = view.push_subscription(subscription_id)
+    if found is None or not (caller.admin or found.principal == caller.id):
+        raise NotFound(
+            f"no push subscription {subscription_id}", {"subscription_id": subscription_id}
+        )
+    return found
 
 
 def _service(core: Core) -> PushService:
@@ -93,6 +155,11 @@ def _shown(subscription: PushSubscription) -> PushDevice:
         events=subscription.events,
         created_at=subscription.created_at,
         seen_at=subscription.seen_at,
+        token_id=subscription.token_id,
+        push=subscription.push,
+        quiet_hours=subscription.quiet_hours,
+        time_zone=subscription.time_zone,
+        muted=subscription.muted,
     )
 
 
@@ -123,13 +190,7 @@ async def unsubscribe(core: Core, caller: Principal, command: UnsubscribePush) -
     forbid_runs(caller)
 
     def change(tx: Transaction) -> PushReply:
-        require_active(tx, caller)
-        found = tx.push_subscription(command.subscription_id)
-        if found is None or not (caller.admin or found.principal == caller.id):
-            raise NotFound(
-                f"no push subscription {command.subscription_id}",
-                {"subscription_id": command.subscription_id},
-            )
+        found = _own(tx, caller, command.subscription_id)
         tx.remove_push_subscription(found.id)
         return PushReply(_shown(found))
 

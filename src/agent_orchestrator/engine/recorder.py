@@ -166,7 +166,7 @@ class Recorder:
 
         :raises StaleAttempt: if the run has a later attempt, or has ended.
         """
-        run = run_changes.require_current_attempt(tx, self._run.id, self._run.attempt)
+        run = run_changes.require_current_attempt(self._core, tx, self._run.id, self._run.attempt)
         attempt = run_changes.current_attempt(tx, run)
         assert attempt is not None, "the start of a run records it"
         self._append(tx, batch[attempt.writes - self._written :])
@@ -183,6 +183,11 @@ class Recorder:
             if drafts:
                 tx.append(self._run.session_id, drafts, now)
                 drafts = []
-            write(tx, run_changes.require_current_attempt(tx, self._run.id, self._run.attempt))
+            write(
+                tx,
+                run_changes.require_current_attempt(
+                    self._core, tx, self._run.id, self._run.attempt
+                ),
+            )
         if drafts:
             tx.append(self._run.session_id, drafts, now)

@@ -27,12 +27,14 @@ from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal
 from agent_orchestrator.domain.model import Attempt, Message, Run, RunError, Source
 from agent_orchestrator.engine import questions, run_changes, steering, transitions
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.daemons import has_provider
 from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
 from agent_orchestrator.host import ReapResult
 from agent_orchestrator.operations.daemon import Problem
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import RunQueries, View
 from agent_orchestrator.ports.runner import capabilities_of
+from agent_orchestrator.ports.store import DAEMONS_TOPIC
 
 logger = logging.getLogger("agent_orchestrator.recovery")
 
@@ -50,6 +52,9 @@ RETRY_S: Final = 5.0
 
 LONGEST_RETRY_S: Final = 60.0
 """Maximum seconds until the next try."""
+
+SHARED_PAUSE_S: Final = 10.0
+"""Maximum seconds until the next look for lost runs of other daemons, whose end is notified."""
 
 Action = Literal["canceled", "parked", "queued", "resumed", "failed"]
 
@@ -69,36 +74,46 @@ class _Decision:
 async def recover(core: Core, done: anyio.Event) -> None:
     """Recover the runs of lost engines, with retries until none is left.
 
-    Runs that are not recovered yet are a problem in the daemon's status.
+    In a store that several daemons share, this goes on: it takes over from each daemon of the same host that
+    ends. Runs that are not
+    recovered yet are a problem in the daemon's status.
 
     :param done: set after the first try.
     """
     failed = 0
-    while True:
-        try:
-            remaining = await _try_recovery(core)
-        except Exception as error:
-            logger.exception("finding the runs of a lost daemon failed")
-            remaining = _Remaining(failure=error)
-        core.recovery_problem = remaining.problem
-        done.set()
-        if remaining.problem is None:
-            return
-        failed = failed + 1 if remaining.failure is not None else 0
-        pause = min(RETRY_S * 2 ** max(0, failed - 1), LONGEST_RETRY_S)
-        logger.warning("%s; trying again in %g s", remaining.problem.message, pause)
-        await anyio.sleep(pause)
+    with core.notifier.subscribe(DAEMONS_TOPIC) as waiter:
+        while True:
+            waiter.clear()
+            try:
+                remaining = await _try_recovery(core)
+            except Exception as error:
+                logger.exception("finding the runs of a lost daemon failed")
+                remaining = _Remaining(failure=error)
+            core.recovery_problem = remaining.problem
+            done.set()
+            if remaining.problem is not None:
+                failed = failed + 1 if remaining.failure is not None else 0
+                pause = min(RETRY_S * 2 ** max(0, failed - 1), LONGEST_RETRY_S)
+                logger.warning("%s; trying again in %g s", remaining.problem.message, pause)
+            elif core.store.lease is None:
+                return
+            else:
+                failed, pause = 0, SHARED_PAUSE_S
+            with anyio.move_on_after(pause):
+                await waiter.wait()
 
 
 @frozen
 class _Remaining:
     """The runs that a try has not recovered.
 
+    :param unjudged: providers that no daemon has: their runs wait for one that can resume them.
     :param alive: number of runs whose processes may still exist.
     :param reasons: the host's reasons why it does not know.
     :param failed: number of runs whose recovery failed.
     """
 
+    unjudged: frozenset[str] = frozenset()
     alive: int = 0
     reasons: tuple[str, ...] = ()
     failed: int = 0
@@ -107,6 +122,8 @@ class _Remaining:
     @property
     def problem(self) -> Problem | None:
         parts = []
+        if self.unjudged:
+            parts.append(f"no daemon has their providers {', '.join(sorted(self.unjudged))}")
         if self.alive:
             details = "".join(f" ({reason})" for reason in self.reasons[:3])
             parts.append(f"{self.alive} may still have processes{details}")
@@ -119,7 +136,7 @@ class _Remaining:
 
 
 async def _try_recovery(core: Core) -> _Remaining:
-    lost = await read_with_retry(core, lambda view: _lost_attempts(view, core.instance))
+    lost, unjudged = await read_with_retry(core, partial(_lost_attempts, core))
     results = await _reap(core, [attempt for _, attempt in lost])
     recoverable = [
         (run, result)
@@ -146,11 +163,45 @@ async def _try_recovery(core: Core) -> _Remaining:
                     )
                     failed, failure = failed + 1, error
     reasons = {result.reason for result in results if result.reason}
-    return _Remaining(len(lost) - len(recoverable), tuple(sorted(reasons)), failed, failure)
+    alive = len(lost) - len(recoverable)
+    return _Remaining(unjudged, alive, tuple(sorted(reasons)), failed, failure)
 
 
-def _lost_attempts(view: View, instance: str) -> list[tuple[Run, Attempt | None]]:
-    return [(run, run_changes.current_attempt(view, run)) for run in view.lost_runs(instance)]
+def _lost_attempts(
+    core: Core, view: View
+) -> tuple[list[tuple[Run, Attempt | None]], frozenset[str]]:
+    """Return the lost runs of this host that this engine can judge, and the providers of those that no
+    daemon of the host can.
+    """
+    lost: list[tuple[Run, Attempt | None]] = []
+    others: set[str] = set()
+    for run in view.lost_runs(core.instance):
+        attempt = run_changes.current_attempt(view, run)
+        if core.store.lease is not None and not core.is_here(_host_of(view, run, attempt)):
+            continue  # only a daemon of that host can end its processes
+        if _can_judge(core, run):
+            lost.append((run, attempt))
+        else:
+            others.add(run.provider)
+    own = core.config.host.id
+    return lost, frozenset(name for name in others if not has_provider(view, name, own))
+
+
+def _host_of(view: View, run: Run, attempt: Attempt | None) -> str | None:
+    """Return the host of a run: where its attempt was started, else where its session is."""
+    if attempt is not None and attempt.host is not None:
+        return attempt.host
+    session = view.session(run.session_id)
+    return None if session is None else session.host
+
+
+def _can_judge(core: Core, run: Run) -> bool:
+    """Return whether this engine can decide about a lost run.
+
+    Where several daemons share the store, only one with the run's provider knows whether it can be resumed.
+    """
+    is_decided = run.cancel_requested_at is not None or run.status is RunStatus.WAITING
+    return core.store.lease is None or is_decided or run.provider in core.config.providers
 
 
 async def _reap(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[ReapResult]:

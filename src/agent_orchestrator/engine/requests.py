@@ -36,6 +36,7 @@ from agent_orchestrator.domain.model import (
 from agent_orchestrator.engine import questions, results
 from agent_orchestrator.engine.access import (
     access_topics,
+    device_of,
     request_for,
     run_for,
     session_for,
@@ -53,6 +54,7 @@ from agent_orchestrator.operations.requests import (
     ReplyParentReply,
     RequestPage,
     RequestReply,
+    ResolveReply,
     ResolveRequest,
 )
 from agent_orchestrator.ports.changes import Transaction
@@ -314,16 +316,22 @@ async def get(core: Core, caller: Principal, command: GetRequest) -> RequestRepl
     return RequestReply(request)
 
 
-async def resolve(core: Core, caller: Principal, command: ResolveRequest) -> Change[RequestReply]:
-    def change(tx: Transaction) -> RequestReply:
+async def resolve(core: Core, caller: Principal, command: ResolveRequest) -> Change[ResolveReply]:
+    def change(tx: Transaction) -> ResolveReply:
         request = _request_to_decide(tx, caller, command.request_id)
         if not request.is_open:
             with suppress(InvalidRequest):
                 if _decided(command, request) == request:
-                    return RequestReply(request)
+                    return ResolveReply(request, decided_now=False)
             raise _closed(request)
-        decided = evolve(_decided(command, request), decided_by=caller.id)
-        return RequestReply(_close(core, tx, decided))
+        device = device_of(tx, caller)
+        decided = evolve(
+            _decided(command, request),
+            decided_by=caller.id,
+            decided_on=None if device is None else device.name,
+            decided_on_id=None if device is None else device.id,
+        )
+        return ResolveReply(_close(core, tx, decided))
 
     return change
 

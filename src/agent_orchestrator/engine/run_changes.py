@@ -44,14 +44,16 @@ class StaleAttempt(Exception):
     """The run has a later attempt, or has ended: writes of this attempt are refused."""
 
 
-def require_current_attempt(tx: RunQueries, run_id: str, attempt: int) -> Run:
+def require_current_attempt(core: Core, tx: RunQueries, run_id: str, attempt: int) -> Run:
     """Return the run for a write of one of its attempts.
 
-    :raises StaleAttempt: if that attempt is no longer active.
+    :raises StaleAttempt: if that attempt is no longer active, or was begun under a lease that is lost.
     """
     run = tx.run(run_id)
     if run is None or run.attempt != attempt or run.status not in ACTIVE:
         raise StaleAttempt(f"attempt {attempt} of {run_id}")
+    if (run.worker_id or "").partition("/")[0] != core.instance:
+        raise StaleAttempt(f"attempt {attempt} of {run_id}, of {run.worker_id}")
     return run
 
 
@@ -72,7 +74,15 @@ def message_created_event(message: Message) -> Draft:
         data["request_id"] = message.request_id
     if message.images:
         data["images"] = to_plain(message.images)
+    if message.is_steering:
+        data["is_steering"] = True
     return Draft(EventType.MESSAGE_CREATED, data, message.run_id)
+
+
+def log_delivery(tx: Transaction, run: Run, message: Message, at: datetime) -> None:
+    """Append the event that a running agent has taken a steering message, or has given it back."""
+    data = {"message_id": message.id, "delivery": message.delivery, "attempt": run.attempt}
+    log(tx, run, EventType.MESSAGE_UPDATED, data, at)
 
 
 def has_queued_run(tx: RunQueries, session: Session) -> bool:

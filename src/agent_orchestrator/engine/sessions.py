@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from attrs import evolve
 
-from agent_orchestrator.domain.access import Action, Principal
+from agent_orchestrator.domain.access import Action, Principal, Visibility
 from agent_orchestrator.domain.approvals import DEFAULT, is_looser
 from agent_orchestrator.domain.errors import InvalidRequest, SessionBusy
 from agent_orchestrator.domain.events import EventType
@@ -15,8 +15,12 @@ from agent_orchestrator.engine import (
     inbox,
     limits,
     messages,
+    placement,
+    pruning,
     questions,
     results,
+    run_changes,
+    session_states,
     steering,
     transitions,
 )
@@ -68,8 +72,21 @@ async def create(
         problem = "needs `text`, as it is for the first message"
         raise InvalidRequest.of(dict.fromkeys(sorted(options.names), problem))
     session_limits = limits.session_limits(core, command, None)
-    cwd = await core.workspace(command.cwd or core.config.cwd)
     routing = core.config.routing
+    host = core.config.host.id
+    if command.host or command.labels or command.preferred_labels:
+        placement.require_directory(command, command.cwd)
+        provider = command.provider or routing.default
+
+        def choose(view: View) -> str:
+            require_active(view, caller)
+            return placement.chosen_host(core, view, command, host, provider)
+
+        host = await core.store.read(choose)
+    if core.is_here(host):
+        cwd = await core.workspace(command.cwd or core.config.cwd)
+    else:
+        cwd = placement.directory_elsewhere(host, command.cwd)
 
     def change(tx: Transaction) -> CreateSessionReply:
         require_active(tx, caller)
@@ -96,6 +113,10 @@ async def create(
             approval_policy=command.approval_policy,
             sandbox=command.sandbox,
             notices=command.notices or "default",
+            host=host,
+            retain_days=command.retain_days,
+            retain_events=command.retain_events,
+            retain_bytes=command.retain_bytes,
             **session_limits,
         )
         tx.add_session(session)
@@ -117,7 +138,9 @@ async def get(core: Core, caller: Principal, command: GetSession) -> SessionRepl
         session = session_for(view, caller, Action.READ, command.session_id)
         if not command.activity:
             return SessionReply(session)
-        return SessionReply(session, inbox.activity(view, caller, session.id))
+        return SessionReply(
+            session, inbox.activity(view, caller, visibility(view, caller), session)
+        )
 
     return await core.store.read(query)
 
@@ -137,33 +160,46 @@ async def list_(core: Core, caller: Principal, command: ListSessions) -> Session
                 size=PAGE_SIZE,
             )
 
-        matches = _filter(core, command)
-        found, cursor = page(sessions, command.cursor, command.limit, matches=matches)
+        fetch: session_states.Fetch = sessions
+        if command.state is not None:
+            few = session_states.few_with(view, within, command.state, command.order)
+            fetch = few or sessions
+        matches = _filter(core, view, caller, within, command)
+        found, cursor = page(fetch, command.cursor, command.limit, matches=matches)
         if not command.activity:
             return SessionPage(found, cursor)
         return SessionPage(
-            found, cursor, tuple(inbox.activity(view, caller, session.id) for session in found)
+            found, cursor, tuple(inbox.activity(view, caller, within, one) for one in found)
         )
 
     return await core.store.read(query)
 
 
-def _filter(core: Core, command: ListSessions) -> Callable[[Session], bool] | None:
+def _filter(
+    core: Core, view: View, caller: Principal, within: Visibility, command: ListSessions
+) -> Callable[[Session], bool] | None:
     """Return whether a session matches a search; None without one."""
-    words, provider = command.q, command.provider
-    if words is None and provider is None:
+    words, provider, state = command.q, command.provider, command.state
+    if words is None and provider is None and state is None:
         return None
 
     def matches(session: Session) -> bool:
         its_provider = session.provider or core.config.routing.default
         texts = (session.id, session.title, session.cwd, its_provider)
-        return provider in (None, its_provider) and (words is None or has_words(words, texts))
+        return (
+            provider in (None, its_provider)
+            and command.status in (None, session.status)
+            and command.parent_session_id in (None, session.parent_session_id)
+            and (words is None or has_words(words, texts))
+            and (state is None or session_states.state_of(view, caller, within, session) == state)
+        )
 
     return matches
 
 
 async def update(core: Core, caller: Principal, command: UpdateSession) -> Change[SessionReply]:
     require_permitted(core, caller, command)
+    placement.forbid_choice(caller, command.host)
     cwd = await _new_directory(core, caller, command)
 
     def change(tx: Transaction) -> SessionReply:
@@ -175,13 +211,16 @@ async def update(core: Core, caller: Principal, command: UpdateSession) -> Chang
             changes["metadata"] = json_copy(command.metadata)
         if command.status is not None and command.status != session.status:
             changes["status"] = command.status
-        for name in ("approval_policy", "sandbox", "notices"):
+        for name in ("model", "approval_policy", "sandbox", "notices", *pruning.RETENTION):
             value = getattr(command, name)
             if value is not None and value != getattr(session, name):
                 changes[name] = value
         if cwd is not None and cwd != session.cwd:
             _require_idle(tx, session)
             changes["cwd"] = cwd
+        if command.host is not None and command.host != session.host:
+            _require_idle(tx, session)
+            changes["host"] = command.host
         if not changes:
             return SessionReply(session)
         updated = _write_changes(core, tx, session, changes)
@@ -197,18 +236,26 @@ async def update(core: Core, caller: Principal, command: UpdateSession) -> Chang
 async def _new_directory(core: Core, caller: Principal, command: UpdateSession) -> str | None:
     """Return the checked new directory of a session; None if the command has none.
 
-    Access is checked first, so that other callers do not learn whether the directory exists.
+    Access is checked first, so that other callers do not learn whether the directory exists. A directory of
+    another host is checked there.
     """
-    if command.cwd is None:
+    if command.cwd is None and command.host is None:
         return None
 
-    def query(view: View) -> Session | None:
+    def query(view: View) -> tuple[Session, Session | None]:
         session = session_for(view, caller, Action.MANAGE, command.session_id)
+        if command.host is not None:
+            placement.require_known(core, view, command.host)
         parent_id = session.parent_session_id
-        return None if parent_id is None else view.session(parent_id)
+        return session, None if parent_id is None else view.session(parent_id)
 
-    parent = await core.store.read(query)
-    if parent is None:
+    session, parent = await core.store.read(query)
+    host = command.host or session.host
+    if command.cwd is None and host == session.host:
+        return None
+    if command.cwd is None or not core.is_here(host):
+        return placement.directory_elsewhere(host, command.cwd)
+    if parent is None or not core.is_here(parent.host):
         return await core.workspace(command.cwd)
     return await child_workspace(core, caller, command.cwd, parent)
 
@@ -254,9 +301,14 @@ def _write_changes(
     now = core.now()
     updated: Session = evolve(session, updated_at=now, **changes)
     tx.put_session(updated)
+    if "host" in changes:
+        tx.forget_threads(session.id)
+        tx.notify(run_changes.QUEUE_TOPIC)  # queued runs may start there
     closes = changes.get("status") == "closed"
     event_type = EventType.SESSION_CLOSED if closes else EventType.SESSION_UPDATED
-    moved = {"previous_cwd": session.cwd} if "cwd" in changes else {}
+    moved: dict[str, Any] = {"previous_cwd": session.cwd} if "cwd" in changes else {}
+    if "host" in changes:
+        moved |= {"previous_host": session.host, "left_threads": dict(session.threads)}
     tx.append(session.id, [Draft(event_type, {**changes, **moved})], now)
     return updated
 

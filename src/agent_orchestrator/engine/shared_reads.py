@@ -23,7 +23,7 @@ from agent_orchestrator.wire.encoded import Encoded
 Page: TypeAlias = tuple[StreamItem, ...]
 
 KEPT_PAGES: Final = 8
-"""Number of pages that are kept. Each has about a mebibyte of JSON at most."""
+"""Number of full pages that are kept. Each has about a mebibyte of JSON at most."""
 
 
 @frozen
@@ -32,7 +32,7 @@ class _Key:
     after: int
     limit: int
 
-    def page(self, view: View) -> Page:
+    def read(self, view: View) -> Page:
         events = view.events(self.session_id, after=self.after, limit=self.limit, size=BATCH_SIZE)
         return tuple(StreamItem(str(event.seq), event) for event in events)
 
@@ -41,24 +41,46 @@ Check: TypeAlias = Callable[[View], object]
 """Raises if a reader may not read the session."""
 
 
+@frozen
+class _FullPage:
+    """A page that changes only if events of it are deleted.
+
+    :param deleted_count: number of events of the session that had been deleted when it was read.
+    """
+
+    page: Page
+    deleted_count: int
+
+
 @define(eq=False)
 class _Read:
-    """A read, and its result.
+    """A read that several callers share, and its result.
 
-    :param checks: the check of each caller that shares it.
-    :param pages: the page for each caller that may read the session.
+    :param checks: the access check of each caller.
+    :param pages: the page, for each caller that may read the session.
+    :param full: the page, if it is to be kept.
     """
 
     key: _Key
     checks: dict[Principal, Check]
     pages: dict[Principal, Page] = field(factory=dict)
+    full: _FullPage | None = None
     done: anyio.Event = field(factory=anyio.Event)
 
-    def perform(self, known: Page | None, view: View) -> None:
+    def perform(self, known: _FullPage | None, view: View) -> None:
         allowed = [caller for caller, check in self.checks.items() if _passes(check, view)]
-        if allowed:
-            page = self.key.page(view) if known is None else known
-            self.pages = dict.fromkeys(allowed, page)
+        if not allowed:
+            return
+        if known is not None and known.deleted_count == self._deleted_count(view):
+            page = known.page
+        else:
+            page = self.key.read(view)
+            if len(page) == self.key.limit and not any(map(_is_long, page)):
+                self.full = _FullPage(page, self._deleted_count(view))
+        self.pages = dict.fromkeys(allowed, page)
+
+    def _deleted_count(self, view: View) -> int:
+        return view.pruned_log(self.key.session_id).count
 
 
 def _passes(check: Check, view: View) -> bool:
@@ -71,14 +93,15 @@ def _passes(check: Check, view: View) -> bool:
 
 @define(eq=False)
 class SharedReads:
-    """The reads of a store that have not begun yet, which further readers can share, and the last pages.
+    """Reads each page once for all callers that want it at the same time.
 
-    A page with as many events as were wanted never changes, so it is kept for readers that come later.
+    A caller joins a read of the same page that has not begun. The last full pages, which have as many events
+    as were asked for, are kept for later callers.
     """
 
     _store: Store
-    _open: dict[_Key, _Read] = field(factory=dict)
-    _full: OrderedDict[_Key, Page] = field(factory=OrderedDict)
+    _waiting: dict[_Key, _Read] = field(factory=dict)
+    _full_pages: OrderedDict[_Key, _FullPage] = field(factory=OrderedDict)
 
     async def page(
         self, caller: Principal, check: Check, session_id: str, after: int, limit: int
@@ -90,8 +113,8 @@ class SharedReads:
         :raises OrchestratorError: if the caller may not read the session, or the store fails.
         """
         key = _Key(session_id, after, limit)
-        if (read := self._open.get(key)) is None:
-            read = self._open[key] = _Read(key, {caller: check})
+        if (read := self._waiting.get(key)) is None:
+            read = self._waiting[key] = _Read(key, {caller: check})
             await self._perform(read)
         else:
             read.checks[caller] = check
@@ -99,37 +122,34 @@ class SharedReads:
         if (page := read.pages.get(caller)) is not None:
             return page
 
-        # It is refused, or the shared read has failed: its own read raises its own error.
-        def alone(view: View) -> Page:
+        # The caller has no access, or the shared read failed. A separate read raises the error.
+        def read_alone(view: View) -> Page:
             check(view)
-            return key.page(view)
+            return key.read(view)
 
-        return await self._store.read(alone)
+        return await self._store.read(read_alone)
 
     async def _perform(self, read: _Read) -> None:
         try:
             try:
-                # Readers that the same commit woke come now.
+                # Lets the other readers that the same commit woke join this read.
                 await anyio.lowlevel.checkpoint()
             finally:
-                del self._open[read.key]
-            known = self._full.get(read.key)
+                del self._waiting[read.key]
+            known = self._full_pages.get(read.key)
             await self._store.read(partial(read.perform, known))
-            if known is None:
-                self._keep(read)
+            if read.full is not None:
+                self._keep(read.key, read.full)
         except OrchestratorError:
             pass  # each reader reads again, and gets the error
         finally:
-            # Also if this reader leaves: the others then read for themselves.
+            # Also if this reader was canceled: the others then read for themselves.
             read.done.set()
 
-    def _keep(self, read: _Read) -> None:
-        for page in read.pages.values():
-            if len(page) == read.key.limit and not any(map(_is_long, page)):
-                self._full[read.key] = page
-                if len(self._full) > KEPT_PAGES:
-                    self._full.popitem(last=False)
-            return
+    def _keep(self, key: _Key, page: _FullPage) -> None:
+        self._full_pages[key] = page
+        if len(self._full_pages) > KEPT_PAGES:
+            self._full_pages.popitem(last=False)
 
 
 def _is_long(item: StreamItem) -> bool:

@@ -51,6 +51,9 @@ async def attach(core: Core, caller: Principal, command: AttachSession) -> Chang
         return session, provider, thread
 
     session, provider, thread = await core.store.read(free)
+    if not core.is_here(session.host):
+        problem = f"session {session.id} is on the host {session.host}: attach there"
+        raise Conflict(problem, {"session_id": session.id})
     runner = _attachable(core, provider)
     host = core.config.host
     if host.process_start_id(command.pid) != command.process_start_id:
@@ -70,7 +73,7 @@ async def attach(core: Core, caller: Principal, command: AttachSession) -> Chang
         current, _, _ = free(tx)
         if current.last_seq != session.last_seq:
             # A run may have opened the conversation again.
-            raise SessionBusy(f"something happened in session {session.id} meanwhile: try again")
+            raise SessionBusy(f"session {session.id} has changed in the meantime: try again")
         run = _queue(core, tx, current, provider, "attach", holder)
         tx.put_thread(session.id, provider, handed.thread)
         held = transitions.hold(
@@ -162,6 +165,7 @@ async def adopt(core: Core, caller: Principal, command: AdoptSession) -> Change[
             last_seq=0,
             created_at=now,
             updated_at=now,
+            host=core.config.host.id,
         )
         tx.add_session(session)
         data = {"title": session.title, "provider": provider, "cwd": cwd}
@@ -182,7 +186,9 @@ async def watch_holds(core: Core) -> None:
         async with anyio.create_task_group() as tasks:
             while True:
                 waiter.clear()
-                held = {run.id: run for run in await read_with_retry(core, _held_runs)}
+                held = {
+                    run.id: run for run in await read_with_retry(core, partial(_held_runs, core))
+                }
                 for run_id in watched.keys() - held.keys():
                     watched.pop(run_id).cancel()
                 for run_id in held.keys() - watched.keys():
@@ -191,13 +197,19 @@ async def watch_holds(core: Core) -> None:
                 await waiter.wait()
 
 
-def _held_runs(view: RunQueries) -> list[Run]:
+def _held_runs(core: Core, view: View) -> list[Run]:
+    """Return the runs whose holders are processes of this host."""
     held: list[Run] = []
     after = None
     while waiting := view.runs(status=RunStatus.WAITING, after=after, limit=MAX_READ_ROWS):
-        held += [run for run in waiting if run.is_held]
+        held += [run for run in waiting if run.is_held and _is_here(core, view, run)]
         after = waiting[-1].id
     return held
+
+
+def _is_here(core: Core, view: View, run: Run) -> bool:
+    session = view.session(run.session_id)
+    return session is not None and core.is_here(session.host)
 
 
 async def _hand_back_at_end(core: Core, run: Run, scope: anyio.CancelScope) -> None:

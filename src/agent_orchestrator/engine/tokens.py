@@ -18,6 +18,7 @@ from agent_orchestrator.domain.tokens import (
 from agent_orchestrator.engine.access import require_admin
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, has_words, page
+from agent_orchestrator.engine.push_devices import forget_devices_of
 from agent_orchestrator.fields import specs
 from agent_orchestrator.operations.access import (
     CreateToken,
@@ -119,6 +120,7 @@ async def revoke(core: Core, caller: Principal, command: RevokeToken) -> Change[
         if token.revoked_at is None:
             token = evolve(token, revoked_at=core.now())
             tx.put_token(token)
+            forget_devices_of(tx, token)
         return TokenReply(token)
 
     return change

@@ -19,6 +19,7 @@ from agent_orchestrator.engine.attempt import AttemptContext, storable
 from agent_orchestrator.engine.attempt_end import RECORDING_FAILED, record_end
 from agent_orchestrator.engine.attempt_state import Course
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.expiry import check_agents
 from agent_orchestrator.engine.persistence import (
     STORE_RETRY_S,
     read_with_retry,
@@ -104,7 +105,7 @@ async def _withdraw(core: Core, running: RunningAttempt, recorder: Recorder) -> 
     given_up = tuple(recorder.withdrawn)
 
     def change(tx: Transaction) -> None:
-        run_changes.require_current_attempt(tx, running.run.id, running.run.attempt)
+        run_changes.require_current_attempt(core, tx, running.run.id, running.run.attempt)
         questions.withdraw_requests(core, tx, given_up)
 
     await anyio.lowlevel.checkpoint()  # raises if the engine itself is being cancelled
@@ -162,6 +163,8 @@ async def _attempt(
         outcome = failures[0] if failures else crash(error)
     if isinstance(outcome, Outcome):
         outcome = await _stored(outcome)
+    elif outcome is not None:
+        check_agents(core)  # its supervisor may have ended it
     tail = contexts[-1].stderr_tail if contexts else ""
     return evolve(_end_of_attempt(running, outcome), stderr_tail=tail)
 

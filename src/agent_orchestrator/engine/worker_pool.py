@@ -2,7 +2,7 @@
 
 import heapq
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Generic, TypeVar, cast
@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 from agent_orchestrator.domain.access import RunIdentity
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.lifecycle import ACTIVE, is_terminal
+from agent_orchestrator.domain.model import Run
 from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX, new_token, token_hash
 from agent_orchestrator.engine import run_changes, steering, transitions
 from agent_orchestrator.engine.attempt_end import give_up
@@ -23,7 +24,8 @@ from agent_orchestrator.engine.persistence import read_with_retry
 from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
 from agent_orchestrator.engine.worker import execute
 from agent_orchestrator.ports.changes import Transaction
-from agent_orchestrator.ports.store import Transactions
+from agent_orchestrator.ports.queries import QueueQueries
+from agent_orchestrator.ports.store import DAEMONS_TOPIC, Transactions
 
 logger = logging.getLogger("agent_orchestrator.pool")
 
@@ -38,7 +40,6 @@ class _Slot:
     """A free worker for a run that may be assigned."""
 
     number: int
-    worker: str
     token: str | None = field(repr=False)
     """The bearer token for its agent."""
 
@@ -164,7 +165,7 @@ class WorkerPool:
             number = self._highest_number
         # Without a URL the agent cannot use a token.
         token = new_token(RUN_TOKEN_PREFIX) if self.core.config.url is not None else None
-        return _Slot(number, f"{self.core.instance}/worker-{number}", token)
+        return _Slot(number, token)
 
     def _reserve(self, count: int) -> list[_Slot]:
         """Reserve slots for the runs that a change may assign."""
@@ -189,11 +190,18 @@ class WorkerPool:
         while self.running:
             await self._ended.wait()
 
+    async def wait_ended(self, attempts: Collection[RunningAttempt]) -> None:
+        """Wait until none of these attempts is executed any more."""
+        while any(self.running.get(running.run.id) is running for running in attempts):
+            await self._ended.wait()
+
     async def serve(self, tasks: anyio.abc.TaskGroup) -> None:
         """Start queued runs until :meth:`stop_starting`."""
         self._tasks = tasks
         try:
-            with self.core.notifier.subscribe(run_changes.QUEUE_TOPIC) as waiter:
+            # A daemon that has ended may have kept the conversation of a session with queued runs.
+            topics = (run_changes.QUEUE_TOPIC, DAEMONS_TOPIC)
+            with self.core.notifier.subscribe(*topics) as waiter:
                 while not self._stopping:
                     waiter.clear()
                     free = self._free_slots
@@ -237,7 +245,7 @@ class WorkerPool:
             if not tx.suppress(run_changes.QUEUE_TOPIC):
                 return answer, []
             started, is_more = self._assign_runs(tx, slots)
-            if is_more:
+            if is_more or self._is_work_for_others(tx):
                 tx.notify(run_changes.QUEUE_TOPIC)
             return answer, started
 
@@ -258,12 +266,14 @@ class WorkerPool:
         # A run whose earlier attempt has not ended here must wait for that. The writer's thread reads
         # this dict, in one atomic step.
         executing = frozenset(self.running)
-        candidates = tx.next_runs(len(slots) + len(executing) + 1)
+        candidates = self._next_runs(tx, len(slots) + len(executing) + 1)
         runs = [run for run in candidates if run.id not in executing]
         taken = []
         for slot, run in zip(slots, runs, strict=False):
             hashed = slot.token and token_hash(slot.token)
-            started = transitions.start(self.core, tx, run, slot.worker, token_hash=hashed)
+            # The lease may have changed since the slot was reserved.
+            worker = f"{self.core.instance}/worker-{slot.number}"
+            started = transitions.start(self.core, tx, run, worker, token_hash=hashed)
             session = tx.session(run.session_id)
             assert session is not None
             has_thread = run.provider in session.threads
@@ -271,6 +281,28 @@ class WorkerPool:
             messages = steering.prompt_messages(self.core, tx, started, thread)
             taken.append(Assignment(started, session, messages, thread, slot.token))
         return taken, len(runs) > len(taken)
+
+    def _next_runs(self, tx: QueueQueries, limit: int) -> Sequence[Run]:
+        """Return queued runs that may be assigned here.
+
+        In a shared store, a run of another host waits for a daemon of that host, and a run whose provider no
+        daemon has for one that has it.
+        """
+        if self.core.store.lease is None:
+            return tx.next_runs(limit)
+        return tx.next_runs(
+            limit,
+            providers=self.core.config.providers,
+            daemon_id=self.core.instance,
+            host=self.core.config.host.id,
+        )
+
+    def _is_work_for_others(self, tx: QueueQueries) -> bool:
+        """Return whether other daemons that share the store may start a queued run."""
+        if self.core.store.lease is None:
+            return False
+        executing = self.running
+        return any(run.id not in executing for run in tx.next_runs(len(executing) + 1))
 
     async def _transact_with_slots(
         self,
@@ -322,7 +354,7 @@ class WorkerPool:
         for (running, slot), run in zip(unsure, runs, strict=True):
             if (
                 run is not None
-                and (run.attempt, run.worker_id) == (running.run.attempt, slot.worker)
+                and (run.attempt, run.worker_id) == (running.run.attempt, running.run.worker_id)
                 and run.status in ACTIVE
                 and not self._stopping  # else the next start recovers it
             ):

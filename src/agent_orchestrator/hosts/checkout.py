@@ -1,9 +1,9 @@
-"""What was changed in a directory of a git checkout.
+"""Lists what was changed in a directory of a git checkout.
 
 An agent may have written the checkout: its files, its index, its attributes and its configuration,
-which can name programs to run. So the comparison reads none of them but the files and the objects. It
-runs in a new, empty repository that only refers to the objects of the checkout. Only the commit
-to compare with is asked of the checkout itself, by a command that runs no program and fetches nothing.
+which can name programs to run. So the comparison uses only the files and the objects. It
+runs in a new, empty repository that refers to the objects of the checkout. Only the commit to compare with
+is read in the checkout itself, by commands that run no program and fetch nothing.
 """
 
 import os
@@ -32,17 +32,17 @@ MAX_BYTES: Final = 4 * 2**20
 """Maximum number of files, and of bytes of their diffs."""
 
 MAX_FILE_BYTES: Final = 512 * 1024
-"""Maximum bytes of one diff; a file with a longer one is named only."""
+"""Maximum bytes of one diff. A file with a longer one is listed without its diff."""
 
 GIT_S: Final = 20.0
-"""Seconds that all commands of a comparison may take."""
+"""Maximum seconds for all commands of a comparison together."""
 
 MAX_COMPARISONS: Final = 2
 """Maximum number of comparisons at the same time."""
 
 _EMPTY_TREE: Final = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
-_HARMLESS: Final = (
+_SAFE_OPTIONS: Final = (
     "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false",
     "-c", "core.bigFileThreshold=1m", "--no-pager",
 )  # fmt: skip
@@ -73,8 +73,8 @@ async def changes(
                 found = await _checkout(directory, since)
                 if found is None:
                     return None
-                async with scratch.private_directory() as place:
-                    return await _compared(found, since, hidden, place)
+                async with scratch.private_directory() as scratch_directory:
+                    return await _compare(found, since, hidden, scratch_directory)
         except (OSError, TimeoutError):
             return None
 
@@ -88,23 +88,23 @@ def _limiter() -> anyio.CapacityLimiter:
 
 
 async def _checkout(directory: str, since: datetime) -> _Checkout | None:
-    """Return the checkout of a directory; None if it has none that can be compared."""
-    real = await run_sync(_real, directory)
+    """Return the checkout that has a directory; None if there is none that can be compared."""
+    resolved = await run_sync(_resolved, directory)
     env = _environment()
 
     async def ask(*arguments: str) -> str | None:
-        said = await _git(arguments, cwd=real, env=env)
-        return None if said is None else os.fsdecode(said.output).strip("\n")
+        result = await _git(arguments, cwd=resolved, env=env)
+        return None if result is None else os.fsdecode(result.output).strip("\n")
 
-    where = await ask(
+    paths = await ask(
         "rev-parse", "--path-format=absolute", "--show-toplevel", "--git-path", "objects",
         "--show-object-format",
     )  # fmt: skip
-    lines = [] if where is None else where.split("\n")
+    lines = [] if paths is None else paths.split("\n")
     if len(lines) != 3 or lines[2] != "sha1":
         return None
-    work_tree, objects = [await run_sync(_real, line) for line in lines[:2]]
-    if work_tree not in (real, *real.parents) or "\n" in str(objects):
+    work_tree, objects = [await run_sync(_resolved, line) for line in lines[:2]]
+    if work_tree not in (resolved, *resolved.parents) or "\n" in str(objects):
         return None  # the configuration names another directory
     if await ask("config", "--type=bool", "--get", "core.sparseCheckout") == "true":
         return None  # the files that are left out would look deleted
@@ -113,47 +113,52 @@ async def _checkout(directory: str, since: datetime) -> _Checkout | None:
         or await ask("rev-parse", "-q", "--verify", "HEAD")
         or _EMPTY_TREE
     )
-    return _Checkout(real, work_tree, objects, base)
+    return _Checkout(resolved, work_tree, objects, base)
 
 
-def _real(path: str) -> Path:
+def _resolved(path: str) -> Path:
     return Path(os.path.realpath(path))
 
 
-async def _compared(
-    found: _Checkout, since: datetime, hidden: Collection[str], place: Path
+async def _compare(
+    checkout: _Checkout, since: datetime, hidden: Collection[str], scratch_directory: Path
 ) -> DirectoryChanges | None:
-    git_directory = place / "git"
-    await run_sync(_make_repository, git_directory, found.objects)
+    """Return the changes; None if git fails.
+
+    :param hidden: files and directories that are not shown.
+    :param scratch_directory: a directory for the temporary repository.
+    """
+    git_directory = scratch_directory / "git"
+    await run_sync(_make_repository, git_directory, checkout.objects)
     env = {
         **_environment(),
         "GIT_DIR": str(git_directory),
-        "GIT_WORK_TREE": str(found.work_tree),
+        "GIT_WORK_TREE": str(checkout.work_tree),
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_ATTR_NOSYSTEM": "1",
-        "HOME": str(place),
-        "XDG_CONFIG_HOME": str(place),
+        "HOME": str(scratch_directory),
+        "XDG_CONFIG_HOME": str(scratch_directory),
     }
-    tree = ["--empty"] if found.base == _EMPTY_TREE else [found.base]
-    if await _git(["read-tree", *tree], cwd=found.directory, env=env) is None:
+    tree = ["--empty"] if checkout.base == _EMPTY_TREE else [checkout.base]
+    if await _git(["read-tree", *tree], cwd=checkout.directory, env=env) is None:
         return None
     diff = await _git(
         [
             "diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--relative",
             "--ignore-submodules=all", "--", ".",
         ],
-        cwd=found.directory,
+        cwd=checkout.directory,
         env=env,
     )  # fmt: skip
     others = await _git(
         ["ls-files", "--others", "--exclude-standard", "-z", "--", "."],
-        cwd=found.directory,
+        cwd=checkout.directory,
         env=env,
     )
     if diff is None or others is None:
         return None
-    return await run_sync(_selected, found, since, tuple(hidden), diff, others)
+    return await run_sync(_select, checkout, since, tuple(hidden), diff, others)
 
 
 def _make_repository(git_directory: Path, objects: Path) -> None:
@@ -165,78 +170,81 @@ def _make_repository(git_directory: Path, objects: Path) -> None:
 
 
 @frozen
-class _Said:
+class _Output:
     output: bytes
     is_cut: bool
 
 
-def _selected(
-    found: _Checkout,
+def _select(
+    checkout: _Checkout,
     since: datetime,
     hidden: Collection[str],
-    diff: _Said,
-    others: _Said,
+    diff: _Output,
+    others: _Output,
 ) -> DirectoryChanges:
     """Return the files that were written since a time, up to the limits."""
-    kept: list[FileChange] = []
+    selected: list[FileChange] = []
     size, is_cut = 0, diff.is_cut or others.is_cut
-    for change in _candidates(found, since, hidden, diff, others):
+    for change in _candidates(checkout, since, hidden, diff, others):
         length = 0 if change.diff is None else len(change.diff.encode(errors="replace"))
-        if len(kept) == MAX_FILES:
+        if len(selected) == MAX_FILES:
             is_cut = True
             break
         is_too_much = length > MAX_FILE_BYTES or size + length > MAX_BYTES
-        kept.append(FileChange(change.path, change.kind, None) if is_too_much else change)
+        selected.append(FileChange(change.path, change.kind, None) if is_too_much else change)
         is_cut |= is_too_much
         size += 0 if is_too_much else length
     return DirectoryChanges(
-        None if found.base == _EMPTY_TREE else found.base, tuple(kept), is_truncated=is_cut
+        None if checkout.base == _EMPTY_TREE else checkout.base,
+        tuple(selected),
+        is_truncated=is_cut,
     )
 
 
 def _candidates(
-    found: _Checkout, since: datetime, hidden: Collection[str], diff: _Said, others: _Said
+    checkout: _Checkout, since: datetime, hidden: Collection[str], diff: _Output, others: _Output
 ) -> Iterator[FileChange]:
-    began = since.timestamp()
+    since_s = since.timestamp()
 
     def is_shown(name: str) -> bool:
-        path = os.path.realpath(found.directory / name)
+        path = os.path.realpath(checkout.directory / name)
         return not any(path == one or path.startswith(f"{one}/") for one in hidden)
 
     for change in files_of(diff.output, is_cut=diff.is_cut):
-        is_new = change.kind == "delete" or _is_new(found.directory, change.path, began)
+        is_new = change.kind == "delete" or _is_new(checkout.directory, change.path, since_s)
         if is_new and is_shown(change.path):
             yield change
     for raw in others.output.split(b"\0")[:-1]:
         name = os.fsdecode(raw)
         # A name with a slash at its end is another repository.
-        if not name.endswith("/") and _is_new(found.directory, name, began) and is_shown(name):
-            content = _content(found.directory, name)
+        if not name.endswith("/") and _is_new(checkout.directory, name, since_s) and is_shown(name):
+            content = _content(checkout.directory, name)
             yield FileChange(os.fsencode(name).decode(errors="replace"), "add", content)
 
 
-def _is_new(directory: Path, name: str, began: float) -> bool:
+def _is_new(directory: Path, name: str, since_s: float) -> bool:
+    """Return whether a file was written since a time, or cannot be read."""
     try:
-        return os.lstat(directory / name).st_mtime >= began
+        return os.lstat(directory / name).st_mtime >= since_s
     except (OSError, ValueError):
         return True
 
 
 def _content(directory: Path, name: str) -> str | None:
-    """Return the text of a file; None if it is none, or too long, or reached through a symbolic link."""
+    """Return the text of a file; None if it is not text, is too long, or is reached by a symbolic link."""
     *folders, last = Path(name).parts
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        place = os.open(directory, flags | os.O_DIRECTORY)
+        parent = os.open(directory, flags | os.O_DIRECTORY)
         try:
             for folder in folders:
-                inner = os.open(folder, flags | os.O_DIRECTORY, dir_fd=place)
-                os.close(place)
-                place = inner
+                inner = os.open(folder, flags | os.O_DIRECTORY, dir_fd=parent)
+                os.close(parent)
+                parent = inner
             # Opening a pipe would wait for its writer.
-            file = os.open(last, flags | os.O_NONBLOCK, dir_fd=place)
+            file = os.open(last, flags | os.O_NONBLOCK, dir_fd=parent)
         finally:
-            os.close(place)
+            os.close(parent)
         with open(file, "rb") as stream:  # noqa: PTH123 - a descriptor
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 return None
@@ -247,11 +255,11 @@ def _content(directory: Path, name: str) -> str | None:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of git: no repository but the directory's, and no access to others."""
+    """Return the environment of git. It selects no other repository, and forbids access to remotes."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return {
         **kept,
-        "GIT_ALLOW_PROTOCOL": "none",  # a repository that lacks objects must not fetch them
+        "GIT_ALLOW_PROTOCOL": "none",  # a partial clone must not fetch missing objects
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_NO_REPLACE_OBJECTS": "1",
         "GIT_OPTIONAL_LOCKS": "0",
@@ -260,13 +268,13 @@ def _environment() -> dict[str, str]:
     }
 
 
-async def _git(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> _Said | None:
-    """Return what git writes, up to ``MAX_BYTES``; None if it fails or is not installed."""
+async def _git(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> _Output | None:
+    """Return the output of git, up to ``MAX_BYTES``; None if it fails or is not installed."""
     program = shutil.which("git", path=env.get("PATH"))
     if program is None:
         return None
     process = await anyio.open_process(
-        [program, *_HARMLESS, *arguments],
+        [program, *_SAFE_OPTIONS, *arguments],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=cwd,
@@ -280,8 +288,8 @@ async def _git(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -
             while len(output) <= MAX_BYTES:
                 output += await process.stdout.receive()
         if len(output) > MAX_BYTES:
-            return _Said(bytes(output[:MAX_BYTES]), is_cut=True)
-        return _Said(bytes(output), is_cut=False) if await process.wait() == 0 else None
+            return _Output(bytes(output[:MAX_BYTES]), is_cut=True)
+        return _Output(bytes(output), is_cut=False) if await process.wait() == 0 else None
     finally:
         with anyio.CancelScope(shield=True):
             if process.returncode is None:

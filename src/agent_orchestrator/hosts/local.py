@@ -1,26 +1,30 @@
 """The parts of a host that are the same on every POSIX system."""
 
 import os
+import platform
+import pwd
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import anyio
 from anyio.to_thread import run_sync
-from attrs import frozen
+from attrs import evolve, frozen
 
+from agent_orchestrator.domain.daemons import LOCAL_HOST
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import DirectoryChanges, ReapResult
 from agent_orchestrator.hosts import checkout, process_tree, reaping, scratch
+from agent_orchestrator.hosts.machine import machine_name
 from agent_orchestrator.operations.daemon import Finding
 from agent_orchestrator.operations.runs import ProcessView
 
 _POLL_S: Final = 1.0
-"""Seconds between looks at a process whose end the system does not report."""
+"""Seconds between checks of a process whose end the system does not report."""
 
 
 @frozen
@@ -30,13 +34,34 @@ class LocalHost:
     :param id: see :attr:`agent_orchestrator.host.Host.id`.
     """
 
-    id: str = "local"
+    id: str = LOCAL_HOST
+
+    def named(self, name: str) -> Self:
+        return evolve(self, id=name)
+
+    def machine_name(self) -> str:
+        return machine_name()
+
+    def limited(self, ends_at: Callable[[], float]) -> Self:  # noqa: ARG002
+        return self
+
+    def extend(self) -> bool:
+        return True
 
     def process_id(self) -> int:
         return os.getpid()
 
     def process_start_id(self, pid: int) -> str | None:
         raise NotImplementedError
+
+    def hostname(self) -> str:
+        return platform.node()
+
+    def user(self) -> str:
+        try:
+            return pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            return f"user {os.geteuid()}"
 
     def environment(self) -> dict[str, str]:
         return dict(os.environ)
@@ -88,8 +113,10 @@ class LocalHost:
             try:
                 return process.communicate(timeout=timeout_s)[0]
             except subprocess.TimeoutExpired:
-                # With its children: usually a wrapper's child hangs, not the wrapper.
-                os.killpg(process.pid, signal.SIGKILL)
+                # With its children: usually a wrapper's child hangs, not the wrapper. Darwin refuses
+                # this if the program itself has exited, and only a child outside its group is left.
+                with suppress(PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 raise TimeoutError from None
 
     @asynccontextmanager

@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -448,10 +449,13 @@ _DIRECTORY_PROBLEMS: Final = {
 }
 
 
-_EXEC_BOUNDS: Final = (
-    "Linux allows 128 KiB for each of them, and a quarter of the stack limit in total (usually 2 MiB, "
-    "at most 6 MiB)"
-)
+def _exec_bounds() -> str:
+    if sys.platform != "linux":
+        return f"this system allows {os.sysconf('SC_ARG_MAX') // 2**10} KiB in total"
+    return (
+        "Linux allows 128 KiB for each of them, and a quarter of the stack limit in total (usually 2 MiB, "
+        "at most 6 MiB)"
+    )
 
 
 def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
@@ -462,7 +466,7 @@ def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
         return "invalid_config", f"the working directory {cwd} {reason}"
     if error.errno == errno.E2BIG:
         problem = f"the arguments and variables for {program} are too long"
-        return "invalid_config", f"{problem}: {_EXEC_BOUNDS}"
+        return "invalid_config", f"{problem}: {_exec_bounds()}"
     if isinstance(error, FileNotFoundError):
         if "/" in program and Path(cwd, program).exists():
             return (

@@ -80,7 +80,7 @@ def _is_empty_removed(directory: int, name: str) -> bool:
 
 def _is_moved(directory: int, name: str, top: int) -> bool:
     try:
-        with opened(name, directory):  # who moves a directory needs its permissions
+        with opened(name, directory):  # moving a directory needs its permissions
             pass
         os.rename(name, f".{secrets.token_hex(8)}", src_dir_fd=directory, dst_dir_fd=top)
     except OSError:

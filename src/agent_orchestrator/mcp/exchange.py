@@ -4,7 +4,7 @@ The package's HTTP transport starts a task and two streams for each message, and
 stream. This module calls ``serve_one`` instead, on which both of its transports are built.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -23,10 +23,11 @@ from mcp.shared.transport_context import TransportContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
-from agent_orchestrator.long_work import run_long
 from agent_orchestrator.mcp.server import ToolServer
-from agent_orchestrator.ports.runner import Toolbox
+from agent_orchestrator.ports.runner import Toolbox, ToolResult, ToolSpec
 from agent_orchestrator.wire import strict_json
+
+EncodeLong = Callable[[object, str, Any], Awaitable[Any]]
 
 
 @frozen
@@ -35,18 +36,40 @@ class ExchangeReply:
 
     :param status: the HTTP status, if the response has not begun yet.
     :param text: JSON in UTF-8; empty if there is nothing to answer.
+    :param long: a long result, as ``encode_long`` has encoded it. The answer is the text, the result and ``}``.
     """
 
     status: int
     text: bytes = b""
+    long: Any = field(default=None, repr=False)
+
+
+@define
+class _HeldResult:
+    """The tools, with the last result. While it is held, others who get the same long one share it."""
+
+    tools: Toolbox
+    result: ToolResult | None = field(default=None, init=False)
+
+    def list(self) -> Sequence[ToolSpec]:
+        return self.tools.list()
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        self.result = await self.tools.call(name, arguments)
+        return self.result
 
 
 async def exchange(
-    server: ToolServer, tools: Toolbox, message: Mapping[str, Any], headers: Mapping[str, str]
+    server: ToolServer,
+    tools: Toolbox,
+    message: Mapping[str, Any],
+    headers: Mapping[str, str],
+    encode_long: EncodeLong,
 ) -> ExchangeReply:
     """Process a message and return its answer.
 
     :param headers: HTTP headers by lowercase name.
+    :param encode_long: encodes a long result. Equal ones have the same first two arguments.
     """
     if "id" not in message or "method" not in message:
         # A notification or a response. Neither has an effect here.
@@ -63,6 +86,7 @@ async def exchange(
     if isinstance(connection, InboundLadderRejection):
         return _refusal(request.id, connection.code, connection.message, connection.data)
     context = _Context(TransportContext(kind="streamable-http", can_send_request=False), request.id)
+    held = _HeldResult(tools)
     is_modern = connection.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
     try:
         result = await serve_one(
@@ -71,7 +95,7 @@ async def exchange(
             request.method,
             request.params,
             connection=connection,
-            lifespan_state=tools,
+            lifespan_state=held,
         )
     except Exception as error:  # noqa: BLE001 - the package logs the unexpected
         rpc_error = modern_error_data(error)
@@ -81,7 +105,10 @@ async def exchange(
     answer = {"jsonrpc": "2.0", "id": request.id, "result": result}
     if not strict_json.is_long(answer):
         return ExchangeReply(200, strict_json.dumps(answer).encode())
-    return ExchangeReply(200, await run_long(strict_json.encode_in_slices, answer))
+    head = strict_json.dumps({**answer, "result": None}).encode().removesuffix(b"null}")
+    source = result if held.result is None else held.result
+    long = await encode_long(source, connection.protocol_version, result)
+    return ExchangeReply(200, head, long)
 
 
 def _connection(

@@ -18,7 +18,7 @@ MAX_RETRY_AFTER_S: Final = 86_400.0
 
 @define(eq=False)
 class HttpChannel:
-    """What channels over HTTP share. Redirects are not followed, answers are not read, and cookies are not
+    """The base class of channels over HTTP. Redirects are not followed, answers are not read, and cookies are not
     kept. A proxy from the environment is used. The engine limits the time.
     """
 

@@ -35,6 +35,7 @@ from agent_orchestrator.operations.push import (
     REPORT_NOTICE,
     SUBSCRIBE_PUSH,
     UNSUBSCRIBE_PUSH,
+    UPDATE_PUSH,
 )
 from agent_orchestrator.operations.requests import (
     EXTEND_REQUEST,
@@ -43,6 +44,7 @@ from agent_orchestrator.operations.requests import (
     REPLY_PARENT,
     RESOLVE_REQUEST,
 )
+from agent_orchestrator.operations.retention import PRUNE_SESSION
 from agent_orchestrator.operations.runs import (
     CANCEL_RUN,
     CREATE_RUN,
@@ -52,6 +54,8 @@ from agent_orchestrator.operations.runs import (
     TRANSITION_RUN,
     WAIT_RUN,
 )
+from agent_orchestrator.operations.search import SEARCH
+from agent_orchestrator.operations.session_files import EXPORT_SESSION, IMPORT_SESSION
 from agent_orchestrator.operations.sessions import (
     CLOSE_SESSION,
     CREATE_SESSION,
@@ -75,6 +79,9 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     MARK_SEEN,
     UPDATE_SESSION,
     CLOSE_SESSION,
+    PRUNE_SESSION,
+    EXPORT_SESSION,
+    IMPORT_SESSION,
     ATTACH_SESSION,
     ADOPT_SESSION,
     GET_ACCESS,
@@ -94,6 +101,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     RESOLVE_REQUEST,
     EXTEND_REQUEST,
     LIST_EVENTS,
+    SEARCH,
     CREATE_RUN,
     LIST_RUNS,
     GET_RUN,
@@ -119,6 +127,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     RETRY_NOTICE,
     SUBSCRIBE_PUSH,
     LIST_PUSH,
+    UPDATE_PUSH,
     UNSUBSCRIBE_PUSH,
     GET_PUSH_KEY,
     REPORT_NOTICE,

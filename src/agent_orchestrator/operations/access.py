@@ -8,7 +8,7 @@ from attrs import field, frozen
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.fields import MAX_NAME, command, identifier, param, required
-from agent_orchestrator.operations.options import Ordered, Page
+from agent_orchestrator.operations.options import InOrder, Ordered, Page
 from agent_orchestrator.operations.table import Operation, _made
 
 MAX_PRINCIPAL: Final = 64
@@ -51,7 +51,7 @@ class RevokeToken:
 
 
 @command
-class ListAudit(Page):
+class ListAudit(InOrder, Page):
     cursor: str | None = param(
         "`next_cursor` of the previous page.", default=None, max_length=18, pattern=r"[0-9]+"
     )
@@ -116,6 +116,6 @@ LIST_AUDIT: Final = Operation(
     "/daemon/audit",
     ListAudit,
     AuditPage,
-    "Read the audit trail, oldest first.",
+    "Read the audit trail.",
     scope="admin",
 )

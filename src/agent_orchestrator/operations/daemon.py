@@ -6,6 +6,7 @@ from typing import Final, Literal
 from attrs import frozen
 
 from agent_orchestrator.domain.capabilities import Capabilities
+from agent_orchestrator.domain.model import Approvals
 from agent_orchestrator.fields import MAX_PATH, PATH_PATTERN, command, param, required
 from agent_orchestrator.operations.runs import QueueCounts
 from agent_orchestrator.operations.table import Operation
@@ -51,6 +52,10 @@ class ProviderStatus:
     logged_in: bool | None = None
     """Whether its agent has a login; None if only the agent knows."""
     capabilities: Capabilities = Capabilities()
+    model: str | None = None
+    """The model of runs that name none. None leaves it to the agent."""
+    approvals: Approvals | None = None
+    """Who decides the requests of its agents, unless a session is stricter. None leaves it to the session."""
 
 
 @frozen
@@ -76,6 +81,50 @@ class Problem:
 
 
 @frozen
+class DaemonView:
+    """A daemon that shares the store."""
+
+    id: str
+    """The first part of the `worker_id` of its runs. It changes when the daemon begins anew."""
+    node: str
+    """The name of its machine."""
+    pid: int
+    started_at: datetime
+    expires_at: datetime
+    """When another daemon may take over its runs, unless its lease is extended. By the store's clock."""
+    version: str | None
+    """None while it starts, as are the next two."""
+    url: str | None
+    """Where its own agents call it."""
+    max_concurrency: int | None
+    providers: tuple[str, ...]
+    active_count: int
+    """Its runs that are running, or wait with an agent."""
+    clock_offset_s: float | None = None
+    """Seconds that its clock is ahead of the store's; negative if it is behind. None if it was not measured."""
+    away_since: datetime | None = None
+    """Its last sign of life, if it has missed the latest ones or was lost; None if it is there. By the store's
+    clock."""
+    host: str | None = None
+    """The host that it serves: it executes the runs of that host's sessions. None while it starts."""
+    labels: tuple[str, ...] = ()
+    """The labels of its host."""
+    draining: bool = False
+    """Whether it is about to end. No session is placed on its account."""
+
+
+@frozen
+class HostView:
+    """A host that a daemon of the store serves, or has served."""
+
+    name: str
+    away_since: datetime | None
+    """When its last daemon ended; None while one serves it."""
+    waiting_count: int
+    """While no daemon serves it: number of its runs that wait for one."""
+
+
+@frozen
 class DaemonStatus:
     daemon_health: Literal["ok", "degraded", "draining"]
     version: str
@@ -93,6 +142,24 @@ class DaemonStatus:
     process_start_id: str | None = None
     """The start of the process: boot id and clock ticks since boot. With the pid it identifies the
     process."""
+    daemons: tuple[DaemonView, ...] = ()
+    """The daemons that share the store, this one included; also those lost in the last day and not started again
+    at the same address. Empty if no other daemon can use the store."""
+    daemon_id: str | None = None
+    """The id of this daemon, the first part of the `worker_id` of its runs."""
+    host: str | None = None
+    """The host that this daemon serves."""
+    hosts: tuple[HostView, ...] = ()
+    """The hosts of the store's daemons, also of those that have ended. Empty if no other daemon can use the
+    store."""
+    machine: str | None = None
+    """What people call the machine on which this daemon and the agents of its host work."""
+    user: str | None = None
+    """The user of that machine as which the daemon and those agents run."""
+    page: str | None = None
+    """The address at which people open the page from elsewhere: `link_base` of the settings of notices."""
+    cwd: str | None = None
+    """The directory of sessions that name none."""
 
 
 @frozen

@@ -52,6 +52,8 @@ class NewInvitation:
     """The invitation. The device that claims it has the same id."""
     code: str = field(repr=False)
     """Valid for five minutes, and once. No other answer contains it."""
+    page: str | None = None
+    """The address at which people open the page: `link_base` of the settings of notices, if it is set."""
 
 
 @frozen

@@ -13,9 +13,10 @@ from agent_orchestrator.operations.table import Operation
 
 @command
 class ListEvents(Page, OfSession):
-    cursor: int = param(  # type: ignore[assignment]  # events are numbered
-        "The `seq` of the last event that the reader has.",
-        default=0,
+    cursor: int | None = param(  # type: ignore[assignment]  # events are numbered
+        "The `seq` of the last event that the reader has. Default: the oldest cursor. The call fails with 410 "
+        "`gone` if later events are no longer kept; `details.oldest` is the cursor to go on from.",
+        default=None,
         minimum=0,
         maximum=MAX_INTEGER,
     )
@@ -67,7 +68,7 @@ class StreamRequest:
     """Follow the events of some sessions.
 
     :param session_ids: the sessions; empty means every session that the caller may read.
-    :param cursor: start after it; None starts at the first event, :data:`HEAD` after the last one. It is
+    :param cursor: start after it; None starts at the oldest event, :data:`HEAD` after the last one. It is
         a ``seq`` with one session, else an opaque string from an earlier item of the same stream.
     :param epoch: with one session, the epoch in which the cursor or an earlier one was read. An opaque
         cursor contains it.

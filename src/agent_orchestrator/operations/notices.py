@@ -23,10 +23,13 @@ class ListNotices(Ordered):
 @command
 class GetNotice(OfNotice):
     wait_s: float = param(
-        "Maximum seconds to wait until its state changes, if it is `queued`.",
+        "Maximum seconds to wait until its state is another than `known_state`.",
         default=0.0,
         minimum=0,
         maximum=86_400,
+    )
+    known_state: NoticeState | None = param(
+        "The state that the caller knows. Default: `queued`.", default=None
     )
 
 

@@ -17,17 +17,22 @@ from agent_orchestrator.domain.model import (
     Sandbox,
 )
 from agent_orchestrator.fields import (
+    MAX_LABELS,
     MAX_NAME,
     MAX_OPTION,
     MAX_OPTIONS,
     MAX_QUESTION,
     MAX_REACHES,
+    MAX_RETAIN_BYTES,
+    MAX_RETAIN_DAYS,
+    MAX_RETAIN_EVENTS,
     MAX_TEXT,
     MAX_TREE_DEPTH,
     MAX_TREE_SIZE,
     Limits,
     command,
     identifier,
+    optional_host,
     optional_name,
     optional_path,
     param,
@@ -92,13 +97,18 @@ class Searched(Page):
 
 
 @command
-class Ordered(Searched):
-    """A page of a list in either order.
+class InOrder:
+    """The order of a list.
 
     A cursor is a place in the list: with the other order it pages the other way.
     """
 
     order: ListOrder = param("`newest` lists the newest first.", default="oldest")
+
+
+@command
+class Ordered(InOrder, Searched):
+    """A page of a list in either order, of the items that match a search."""
 
 
 @command
@@ -151,6 +161,34 @@ class NoticeOptions:
         "What people are notified of: `none`, `requests`, or `all`: also the ends of its runs. `default`: "
         "what its parent says, else what each target and device is set for.",
         default=None,
+    )
+
+
+@command
+class RetentionOptions:
+    """How much of a session's log is kept."""
+
+    retain_days: int | None = param(
+        "How many days the session's events are kept. 0: no limit. Default: the daemon's setting.",
+        default=None,
+        minimum=0,
+        maximum=MAX_RETAIN_DAYS,
+        for_agents=False,
+    )
+    retain_events: int | None = param(
+        "Maximum number of events of the session to keep. 0: no limit. Default: the daemon's setting.",
+        default=None,
+        minimum=0,
+        maximum=MAX_RETAIN_EVENTS,
+        for_agents=False,
+    )
+    retain_bytes: int | None = param(
+        "Maximum size of the session's events to keep, in bytes of their data. 0: no limit. Default: the "
+        "daemon's setting.",
+        default=None,
+        minimum=0,
+        maximum=MAX_RETAIN_BYTES,
+        for_agents=False,
     )
 
 
@@ -240,8 +278,34 @@ class Labels:
     title: str | None = optional_name("A short title.")
 
 
+def _label_list(doc: str, flag: str) -> Any:
+    return param(doc, default=(), max_length=MAX_LABELS, flag=flag, for_agents=False)
+
+
 @command
-class SpawnOptions(Labels, SessionLimits, ModelOptions, Keyed):
+class Placement:
+    """The choice of a host. Without one, a session is on the host of the daemon that creates it, and a child on
+    its parent's.
+    """
+
+    host: str | None = optional_host(
+        "The host that its agents work on. Another one than the daemon's needs a `cwd`, a directory there, which "
+        "is checked when a run starts."
+    )
+    labels: Sequence[str] = _label_list(
+        "Labels that its host must have. Needs a `cwd`, a directory of that host. 409 `conflict` if no daemon that "
+        "is there has them all.",
+        "--label",
+    )
+    preferred_labels: Sequence[str] = _label_list(
+        "Labels that its host should have: the most of these, and then the most free workers, decide. Needs a "
+        "`cwd`.",
+        "--prefer",
+    )
+
+
+@command
+class SpawnOptions(Labels, Placement, SessionLimits, ModelOptions, Keyed):
     """The task and the settings of a child session."""
 
     task: str = required(

@@ -5,13 +5,28 @@ from typing import Final, Literal
 
 from attrs import frozen
 
-from agent_orchestrator.domain.notices import PushDevice
-from agent_orchestrator.fields import command, identifier, optional_name, param, required
+from agent_orchestrator.domain.notices import (
+    DEFAULT_QUIET,
+    NEVER_QUIET,
+    PushDevice,
+    PushSwitch,
+)
+from agent_orchestrator.fields import (
+    MAX_NAME,
+    QUIET_HOURS,
+    command,
+    identifier,
+    optional_name,
+    param,
+    required,
+)
 from agent_orchestrator.operations.notices import NoticeReply
 from agent_orchestrator.operations.options import Ordered
 from agent_orchestrator.operations.table import Operation, _made
 
 MAX_KEY: Final = 128
+MAX_MUTED: Final = 200
+"""Maximum number of sessions that are muted for a browser."""
 
 
 @command
@@ -46,6 +61,37 @@ class ListPush(Ordered):
 @command
 class UnsubscribePush:
     subscription_id: str = identifier("The push subscription.", kw_only=False)
+
+
+@command
+class UpdatePush:
+    subscription_id: str = identifier("The push subscription.", kw_only=False)
+    push: PushSwitch | None = param(
+        "`off` keeps the subscription, but sends only tests.", default=None
+    )
+    events: Sequence[str] | None = param(
+        "What it is notified of: `request`, `finished`, `failed`.",
+        default=None,
+        max_length=3,
+        flag="--event",
+    )
+    quiet_hours: str | None = param(
+        "Times of the day between which it gets no notices, such as `22:00-07:00`; `none`, or `default` for "
+        "those of the settings.",
+        default=None,
+        pattern=f"{DEFAULT_QUIET}|{NEVER_QUIET}|{QUIET_HOURS}",
+    )
+    time_zone: str | None = param(
+        "The time zone of `quiet_hours`, such as `Europe/Berlin`.",
+        default=None,
+        max_length=MAX_NAME,
+    )
+    muted: Sequence[str] | None = param(
+        "Ids of sessions for which it gets no notices. This includes their descendants. Replaces the current ones.",
+        default=None,
+        max_length=MAX_MUTED,
+        flag="--mute",
+    )
 
 
 @command
@@ -95,6 +141,14 @@ LIST_PUSH: Final = Operation(
     ListPush,
     PushPage,
     "List the caller's push subscriptions. An administrator sees all.",
+)
+UPDATE_PUSH: Final = Operation(
+    "update_push",
+    "PATCH",
+    "/push/subscriptions/{subscription_id}",
+    UpdatePush,
+    PushReply,
+    "Change what a browser is notified of, and when.",
 )
 UNSUBSCRIBE_PUSH: Final = Operation(
     "unsubscribe_push",

@@ -95,6 +95,13 @@ class RequestReply:
 
 
 @frozen
+class ResolveReply:
+    request: Request
+    decided_now: bool = True
+    """Whether this call decided the request. False if it was decided in the same way before."""
+
+
+@frozen
 class RequestPage:
     requests: tuple[Request, ...]
     next_cursor: str | None
@@ -134,7 +141,7 @@ RESOLVE_REQUEST: Final = Operation(
     "POST",
     "/requests/{request_id}/resolve",
     ResolveRequest,
-    RequestReply,
+    ResolveReply,
     "Approve, deny or answer a request. The first decision counts.",
     scope="approve",
 )

@@ -149,6 +149,7 @@ IssueCode = Literal[
     "quota_exhausted",
     "thread_missing",
     "worker_lost",
+    "host_away",
     "invalid_config",
     "cwd_missing",
     "crashed",
@@ -220,6 +221,8 @@ class Diagnostics:
     """How its agent was started, for runners of codex."""
     invocation: InvocationView | None = field(default=None, kw_only=True)
     """How its agent was started, for other runners."""
+    processes_unknown: str | None = field(default=None, kw_only=True)
+    """Why the processes are not known: they are on another machine, and its daemon was not to be asked."""
     stderr_tail: str
 
     @property

@@ -8,10 +8,18 @@ from attrs import frozen, resolve_types
 
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import Approvals, Message, Run, Session, SessionStatus
+from agent_orchestrator.domain.model import (
+    Approvals,
+    Message,
+    Run,
+    Sandbox,
+    Session,
+    SessionStatus,
+)
 from agent_orchestrator.fields import (
     MAX_TEXT,
     command,
+    optional_host,
     optional_identifier,
     optional_name,
     optional_path,
@@ -28,6 +36,8 @@ from agent_orchestrator.operations.options import (
     OfSession,
     Ordered,
     Page,
+    Placement,
+    RetentionOptions,
     SessionLimits,
     Text,
 )
@@ -35,9 +45,16 @@ from agent_orchestrator.operations.table import Operation, _made
 
 ChangeKind = Literal["add", "update", "delete"]
 
+SessionState = Literal["needs-you", "working", "queued", "failed", "done", "idle"]
+"""What a session needs from a caller, the first that holds. ``needs-you``: a decision. ``working``: nothing, a run
+is active. ``queued``: a worker. ``failed`` and ``done``: a look at how the last run ended, because the caller
+has not seen all. ``idle``: nothing."""
+
 
 @command
-class SessionOptions(Labels, ConfinementOptions, NoticeOptions, SessionLimits, Keyed):
+class SessionOptions(
+    Labels, Placement, ConfinementOptions, NoticeOptions, RetentionOptions, SessionLimits, Keyed
+):
     """The settings of a new session."""
 
     provider: str | None = optional_name(
@@ -87,6 +104,13 @@ class ListSessions(WithActivity, Ordered):
         "Only sessions with this provider. Sessions without one use the default. Searched like `q`."
     )
     parent_session_id: str | None = optional_identifier("Only children of this session.")
+    state: SessionState | None = param(
+        "Only sessions in this state: `needs-you` (the caller can decide a request), `working`, `queued`, "
+        "`failed` or `done` (the last run has ended, and the caller has not seen all), `idle`. Each session is "
+        "in one of them. Searched like `q`.",
+        default=None,
+        for_agents=False,
+    )
 
 
 @command
@@ -110,12 +134,20 @@ class MarkSeen(OfSession):
 
 
 @command
-class UpdateSession(Labels, ConfinementOptions, NoticeOptions, Keyed, OfSession):
+class UpdateSession(Labels, ConfinementOptions, NoticeOptions, RetentionOptions, Keyed, OfSession):
     status: SessionStatus | None = param("`closed` refuses further messages.", default=None)
     metadata: Mapping[str, Any] | None = param("Replaces the current metadata.", default=None)
     cwd: str | None = optional_path(
         "The directory that its agents work in from the next run on, an absolute path. Fails with "
         "`session_busy` if a run of the session has started and not ended."
+    )
+    host: str | None = optional_host(
+        "The host that its agents work on from the next run on. Another one needs a `cwd`, a directory there, "
+        "which is checked when that run starts. The log and queued runs go along. The agents' conversations "
+        "stay behind: the next run begins a new one. Fails with `session_busy` as `cwd` does."
+    )
+    model: str | None = optional_name(
+        "The model for its runs, from the next message on. Queued runs keep theirs."
     )
 
 
@@ -168,6 +200,8 @@ class RunState:
     """Why it failed."""
     cost_usd: float | None
     """What it has cost, if its provider reports it."""
+    sandbox: Sandbox | None = None
+    """What its agent's commands may do without approval; None means the provider's setting."""
 
 
 @frozen
@@ -181,6 +215,8 @@ class SessionActivity:
     seen_seq: int
     """The last event that the caller's token has marked as seen, 0 if none. A session whose `last_seq` is
     greater has something new."""
+    state: SessionState = "idle"
+    """What the session needs from the caller."""
 
 
 @frozen
@@ -344,7 +380,7 @@ UPDATE_SESSION: Final = Operation(
     "/sessions/{session_id}",
     UpdateSession,
     SessionReply,
-    "Rename, move, close, reopen or annotate a session.",
+    "Rename, move, close, reopen or annotate a session, or give it another model.",
     scope="write",
 )
 CLOSE_SESSION: Final = Operation(

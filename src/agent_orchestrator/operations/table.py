@@ -36,12 +36,21 @@ class Operation(Generic[Req, Res]):
     """Whether callers need no token. A call that is refused with 401 counts as a wrong token."""
     shared: bool = False
     """Whether a share link allows it, for its session and what is below."""
+    answers_lines: bool = False
+    """Whether a success has a stream of JSON lines in place of an answer."""
+    takes_lines: bool = False
+    """Whether the body is a stream of JSON lines. The command's fields are then in the query."""
     takes_long: bool = False
     """Whether the call's time grows with the store: a client should set no time limit."""
 
     @property
     def is_mutation(self) -> bool:
         return self.method != "GET"
+
+    @property
+    def has_query(self) -> bool:
+        """Whether the command's fields are in the query, not in the body."""
+        return not self.is_mutation or self.takes_lines
 
     def status_of(self, answer: Res) -> int:
         """Return the HTTP status for this answer."""

@@ -67,7 +67,7 @@ class AttachReply:
     run: Run
     """It holds the session until the process has ended. Canceling it ends the hold, but not the process."""
     program: Program
-    """What the process is to execute."""
+    """The program for the process to execute."""
 
 
 ATTACH_SESSION: Final = _made(

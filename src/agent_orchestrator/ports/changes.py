@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.notices import Notice, PushSubscription
+from agent_orchestrator.domain.search import Searchable, searchable
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.queries import IdempotencyRecord, View
 
@@ -29,6 +30,23 @@ def max_deleted_records(size: int) -> int:
     return _DELETED_RECORDS + size // _SIZE_PER_RECORD
 
 
+_LAST_LINE: Final = 200
+_CONTROLS: Final = dict.fromkeys((*range(32), *range(127, 160)))
+
+
+def line_said(event_type: str, data: Mapping[str, Any]) -> str | None:
+    """Return the last line that an agent says in an event, at most 200 characters; None if it says nothing."""
+    said: Any = data if event_type == EventType.AGENT_MESSAGE else None
+    if event_type == EventType.RUN_COMPLETED:  # an agent may have only a result
+        said = data.get("result")
+    text = said.get("text") if isinstance(said, Mapping) else None
+    if not isinstance(text, str):
+        return None
+    lines = (line.translate(_CONTROLS).strip() for line in text[-5 * _LAST_LINE :].splitlines())
+    found = [line for line in lines if line]
+    return found[-1][:_LAST_LINE] if found else None
+
+
 @frozen
 class Draft:
     """An event before the store numbers it."""
@@ -40,26 +58,28 @@ class Draft:
     text: str | None = None
     """``data`` as JSON, if it is already encoded. The store then ignores ``data``, which may have been
     changed since."""
+    searchable: Searchable | None = field(
+        default=Factory(lambda self: searchable(self.event_type, self.data), takes_self=True)
+    )
+    """Its content for the search. Required together with ``text``."""
+    line: str | None = field(
+        default=Factory(lambda self: line_said(self.event_type, self.data), takes_self=True)
+    )
+    """The last line that an agent says in it. Required together with ``text``."""
 
 
-_LAST_LINE: Final = 200
-_CONTROLS: Final = dict.fromkeys((*range(32), *range(127, 160)))
+@frozen
+class PastEvent:
+    """An event of a log that was kept elsewhere, with its own number and time."""
+
+    seq: int
+    draft: Draft
+    at: datetime
 
 
 def last_line(drafts: Sequence[Draft]) -> str | None:
-    """Return the last line that an agent says in some events, at most 200 characters."""
-    for draft in reversed(drafts):
-        said: Any = draft.data if draft.event_type == EventType.AGENT_MESSAGE else None
-        if draft.event_type == EventType.RUN_COMPLETED:  # an agent may have only a result
-            said = draft.data.get("result")
-        text = said.get("text") if isinstance(said, Mapping) else None
-        if isinstance(text, str):
-            lines = (
-                line.translate(_CONTROLS).strip() for line in text[-5 * _LAST_LINE :].splitlines()
-            )
-            if found := [line for line in lines if line]:
-                return found[-1][:_LAST_LINE]
-    return None
+    """Return the last line that an agent says in some events; None if it says nothing."""
+    return next((draft.line for draft in reversed(drafts) if draft.line is not None), None)
 
 
 class Transaction(View, Protocol):
@@ -68,7 +88,9 @@ class Transaction(View, Protocol):
     def add_session(self, session: Session) -> None: ...
 
     def put_session(self, session: Session) -> None:
-        """Replace a session's fields, except ``last_seq``, ``last_line`` and ``threads``."""
+        """Replace a session's fields, except ``last_seq``, ``last_line``, ``threads`` and
+        ``oldest_cursor``.
+        """
         ...
 
     def add_message(self, message: Message) -> None: ...
@@ -110,6 +132,48 @@ class Transaction(View, Protocol):
         """
         ...
 
+    def add_past(
+        self,
+        session_id: str,
+        events: Sequence[PastEvent],
+        *,
+        oldest_cursor: int = 0,
+        digest: str = "",
+    ) -> None:
+        """Add events that keep their ``seq`` and time. Notify as :meth:`append` does.
+
+        A ``seq`` that is left out counts as a deleted event, which the audit trail has.
+
+        :param events: in order, all after the session's last ``seq``.
+        :param oldest_cursor: with the first events of a session: the earlier ones are not kept.
+        :param digest: of the events up to it; see :class:`~agent_orchestrator.domain.model.PrunedLog`.
+        """
+        ...
+
+    def delete_events(
+        self, session_id: str, *, through: int = 0, seqs: Sequence[int] = (), digest: str = ""
+    ) -> int:
+        """Delete events of a session, and what the search has of them. Its newest event always stays.
+
+        :param through: delete all events up to this ``seq``, which becomes the ``oldest_cursor``.
+        :param seqs: delete these as well. They leave gaps in the log.
+        :param digest: the digest of the events up to ``through``; see
+            :class:`~agent_orchestrator.domain.model.PrunedLog`.
+        :return: the number of deleted events.
+        """
+        ...
+
+    def claim_job(self, name: str, *, now: datetime, until: datetime) -> bool:
+        """Claim a job of the store's engines if it is due, so that no other one does it before a time.
+
+        :return: whether it was due.
+        """
+        ...
+
+    def mark_pruned_audited(self, session_id: str) -> None:
+        """Note that the audit trail has all that was deleted of a session's log."""
+        ...
+
     def put_attempt(self, attempt: Attempt) -> None:
         """Add an attempt, or replace the one of the same run and number, except its ``token_hash``.
 
@@ -118,6 +182,10 @@ class Transaction(View, Protocol):
         ...
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None: ...
+
+    def forget_threads(self, session_id: str) -> None:
+        """Remove the conversations of a session, so that its next run begins a new one."""
+        ...
 
     def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
         """Replace the grants of a session and its descendants. Notify ``access:<principal>`` for every
@@ -134,6 +202,16 @@ class Transaction(View, Protocol):
 
     def put_notice(self, notice: Notice) -> None:
         """Replace a notice, and notify ``notices`` and ``notice:<id>``."""
+        ...
+
+    def claim_notice(self, notice: Notice, claimant: str, until: datetime) -> bool:
+        """Claim a notice, so that no other engine of the store sends it before a time. Notify nothing.
+
+        Sets ``claimed_by`` and ``next_at``, unless the notice's state or ``next_at`` has changed since it
+        was read. So of several engines that have read the same notice, one claims it.
+
+        :return: whether it was claimed.
+        """
         ...
 
     def add_push_subscription(self, subscription: PushSubscription) -> None:
@@ -168,6 +246,10 @@ class Transaction(View, Protocol):
 
     def put_token(self, token: AccessToken) -> None:
         """Replace a token, and notify ``token:<id>``."""
+        ...
+
+    def mark_token_used(self, token_id: str, at: datetime) -> None:
+        """Set ``seen_at`` of a token, if the token exists and its ``seen_at`` is not later."""
         ...
 
     def add_audit(self, entry: AuditEntry) -> None:

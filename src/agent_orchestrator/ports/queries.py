@@ -1,19 +1,34 @@
-"""Queries of a store, by what they are about."""
+"""Queries of a store, by subject."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from attrs import frozen
 
 from agent_orchestrator.domain.access import EVERYTHING, Grant, GrantRole, Visibility
 from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.daemons import DaemonRecord, HostRecord
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
+from agent_orchestrator.domain.model import (
+    Attempt,
+    Event,
+    Message,
+    PrunedLog,
+    Request,
+    Run,
+    Session,
+    Thread,
+)
 from agent_orchestrator.domain.notices import Notice, NoticeState, PushSubscription
+from agent_orchestrator.domain.search import FoundText, Search
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations.events import StreamItem
 from agent_orchestrator.operations.options import ListOrder, RequestOrder
+
+MAX_EXAMINED_TEXTS: Final = 2_000
+"""Maximum number of texts that a search examines for a page, so that its cost does not grow with what the
+caller may not see."""
 
 
 @frozen
@@ -50,6 +65,10 @@ class SessionQueries(Protocol):
         limit: int,
         size: int | None = None,
     ) -> list[Session]: ...
+
+    def limited_sessions(self, *, after: str | None = None, limit: int) -> list[Session]:
+        """Return the sessions for which limits of retention were set, oldest first."""
+        ...
 
     def child_count(self, session_id: str, within: Visibility = EVERYTHING) -> int: ...
 
@@ -170,11 +189,23 @@ class RunQueries(Protocol):
 class QueueQueries(Protocol):
     """The queue of the workers."""
 
-    def next_runs(self, limit: int) -> list[Run]:
+    def next_runs(
+        self,
+        limit: int,
+        *,
+        providers: Collection[str] | None = None,
+        daemon_id: str | None = None,
+        host: str | None = None,
+    ) -> list[Run]:
         """Return the queued runs that a worker may start, oldest first.
 
         A worker may start a run that is not manual and is the first of its session's queue, if the
         session has no active run.
+
+        :param providers: only runs of these providers; None means any.
+        :param daemon_id: only runs that this daemon may start. Another daemon that has not ended keeps the
+            sessions with a conversation that it was the last to continue: its agent may have it open.
+        :param host: only runs of sessions of this host; None means any.
         """
         ...
 
@@ -201,7 +232,29 @@ class QueueQueries(Protocol):
         """Return the active runs whose worker no longer exists, except manual and parked runs.
 
         A store that only one process can open returns every active run whose worker is not of
-        ``instance``. A shared store checks its engines' leases.
+        ``instance``. A shared store returns those whose daemon has ended.
+        """
+        ...
+
+    def daemons(self) -> list[DaemonRecord]:
+        """Return the daemons that share the store and have not ended, oldest first.
+
+        Empty if only one process can open the store.
+        """
+        ...
+
+    def lost_daemons(self) -> list[DaemonRecord]:
+        """Return the daemons that ended without leaving, and were not started again at the same address.
+
+        The newest first, at most 100, and only those of the last day. Empty if only one process can open
+        the store.
+        """
+        ...
+
+    def hosts(self) -> list[HostRecord]:
+        """Return the hosts that daemons serve or have served, by name. Each has a daemon, or had one.
+
+        Empty if only one process can open the store.
         """
         ...
 
@@ -270,13 +323,54 @@ class RequestQueries(Protocol):
         ...
 
 
+@frozen
+class Growth:
+    """The weight of the events since a time.
+
+    :param count: their number.
+    :param size: of their data, in bytes of JSON.
+    :param since: that time.
+    """
+
+    count: int
+    size: int
+    since: datetime
+
+
 class LogQueries(Protocol):
     """The logs of events."""
 
     def events(
         self, session_id: str, *, after: int, limit: int, size: int | None = None
     ) -> list[Event]:
-        """Return the events with a ``seq`` greater than ``after``."""
+        """Return the events with a ``seq`` greater than ``after`` that were not deleted."""
+        ...
+
+    def pruned_log(self, session_id: str) -> PrunedLog:
+        """Return what was deleted of a session's log."""
+        ...
+
+    def log_size(self, session_id: str) -> int:
+        """Return the size of the data of a session's events that were not deleted, in bytes of JSON.
+
+        The cost grows with the number of its events.
+        """
+        ...
+
+    def newest_events(self, *, since: datetime, limit: int) -> Growth:
+        """Return the weight of the newest events of all sessions.
+
+        :param since: leave out those that were created before.
+        :param limit: maximum number of events to look at, deleted ones included.
+        """
+        ...
+
+    def unaudited_logs(self, *, limit: int) -> list[str]:
+        """Return the ids of sessions of whose logs more was deleted than the audit trail has."""
+        ...
+
+    def job_due(self, name: str) -> datetime | None:
+        """Return when a job of the store's engines is due; None if it was never claimed."""
         ...
 
     def feed(
@@ -291,13 +385,16 @@ class LogQueries(Protocol):
     ) -> list[StreamItem]:
         """Return the events of several sessions in commit order, after an opaque cursor.
 
-        A cursor contains the epoch in which it was read (see :meth:`epoch`).
+        A cursor contains the epoch in which it was read (see :meth:`epoch`), and what had been deleted of
+        the logs until then. Without a cursor, the first event that was not deleted comes first.
 
         :param until: the cursor of the last event to return; None means the head.
         :param sessions: their ids; empty means all ``within``.
         :raises InvalidRequest: if the cursor is not one of this store.
         :raises CursorAhead: if the cursor is beyond the last event, or beyond the part of the log that is
             unchanged since the cursor's epoch.
+        :raises Gone: if events after the cursor, of these sessions, were deleted since it was read.
+            ``details["oldest"]`` is the cursor for the events after it that are left.
         """
         ...
 
@@ -332,10 +429,40 @@ class LogQueries(Protocol):
         """
         ...
 
-    def event_count(self) -> int: ...
+    def event_count(self) -> int:
+        """Return the number of events that were ever added, deleted ones included."""
+        ...
 
     def newest_ids(self) -> Sequence[str]:
         """Return the greatest identifier of each kind: session, message, run, request."""
+        ...
+
+
+class SearchQueries(Protocol):
+    """Searches of what sessions contain."""
+
+    def search(
+        self,
+        search: Search,
+        *,
+        within: Visibility = EVERYTHING,
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> tuple[list[FoundText], str | None]:
+        """Return the texts that have all phrases of a search, the newest first, and the cursor after them.
+
+        A title is found if it is the present one. The result of a run is not found if its agent said the
+        same shortly before its end: that message is found. At most :data:`MAX_EXAMINED_TEXTS` texts are
+        examined, so that a page may have few although more follow.
+
+        :return: the cursor is None if no more follow.
+        :raises InvalidRequest: if ``after`` is not a cursor of a search.
+        """
+        ...
+
+    def search_is_complete(self) -> bool:
+        """Return whether all texts can be found. False while those of an earlier version are indexed."""
         ...
 
 
@@ -417,8 +544,15 @@ class AccessQueries(Protocol):
         size: int | None = None,
     ) -> list[AccessToken]: ...
 
-    def audit(self, *, after: int, limit: int, size: int | None = None) -> list[AuditEntry]:
-        """Return the audit entries with a ``seq`` greater than ``after``."""
+    def audit(
+        self,
+        *,
+        order: ListOrder = "oldest",
+        after: int | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[AuditEntry]:
+        """Return the audit entries by their ``seq``, those that follow ``after`` in this order."""
         ...
 
     def last_audit(self) -> AuditEntry | None: ...
@@ -448,6 +582,7 @@ class View(
     QueueQueries,
     RequestQueries,
     LogQueries,
+    SearchQueries,
     NoticeQueries,
     AccessQueries,
     IdempotencyQueries,

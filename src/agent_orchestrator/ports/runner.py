@@ -410,7 +410,7 @@ class Diagnosing(Protocol):
 
 @frozen
 class Handover:
-    """What a person's program needs to go on with a conversation.
+    """A program for a person, and the conversation that it continues.
 
     :param thread: the conversation, with the place in the agent's own record where the program begins.
     """
@@ -437,7 +437,7 @@ class Attachable(Protocol):
     """A runner whose agent keeps a record of its conversations, and has a program for a terminal."""
 
     async def hand_over(self, session: Session, thread: Thread, env: Mapping[str, str]) -> Handover:
-        """Let go of a conversation, so that no process has it, and return the program that opens it.
+        """Release a conversation from all processes of the runner, and return the program that opens it.
 
         No run of the session is active.
 
@@ -457,10 +457,10 @@ class Attachable(Protocol):
         ...
 
     async def read_record(self, context: RunContext) -> Outcome:
-        """Emit what is in the agent's record of ``context.thread`` after the place in its state, and move
-        that place on. The result is the last answer.
+        """Emit the entries of the agent's record of ``context.thread``, from the position in the thread's state on,
+        and store the new position. The result is the last answer.
 
-        The record may have been written by anybody.
+        The record is untrusted: any program may have written it.
 
         :raises AgentFailed: if it cannot be read.
         """

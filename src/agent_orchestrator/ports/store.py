@@ -5,8 +5,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Protocol, Self, TypeVar, runtime_checkable
 
+import anyio
+
+from agent_orchestrator.domain.daemons import DaemonProfile
+from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.operations.daemon import Problem
 from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.clock import Clock
 from agent_orchestrator.ports.queries import View
 
 T = TypeVar("T")
@@ -16,6 +21,19 @@ UNREACHABLE: Final = "database_unreachable"
 
 ANY_TOPIC: Final = "*"
 """The topic of a notification that means: anything may have changed."""
+
+
+DAEMONS_TOPIC: Final = "daemons"
+"""Notified when a daemon that shares the store has joined, or has ended."""
+
+
+INQUIRIES_TOPIC: Final = "inquiries"
+"""Notified when a daemon asks another one that shares the store."""
+
+
+def answer_topic(inquiry_id: str) -> str:
+    """Return the topic that is notified when a question of a daemon was answered."""
+    return f"answer:{inquiry_id}"
 
 
 class Transactions(Protocol):
@@ -76,12 +94,96 @@ class StoreStatus(Protocol):
         ...
 
 
+class Lease(Protocol):
+    """The right of a daemon to change a store that others can use as well.
+
+    When it has expired, another daemon may take over this one's runs.
+    """
+
+    @property
+    def daemon_id(self) -> str:
+        """The daemon's name in the store. A daemon that begins anew has another one."""
+        ...
+
+    @property
+    def expires_at(self) -> float:
+        """When the lease ends, by :func:`time.monotonic`, as far as the store has confirmed it. It moves
+        while the daemon works. By the store's clock, the lease ends later, never earlier.
+        """
+        ...
+
+    @property
+    def clock_offset_s(self) -> float:
+        """Seconds that this daemon's clock is certainly ahead of the store's; negative if it is behind."""
+        ...
+
+    @property
+    def lost(self) -> anyio.Event:
+        """Set when another daemon has taken over. This lease can change nothing more."""
+        ...
+
+
 class Store(Transactions, CommitNotifications, StoreStatus, Protocol):
     """The storage of an engine. It is an async context manager; many tasks may call it at once."""
+
+    @property
+    def lease(self) -> Lease | None:
+        """The present lease of this daemon; None if no other daemon can use the store."""
+        ...
+
+    async def join(self, profile: DaemonProfile) -> Lease | None:
+        """Record what this daemon says of itself, and return its lease, as :attr:`lease` does.
+
+        After a lost lease, this begins a new one, under another id.
+
+        :raises StoreOpenError: if another daemon prevents that.
+        :raises Unavailable: if the store cannot be reached.
+        """
+        ...
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class Synchronizing(Protocol):
+    """A store of several daemons, whose clocks may differ. Optional."""
+
+    def synchronize(self, clock: Clock, ids: SortableIds | None) -> None:
+        """Measure how far a daemon's clock is off, and keep its ids in the order of all changes.
+
+        Each id that is made in a change sorts after those of all earlier changes, also of other daemons. Must
+        be called before :meth:`Store.join`.
+
+        :param clock: the daemon's clock.
+        :param ids: the source of its ids; None if its ids have no order.
+        """
+        ...
+
+
+@runtime_checkable
+class Inquiring(Protocol):
+    """A store whose daemons can ask each other about their machines. Optional.
+
+    All methods raise ``Unavailable`` if the store cannot be reached.
+    """
+
+    async def ask(self, daemon_id: str, question: str) -> str:
+        """Ask a daemon, which is notified of :data:`INQUIRIES_TOPIC`, and return the question's id."""
+        ...
+
+    async def inquiries(self) -> Sequence[tuple[str, str]]:
+        """Return the ids and texts of the questions to this daemon that have no answer."""
+        ...
+
+    async def answer(self, inquiry_id: str, text: str) -> None:
+        """Answer a question to this daemon. Whoever asked is notified of :func:`answer_topic`."""
+        ...
+
+    async def take_answer(self, inquiry_id: str) -> str | None:
+        """Return the answer to a question, once; None if there is none yet."""
+        ...
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
 """Transports: connections to an engine."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, Protocol, TypeVar
 
@@ -47,12 +47,44 @@ class Subscription(Protocol):
         ...
 
 
+class Download(Protocol):
+    """A reader of a stream of JSON lines. Cancelling :meth:`receive` may lose a part."""
+
+    async def receive(self) -> bytes:
+        """Return the next part, at line ends or not; empty at the end.
+
+        :raises OrchestratorError: if the reader has lost access, or the rest cannot be read.
+        :raises Unreachable: if the connection broke.
+        """
+        ...
+
+
 class Transport(Protocol):
     """A connection to an engine: in the same process, or over HTTP."""
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         """Call an operation and return its reply.
 
+        :raises OrchestratorError: if it is refused.
+        :raises Unreachable: if there is no answer.
+        """
+        ...
+
+    def download(
+        self, operation: Operation[Req, Res], request: Req
+    ) -> AbstractAsyncContextManager[Download]:
+        """Open the answer of an operation that answers with lines.
+
+        :raises OrchestratorError: on entering, if it is refused.
+        """
+        ...
+
+    async def upload(
+        self, operation: Operation[Req, Res], request: Req, data: AsyncIterator[bytes]
+    ) -> Reply[Res]:
+        """Call an operation that takes lines, and return its reply.
+
+        :param data: the lines, cut anywhere.
         :raises OrchestratorError: if it is refused.
         :raises Unreachable: if there is no answer.
         """

@@ -8,10 +8,8 @@ import codecs
 import hashlib
 import json
 import re
-import secrets
-from collections.abc import Callable, Iterator
-from json.decoder import scanstring  # type: ignore[attr-defined]
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeVar, cast
 
 from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
@@ -31,6 +29,7 @@ from agent_orchestrator.runners.lines import (
     limit_depth,
     replace_surrogates,
 )
+from agent_orchestrator.wire.long_json import SLICE_SIZE, take_strings
 
 LONG_LINE: Final = 64 * 2**10
 """Minimum bytes of a line that is read in a worker thread, one slice at a time."""
@@ -39,18 +38,12 @@ MANY: Final = 2_000
 """Minimum number of brackets, commas and colons of a shorter line that is read in a worker thread too. Each
 takes some microseconds."""
 
-SLICE_SIZE: Final = 64 * 2**10
-"""Maximum bytes that one call of C code handles."""
-
 MAX_STRUCTURE: Final = 2**17
 """Maximum number of brackets, commas and colons outside of strings in a long line that is read as JSON. The
 values between them take some 100 bytes each."""
 
 MAX_SKELETON: Final = 4 * 2**20
 """Maximum bytes of a long line that is read as JSON, without its strings but with its keys."""
-
-_SHORT: Final = 32
-"""Maximum bytes of a string that is read together with its surroundings."""
 
 _MAX_READERS: Final = 2
 """Maximum number of long lines that are read at the same time."""
@@ -140,14 +133,7 @@ def _short_object(data: bytes | bytearray) -> dict[str, Any] | None:
     return cast(dict[str, Any], limit_depth(value, _MAX_JSON_DEPTH))
 
 
-_STRING_END: Final = re.compile(rb'(?:[^"\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+', re.DOTALL)
-"""The content of a string, without splitting escapes."""
-
-_KEY: Final = re.compile(rb"[ \t\r]*+:")
-
 _STRUCTURE: Final = b"[{,:"
-
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
@@ -157,31 +143,17 @@ def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
     :raises _TooLarge: if it would take too much memory.
     :raises ValueError: if it is not JSON.
     """
-    skeleton: list[bytes | bytearray] = []
-    strings: dict[str, str] = {}
-    key = secrets.randbelow(10**12)  # no number in the line is likely to begin so
-    size = structure = position = 0
-    while position < len(data):
-        quote = data.find(b'"', position, position + SLICE_SIZE)
-        end = quote if quote >= 0 else min(position + SLICE_SIZE, len(data))
-        outside = data[position:end]
-        structure += len(outside) - len(outside.translate(None, _STRUCTURE))
-        skeleton.append(outside)
-        position = end
-        if quote >= 0:
-            ends = list(_string_slices(data, quote + 1))
-            position = ends[-1] + 1
-            if position - quote <= _SHORT or _KEY.match(data, position):
-                skeleton.append(data[quote:position])
-            else:
-                # A number as a placeholder. Numbers with a point are passed as text.
-                number = f"{key}.{len(strings)}"
-                strings[number] = _string(data, quote + 1, ends)
-                skeleton.append(b" %s " % number.encode())
-            size += len(skeleton[-1])
-        size += len(outside)
+    size = structure = 0
+
+    def check_kept(part: bytes | bytearray, kind: Literal["string", "other"]) -> None:
+        nonlocal size, structure
+        size += len(part)
+        if kind == "other":
+            structure += len(part) - len(part.translate(None, _STRUCTURE))
         if structure > MAX_STRUCTURE or size > MAX_SKELETON:
             raise _TooLarge
+
+    skeleton, strings = take_strings(data, check_kept=check_kept, check_string=_check_memory)
 
     def number_or_string(digits: str) -> Any:
         return strings[digits] if digits in strings else json_number(digits)
@@ -189,7 +161,7 @@ def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
     decoder = json.JSONDecoder(
         parse_float=number_or_string, parse_int=json_integer, parse_constant=str
     )
-    text = _decoded(b"".join(skeleton))
+    text = _decoded(skeleton)
     value = decoder.decode(text)
     if not isinstance(value, dict):
         return None
@@ -197,45 +169,6 @@ def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
         dict[str, Any],
         limit_depth(replace_surrogates(value) if "\\u" in text else value, _MAX_JSON_DEPTH),
     )
-
-
-def _string_slices(data: bytes | bytearray, start: int) -> Iterator[int]:
-    """Yield the end positions of a string's slices. The last one is that of its closing quote.
-
-    :raises ValueError: if the string has no closing quote.
-    """
-    while True:
-        match = _STRING_END.match(data, start, start + SLICE_SIZE)
-        end = start if match is None else match.end()
-        if end == start and data[end : end + 1] != b'"':
-            raise ValueError("a string without an end")
-        yield end
-        if data[end : end + 1] == b'"':
-            return
-        start = end
-
-
-def _string(data: bytes | bytearray, start: int, ends: list[int]) -> str:
-    """Return the string whose slices end at these positions."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    pieces: list[str] = []
-    half = ""
-    for end in ends:
-        raw = decoder.decode(data[start:end], end == ends[-1])
-        start = end
-        text = half + scanstring(f'{raw}"', 0)[0]
-        # The halves of a surrogate pair may be on both sides of a border.
-        half = text[-1:] if end != ends[-1] and "\ud800" <= text[-1:] <= "\udbff" else ""
-        pieces.append(_join_surrogates(text[: len(text) - len(half)]))
-    _check_memory(pieces)
-    return "".join(pieces)
-
-
-def _join_surrogates(text: str) -> str:
-    """Return text with surrogate pairs joined, and U+FFFD for lone surrogates."""
-    if not _SURROGATE.search(text):
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 # --- text -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The conversation of a session with its agent: a prompt is tried again if the agent did not get it."""
+"""Delivers a prompt to an agent's conversation, and again if the agent did not get it."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Literal

@@ -26,12 +26,12 @@ class AgentEvent:
 
 
 def agent_event(event_type: str, /, **data: Any) -> AgentEvent:
-    """Return an event; what lies too deep in its data becomes JSON text."""
+    """Return an event. Values that are nested too deeply in its data become JSON text."""
     return AgentEvent(event_type, require_object(limit_depth(data)))
 
 
 def text(value: Any) -> str:
-    """Return a text as it is, nothing as no text, and anything else as its JSON."""
+    """Return a text unchanged, None as an empty text, and any other value as JSON."""
     if isinstance(value, str):
         return value
     if value is None:

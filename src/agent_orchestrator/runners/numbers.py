@@ -1,11 +1,11 @@
-"""Numbers that agents report. One that is not what it should be, or cannot be true, is left out."""
+"""Checks of numbers that agents report. Impossible ones are left out."""
 
 from typing import Any, Final
 
 from agent_orchestrator.fields import MAX_INTEGER
 
 MAX_COST_USD: Final = 1e9
-"""US dollars that a run cannot cost."""
+"""Maximum cost of a run in US dollars. A greater one is an error of the agent."""
 
 MAX_EXIT_CODE: Final = 2**31 - 1
 

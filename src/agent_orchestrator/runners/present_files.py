@@ -1,7 +1,7 @@
-"""Looks at a file that an agent wants to change, to show people the difference.
+"""Reads a file that an agent wants to change, so that a person sees the difference.
 
-An agent must not learn the content of a file from a question about it, nor may whoever decides. So only files are
-read that an agent reads without asking: those in its working directory, and not through symbolic links.
+A question must not show the content of a file that the agent cannot read, neither to the agent nor to the person who decides. So only
+files are read that an agent reads without asking: those in its working directory, and not through symbolic links.
 """
 
 import os
@@ -28,8 +28,8 @@ class PresentFile:
     text: str | None = None
 
 
-def look_at(path: str, directory: str, secret: Collection[str]) -> PresentFile:
-    """Return what is at an absolute path. Blocks.
+def present_file(path: str, directory: str, secret: Collection[str]) -> PresentFile:
+    """Return the file at an absolute path. Blocks.
 
     :param directory: the working directory of the agent.
     :param secret: paths that it must not read.

@@ -97,7 +97,7 @@ def _missing_interpreter(program: str, path: str) -> str | None:
     try:
         with Path(program).open("rb") as file:
             match = _SHEBANG.match(file.read(_FIRST_LINE))
-    except OSError:  # one may be allowed to run what one may not read
+    except OSError:  # a program may be executable without being readable
         return None
     if match is None:
         return None

@@ -1,6 +1,6 @@
 """Reading of an agent's own record of a conversation: a file of JSON lines.
 
-Anybody may have written the file. It is read in pieces, without symbolic links, and only below the agent's home.
+The file is untrusted. It is read in pieces, without symbolic links, and only below the agent's home.
 """
 
 import os
@@ -23,7 +23,7 @@ from agent_orchestrator.runners.events import AgentEvent, JsonObject, Unexpected
 from agent_orchestrator.runners.lines import Line, LineFramer, json_object
 
 PLACE: Final = "record_place"
-"""The key in a thread's state for the place in the record up to which it is in the log, in bytes."""
+"""The key in a thread's state for the position in the record, in bytes, up to which it was read."""
 
 _CHUNK: Final = 2**20
 _TAIL: Final = 256 * 2**10
@@ -47,7 +47,7 @@ class RecordReader(Protocol):
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """What the thread's state has from the record."""
+        """The fields for the thread's state."""
         ...
 
     def feed(self, entry: JsonObject) -> Iterable[AgentEvent]:
@@ -58,7 +58,7 @@ class RecordReader(Protocol):
         ...
 
     def finish(self) -> Iterable[AgentEvent]:
-        """Return the events that close what was left open."""
+        """Return the events that end all open items."""
         ...
 
 
@@ -155,11 +155,10 @@ def _open(home: Path, path: Path) -> int:
 
 
 async def replay(context: RunContext, home: Path, path: Path, reader: RecordReader) -> Outcome:
-    """Emit what a record has after the place in the thread's state, and move that place on.
+    """Emit the entries of a record after the position in the thread's state, and store the new position. Entries that are
+    written at the same time are not read.
 
-    What is written to the record meanwhile is not read.
-
-    :raises AgentFailed: if it cannot be read, or is shorter than what was read of it before.
+    :raises AgentFailed: if it cannot be read, or is shorter than at the last time.
     """
     thread = context.thread
     assert thread is not None

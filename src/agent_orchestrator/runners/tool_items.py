@@ -1,33 +1,50 @@
-"""The tool calls and file changes of a turn, which agents report in parts."""
+"""The tool calls and file changes of a turn, assembled from several messages."""
 
+from hashlib import sha256
 from typing import Final
 
 from attrs import define, field
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.runners.events import AgentEvent, JsonObject, agent_event
+from agent_orchestrator.wire import strict_json
 
 _MAX_OPEN: Final = 10_000
-"""Maximum number of open items. A further one ends the oldest."""
+"""Maximum number of open items. A new one ends the oldest."""
+
+_MAX_SIZE: Final = 128 * 2**20
+"""Maximum characters of all open items. Above that, the oldest are ended."""
+
+_MAX_ID: Final = 256
+
+
+def short_id(value: str) -> str:
+    """Return an id for events. A long one is replaced by its hash, because many events may have it."""
+    if len(value) <= _MAX_ID:
+        return value
+    return sha256(value.encode("utf-8", "replace")).hexdigest()
 
 
 @define
 class ToolItems:
-    """The items that have begun and not ended, by id, with all that the agent has said of each."""
+    """The open items by id, with their data so far."""
 
     _open: dict[str, AgentEvent] = field(factory=dict, init=False)
-    """The event of the end of each, so far."""
+    """The events for their ends, with the data so far."""
+    _sizes: dict[str, dict[str, int]] = field(factory=dict, init=False)
+    """Characters of each item, by the names of its data."""
+    _size: int = field(default=0, init=False)
 
     def get(self, tool_id: str) -> JsonObject | None:
-        """Return what is known of an open item."""
+        """Return the data of an open item."""
         found = self._open.get(tool_id)
         return None if found is None else found.data
 
     def merge(
         self, tool_id: str, data: JsonObject, event_type: str = EventType.TOOL_COMPLETED
     ) -> list[AgentEvent]:
-        """Add data to an item, which begins with it if it is not open. Return the event that closes the oldest
-        item if there are too many.
+        """Add data to an item, and open it if it is new. Return the events that close the oldest
+        items if there are too many, or if all are too large together.
 
         :param event_type: of its end: ``tool.completed`` or ``file.changed``.
         """
@@ -36,6 +53,13 @@ class ToolItems:
         closed = [self._close(next(iter(self._open)))] if is_full else []
         known_data = {} if known is None else known.data
         self._open[tool_id] = agent_event(event_type, **{**known_data, **data})
+        sizes = self._sizes.setdefault(tool_id, {})
+        for name, value in data.items():
+            length = strict_json.text_length(value)
+            self._size += length - sizes.get(name, 0)
+            sizes[name] = length
+        while self._size > _MAX_SIZE and len(self._open) > 1:
+            closed.append(self._close(next(one for one in self._open if one != tool_id)))
         return closed
 
     def start(self, tool_id: str, data: JsonObject) -> list[AgentEvent]:
@@ -47,8 +71,8 @@ class ToolItems:
     def complete(
         self, tool_id: str, data: JsonObject, event_type: str = EventType.TOOL_COMPLETED
     ) -> AgentEvent:
-        """End an item, which need not be open. Return the event of its end."""
-        known = self._open.pop(tool_id, None)
+        """End an item, also one that was never opened. Return the event of its end."""
+        known = self._remove(tool_id)
         known_data = {} if known is None else known.data
         return agent_event(event_type, tool_id=tool_id, **{**known_data, **data})
 
@@ -57,8 +81,13 @@ class ToolItems:
         return [self._close(tool_id) for tool_id in (*self._open,)]
 
     def _close(self, tool_id: str) -> AgentEvent:
-        known = self._open.pop(tool_id)
+        known = self._open[tool_id]
+        self._remove(tool_id)
         output = {"output": ""} if known.event_type == EventType.TOOL_COMPLETED else {}
         note = "unfinished when the turn ended"
         ended = {"tool_id": tool_id, "status": "failed", "error": note}
         return AgentEvent(known.event_type, {**output, **known.data, **ended})
+
+    def _remove(self, tool_id: str) -> AgentEvent | None:
+        self._size -= sum(self._sizes.pop(tool_id, {}).values())
+        return self._open.pop(tool_id, None)

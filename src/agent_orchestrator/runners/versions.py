@@ -1,4 +1,4 @@
-"""Versions of agents, held against those that are supported and tested."""
+"""Compares versions of agents with the supported and the tested ones."""
 
 from attrs import evolve, frozen
 

@@ -18,17 +18,20 @@ GROUP = "agent_orchestrator.stores"
 """Entry points: the name is a URL scheme, the object a callable that makes a store from a URL."""
 
 
-def open_store(location: str, *, on_commit: OnCommit | None = None) -> Store:
+def open_store(
+    location: str, *, listen: str | None = None, on_commit: OnCommit | None = None
+) -> Store:
     """Return the store at a location, not opened yet.
 
     :param location: the path of a SQLite file; ``:memory:``; ``postgresql://…``, a URL as libpq has it;
         or ``scheme://…``, a URL for the store that an installed package registered for the scheme.
+    :param listen: the URL of the same PostgreSQL database for notifications, past a connection pooler.
     :param on_commit: called by the stores on SQLite and PostgreSQL.
     :raises ConfigError: if no package registered the scheme, or the extra for it is not installed.
     """
     scheme, separator, _ = location.partition("://")
     if separator and scheme in POSTGRESQL:
-        return _postgres(location, on_commit)
+        return _postgres(location, listen, on_commit)
     if separator:
         for entry in entry_points(group=GROUP, name=scheme):
             store: Store = entry.load()(location)
@@ -43,7 +46,7 @@ def open_store(location: str, *, on_commit: OnCommit | None = None) -> Store:
     return SqliteStore(location, on_commit=on_commit)
 
 
-def _postgres(url: str, on_commit: OnCommit | None) -> Store:
+def _postgres(url: str, listen: str | None, on_commit: OnCommit | None) -> Store:
     try:
         from agent_orchestrator.stores.postgres import PostgresStore
     except ImportError as error:
@@ -51,4 +54,4 @@ def _postgres(url: str, on_commit: OnCommit | None) -> Store:
             f"store: postgresql:// needs a package that is not installed ({error.name or error}):"
             " pip install 'agent-orchestrator[postgres]'"
         ) from None
-    return PostgresStore(url, on_commit=on_commit)
+    return PostgresStore(url, listen=listen, on_commit=on_commit)

@@ -1,8 +1,9 @@
 """The contract suite for clients, over any transport."""
 
+import json
 import os
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from agent_orchestrator.domain.errors import (
     AlreadyResolved,
     Conflict,
     CursorAhead,
+    Gone,
     IdempotencyConflict,
     InvalidRequest,
     InvalidTransition,
@@ -33,6 +35,7 @@ from agent_orchestrator.domain.model import (
     Request,
     RequestKind,
     Run,
+    RunResult,
     Session,
 )
 from agent_orchestrator.operations import sessions as session_calls
@@ -128,6 +131,78 @@ class ClientContract:
         assert len((await client.list_runs(provider=MANUAL)).runs) == 2
         assert not (await client.list_runs(q="roof", provider="demo")).runs
 
+    async def test_what_sessions_contain_is_searched(self, client: Client) -> None:
+        session = await client.create_session(title="Paint the café", metadata={"a": "café"})
+        other = await client.create_session(title="Other")
+        run = await _turn(client, session.id, "say the CAFE is blue\nsay it is 完成した")
+        await _turn(client, other.id, "say cafeteria")
+        page = await client.search("Cafe")
+        assert page.complete
+        assert [(hit.kind, hit.session_id, hit.run_id) for hit in page.hits] == [
+            ("answer", session.id, run.id),
+            ("message", session.id, run.id),
+            ("title", session.id, None),
+        ]
+        answer, message, title = page.hits
+        events = {event.seq: event for event in await _log(client, session.id)}
+        assert events[answer.seq].data["text"] == answer.snippet.text == "the CAFE is blue"
+        assert events[message.seq].data["message_id"] == message.message_id
+        assert answer.created_at == events[answer.seq].created_at
+        assert {hit.session_title for hit in page.hits} == {"Paint the café"}
+        for hit in page.hits:
+            marked = [hit.snippet.text[mark.start : mark.end] for mark in hit.snippet.marks]
+            assert [word.casefold() for word in marked] in (["cafe"], ["café"])
+        assert [hit.kind for hit in (await client.search("成し")).hits] == ["answer", "message"]
+        first = await client.search('"cafe"', limit=2)
+        assert first.hits == (answer, message)
+        second = await client.search('"cafe"', limit=2, cursor=first.next_cursor)
+        assert (second.hits, second.next_cursor) == ((title,), None)
+        assert len((await client.search("cafe*")).hits) == 5
+        assert (await client.search("cafe*", session_id=other.id, kind="answer")).hits[0].seq
+        [both] = (await client.search("cafe paint")).hits
+        assert (both.seq, [(mark.start, mark.end) for mark in both.snippet.marks]) == (
+            title.seq,
+            [(0, 5), (10, 14)],
+        )
+        await client.update_session(session.id, title="Paint it")
+        await client.close_session(session.id)
+        assert [hit.kind for hit in (await client.search("cafe paint")).hits] == []
+        assert [hit.kind for hit in (await client.search("cafe")).hits] == ["answer", "message"]
+
+    async def test_a_search_never_has_a_syntax_error(self, client: Client) -> None:
+        session = await client.create_session(title='NEAR("fox" AND dog) OR -col:x^2')
+        for words in (
+            'NEAR("fox"',
+            "AND dog)",
+            "OR",
+            "-col:x",
+            '"x^2',
+            "fox' OR 1=1",
+            "*fox*",
+            "(fox",
+        ):
+            expected = [] if "1=1" in words else [session.id]
+            assert [hit.session_id for hit in (await client.search(words)).hits] == expected, words
+        for words in ("***", '""', "🙂", "w " * 33 + "x y z " + " ".join(map(str, range(40)))):
+            with pytest.raises(InvalidRequest) as caught:
+                await client.search(words)
+            assert caught.value.details["fields"].keys() == {"q"}, words
+        with pytest.raises(NotFound):
+            await client.search("fox", session_id="ses_none")
+        with pytest.raises(InvalidRequest, match="cursor"):
+            await client.search("fox", cursor="of another list")
+
+    async def test_only_the_beginning_of_a_long_text_is_searched(self, client: Client) -> None:
+        session = await client.create_session(provider=MANUAL)
+        text = f"{'fill ' * 6_000}near\n{'fill ' * 100_000}far"
+        await client.send_message(session.id, text)
+        [hit] = (await client.search("near")).hits
+        [mark] = hit.snippet.marks
+        assert hit.snippet.text[mark.start : mark.end] == "near"
+        assert len(hit.snippet.text) <= 160
+        assert "near fill fill" in hit.snippet.text  # the line break is a space
+        assert (await client.search("far")).hits == ()
+
     async def test_requests_are_listed_by_deadline_and_searched(self, client: Client) -> None:
         session = await client.create_session(title="Paint", provider=MANUAL)
         run = await client.create_run(session.id)
@@ -163,7 +238,7 @@ class ClientContract:
         ended = await client.create_session()
         run = await _turn(client, ended.id, "say one\nsay two")
         await client.create_run(ended.id, provider=MANUAL)
-        asking = await client.create_session(provider=MANUAL)
+        asking = await client.create_session(provider=MANUAL, sandbox="read-only")
         active = await client.create_run(asking.id)
         await client.transition_run(active.id, "running")
         await client.create_run(asking.id)
@@ -179,9 +254,17 @@ class ClientContract:
         assert (of_ended.run.status, of_ended.run.provider) == (RunStatus.QUEUED, MANUAL)
         assert of_asking.run is not None
         assert (of_asking.run.id, of_asking.run.status) == (active.id, RunStatus.RUNNING)
+        assert (of_ended.run.sandbox, of_asking.run.sandbox) == (None, "read-only")
         assert of_asking.open_request_count == 2
         assert run.result is not None
         assert page.sessions[1].last_line == run.result.text.splitlines()[-1]
+
+    async def test_a_session_has_the_last_line_of_an_agent_at_work(self, client: Client) -> None:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "say begun\nsay so far\nask May I?")
+        assert sent.run is not None
+        await client.wait_run(sent.run.id, timeout_s=TIMEOUT_S, until="attention")
+        assert (await client.get_session(session.id)).last_line == "so far"
 
     async def test_what_a_caller_has_seen_only_goes_forward(self, client: Client) -> None:
         session = await client.create_session()
@@ -267,6 +350,23 @@ class ClientContract:
         await client.update_session(session.id, title="after")
         types = [event.event_type for event in await _log(client, session.id)]
         assert types == ["session.created", "session.updated"]
+
+    async def test_a_session_gets_another_model_from_the_next_message_on(
+        self, client: Client
+    ) -> None:
+        session = await client.create_session(model="first")
+        queued = await client.create_run(session.id, provider=MANUAL)
+        changed = await client.update_session(session.id, model="second")
+        assert changed.model == "second"
+        assert await client.update_session(session.id, model="second") == changed
+        assert await client.get_session(session.id) == changed
+        later = await client.create_run(session.id, provider=MANUAL)
+        models = [(await client.get_run(run.id)).model for run in (queued, later)]
+        assert models == [queued.model, later.model] == ["first", "second"]
+        updates = [e for e in await _log(client, session.id) if e.event_type == "session.updated"]
+        assert [event.data for event in updates] == [{"model": "second"}]
+        with pytest.raises(InvalidRequest):
+            await client.update_session(session.id, model="")
 
     async def test_a_session_is_moved_to_another_directory(
         self, client: Client, tmp_path: Path
@@ -596,6 +696,20 @@ class ClientContract:
         ]
         assert delivered == ["delivered", "delivered"]
         assert len((await client.list_runs(session_id=session.id)).runs) == 1
+        log = (await client.list_events(session.id, limit=1000)).events
+        steering = [
+            event.data.get("is_steering", False)
+            for event in log
+            if event.event_type == "message.created"
+        ]
+        assert steering == [False, True]
+        [receipt] = [event for event in log if event.event_type == "message.updated"]
+        assert receipt.data == {
+            "message_id": steer.message.id,
+            "delivery": "delivered",
+            "attempt": 1,
+        }
+        assert receipt.run_id == run.id
 
     async def test_when_busy_steer_queues_if_the_runner_cannot_steer(self, client: Client) -> None:
         session = await client.create_session()
@@ -1799,6 +1913,145 @@ class ClientContract:
         with pytest.raises(CursorAhead):
             await _log(client, session.id, 2)
 
+    async def test_events_that_are_no_longer_kept_are_gone(self, client: Client) -> None:
+        session = await client.create_session(title="pruned")
+        other = await client.create_session()
+        await _turn(client, session.id, "count 5")
+        await _turn(client, other.id, "say other")
+        feed = [
+            item async for item in _items(client) if item.event.session_id in (session.id, other.id)
+        ]
+        log = await _log(client, session.id)
+        await _turn(client, session.id, "say last")
+        whole = await _log(client, session.id)
+        reply = await client.prune_session(session.id, retain_events=4)
+        assert reply.deleted_count == len(whole) - 4
+        assert reply.kept_by is None
+        oldest = len(whole) - 4
+        assert reply.session.oldest_cursor == oldest
+        assert (await client.get_session(session.id)).oldest_cursor == oldest
+        assert (await client.prune_session(session.id, retain_events=4)).deleted_count == 0
+
+        # Without a cursor, a reader begins with the oldest event.
+        assert list((await client.list_events(session.id)).events) == whole[oldest:]
+        assert [event async for event in client.events(session.id)] == whole[oldest:]
+        for cursor in (0, 1, oldest - 1):
+            with pytest.raises(Gone) as raised:
+                await client.list_events(session.id, cursor=cursor)
+            assert raised.value.details["oldest"] == oldest
+            with pytest.raises(Gone) as raised:
+                await _log(client, session.id, cursor)
+            assert raised.value.details["oldest"] == oldest
+        assert await _log(client, session.id, oldest) == whole[oldest:]
+
+        # A reader of several sessions, too. It loses nothing that is left.
+        with pytest.raises(Gone) as raised:
+            _ = [event async for event in client.events(cursor=feed[0].cursor)]
+        later = client.events(cursor=raised.value.details["oldest"])
+        left = [event async for event in later if event.session_id in (session.id, other.id)]
+        kept = [item.event for item in feed if item.event not in log] + whole[oldest:]
+        assert sorted(left, key=_place) == sorted(kept, key=_place)
+
+        # Everything else is as before.
+        assert len((await client.list_messages(session.id)).messages) == 2
+        run = await _turn(client, session.id, "say on")
+        assert run.result == RunResult("on")
+        assert await _log(client, session.id, len(whole))
+        assert (await client.check_store()).findings == ()
+
+    async def test_events_of_what_has_not_ended_are_kept(self, client: Client) -> None:
+        session = await client.create_session()
+        await _turn(client, session.id, "count 3")
+        before = (await client.get_session(session.id)).last_seq
+        run = await _hold(client, session.id)
+        waiting = await client.send_message(session.id, "say later", when_busy="queue")
+        reply = await client.prune_session(session.id, retain_events=1)
+        assert (reply.deleted_count, reply.kept_by) == (before, run.id)
+        log = await _log(client, session.id, before)
+        assert log[0].data["message_id"] == run.message_id
+        await client.cancel_run(run.id)
+        await _end(client, waiting)
+        reply = await client.prune_session(session.id, retain_events=1)
+        assert reply.kept_by is None
+        assert len((await client.list_events(session.id)).events) == 1
+        assert (await client.check_store()).findings == ()
+
+    async def test_a_session_is_exported_and_imported(self, client: Client) -> None:
+        session = await client.create_session(title="the story")
+        await _turn(client, session.id, "say first")
+        log = await _log(client, session.id)
+        async with client.export_session(session.id) as parts:
+            file = b"".join([part async for part in parts])
+        kinds = [json.loads(line)["kind"] for line in file.splitlines()]
+        assert kinds == ["header", "run", "message", *["event"] * len(log), "end"]
+
+        async def cut(data: bytes) -> AsyncIterator[bytes]:
+            for start in range(0, len(data), 100):
+                yield data[start : start + 100]
+
+        with pytest.raises(Conflict):
+            await client.import_session(cut(file))
+        before = (await client.list_sessions(limit=1000)).sessions
+        with pytest.raises(InvalidRequest) as refused:
+            await client.import_session(cut(file[:-1]), new_id=True)
+        assert refused.value.details["line"] == len(kinds)
+        with pytest.raises(InvalidRequest) as refused:
+            await client.import_session(cut(file), new_id=True, cwd="/no/such/directory")
+        assert list(refused.value.details["fields"]) == ["cwd"]
+        assert (await client.list_sessions(limit=1000)).sessions == before
+        reply = await client.import_session(cut(file), new_id=True)
+        assert (reply.runs, reply.messages, reply.events) == (1, 1, len(log))
+        assert (reply.session.title, reply.session.status) == ("the story", "closed")
+        copied = await _log(client, reply.session.id)
+        assert [(one.event_type, one.created_at) for one in copied[:-1]] == [
+            (one.event_type, one.created_at) for one in log
+        ]
+        assert (await client.check_store()).findings == ()
+        async with client.export_session(reply.session.id) as parts:
+            await anext(parts)  # a reader may stop early
+        with pytest.raises(NotFound):
+            async with client.export_session("ses_none"):
+                pass
+
+    async def test_limits_of_a_session_and_of_a_call(self, client: Client) -> None:
+        plain = await client.create_session()
+        with pytest.raises(InvalidRequest) as refused:
+            await client.prune_session(plain.id)
+        assert list(refused.value.details["fields"]) == ["retain_days"]
+        for wrong in (
+            {"retain_events": -1},
+            {"retain_days": 10**9},
+            {"retain_bytes": 2**70},
+            {"through": -1},
+            {"through": 2**63},
+            {"retain_events": 1.5},
+        ):
+            with pytest.raises(InvalidRequest) as refused:
+                await client.prune_session(plain.id, **wrong)
+            assert set(refused.value.details["fields"]) == set(wrong)
+        with pytest.raises(InvalidRequest):  # 0 is no limit
+            await client.prune_session(plain.id, retain_events=0, retain_days=0, retain_bytes=0)
+        with pytest.raises(NotFound):
+            await client.prune_session("ses_none", retain_events=1)
+        session = await client.create_session(retain_events=5)
+        assert session.retain_events == 5
+        await _turn(client, session.id, "count 9")
+        assert (await client.prune_session(session.id, retain_days=1)).deleted_count == 0
+        assert (await client.prune_session(session.id, retain_bytes=10**9)).deleted_count == 0
+        assert (await client.prune_session(session.id)).deleted_count > 0
+        assert len((await client.list_events(session.id)).events) == 5
+        changed = await client.update_session(session.id, retain_events=0, retain_bytes=1)
+        assert (changed.retain_events, changed.retain_bytes) == (0, 1)
+        spawned = await client.spawn("say x", session_id=session.id)
+        assert (spawned.session.retain_events, spawned.session.retain_bytes) == (0, 1)
+        await _end_run(client, spawned.run)
+        await client.prune_session(session.id)
+        last = (await client.get_session(session.id)).last_seq
+        assert (await client.get_session(session.id)).oldest_cursor == last - 1
+        assert (
+            await client.prune_session(spawned.session.id, through=10**9)
+        ).session.oldest_cursor > 0
+
     async def test_reading_events_waits_for_new_ones(self, client: Client) -> None:
         session = await client.create_session()
         assert (await client.list_events(session.id, cursor=1, wait_s=0.05)).events == ()
@@ -1931,6 +2184,8 @@ class ClientContract:
         status = await client.status()
         assert (status.alive_workers, status.max_concurrency) == (2, 2)
         assert status.daemon_health == "ok"
+        assert status.machine
+        assert status.user
         scripted = next(provider for provider in status.providers if provider.name == PROVIDER)
         assert (scripted.available, scripted.default) == (True, True)
         counts = status.queue_counts
@@ -2098,6 +2353,10 @@ class ClientContract:
         await client.cancel_run(child.run.id, reason="enough")
         first = await client.list_audit(limit=1)
         second = await client.list_audit(cursor=first.next_cursor)
+        newest = await client.list_audit(limit=1, order="newest")
+        assert newest.entries == second.entries
+        before = await client.list_audit(cursor=newest.next_cursor, order="newest")
+        assert (before.entries, before.next_cursor) == (first.entries, None)
         entries = [*first.entries, *second.entries]
         assert second.next_cursor is None
         assert first_break(entries) is None
@@ -2160,6 +2419,20 @@ async def _family(client: Client) -> tuple[Session, SpawnReply]:
 async def _log(client: Client, session_id: str, cursor: int = 0) -> list[Event]:
     with anyio.fail_after(TIMEOUT_S):
         return [event async for event in client.events(session_id, cursor=cursor)]
+
+
+async def _items(client: Client) -> AsyncIterator[StreamItem]:
+    """Yield the events of all sessions so far, with their cursors."""
+    async with client.transport.subscribe(StreamRequest()) as subscription:
+        while True:
+            for part in await subscription.receive():
+                if not isinstance(part, StreamItem):
+                    return
+                yield part
+
+
+def _place(event: Event) -> tuple[str, int]:
+    return event.session_id, event.seq
 
 
 def _run_of(sent: MessageReply) -> Run:

@@ -142,6 +142,15 @@ class HostContract:
         assert self.make_host().id
         assert self.make_host().id == self.make_host().id
 
+    def test_a_host_can_have_a_name(self) -> None:
+        host = self.make_host().named("builder")
+        assert host.id == "builder"
+        assert self.make_host().machine_name() == self.make_host().machine_name() != "local"
+
+    def test_the_host_tells_people_its_machine_and_its_user(self) -> None:
+        assert self.make_host().hostname()
+        assert (self.make_host().user() == "root") == (os.geteuid() == 0)
+
     def test_a_process_start_id_identifies_a_process(self) -> None:
         host = self.make_host()
         own_pid = host.process_id()

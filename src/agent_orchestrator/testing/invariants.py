@@ -3,6 +3,9 @@
 :func:`history` reads the records and :func:`violations` checks them. Nothing may be recorded meanwhile,
 because rows and logs are read one after the other. :func:`stream_violations` checks what a subscriber
 received. Only the public client and the public log are used.
+
+A log that retention has shortened begins after its session's ``oldest_cursor``, and may lack pieces of messages
+and outputs whose whole follows. Nothing is expected of the events that it no longer has.
 """
 
 from collections import Counter, defaultdict
@@ -22,7 +25,7 @@ Kind = Literal["lost", "doubled", "gap", "ending", "stale", "replay", "order", "
 """The kind of a violation:
 
 ``lost``: an acknowledged message is missing. ``doubled``: something exists twice. ``gap``: a log is not
-1 … n, or a reader missed or repeated an event. ``ending``: a run does not have exactly one final event,
+1 … n, or lacks more than retention deletes, or a reader missed or repeated an event. ``ending``: a run does not have exactly one final event,
 or has events after it. ``stale``: an older attempt wrote after a newer one. ``replay``: the log and the
 rows differ. ``order``: a message was overtaken by a later one. ``zombie``: a run is shown as active, but
 no worker has it."""
@@ -58,6 +61,7 @@ class History:
 
     :param logs: events by session id.
     :param zombies: ids of active runs without a worker.
+    :param may_lack_pieces: whether pieces of messages and outputs may have been deleted.
     """
 
     sessions: Sequence[Session]
@@ -66,10 +70,18 @@ class History:
     requests: Sequence[Request]
     logs: Mapping[str, Sequence[Event]]
     zombies: Collection[str] = field(default=())
+    may_lack_pieces: bool = False
+
+    def shortened(self) -> set[str]:
+        """Return the ids of the sessions whose logs have lost their beginning."""
+        return {session.id for session in self.sessions if session.oldest_cursor}
 
 
-async def history(client: Client) -> History:
-    """Return all records that a client may read."""
+async def history(client: Client, *, may_lack_pieces: bool = False) -> History:
+    """Return all records that a client may read.
+
+    :param may_lack_pieces: whether retention may have deleted pieces of messages and outputs.
+    """
     sessions: list[Session] = []
     cursor: str | None = None
     while True:
@@ -97,13 +109,14 @@ async def history(client: Client) -> History:
         if (cursor := request_page.next_cursor) is None:
             break
     logs = {session.id: await _log(client, session.id) for session in sessions}
-    return History(sessions, messages, runs, requests, logs, await _zombies(client, runs))
+    zombies = await _zombies(client, runs)
+    return History(sessions, messages, runs, requests, logs, zombies, may_lack_pieces)
 
 
 async def _log(client: Client, session_id: str) -> list[Event]:
     log: list[Event] = []
     while True:
-        page = await client.list_events(session_id, cursor=log[-1].seq if log else 0, limit=PAGE)
+        page = await client.list_events(session_id, cursor=log[-1].seq if log else None, limit=PAGE)
         log += page.events
         if not page.has_more:
             return log
@@ -136,14 +149,19 @@ def violations(
     violations = [Violation("zombie", f"run {run_id} has no worker") for run_id in records.zombies]
     violations += _messages(records, acknowledged, unique)
     for session in records.sessions:
-        violations += _session(session, records.logs[session.id])
+        violations += _session(session, records.logs[session.id], records.may_lack_pieces)
+    shortened = records.shortened()
     by_run: dict[str, list[Event]] = defaultdict(list)
     for log in records.logs.values():
         for event in log:
             if event.run_id is not None:
                 by_run[event.run_id].append(event)
     for run in records.runs:
-        violations += _run(run, by_run.get(run.id, []))
+        log = by_run.get(run.id, [])
+        if run.session_id not in shortened:
+            violations += _run(run, log)
+        elif log or not is_terminal(run.status):
+            violations += _run(run, log, is_whole=any(map(_begins, log)))
     active = Counter(run.session_id for run in records.runs if run.status in ACTIVE)
     violations += [
         Violation("doubled", f"{count} runs of session {session_id} are active")
@@ -160,12 +178,6 @@ def _messages(
 ) -> Iterator[Violation]:
     rows = {message.id: message for message in records.messages}
     runs = {run.id for run in records.runs}
-    created = Counter(
-        event.data["message_id"]
-        for log in records.logs.values()
-        for event in log
-        if event.event_type == EventType.MESSAGE_CREATED
-    )
     for promise in acknowledged:
         row = rows.get(promise.message_id)
         if row is None or (row.session_id, row.text) != (promise.session_id, promise.text):
@@ -176,7 +188,28 @@ def _messages(
     for text in unique:
         if texts[text] > 1:
             yield Violation("doubled", f"{texts[text]} messages say {text[:80]!r}")
+    yield from _message_events(records, rows)
+
+
+def _message_events(records: History, rows: Mapping[str, Message]) -> Iterator[Violation]:
+    """Yield messages whose events are not as their rows.
+
+    :param rows: the messages by id.
+    """
+    created = Counter(
+        event.data["message_id"]
+        for log in records.logs.values()
+        for event in log
+        if event.event_type == EventType.MESSAGE_CREATED
+    )
+    shortened = records.shortened()
     for message_id in rows.keys() | created.keys():
+        if (
+            message_id in rows
+            and not created[message_id]
+            and rows[message_id].session_id in shortened
+        ):
+            continue  # its event was deleted
         if created[message_id] != 1 or message_id not in rows:
             presence = "is" if message_id in rows else "is not"
             yield Violation(
@@ -193,22 +226,33 @@ def _messages(
                     yield Violation("replay", f"message {row.id} is not as it was logged")
 
 
-def _session(session: Session, log: Sequence[Event]) -> Iterator[Violation]:
+def _session(session: Session, log: Sequence[Event], may_lack_pieces: bool) -> Iterator[Violation]:
+    first = session.oldest_cursor + 1
     seqs = [event.seq for event in log]
-    if seqs != list(range(1, len(log) + 1)) or session.last_seq != len(log):
+    expected = range(first, session.last_seq + 1)
+    if may_lack_pieces:
+        is_complete = seqs == sorted({*seqs} & {*expected}) and _lacks_only_pieces(session, log)
+    else:
+        is_complete = seqs == list(expected)
+    if not is_complete:
         yield Violation(
             "gap",
-            f"the log of {session.id} is not 1 … {session.last_seq}: {_sequence_breaks(seqs)}",
+            f"the log of {session.id} is not {first} … {session.last_seq}: {_sequence_breaks(seqs, first)}",
         )
     if any(event.session_id != session.id for event in log):
         yield Violation("replay", f"the log of {session.id} holds another's events")
-    title, status, cwd, threads = None, "open", session.cwd, {}
+    title, status, cwd = None, "open", session.cwd
+    threads: dict[str, str] = {}
+    if session.oldest_cursor:  # the events that said so may be gone
+        title, status, threads = session.title, session.status, dict(session.threads)
     for event in log:
         match event.event_type:
             case EventType.SESSION_CREATED | EventType.SESSION_UPDATED | EventType.SESSION_CLOSED:
                 title = event.data.get("title", title)
                 status = event.data.get("status", status)
                 cwd = event.data.get("cwd", cwd)
+            case EventType.SESSION_IMPORTED:
+                status, cwd, threads = event.data["status"], event.data["cwd"], {}
             case EventType.THREAD_STARTED | EventType.THREAD_REPLACED:
                 threads[event.data["provider"]] = event.data["thread_id"]
     rows = (session.title, session.status, session.cwd, dict(session.threads))
@@ -216,15 +260,38 @@ def _session(session: Session, log: Sequence[Event]) -> Iterator[Violation]:
         yield Violation("replay", f"session {session.id} is {rows}, its log says {logged}")
 
 
-def _sequence_breaks(seqs: Sequence[int]) -> str:
-    """Return a description of the first place where a sequence is not 1 … n."""
-    for expected, seq in enumerate(seqs, 1):
+_WHOLES: Final = frozenset({EventType.AGENT_MESSAGE, EventType.TOOL_COMPLETED})
+
+
+def _lacks_only_pieces(session: Session, log: Sequence[Event]) -> bool:
+    """Return whether each gap in a log may be one of pieces: the newest event is there, and a whole follows."""
+    if not log or log[-1].seq != session.last_seq:
+        return False
+    previous, open_gap = session.oldest_cursor, False
+    for event in log:
+        open_gap |= event.seq != previous + 1
+        open_gap &= event.event_type not in _WHOLES
+        previous = event.seq
+    return not open_gap
+
+
+def _begins(event: Event) -> bool:
+    return event.event_type == EventType.RUN_QUEUED and event.attempt == 1
+
+
+def _sequence_breaks(seqs: Sequence[int], first: int = 1) -> str:
+    """Return a description of the first place where a sequence is not ``first`` … n."""
+    for expected, seq in enumerate(seqs, first):
         if seq != expected:
             return f"{seq} stands where {expected} should"
     return f"it ends with {len(seqs)}"
 
 
-def _run(run: Run, log: Sequence[Event]) -> Iterator[Violation]:
+def _run(run: Run, log: Sequence[Event], *, is_whole: bool = True) -> Iterator[Violation]:
+    """Yield the violations of a run.
+
+    :param is_whole: False if its first events were deleted.
+    """
     newest = ends = 0
     for event in log:
         if ends:
@@ -245,19 +312,27 @@ def _run(run: Run, log: Sequence[Event]) -> Iterator[Violation]:
         if count > 1:
             yield Violation("doubled", f"attempt {attempt} of run {run.id} began {count} times")
     for name, logged in _replayed(log).items():
+        if logged is None and not is_whole:
+            continue
         if (row := to_plain(getattr(run, name))) != logged:
             yield Violation("replay", f"{name} of run {run.id} is {row!r}, its log says {logged!r}")
 
 
 def _order(records: History) -> Iterator[Violation]:
-    """Yield messages whose runs began after the run of a later message.
+    """Yield messages whose runs began after the run of a later message. The log has their order.
 
     Interrupts overtake waiting messages, but are ordered among themselves. A run may return its message
     to the queue, where it is delivered together with a later one. Manual runs may begin at any time.
     """
     runs = {run.id: run for run in records.runs}
     for log in records.logs.values():
-        latest = {False: "", True: ""}
+        made = [
+            event.data["message_id"]
+            for event in log
+            if event.event_type == EventType.MESSAGE_CREATED
+        ]
+        places = {message_id: place for place, message_id in enumerate(made)}
+        latest = {False: -1, True: -1}
         started: set[str] = set()
         for event in log:
             run = runs.get(event.run_id or "")
@@ -266,10 +341,12 @@ def _order(records: History) -> Iterator[Violation]:
             if run.provider == MANUAL or run.message_id is None or run.message_id in started:
                 continue
             started.add(run.message_id)
+            if (place := places.get(run.message_id)) is None:
+                continue  # which is another violation
             before = latest[run.priority]
-            if run.message_id < before:
-                yield Violation("order", f"message {run.message_id} began after {before}")
-            latest[run.priority] = max(before, run.message_id)
+            if place < before:
+                yield Violation("order", f"message {run.message_id} began after {made[before]}")
+            latest[run.priority] = max(before, place)
 
 
 def _replayed(log: Sequence[Event]) -> dict[str, Any]:
@@ -286,6 +363,7 @@ def _replayed(log: Sequence[Event]) -> dict[str, Any]:
 
 def _requests(records: History) -> Iterator[Violation]:
     logged: dict[str, str] = {}
+    shortened = records.shortened()
     ended = {run.id for run in records.runs if is_terminal(run.status)}
     for session_id, log in records.logs.items():
         for event in log:
@@ -297,7 +375,10 @@ def _requests(records: History) -> Iterator[Violation]:
                     yield Violation("doubled", f"request {request_id} was resolved twice")
                 logged[request_id] = event.data["status"]
     for request in records.requests:
-        if (logged_status := logged.pop(request.id, None)) != request.status:
+        logged_status = logged.pop(request.id, None)
+        if logged_status is None and not request.is_open and request.session_id in shortened:
+            continue
+        if logged_status != request.status:
             yield Violation(
                 "replay", f"request {request.id} is {request.status}, its log says {logged_status}"
             )

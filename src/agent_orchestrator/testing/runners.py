@@ -138,7 +138,6 @@ class RecordingContext:
         self.has_used_token = self.is_parking = False
         self.force_stop = anyio.Event()
         self._changed = anyio.Event()
-        self._steered: list[str] = []
         self._steering: MemoryObjectSendStream[str] | None = None
 
     async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from agent_orchestrator.operations.options import SendOptions, SpawnOptions
 from agent_orchestrator.ports.runner import ToolResult, ToolSpec
 from agent_orchestrator.tools import arguments, functions
 from agent_orchestrator.tools.agent import Agent
+from agent_orchestrator.tools.long_results import long_result
 from agent_orchestrator.wire import codec, problems, strict_json
 
 INSTRUCTIONS: Final = """\
@@ -161,10 +162,9 @@ class AgentTools:
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Call a tool, and return its answer or the error."""
         content, is_error = await self._called(name, arguments)
-        is_long = strict_json.is_long(content)
-        encoded = strict_json.text_of if is_long else strict_json.dumps
-        text = await run_long(encoded, content) if is_long else encoded(content)
-        return ToolResult(content, text, is_error)
+        if strict_json.is_long(content):
+            return await long_result(content, is_error=is_error)
+        return ToolResult(content, strict_json.dumps(content), is_error)
 
     async def _called(self, name: Any, arguments: Any) -> tuple[dict[str, Any], bool]:
         # Untyped, because a runner may pass on whatever its model said.

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -24,8 +24,9 @@ from agent_orchestrator.operations.events import (
     StreamPart,
     StreamRequest,
 )
+from agent_orchestrator.operations.session_files import LINES
 from agent_orchestrator.operations.table import Operation
-from agent_orchestrator.ports.transport import Reply, Subscription
+from agent_orchestrator.ports.transport import Download, Reply, Subscription
 from agent_orchestrator.wire import codec, problems, sse, strict_json
 
 Req = TypeVar("Req")
@@ -71,7 +72,7 @@ class HttpTransport:
         check(operation.request, request)
         path, query, body = codec.request_parts(operation, request)
         headers = self._headers() | _PLAIN_ENCODINGS
-        content = None
+        content: bytes | None = None
         if body is not None:
             headers["Content-Type"] = "application/json"
             content = strict_json.dumps(body).encode()
@@ -79,15 +80,41 @@ class HttpTransport:
         if not operation.is_mutation:  # in mutations, timeout_s is not the time of the call
             wait_s = getattr(request, "timeout_s", None) or getattr(request, "wait_s", None) or 0.0
         answer_s = None if operation.takes_long else ANSWER_TIMEOUT_S + float(wait_s)
-        timeout = httpx.Timeout(answer_s, connect=CONNECT_TIMEOUT_S)
         response_context = self._http.stream(
             operation.method,
             path,
             params=query or None,
             content=content,
             headers=headers,
-            timeout=timeout,
+            timeout=httpx.Timeout(answer_s, connect=CONNECT_TIMEOUT_S),
         )
+        return await self._answer(operation, response_context, answer_s)
+
+    async def upload(
+        self, operation: Operation[Req, Res], request: Req, data: AsyncIterator[bytes]
+    ) -> Reply[Res]:
+        check(operation.request, request)
+        path, query, _ = codec.request_parts(operation, request)
+        response_context = self._http.stream(
+            operation.method,
+            path,
+            params=query or None,
+            content=data,
+            headers=self._headers() | _PLAIN_ENCODINGS | {"Content-Type": LINES},
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+        )
+        return await self._answer(operation, response_context, None)
+
+    async def _answer(
+        self,
+        operation: Operation[Any, Res],
+        response_context: AbstractAsyncContextManager[httpx.Response],
+        answer_s: float | None,
+    ) -> Reply[Res]:
+        """Send a request and return the answer to it.
+
+        :param answer_s: seconds that the server has; None for no limit.
+        """
         try:
             with _timed(answer_s) as deadline:
                 async with response_context as response:
@@ -103,6 +130,38 @@ class HttpTransport:
                 f"the server's answer is not a valid answer to {operation.name}: {shown(str(error))}"
             ) from error
         return Reply(answer, replayed=response.headers.get("Idempotent-Replayed") == "true")
+
+    @asynccontextmanager
+    async def download(
+        self, operation: Operation[Req, Res], request: Req
+    ) -> AsyncIterator[Download]:
+        check(operation.request, request)
+        path, query, _ = codec.request_parts(operation, request)
+        async with AsyncExitStack() as stack:
+            try:
+                with _timed(CONNECT_TIMEOUT_S + SILENCE_S) as deadline:
+                    response = await stack.enter_async_context(
+                        self._http.stream(
+                            operation.method,
+                            path,
+                            params=query or None,
+                            headers=self._headers() | _PLAIN_ENCODINGS,
+                            timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S),
+                        )
+                    )
+                    _check_coding(response)
+                    if response.status_code != 200:
+                        plain = await _body(response, deadline)
+                        raise problems.from_body(response.status_code, plain)
+            except httpx.TransportError as error:
+                raise _unreachable(self._http, error) from error
+            chunks = response.aiter_bytes()
+            try:
+                yield _HttpDownload(self._http, chunks)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await response.aclose()
+                    await _drain(chunks)
 
     async def version(self) -> str | None:
         """Return the version of the daemon, or None if it cannot be determined."""
@@ -125,6 +184,20 @@ class HttpTransport:
             stack.push_async_callback(subscription.aclose)
             await subscription.open()
             yield subscription
+
+
+class _HttpDownload:
+    """The lines of an answer."""
+
+    def __init__(self, http: httpx.AsyncClient, chunks: AsyncIterator[bytes]) -> None:
+        self._http = http
+        self._chunks = chunks
+
+    async def receive(self) -> bytes:
+        try:
+            return await anext(self._chunks, b"")
+        except httpx.TransportError as error:
+            raise _unreachable(self._http, error) from error
 
 
 def _unreachable(http: httpx.AsyncClient, error: httpx.TransportError) -> Unreachable:

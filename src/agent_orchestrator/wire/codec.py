@@ -310,7 +310,7 @@ def request_parts(
     path = operation.path
     for name in operation.path_fields:
         path = path.replace(f"{{{name}}}", quote(str(values.pop(name)), safe=""))
-    if operation.is_mutation:
+    if not operation.has_query:
         return path, (), values
     query = tuple(
         (name, _query_text(item))

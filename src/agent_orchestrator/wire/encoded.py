@@ -1,8 +1,9 @@
 """JSON objects that are decoded only when they are read."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from agent_orchestrator.wire import long_json
 
 
 class Encoded(Mapping[str, Any]):
@@ -22,9 +23,9 @@ class Encoded(Mapping[str, Any]):
 
     @property
     def value(self) -> dict[str, Any]:
-        """The decoded object. The first access decodes it, which can take long."""
+        """The decoded object. The first access decodes it in slices, which can take long."""
         if self._value is None:
-            self._value = json.loads(self.text)
+            self._value = long_json.loads(self.text)
         return self._value
 
     def __getitem__(self, name: str) -> Any:

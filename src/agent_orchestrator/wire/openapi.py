@@ -7,12 +7,23 @@ from typing import Any, Final
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.fields import FieldSpec, specs
 from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.operations.session_files import LINES
 from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.wire.problems import STATUSES
 from agent_orchestrator.wire.schema import Components, Schema, body_schema, field_schema
 
 _JSON: Final = "application/json"
 _ERROR: Final = {"$ref": "#/components/schemas/Error"}
+
+_LINES: Final = {
+    LINES: {
+        "schema": {
+            "type": "string",
+            "description": "JSON lines: `header`, then `run`, `message`, `request` and `event` lines, and `end` with "
+            "the number of lines and the SHA-256 of all before it. Without `end`, it is not complete.",
+        }
+    }
+}
 
 _COMMON_STATUSES: Final = (400, 401, 403, 421, 429, 500, 503)
 """Error statuses that every call can return."""
@@ -81,7 +92,9 @@ def _operation(operation: Operation[Any, Any], components: Components) -> dict[s
     if operation.public:
         described["security"] = [{}]
     refusals = {*_COMMON_STATUSES, *_refusals_of(operation)}
-    if operation.is_mutation:
+    if operation.takes_lines:
+        described["requestBody"] = {"required": True, "content": _LINES}
+    if not operation.has_query:
         schema = body_schema(command, operation.path_fields)
         described["requestBody"] = {
             "required": "required" in schema or "oneOf" in schema,
@@ -96,12 +109,11 @@ def _operation(operation: Operation[Any, Any], components: Components) -> dict[s
             for name, spec in fields.items()
             if name not in operation.path_fields
         ]
-    success = {"schema": components.of(operation.answer)}
+    content = (
+        _LINES if operation.answers_lines else {_JSON: {"schema": components.of(operation.answer)}}
+    )
     described["responses"] = {
-        str(status): {
-            "description": HTTPStatus(status).phrase,
-            "content": {_JSON: success},
-        }
+        str(status): {"description": HTTPStatus(status).phrase, "content": content}
         for status in operation.statuses
     } | _error_answers(refusals)
     return described
@@ -111,7 +123,7 @@ def _refusals_of(operation: Operation[Any, Any]) -> set[int]:
     """Return the error statuses that only some calls can return."""
     command: type = operation.request
     fields, statuses = specs(command), set[int]()
-    if any(name.endswith("_id") for name in fields):
+    if any(name.endswith("_id") and str in spec.kinds for name, spec in fields.items()):
         # The session, run or other object may not exist.
         statuses.add(404)
     if operation.is_mutation:

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import MAX_DIGITS, has_many_digits, shown
 from agent_orchestrator.wire.encoded import Encoded
+from agent_orchestrator.wire.long_json import take_strings
 
 
 def _default(value: object) -> dict[Any, Any]:
@@ -276,6 +277,7 @@ def loads(
     field: str = "body",
     max_values: int | None = None,
     is_last: bool = False,
+    decode: Callable[[str], Any] | None = None,
 ) -> Any:
     """Return the value of a JSON document, in time linear in its length.
 
@@ -283,6 +285,7 @@ def loads(
     :param max_values: the maximum number of values, member names included; None for no limit.
     :param is_last: True if the data is not needed afterwards. A ``bytearray`` is then cleared
         before its values are created, to save memory.
+    :param decode: what reads the text; None for a strict decoder.
     :raises InvalidRequest: if it is not strict JSON in UTF-8, or has too many values.
     """
     if max_values is not None and has_more_values(data, max_values):
@@ -295,7 +298,7 @@ def loads(
     if is_last and isinstance(data, bytearray):
         data.clear()
     try:
-        value = _DECODE(text)
+        value = (decode or _DECODE)(text)
     except _NotStrictError as error:
         raise InvalidRequest.of({field: str(error)}) from None
     except RecursionError:
@@ -305,6 +308,32 @@ def loads(
     if brackets > MAX_NESTING and _is_deep(value):
         raise InvalidRequest.of({field: "is nested too deeply"})
     return value
+
+
+def loads_in_slices(data: bytes, *, field: str, max_values: int) -> Any:
+    """Return what :func:`loads` returns. No call of C code takes long, so that other threads go on.
+
+    :raises InvalidRequest: as :func:`loads`, and if a long string has half of a surrogate pair.
+    """
+    if len(data) <= SLICE_SIZE:
+        return loads(data, field=field, max_values=max_values)
+    try:
+        skeleton, strings = take_strings(data, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidRequest.of({field: "has a text that is not valid Unicode"}) from None
+    except ValueError as error:
+        raise InvalidRequest.of({field: f"is not JSON: {error}"}) from None
+
+    def number_or_string(digits: str) -> Any:
+        return strings[digits] if digits in strings else float(digits)
+
+    decode = json.JSONDecoder(
+        object_pairs_hook=_unique_keys,
+        parse_constant=_no_constant,
+        parse_int=_integer,
+        parse_float=number_or_string,
+    ).decode
+    return loads(skeleton, field=field, max_values=max_values, decode=decode)
 
 
 def _is_deep(value: Any) -> bool:

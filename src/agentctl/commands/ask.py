@@ -15,7 +15,7 @@ from agentctl.call import Call
 from agentctl.commands.session import working_directory
 from agentctl.failures import usage_failure
 from agentctl.fields import options_of
-from agentctl.options import ID_HELP, Command, IdType, read_id, read_text
+from agentctl.options import Command, read_id, read_text, session_option
 
 
 @click.command(
@@ -29,12 +29,7 @@ from agentctl.options import ID_HELP, Command, IdType, read_id, read_text
     """,
 )
 @click.argument("text", nargs=-1, required=True)
-@click.option(
-    "--session-id",
-    metavar="ID",
-    type=IdType("session"),
-    help=f"Continue this session.  [default: a new one] {ID_HELP}",
-)
+@session_option("Continue this session.  [default: a new one]")
 @click.option(
     "--continue",
     "last",
@@ -66,8 +61,8 @@ def ask(
     standard input.
 
     Creates a session, or continues one, and shows tool calls, file changes and messages as they
-    happen. On a terminal, keys answer what the agent or a child of it asks, and Ctrl-C asks whether
-    to cancel the run or to leave it working. If standard output is not a terminal, only the answer
+    happen. On a terminal, you answer requests of the agent and its children with keys, and Ctrl-C asks
+    whether to cancel the run or to leave it working. If standard output is not a terminal, only the answer
     is printed there, and Ctrl-C cancels the run.
 
     Exit codes: 0 if the run completed, 1 if it did not, 130 if interrupted. See `agentctl --help`

@@ -35,7 +35,7 @@ def trust(*, file: str) -> None:
     only if you trust it. After each change, trust it again. A file that is named with --config or
     AGENTD_CONFIG needs no record.
     """
-    call = Call.current()
+    call = Call.current(uses_daemon=False)
     from agent_orchestrator import trusted_files
     from agent_orchestrator.user_state import user_state
 
@@ -47,7 +47,7 @@ def trust(*, file: str) -> None:
     if state is None:
         raise Failure(
             "no_state_directory",
-            "no directory of yours was found for the record",
+            "your state directory cannot be found, so the trust cannot be recorded",
             hint=f"set XDG_STATE_HOME to one, or start agentd with --config {config.path}",
         )
     try:

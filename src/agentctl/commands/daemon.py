@@ -1,15 +1,18 @@
 """``agentctl daemon``: control of agentd."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from attrs import evolve
 
-from agent_orchestrator.operations.access import LIST_AUDIT
+from agent_orchestrator.operations.access import LIST_AUDIT, LIST_TOKENS
 from agent_orchestrator.operations.daemon import BACK_UP, CHECK_STORE, STATUS
+from agent_orchestrator.operations.devices import ADD_DEVICE
 from agentctl.call import Call
 from agentctl.failures import TIMED_OUT, Failure
-from agentctl.options import MAX_DAEMON_WAIT_S, Group, Number
+from agentctl.options import MAX_DAEMON_WAIT_S, F, Group, Number
 from agentctl.rows import row, view_of
 
 
@@ -26,6 +29,11 @@ def daemon() -> None:
     """Start, stop, inspect and back up agentd."""
 
 
+def _timeout(default_s: float, doc: str) -> Callable[[F], F]:
+    kind = Number(0, MAX_DAEMON_WAIT_S)
+    return click.option("--timeout-s", type=kind, default=default_s, show_default=True, help=doc)
+
+
 @daemon.command(
     examples="""
     agentctl daemon start
@@ -38,13 +46,7 @@ def daemon() -> None:
     default=True,
     help="Wait until agentd answers.  [default: wait]",
 )
-@click.option(
-    "--timeout-s",
-    type=Number(0, MAX_DAEMON_WAIT_S),
-    default=30.0,
-    show_default=True,
-    help="Maximum seconds to wait for its first answer.",
-)
+@_timeout(30.0, "Maximum seconds to wait for its first answer.")
 @click.argument("options", nargs=-1, metavar="[-- AGENTD_OPTIONS]", type=click.UNPROCESSED)
 def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
     """Start agentd in the background. If it is already running, print that.
@@ -109,10 +111,49 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
             f"agentctl: the previous daemon used another database, {before.database}: its sessions are "
             f"there when agentd is started in {before.directory}"
         )
+    page = wait and call.output.on_terminal and _page(call, url)
+    if page:
+        _show_page(call, url, page)
+    else:
+        call.output.hint(f"in a browser: {url}/ (a phone: agentctl device add)")
     if url != call.settings.url and database is None:
         call.output.hint(f"next: export AGENTCTL_URL={url}")
     else:
         call.output.hint('next: agentctl ask "…"')
+
+
+def _at(call: Call, url: str) -> Call:
+    return Call(evolve(call.settings, url=url))
+
+
+def _page(call: Call, url: str) -> str | None:
+    """Return the address of the page of a daemon that just started, if it is reachable from elsewhere."""
+    try:
+        page: str | None = _at(call, url).ask(STATUS).page
+    except Failure:
+        return None  # it may need a token
+    return page
+
+
+def _show_page(call: Call, url: str, page: str) -> None:
+    """Show the address of the page as a QR code, with an invitation for a device unless tokens are off."""
+    from agentctl.qr import device_url, draw
+    from agentctl.views import invitation_card
+
+    daemon = _at(call, url)
+    try:
+        # After the first invitation, every call needs a token. Only the user may decide that.
+        has_tokens = bool(daemon.ask(LIST_TOKENS, limit=1).tokens)
+        reply = daemon.ask(ADD_DEVICE) if has_tokens else None
+    except Failure:
+        reply = None
+    if reply is None:
+        draw(call.output, page)
+        call.output.hint(f"in a browser: {page} (a phone: agentctl device add)")
+        return
+    address = device_url(page, reply.code)
+    draw(call.output, address)  # first, so that the code stays in view on a small terminal
+    call.output.show(invitation_card(reply, address))
 
 
 def _running(call: Call) -> Any:
@@ -133,13 +174,7 @@ def _running(call: Call) -> Any:
 )
 @click.option("--wait", is_flag=True, help="Wait until agentd has ended.")
 @click.option("--now", is_flag=True, help="Stop running agents at once.")
-@click.option(
-    "--timeout-s",
-    type=Number(0, MAX_DAEMON_WAIT_S),
-    default=120.0,
-    show_default=True,
-    help="Maximum seconds for --wait. After that, the exit code is 7.",
-)
+@_timeout(120.0, "Maximum seconds for --wait. After that, the exit code is 7.")
 def stop(*, wait: bool, now: bool, timeout_s: float) -> None:
     """Stop agentd. It refuses new work, gives running agents its grace period to finish, and ends.
 
@@ -275,13 +310,14 @@ row(
     "audit",
     LIST_AUDIT,
     "views:audit_table:entries",
-    """List the audit trail, oldest first. Needs the scope admin.
+    """List the audit trail. Needs the scope admin.
 
     It records decisions about requests, cancels, transitions, and refused calls of agents, each
     with the caller.
     """,
     """
     agentctl daemon audit
+    agentctl daemon audit --order oldest --limit 20
     agentctl --format json daemon audit --field entries
     """,
 )

@@ -1,7 +1,5 @@
-"""``agentctl device``: the browsers and phones that are let in."""
+"""``agentctl device``: browsers and phones with access."""
 
-import shutil
-import sys
 from typing import Any
 
 import click
@@ -14,7 +12,7 @@ from agent_orchestrator.operations.devices import (
     AddDevice,
 )
 from agentctl.call import Call
-from agentctl.commands.token import SCOPES
+from agentctl.commands.token import scope_option
 from agentctl.fields import options_of
 from agentctl.options import Group
 from agentctl.rows import row
@@ -29,7 +27,7 @@ from agentctl.rows import row
     """,
 )
 def device() -> None:
-    """Let browsers and phones in, list them, and revoke them."""
+    """Give browsers and phones access, list them, and revoke them."""
 
 
 @device.command(
@@ -40,46 +38,32 @@ def device() -> None:
     agentctl --format json device add --field code
     """
 )
-@click.option(
-    "--scope",
-    "scopes",
-    type=click.Choice(SCOPES),
-    multiple=True,
-    help="What the device may do; repeatable.  [default: read, write, approve]",
-)
+@scope_option("What the device may do")
 @options_of(AddDevice, only=("name", "principal"))
 def add(scopes: tuple[str, ...], **values: Any) -> None:
-    """Invite a device: show a code that lets it in, also as a QR code. Needs the scope admin.
+    """Invite a device: show a code that gives it access, also as a QR code. Needs the scope admin.
 
-    The code is valid once, for five minutes. Open the address on the device, or scan the picture.
+    The code is valid once, for five minutes. Open the address on the device, or scan the QR code, which is
+    shown on a terminal only. The address comes from link_base in the settings of notices, or from --url.
     Once a device or a token exists, agentd refuses calls without a token. On agentd's machine, agentctl
     of the same user finds a token by itself.
     """
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agentctl.qr import code, device_url
-        from agentctl.terminal import is_unicode
+        from agentctl.qr import device_url, draw, note_local
         from agentctl.views import invitation_card
 
         is_first = not (await connection.call(LIST_TOKENS, limit=1)).tokens
         reply = await connection.call(ADD_DEVICE, scopes=scopes or None, **values)
         if is_first:
             call.output.note("agentctl: from now on calls without a token are refused.")
-        url = device_url(call.settings.url, reply.code)
+        base = reply.page if call.settings.is_local and reply.page else call.settings.url
+        url = device_url(base, reply.code)
         call.output.answer(reply, lambda: invitation_card(reply, url))
-        if call.settings.structured:
-            return
-        columns = shutil.get_terminal_size().columns if call.output.on_terminal else None
-        drawn = code(
-            url, colour=call.output.colour, unicode=is_unicode(sys.stdout), columns=columns
-        )
-        call.output.lines(["", *drawn])
-        if call.settings.is_local:
-            call.output.note(
-                f"agentctl: only this machine can reach {call.settings.url}: for another device, use "
-                "--url with an address that it can reach"
-            )
+        draw(call.output, url)
+        if reply.page is None:
+            note_local(call.output)
 
     call.run(body)
 

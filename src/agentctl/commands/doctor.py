@@ -96,8 +96,10 @@ def _client_findings(call: Call) -> list[Any]:
         Finding(
             "warning",
             "connection",
-            f"{settings.url} is on another machine and called without TLS: who listens on the way "
-            "reads " + ("your token and " if settings.token else "") + "everything you send",
+            f"{settings.url} is on another machine and called without TLS: anyone on the network "
+            "path can read "
+            + ("your token and " if settings.token else "")
+            + "everything you send",
             f"use https://, or an SSH tunnel: ssh -L 8765:127.0.0.1:8765 {settings.host}",
             security=True,
         )

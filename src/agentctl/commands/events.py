@@ -35,11 +35,14 @@ row(
     "tail",
     LIST_EVENTS,
     "!follow:tail_events",
-    """Print a session's events in order, from the start or from a cursor.
+    """Print a session's events in order.
+
+    On a terminal it begins with the last 200, otherwise with the oldest one that is kept;
+    `--cursor 0` always begins with that.
 
     With --follow, a lost connection is opened again, also after a restart of agentd. Printing
-    resumes after the last event, so that no event is lost or repeated. On a terminal, keys answer
-    what the session and its descendants ask.
+    resumes after the last event, so that no event is lost or repeated. On a terminal, you answer
+    requests of the session and its descendants with keys.
     """,
     """
     agentctl events tail --session-id ses_01k0 --follow

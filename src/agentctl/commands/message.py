@@ -37,7 +37,7 @@ row(
     """Send a message to a session. A message with the role user starts a run.
 
     With --wait or --follow, the exit code is 0 if the run completed, and 1 if it did not. With
-    --follow on a terminal, keys answer what is asked.
+    --follow on a terminal, you answer requests with keys.
     """,
     """
     agentctl message send --session-id ses_01k0 --text "Now run the tests" --follow

@@ -1,4 +1,4 @@
-"""``agentctl notify``: the notices that people get outside of a client."""
+"""``agentctl notify``: notices to people who have no client open."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from agent_orchestrator.operations.notices import (
     TEST_NOTICE,
     TestNotice,
 )
-from agent_orchestrator.operations.push import LIST_PUSH, UNSUBSCRIBE_PUSH
+from agent_orchestrator.operations.push import LIST_PUSH, UNSUBSCRIBE_PUSH, UPDATE_PUSH
 from agentctl.call import Call
 from agentctl.failures import FAILED, usage_failure
 from agentctl.fields import options_of
@@ -57,13 +57,13 @@ row(
     agentctl notify list --field notices.0.error
     """,
     prepare=_failed,
-    extra=(click.option("--failed", is_flag=True, help="Only those that were given up."),),
+    extra=(click.option("--failed", is_flag=True, help="Only failed ones."),),
 )
 row(
     notify,
     "retry",
     RETRY_NOTICE,
-    "notice_views:notice_line:notice",
+    "notice_views:notice_table:notice",
     "Send a failed notice again.",
     """
     agentctl notify retry ntc_01k0
@@ -81,6 +81,18 @@ row(
     """
     agentctl notify browsers
     agentctl notify browsers --field subscriptions.0.name
+    """,
+)
+row(
+    notify,
+    "set",
+    UPDATE_PUSH,
+    "notice_views:browser_table:subscription",
+    "Change what a browser is notified of, and when.",
+    """
+    agentctl notify set psh_01k0 --push off
+    agentctl notify set psh_01k0 --quiet-hours 22:00-07:00 --time-zone Europe/Berlin
+    agentctl notify set psh_01k0 --event request --event failed --mute ses_01k0
     """,
 )
 row(

@@ -7,9 +7,7 @@ import click
 
 from agentctl.call import Call
 from agentctl.failures import usage_failure
-from agentctl.options import Group, given
-from agentctl.output import Output
-from agentctl.settings import DEFAULT_URL, resolve
+from agentctl.options import Group
 
 if TYPE_CHECKING:
     from agent_orchestrator.testing.agents import Report
@@ -36,10 +34,9 @@ def provider() -> None:
     """,
 )
 def list_() -> None:
-    """List all providers: whether each is ready, its version and login, what it can do, and what it
-    lacks.
+    """List all providers with their state, version, login and abilities.
 
-    Start the agent of another provider with --provider NAME.
+    Choose one for a session with --provider NAME.
     """
     call = Call.current()
 
@@ -69,22 +66,20 @@ def list_() -> None:
     help="Write the recording to this file, without secrets.",
 )
 def check(name: str, argv: tuple[str, ...], record: str | None) -> None:
-    """Start an agent that speaks ACP, and check it against what is known of it.
+    """Start an agent that speaks ACP, and compare it with the known agents.
 
-    The agent runs here, without agentd, in an empty directory, with your login. It opens a session, is set to
-    the mode in which it asks, and is ended. No model is asked. The results are compared with its row in the
-    table of known agents and with its recording. The exit code is 1 if something does not fit.
+    The agent runs here, without agentd, in an empty directory, with your login. The check opens a session, sets
+    the mode in which the agent asks, and ends it. No model is asked. The results are compared with the agent's
+    row in the table of known agents and with its recording. The exit code is 1 if something differs.
 
-    ARGV is another program with its arguments, for an agent that is not known or not on the PATH.
+    ARGV is a program with its arguments, for an agent that is unknown or not on the PATH.
     """
     import anyio
 
     from agent_orchestrator.known_runners import KNOWN_PROVIDERS
     from agent_orchestrator.testing.agents import check_agent, write_start
 
-    chosen = given(click.get_current_context())
-    # It uses no daemon, so it does not matter whether there are several.
-    output = Output(resolve({**chosen, "url": DEFAULT_URL}, {}))
+    output = Call.current(uses_daemon=False).output
     known = KNOWN_PROVIDERS.get(name)
     if known is not None and known.runner != "acp":
         raise usage_failure(

@@ -77,7 +77,7 @@ row(
     """Wait until a run has ended. The exit code is 0 if it completed, and 1 if it did not.
 
     With --until attention, also return if the run or a descendant asks something. Then the exit
-    code is 0 and the answer has the "request". Otherwise, on a terminal, keys answer what is asked.
+    code is 0 and the answer has the "request". Otherwise, on a terminal, you answer requests with keys.
     """,
     """
     agentctl run wait --run-id run_01k0
@@ -105,7 +105,7 @@ row(
     "retry",
     GET_RUN,
     "!follow:retry_run",
-    """Send the message of a run again, with the same settings: a new run of the same session.
+    """Send the message of a run again, with the same settings. This starts a new run of the session.
 
     A message with images cannot be sent again, because its images are no longer stored.
     """,

@@ -7,6 +7,8 @@ from typing import Any, Final
 import click
 
 from agent_orchestrator.operations.links import CREATE_LINK, LIST_LINKS, REVOKE_LINK
+from agent_orchestrator.operations.retention import PRUNE_SESSION
+from agent_orchestrator.operations.session_files import EXPORT_SESSION, IMPORT_SESSION
 from agent_orchestrator.operations.sessions import (
     CLOSE_SESSION,
     CREATE_SESSION,
@@ -35,7 +37,7 @@ from agentctl.rows import row
     """,
 )
 def session() -> None:
-    """Create, list, rename, move, share, close and reopen sessions."""
+    """Create, list, rename, move, share, close, reopen, export and import sessions."""
 
 
 def working_directory(path: str | None, *, local: bool) -> str | None:
@@ -46,12 +48,26 @@ def working_directory(path: str | None, *, local: bool) -> str | None:
 
 
 def _placed(call: Call, values: dict[str, Any]) -> Mapping[str, Any]:
+    if chosen := [name for name in ("host", "labels", "preferred_labels") if values.get(name)]:
+        # It may be another machine: this directory is not one of there.
+        directory = values["cwd"]
+        if directory is None or not Path(directory).is_absolute():
+            option = {"labels": "label", "preferred_labels": "prefer"}.get(chosen[0], chosen[0])
+            raise usage_failure(
+                f"with --{option}, name an absolute directory there: --cwd DIRECTORY"
+            )
+        return values
     return values | {"cwd": working_directory(values["cwd"], local=call.settings.is_local)}
 
 
 def _moved(call: Call, values: dict[str, Any]) -> Mapping[str, Any]:
     if (directory := values.pop("directory") or values["cwd"]) is None:
         raise usage_failure("name the directory: session move SESSION_ID DIRECTORY")
+    if values["host"] is not None:
+        # It may be another machine: the path is not one of here.
+        if not Path(directory).is_absolute():
+            raise usage_failure("with --host, the directory must be an absolute path there")
+        return values | {"cwd": directory}
     return _placed(call, values | {"cwd": directory})
 
 
@@ -120,13 +136,25 @@ row(
 )
 row(
     session,
+    "model",
+    UPDATE_SESSION,
+    "session {session.id} uses {session.model}",
+    "Change the model of a session, from the next message on. Queued runs keep theirs.",
+    """
+    agentctl session model ses_01k0 opus
+    """,
+    then="model",
+    only=("idempotency_key",),
+)
+row(
+    session,
     "notices",
     UPDATE_SESSION,
     "people are notified of session {session.id}: {session.notices}",
     """Choose what people are notified of: none, requests, all, or default.
 
-    With `all` also the ends of its runs. Child sessions do the same, unless they have a choice of
-    their own. See `agentctl notify` for the targets.
+    `all` includes the ends of its runs. Child sessions inherit the choice, unless they have made another.
+    See `agentctl notify` for the targets.
     """,
     """
     agentctl session notices ses_01k0 all
@@ -139,18 +167,20 @@ row(
     session,
     "move",
     UPDATE_SESSION,
-    "session {session.id} works in {session.cwd}",
-    """Change a session's working directory, from the next run on.
+    "views:moved_line:session",
+    """Change a session's working directory, and its host, from the next run on.
 
     Queued runs also start there. Child sessions keep their directories. A session with an active
-    run cannot be moved.
+    run cannot be moved. To another host, the log and queued runs go along. The agent's conversation
+    stays behind: its next run begins a new one.
     """,
     """
     agentctl session move ses_01k0 ~/project
     agentctl session move --session-id ses_01k0 --cwd .
+    agentctl session move ses_01k0 --host builder --cwd /srv/project
     """,
     then="[directory]",
-    only=("cwd", "idempotency_key"),
+    only=("cwd", "host", "idempotency_key"),
     prepare=_moved,
     cwd="The new directory, instead of the argument.",
 )
@@ -184,9 +214,90 @@ row(
 
 row(
     session,
+    "retain",
+    UPDATE_SESSION,
+    "views:retention_line:session",
+    """Set how much of a session's log is kept, in place of the daemon's settings.
+
+    0 keeps all of it. Child sessions that are made later have the same limits.
+    """,
+    """
+    agentctl session retain ses_01k0 --retain-days 30
+    agentctl session retain ses_01k0 --retain-events 0
+    """,
+    only=("retain_days", "retain_events", "retain_bytes", "idempotency_key"),
+)
+row(
+    session,
+    "prune",
+    PRUNE_SESSION,
+    "views:pruned_lines",
+    """Delete old events of a session now.
+
+    The limits that are given hold for this call. Without any, those of the session hold, or else
+    the daemon's. Messages, runs, requests and results stay. So do the events of what has not ended,
+    and the newest event.
+    """,
+    """
+    agentctl session prune ses_01k0
+    agentctl session prune ses_01k0 --retain-days 30
+    agentctl session prune ses_01k0 --retain-events 1000
+    """,
+)
+row(
+    session,
+    "export",
+    EXPORT_SESSION,
+    "!session_files:export_session",
+    """Write a session to a file: its runs, messages, requests and events, as JSON lines.
+
+    Without FILE, print it. The last line proves that the file is complete. See `session import`.
+    """,
+    """
+    agentctl session export ses_01k0 fix-the-build.jsonl
+    agentctl session export @last | jq -r 'select(.kind == "message").message.text'
+    """,
+    then="[file]",
+)
+row(
+    session,
+    "archive",
+    EXPORT_SESSION,
+    "!session_files:archive_session",
+    """Write a session to a new file, then close it and delete the events that the file has.
+
+    Nothing is deleted before the file is complete, on the disk and read back. Messages, runs and
+    results also stay in the database. A session with a run that has not ended is refused.
+    """,
+    """
+    agentctl session archive ses_01k0 fix-the-build.jsonl
+    """,
+    then="file",
+)
+row(
+    session,
+    "import",
+    IMPORT_SESSION,
+    "!session_files:import_session",
+    """Import a session from a file, or from standard input (-), whole or not at all.
+
+    It becomes a closed session of yours. No run of it starts. It is in the daemon's directory, or in
+    --cwd: those of the file are not used. `session reopen` lets it take messages.
+    """,
+    """
+    agentctl session import fix-the-build.jsonl
+    agentctl session import fix-the-build.jsonl --new-id --cwd ~/project
+    ssh desk agentctl session export ses_01k0 | agentctl session import -
+    """,
+    of="",
+    extra=(click.argument("file", metavar="FILE"),),
+    cwd="The working directory of the imported session.  [default: the daemon's]",
+)
+row(
+    session,
     "tree",
     GET_TREE,
-    "!follow:show_tree",
+    "!session_actions:show_tree",
     "Show a session and its descendants as a tree, each with the state of its last run.",
     """
     agentctl session tree ses_01k0
@@ -199,7 +310,7 @@ row(
     session,
     "diff",
     GET_DIFF,
-    "!session_diff:show_diff",
+    "!session_actions:show_diff",
     """Show what changed in a session's directory since the session began.
 
     In a git checkout: the files that were written since then and differ from the commit of that
@@ -217,10 +328,10 @@ row(
     session,
     "link",
     CREATE_LINK,
-    "!session_link:show_link",
-    """Make an address that shows a session, for whoever has it: a token that only reads.
+    "!session_actions:show_link",
+    """Create a share link: an address at which anyone who has it can read a session and its descendants.
 
-    It also shows the session's descendants. It ends by itself (--expires-in-s), or with session unlink.
+    The link expires (--expires-in-s). `session unlink` revokes it earlier.
     """,
     """
     agentctl session link ses_01k0
@@ -233,7 +344,7 @@ row(
     "links",
     LIST_LINKS,
     "views:token_table:tokens",
-    "List the addresses that show a session, those that have ended too.",
+    "List the share links of a session, expired and revoked ones too.",
     """
     agentctl session links ses_01k0
     """,
@@ -243,7 +354,7 @@ row(
     "unlink",
     REVOKE_LINK,
     "link {token.id} is revoked",
-    "Revoke an address that shows a session. Its streams end.",
+    "Revoke a share link. Its streams end.",
     """
     agentctl session unlink ses_01k0 tok_01k0
     """,
@@ -273,7 +384,7 @@ row(
     session,
     "share",
     SET_ACCESS,
-    "!follow:share_session",
+    "!session_actions:share_session",
     "Share a session and its descendants with other principals. Without options, list the grants.",
     """
     agentctl session share ses_01k0 --reader bob --writer carol

@@ -1,7 +1,6 @@
 """``agentctl token``: named tokens."""
 
-import shutil
-import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,10 +15,16 @@ from agent_orchestrator.operations.access import (
 from agentctl.call import Call
 from agentctl.failures import usage_failure
 from agentctl.fields import options_of
-from agentctl.options import Group
+from agentctl.options import F, Group
 from agentctl.rows import row
 
-SCOPES = ["read", "write", "approve", "admin"]
+_SCOPES = ["read", "write", "approve", "admin"]
+
+
+def scope_option(doc: str) -> Callable[[F], F]:
+    """Add the scopes of a new token or device to a command."""
+    help_ = f"{doc}; repeatable.  [default: read, write, approve]"
+    return click.option("--scope", "scopes", type=click.Choice(_SCOPES), multiple=True, help=help_)
 
 
 @click.group(
@@ -43,13 +48,7 @@ def token() -> None:
     """
 )
 @click.argument("name")
-@click.option(
-    "--scope",
-    "scopes",
-    type=click.Choice(SCOPES),
-    multiple=True,
-    help="What the token allows; repeatable.  [default: read, write, approve]",
-)
+@scope_option("What the token allows")
 @options_of(CreateToken, only=("principal", "expires_in_s"))
 @click.option("--qr", is_flag=True, help="Also show the URL and the token as a QR code.")
 def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
@@ -73,24 +72,11 @@ def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
                 "On agentd's machine, agentctl of the same user finds a token by itself."
             )
         call.output.answer(reply, lambda: token_card(reply, datetime.now(UTC)))
-        if not qr:
-            return
-        from agentctl.qr import access_text, code
-        from agentctl.terminal import is_unicode
+        if qr:
+            from agentctl.qr import access_text, draw, note_local
 
-        columns = shutil.get_terminal_size().columns if call.output.on_terminal else None
-        drawn = code(
-            access_text(call.settings.url, reply.secret),
-            colour=call.output.colour,
-            unicode=is_unicode(sys.stdout),
-            columns=columns,
-        )
-        call.output.lines(["", *drawn])
-        if call.settings.is_local:
-            call.output.note(
-                f"agentctl: the code contains {call.settings.url}, which only this machine can reach: "
-                "use --url with an address that other machines can reach"
-            )
+            draw(call.output, access_text(call.settings.url, reply.secret), always=True)
+            note_local(call.output)
 
     call.run(body)
 
@@ -110,7 +96,7 @@ row(
     token,
     "revoke",
     REVOKE_TOKEN,
-    "views:revoked_token:token",
+    "views:token_table:token",
     "Revoke a token. Streams and waits that use it end.",
     """
     agentctl token revoke tok_01k0

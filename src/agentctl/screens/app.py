@@ -1,11 +1,13 @@
-"""What the screens share: the connection, the sessions they name, and failures."""
+"""The base of the screens: the connection, the known sessions, and failures."""
 
 import os
+import subprocess
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from attrs import frozen
-from textual.app import App
+from textual.app import App, SuspendNotSupported
 from textual.binding import Binding
 from textual.content import Content
 from textual.theme import BUILTIN_THEMES
@@ -15,9 +17,12 @@ from agent_orchestrator.domain.model import Request, Session
 from agent_orchestrator.operations.requests import LIST_REQUESTS, RESOLVE_REQUEST
 from agent_orchestrator.operations.sessions import GET_SESSION
 from agentctl.connection import DaemonConnection
+from agentctl.daemon_process import installed_program
 from agentctl.output import Output
 from agentctl.paging import pages
 from agentctl.screens.text import line
+from agentctl.settings import CA_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE
+from agentctl.takeover import terminal_left_to_program
 
 T = TypeVar("T")
 
@@ -62,7 +67,7 @@ class DaemonApp(App[None]):
 
     def __init__(self, connection: DaemonConnection, output: Output) -> None:
         chosen = os.environ.get("TEXTUAL_THEME", "")
-        # The colours of the terminal are right on dark and on light.
+        # The terminal's own colours suit a dark and a light background.
         theme = BUILTIN_THEMES.get(chosen) or BUILTIN_THEMES["ansi-dark"]
         super().__init__(ansi_color=theme.ansi)  # NO_COLOR depends on it
         self.theme = theme.name
@@ -83,7 +88,7 @@ class DaemonApp(App[None]):
         self.stop()
 
     def stop(self) -> None:
-        """End the application. What still follows the daemon ends first: it shows what it reads."""
+        """End the application, after the tasks that follow the daemon and update its widgets."""
         self.is_stopped = True
         self.workers.cancel_all()
         self.exit()
@@ -94,6 +99,27 @@ class DaemonApp(App[None]):
             for note in screen.query("#note"):
                 note.update(Content(line(text)))  # type: ignore[attr-defined]
                 note.set_class(not text, "-empty")
+
+    def leave_terminal_to(self, *command: str) -> bool:
+        """Suspend the screen, run another command of agentctl on the terminal, and return when it has ended.
+
+        Afterwards the screens continue after the last event they have.
+
+        :return: False if the screen cannot be suspended.
+        """
+        settings = self.connection.output.settings
+        env = {**os.environ, URL_VARIABLE: settings.url}
+        env |= {TOKEN_VARIABLE: settings.token} if settings.token else {}
+        env |= {CA_VARIABLE: settings.ca_file} if settings.ca_file else {}
+        argv = [*installed_program("agentctl", "agentctl.main"), *command]
+        try:
+            with self.suspend(), terminal_left_to_program():
+                if subprocess.run(argv, env=env, check=False).returncode:
+                    with suppress(EOFError):
+                        input("agentctl: press enter to go back to the conversation ")
+        except SuspendNotSupported:
+            return False
+        return True
 
     async def attempt(self, call: Awaitable[T]) -> T | Failed:
         """Await a call. Show the error if it fails."""
@@ -126,19 +152,12 @@ class DaemonApp(App[None]):
     async def requests(self, **narrower: Any) -> list[Request]:
         """Return the open requests that the user may answer, those for people first."""
         page = await pages(
-            self.connection,
-            LIST_REQUESTS,
-            "requests",
-            limit=None,
-            cursor=None,
-            status="pending",
-            resolvable=True,
-            **narrower,
+            self.connection, LIST_REQUESTS, status="pending", resolvable=True, **narrower
         )
         return sorted(page.requests, key=lambda one: (one.audience != "human", one.id))
 
     async def decide(self, request: Request, values: Mapping[str, Any]) -> None:
-        """Send a decision, and show what became of the request."""
+        """Send a decision, and show the request's new status."""
         call = self.connection.call(RESOLVE_REQUEST, request_id=request.id, **values)
         reply = await self.attempt(call)
         if not isinstance(reply, Failed):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import anyio
@@ -13,10 +14,10 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from agent_orchestrator.domain.errors import CursorAhead, OrchestratorError, Unreachable
+from agent_orchestrator.domain.errors import CursorAhead, Gone, OrchestratorError, Unreachable
 from agent_orchestrator.domain.events import STATE_AFTER, EventType
 from agent_orchestrator.domain.model import Event, Run, Session
-from agent_orchestrator.operations.events import LIST_EVENTS, StreamItem, StreamPart
+from agent_orchestrator.operations.events import LIST_EVENTS, EventPage, StreamItem, StreamPart
 from agent_orchestrator.operations.messages import SEND_MESSAGE
 from agent_orchestrator.operations.runs import LIST_RUNS
 from agent_orchestrator.operations.sessions import CREATE_SESSION, GET_SESSION
@@ -39,14 +40,14 @@ FRAME_S: Final = 0.05
 """Minimum seconds between two changes of the screen by events."""
 
 QUIT_S: Final = 2.0
-"""Seconds within which a second Ctrl+C quits."""
+"""Maximum seconds between two presses of Ctrl+C that quit."""
 
 MODES: Final = {
     "queue": "after this turn",
     "steer": "into this turn",
     "interrupt": "instead of this turn",
 }
-"""What a message does while the agent works."""
+"""The choices of ``when_busy``, with their meaning."""
 
 
 class ChatScreen(Screen[None]):
@@ -88,6 +89,7 @@ class ChatScreen(Screen[None]):
         self._is_open = False
         self._stopped_at = 0.0
         self._is_loading = False
+        self._oldest_cursor = 0
 
     @property
     def transcript(self) -> Transcript:
@@ -116,11 +118,12 @@ class ChatScreen(Screen[None]):
             self.run_worker(self._follow(self.session))
         self.show_state()
 
-    # --- what happens --------------------------------------------------------------------------
+    # --- events --------------------------------------------------------------------------
 
     async def _follow(self, session: Session) -> None:
-        before, epoch = max(session.last_seq - PAGE, 0), None
-        self.transcript.note_start(before)
+        before, epoch = max(session.last_seq - PAGE, session.oldest_cursor), None
+        self._oldest_cursor = session.oldest_cursor
+        self.transcript.note_start(before if before > self._oldest_cursor else 0)
         self.app.sessions[session.id] = session
         while True:
             try:
@@ -225,7 +228,7 @@ class ChatScreen(Screen[None]):
         return found is not None and found.id == ancestor
 
     def show_state(self) -> None:
-        """Show what the session is and does."""
+        """Show the session's title, provider and state."""
         session, options = self.session, self.options
         if session is None:
             name, where = "new session", str(options.get("cwd") or "the daemon's directory")
@@ -276,22 +279,31 @@ class ChatScreen(Screen[None]):
 
     async def _load_earlier(self) -> None:
         end = self.transcript.before
-        start = cursor = max(end - PAGE, 0)
+        cursor = max(end - PAGE, self._oldest_cursor)
         found: list[Event] = []
         while cursor < end:
-            call = self.app.connection.call(
-                LIST_EVENTS, session_id=self.id_of_session, cursor=cursor, limit=end - cursor
-            )
-            page = await self.app.attempt(call)
+            page = await self.app.attempt(self._page_after(cursor, end))
             if isinstance(page, Failed) or not page.events:
                 break
-            found += page.events
+            # Behind a gap, a page can have events that are shown already.
+            found += [event for event in page.events if event.seq <= end]
             cursor = page.next_cursor
         else:
-            await self.transcript.show_earlier(found, start)
+            start = max(end - PAGE, self._oldest_cursor)
+            has_more = start > self._oldest_cursor
+            await self.transcript.show_earlier(found, start if has_more else 0)
         self._is_loading = False
 
-    # --- what the user does --------------------------------------------------------------------
+    async def _page_after(self, cursor: int, end: int) -> EventPage:
+        """Return the events after a cursor, or after the oldest one if those are no longer kept."""
+        call = partial(self.app.connection.call, LIST_EVENTS, session_id=self.id_of_session)
+        try:
+            return await call(cursor=cursor, limit=end - cursor)
+        except Gone as error:
+            self._oldest_cursor = int(error.details["oldest"])
+            return await call(cursor=self._oldest_cursor, limit=PAGE)
+
+    # --- actions --------------------------------------------------------------------
 
     async def on_composer_sent(self, event: Composer.Sent) -> None:
         """Send a message, or run a command."""
@@ -321,7 +333,7 @@ class ChatScreen(Screen[None]):
             call = connection.call(SEND_MESSAGE, session_id=self.session.id, **values)
             if not isinstance(await self.app.attempt(call), Failed):
                 return
-        # Nothing of a refused message is lost.
+        # Return the refused message to the composer.
         self._images = images + self._images
         composer = self.query_one(Composer)
         composer.text = f"{text}\n{composer.text}" if composer.text else text
@@ -360,7 +372,7 @@ class ChatScreen(Screen[None]):
         await self.transcript.mount(Entry(Content.styled(text, "dim")))
 
     def on_key(self, event: events.Key) -> None:
-        """Type on, whatever was chosen with the mouse or the keys for cards."""
+        """Send typed characters to the composer if a card has the focus."""
         if isinstance(self.focused, Card) and event.is_printable:
             composer = self.query_one(Composer)
             composer.focus()
@@ -373,7 +385,7 @@ class ChatScreen(Screen[None]):
         target.focus()
 
     def action_mode(self) -> None:
-        """Choose what the next message does while the agent works."""
+        """Choose the next mode for messages to a working agent."""
         names = list(MODES)
         self._mode = names[(names.index(self._mode) + 1) % len(names)]
         self.show_state()

@@ -1,4 +1,4 @@
-"""The line on which the user types, and what was typed on it before."""
+"""The text field for messages, with its history."""
 
 import json
 import shlex
@@ -27,7 +27,7 @@ _BYTES: Final = 500_000
 
 
 class History:
-    """What the user typed before, oldest first. It is in a private file of the user."""
+    """Earlier messages, oldest first, in a private file of the user."""
 
     def __init__(self) -> None:
         state = user_state()

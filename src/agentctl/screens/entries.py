@@ -12,7 +12,7 @@ from agentctl.screens.text import MarkdownVisual
 from agentctl.times import counted
 
 SLOW_S: Final = 0.3
-"""Processor time to render a text as Markdown, from which on it is shown as it is."""
+"""Maximum processor seconds to render a text as Markdown. A slower one is shown unformatted."""
 
 
 class Entry(Static):

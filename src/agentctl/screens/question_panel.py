@@ -59,7 +59,7 @@ class QuestionPanel(Vertical, can_focus=True):
     def show(self, request: Request | None, path: str, more: str = "") -> None:
         """Show a request.
 
-        :param path: the titles of its session and of that one's ancestors.
+        :param path: the titles of its session and the session's ancestors.
         :param more: a note about it.
         """
         self.display = request is not None
@@ -135,7 +135,7 @@ class QuestionPanel(Vertical, can_focus=True):
             event.stop()
 
     def take(self, event: events.Key) -> bool:
-        """Return whether a key is for the request, and do what it says."""
+        """Handle a key. Return whether it was one for the request."""
         request = self.request
         if request is None:
             return False
@@ -173,7 +173,7 @@ class QuestionPanel(Vertical, can_focus=True):
             self.post_message(self.Decided(self.request, values))
 
     def page(self, step: int) -> None:
-        """Scroll the text. A line of the page before stays."""
+        """Scroll the text by a page, with one line of overlap."""
         text = self.query_one(VerticalScroll)
         rows = step * max(text.size.height - 1, 1)
         text.scroll_relative(y=rows, animate=False, on_complete=self._look)

@@ -24,19 +24,20 @@ if TYPE_CHECKING:
     from agentctl.screens.chat import ChatScreen
 
 HELP: Final = """\
-/model [NAME]      use this model for your messages; without a name, show it
-/sandbox [VALUE]   read-only, workspace-write or danger-full-access, from the next run on
+/model [NAME]      show the model, or use another from the next message on
+/sandbox [VALUE]   read-only, workspace-write or danger-full-access
 /status            the session, its runs and usage, and the daemon
 /tree              the session and its children; enter opens one
 /spawn TASK        give a task to a new child
 /cancel            cancel the runs of this session and of its children
-/attach            how to go on in the agent's own program
+/attach            go on in the agent's own program; leave it to come back
 /quit              quit; runs go on
 
 enter sends, ctrl+j breaks the line · up and down: what you typed before
 shift+tab: queue, steer or interrupt while the agent works
-tab: answer a question · ctrl+o: unfold all · ctrl+up and ctrl+down: go to a card, enter unfolds it
-paste the path of an image to send it · escape: back to the parent · ctrl+c twice or ctrl+d: quit
+tab: answer a question · escape: back to the parent
+ctrl+o: unfold all · ctrl+up, ctrl+down: go to a card, enter unfolds it
+paste the path of an image to send it · ctrl+c twice or ctrl+d: quit
 A text that begins with a space is never a command."""
 
 
@@ -67,28 +68,35 @@ class TreeScreen(ModalScreen[str | None]):
 
 
 async def _model(chat: "ChatScreen", words: str) -> None:
-    if words:
-        chat.options["model"] = words
-        chat.show_state()
+    if words and not await _change(chat, "model", words):
+        return
     model = chat.options.get("model") or (chat.session and chat.session.model)
     await chat.note(f"model: {line(model or 'the default of the provider')}")
+
+
+async def _change(chat: "ChatScreen", name: str, value: str) -> bool:
+    """Set an option of the session, or of a new session before its first message. Return False if that was refused."""
+    if chat.session is None:
+        chat.options[name] = value
+    else:
+        call = chat.app.connection.call(
+            UPDATE_SESSION, session_id=chat.id_of_session, **{name: value}
+        )
+        reply = await chat.app.attempt(call)
+        if isinstance(reply, Failed):
+            return False
+        chat.session = reply.session
+        chat.options.pop(name, None)
+    chat.show_state()
+    return True
 
 
 async def _sandbox(chat: "ChatScreen", words: str) -> None:
     if words and words not in get_args(Sandbox):
         chat.app.say(f"the sandbox is one of {', '.join(get_args(Sandbox))}")
         return
-    if words and chat.session is None:
-        chat.options["sandbox"] = words
-    elif words:
-        call = chat.app.connection.call(
-            UPDATE_SESSION, session_id=chat.id_of_session, sandbox=words
-        )
-        reply = await chat.app.attempt(call)
-        if isinstance(reply, Failed):
-            return
-        chat.session = reply.session
-    chat.show_state()
+    if words and not await _change(chat, "sandbox", words):
+        return
     sandbox = (chat.session and chat.session.sandbox) or chat.options.get("sandbox")
     await chat.note(f"sandbox: {sandbox or 'the default of the provider'}")
 
@@ -101,10 +109,7 @@ async def _status(chat: "ChatScreen", _: str) -> None:
     lines = [f"agentd {daemon.version} is {daemon.daemon_health}"]
     lines += [line(problem.message) for problem in daemon.problems]
     if chat.session is not None:
-        call = pages(
-            connection, LIST_RUNS, "runs", limit=None, cursor=None, session_id=chat.session.id
-        )
-        page = await chat.app.attempt(call)
+        page = await chat.app.attempt(pages(connection, LIST_RUNS, session_id=chat.session.id))
         if isinstance(page, Failed):
             return
         used = [run.usage for run in page.runs if run.usage is not None]
@@ -145,7 +150,8 @@ async def _cancel(chat: "ChatScreen", _: str) -> None:
 
 
 async def _attach(chat: "ChatScreen", _: str) -> None:
-    await chat.note(f"quit, then: agentctl attach {chat.id_of_session}")
+    if not chat.app.leave_terminal_to("attach", chat.id_of_session):
+        await chat.note(f"quit, then: agentctl attach {chat.id_of_session}")
 
 
 async def _help(chat: "ChatScreen", _: str) -> None:

@@ -1,4 +1,4 @@
-"""Texts and blocks as content of widgets: control characters harmless, markup as it is, bounded."""
+"""Converts texts and blocks to content of widgets, of bounded size and without control characters or markup."""
 
 import io
 import time
@@ -27,13 +27,13 @@ MAX_LINES: Final = 400
 """Maximum lines of one text on the screen."""
 
 MAX_VALUE: Final = 200_000
-"""Maximum characters of a value in an event that is looked at. One in the log may have 24 MiB."""
+"""Maximum characters of a value in an event that are processed. A value in the log may have 24 MiB."""
 
 MAX_TABLE_MARKS: Final = 2_000
 """Maximum ``|`` of a text that is shown as Markdown: each may be the cell of a table."""
 
 _THEME: Final = Theme({"markdown.code": "bold cyan", "markdown.code_block": "cyan"})
-"""Without the black background that rich gives to code: a terminal may be light."""
+"""Rich gives code a black background, which does not suit a light terminal."""
 
 _SIGNS: Final = {"+": "$success", "-": "$error", "@": "dim"}
 
@@ -61,7 +61,7 @@ def bounded(text: str, *, is_tail: bool = False) -> str:
 
 
 def shortened(value: Any) -> Any:
-    """Return a JSON value without what is too long to look at. A diff is left out rather than cut."""
+    """Return a JSON value with long texts and lists cut. A long diff is left out."""
     match value:
         case str() if len(value) > MAX_VALUE:
             return value[:MAX_VALUE]
@@ -84,7 +84,7 @@ def styled(text: str, style: str) -> Content:
 def content_of(blocks: Iterable[Block], *, is_whole: bool = False) -> Content:
     """Return blocks of text as content.
 
-    :param is_whole: cut nothing and remove nothing: it is a question.
+    :param is_whole: show all of it, with control characters made visible, because it is a question.
     """
     parts: list[Content] = []
     for block in blocks:
@@ -107,7 +107,7 @@ def content_of(blocks: Iterable[Block], *, is_whole: bool = False) -> Content:
 class MarkdownVisual(Visual):
     """Markdown as one piece of content. A widget for each block would make long conversations slow.
 
-    :param is_plain: show the text as it is.
+    :param is_plain: show the text unformatted.
     """
 
     def __init__(self, text: str, *, is_plain: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The screen of ``agentctl top``: requests and runs, and what may be done about them."""
+"""The screen of ``agentctl top``: requests and runs, with keys to answer, cancel and open them."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ MAX_FINISHED: Final = 50
 """Number of finished runs on the screen."""
 
 CONFIRM_S: Final = 3.0
-"""Seconds within which a second key cancels a run."""
+"""Maximum seconds between two presses of the key that cancel a run."""
 
 _STYLES: Final = {
     "running": "$success",
@@ -90,7 +90,7 @@ class TopScreen(Screen[None]):
         yield QuestionPanel()
         yield Static(markup=False, id="about")
         yield Static(markup=False, id="note", classes="-empty")
-        keys = "enter looks into it · c cancels · f finished · t tree · q quits"
+        keys = "enter opens it · c cancels · f finished · t tree · q quits"
         yield Static(keys, markup=False, id="keys")
 
     def on_mount(self) -> None:
@@ -101,7 +101,7 @@ class TopScreen(Screen[None]):
         self.run_worker(self._show_changes())
         self._draw()
 
-    # --- what happens --------------------------------------------------------------------------
+    # --- events --------------------------------------------------------------------------
 
     async def _follow(self) -> None:
         def lose() -> None:
@@ -141,6 +141,7 @@ class TopScreen(Screen[None]):
 
     async def _load(self) -> None:
         call = self.app.connection.call
+        before = set(self._doing)
         status = await call(STATUS)
         runs: dict[str, Run] = {}
         for name in ("running", "waiting", "queued"):
@@ -157,7 +158,9 @@ class TopScreen(Screen[None]):
             if session_id not in self._paths:
                 self._paths[session_id] = await self.app.path(session_id)
         self._status, self._is_lost, self._runs, self._requests = status, False, runs, requests
-        self._doing = {name: text for name, text in self._doing.items() if name in runs}
+        # A run that has begun since the lists were read is in the next ones.
+        for name in before - runs.keys():
+            self._doing.pop(name, None)
 
     async def _load_finished(self) -> None:
         found: list[Run] = []
@@ -173,7 +176,7 @@ class TopScreen(Screen[None]):
         )
         self._changed.set()
 
-    # --- what is shown -------------------------------------------------------------------------
+    # --- display -------------------------------------------------------------------------
 
     def _is_shown(self, session_id: str) -> bool:
         found = self.app.sessions.get(session_id)
@@ -260,7 +263,7 @@ class TopScreen(Screen[None]):
         self._describe()
 
     def _describe(self) -> None:
-        """Show what is selected."""
+        """Show the selected request or run."""
         request = self._requests.get(self._selected or "")
         path = "" if request is None else self._paths.get(request.session_id, "")
         self.query_one(QuestionPanel).show(request, path, self._expiry(request))
@@ -297,7 +300,7 @@ class TopScreen(Screen[None]):
             facts += usage_parts({name: getattr(used, name) for name in names})
         return Content("\n".join(facts))
 
-    # --- what the user does --------------------------------------------------------------------
+    # --- actions --------------------------------------------------------------------
 
     def on_key(self, event: events.Key) -> None:
         """Answer the selected request by a key."""
@@ -315,7 +318,7 @@ class TopScreen(Screen[None]):
         self._changed.set()
 
     async def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Look into the session."""
+        """Open the session."""
         name = event.option.id or ""
         found = self._requests.get(name) or self._selected_run
         if found is None:
@@ -326,7 +329,7 @@ class TopScreen(Screen[None]):
             await self.app.push_screen(ChatScreen(reply.session, {}))
 
     def action_finished(self) -> None:
-        """Show the finished runs too, or not."""
+        """Show or hide the finished runs."""
         self._with_finished = not self._with_finished
         if self._with_finished:
             self.run_worker(self._load_finished())

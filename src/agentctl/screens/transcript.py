@@ -19,7 +19,7 @@ from agentctl.screens.text import bounded, content_of, line, shortened, styled
 from agentctl.transcript import Transcript as Document
 
 MAX_ENTRIES: Final = 1_000
-"""Entries on the screen, from which on the oldest are removed."""
+"""Maximum number of entries on the screen. Beyond it, the oldest are removed."""
 
 _SHOWN_LINES: Final = 25
 """Maximum lines of an entry that is unfolded at first."""
@@ -35,7 +35,7 @@ _OMITTED: Final = frozenset(
         EventType.BACKEND_EVENT,
     }
 )
-"""Events that the state line shows, or that say nothing to the person who talks."""
+"""Events that the state line shows, or that are of no use in a conversation."""
 
 _TOOLS: Final = (EventType.TOOL_STARTED, EventType.TOOL_OUTPUT, EventType.TOOL_COMPLETED)
 _BOXES: Final = {"completed": ("✓ ", "$success"), "in_progress": ("▸ ", "bold")}
@@ -52,7 +52,7 @@ class _Run:
 
 
 class Builder:
-    """Makes widgets of events, and changes those that later events continue."""
+    """Makes widgets of events, and updates them when later events belong to them."""
 
     def __init__(self) -> None:
         self._document = Document(today=datetime.now().astimezone().date(), diffs=True)
@@ -215,7 +215,7 @@ class Transcript(VerticalScroll, can_focus=False):
             await self.remove_children(old)
 
     async def show_earlier(self, events: Sequence[Event], before: int) -> None:
-        """Show earlier events above, without a move of what is read."""
+        """Show earlier events above the others, and keep the scroll position."""
         height, top = self.virtual_size.height, self.scroll_offset.y
         await self.mount_all(Builder().build(events), after=0)
         self.note_start(before)

@@ -7,7 +7,7 @@ from hypercorn.typing import Scope
 from quart import Quart, Response, request
 
 from agent_orchestrator.domain.errors import NotFound
-from agentd.web.files import INDEX, PageFile, page_files
+from agentd.web.files import INDEX, WORKER, PageFile, page_files
 
 ENDPOINTS: Final = frozenset({"page", "page_file", "page_request", "page_without_slash"})
 """The names of the page's routes."""
@@ -18,28 +18,52 @@ _POLICY: Final = (
     "require-trusted-types-for 'script'; trusted-types agentd"
 )
 
-HEADERS: Final = {
+_PART_HEADERS: Final = {
     # Browsers ask each time whether a file has changed. Away from the network, the worker has them.
     "Cache-Control": "no-cache",
-    "Content-Security-Policy": _POLICY,
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Referrer-Policy": "no-referrer",
     "Vary": "Accept-Encoding",
     "X-Content-Type-Options": "nosniff",
+}
+
+HEADERS: Final = {
+    **_PART_HEADERS,
+    "Content-Security-Policy": _POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
 }
+
+
+def headers_of(name: str) -> dict[str, str]:
+    """Return the headers of a file of the page.
+
+    The policy is for documents and workers. Scripts and styles are parts of them and have theirs; a
+    browser that opens one alone shows its text. With it they would be a fifth larger.
+    """
+    is_part = name.endswith((".js", ".mjs", ".css")) and name != WORKER
+    return _PART_HEADERS if is_part else HEADERS
+
+
+BASE_PATH: Final = "agentd.base_path"
+"""The name of the base path in an ASGI scope."""
 
 
 def without_base_path(scope: Scope, base_path: str) -> Scope:
     """Return an ASGI scope whose paths have no base path before them."""
     connection = cast("dict[str, Any]", scope)
     path, raw_path = connection["path"], connection["raw_path"]
-    if path.startswith(f"{base_path}/"):
-        path = path.removeprefix(base_path)
-        raw_path = raw_path.removeprefix(base_path.encode())
-    return cast("Scope", {**connection, "path": path, "raw_path": raw_path})
+    if not path.startswith(f"{base_path}/"):
+        return scope
+    path = path.removeprefix(base_path)
+    raw_path = raw_path.removeprefix(base_path.encode())
+    return cast("Scope", {**connection, "path": path, "raw_path": raw_path, BASE_PATH: base_path})
+
+
+def base_path_of(scope: Scope) -> str:
+    """Return the base path that a request's path had; empty if it had none."""
+    return str(cast("dict[str, Any]", scope).get(BASE_PATH, ""))
 
 
 def add_page(app: Quart, base_path: str = "") -> None:
@@ -74,14 +98,16 @@ def add_page(app: Quart, base_path: str = "") -> None:
 
 
 async def _answer(name: str) -> Response:
-    files = await anyio.to_thread.run_sync(page_files)
+    # Only the first reading is work; a thread for each file would take longer than the file.
+    is_read = page_files.cache_info().currsize > 0
+    files = page_files() if is_read else await anyio.to_thread.run_sync(page_files)
     if (file := files.get(name)) is None:
         raise NotFound("unknown path")
-    return _file_response(file)
+    return _file_response(name, file)
 
 
-def _file_response(file: PageFile) -> Response:
-    headers = {**HEADERS, "ETag": file.etag}
+def _file_response(name: str, file: PageFile) -> Response:
+    headers = {**headers_of(name), "ETag": file.etag}
     if file.etag.strip('"') in request.if_none_match:
         return Response(b"", 304, headers)
     body = file.content

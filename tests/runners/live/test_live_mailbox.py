@@ -102,7 +102,7 @@ async def test_pieces_deep_in_a_message_are_joined_as_long_as_all_else_is_equal(
 
 async def test_a_run_too_far_behind_gets_the_ends_of_turns_and_all_answers(monkeypatch):
     monkeypatch.setattr(mailbox, "MAX_WAITING_BYTES", 10_000)
-    box = Mailbox(kept={"ended"})
+    box = Mailbox(never_dropped={"ended"})
     asked = AgentRequest(1, "may_i", {}, 9)
     box.put(asked)
     box.put(Answer(1, "early"))

@@ -117,7 +117,7 @@ async def test_answers_find_their_requests_in_any_order(ends):
     assert ends.messages == []
 
 
-async def test_an_error_is_raised_where_it_was_asked(ends):
+async def test_an_error_answer_is_raised_to_the_caller_of_the_request(ends):
     found = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(asking, ends, found)
@@ -162,7 +162,7 @@ async def test_an_answer_comes_in_its_order_among_the_messages(ends):
     assert heard[1].value() == {"done": True}
 
 
-async def test_an_answer_that_nobody_waits_for_is_dropped(ends):
+async def test_an_answer_without_a_waiting_request_is_dropped(ends):
     found = []
     await asking(ends, found, timeout_s=0.01)
     assert isinstance(found.pop(), PeerTimeout)
@@ -176,7 +176,7 @@ async def test_an_answer_that_nobody_waits_for_is_dropped(ends):
     assert ends.messages == []
 
 
-async def test_the_end_of_the_agent_ends_all_that_wait(ends):
+async def test_the_end_of_the_agent_fails_all_waiting_requests(ends):
     found, given = [], []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(asking, ends, found)
@@ -189,21 +189,21 @@ async def test_the_end_of_the_agent_ends_all_that_wait(ends):
     assert given == [None]
 
 
-async def test_lines_that_are_no_messages_are_kept_in_order(ends):
+async def test_lines_that_are_not_messages_are_kept_in_order(ends):
     ends.wire.say("no json", "", "[1, 2]", '{"odd": 1}', ends.dialect.notification("fine", {}))
     heard = [await ends.mailbox.take() for _ in range(4)]
     assert heard[:3] == [Malformed(Text(text)) for text in ("no json", "[1, 2]", '{"odd": 1}')]
     assert isinstance(heard[3], Notification)
 
 
-async def test_what_is_sent_is_one_line_each_also_with_line_ends_in_it(ends):
+async def test_each_message_is_sent_as_one_line_even_if_it_contains_line_ends(ends):
     text = "a\nb\u2028c"
     ends.peer.notify("prompt", {"text": text})
     said = ends.dialect.read(await ends.wire.heard(), 0)
     assert (said.method, said.params["text"]) == ("prompt", text)
 
 
-async def test_a_long_message_is_encoded_elsewhere_and_keeps_its_place(ends, monkeypatch):
+async def test_a_long_message_is_encoded_in_a_thread_and_keeps_its_place(ends, monkeypatch):
     threads = []
     encode = strict_json.encode_in_slices
 
@@ -224,7 +224,7 @@ async def test_a_long_message_is_encoded_elsewhere_and_keeps_its_place(ends, mon
     assert threading.main_thread() not in threads
 
 
-async def test_long_messages_that_are_not_read_are_counted(monkeypatch):
+async def test_unread_long_messages_count_toward_the_limit(monkeypatch):
     monkeypatch.setattr(peers, "MAX_UNWRITTEN", 1_000_000)
     stuck = Ends(DIALECTS["control"])
     for _ in range(4):
@@ -234,7 +234,7 @@ async def test_long_messages_that_are_not_read_are_counted(monkeypatch):
     stuck.wire.close()
 
 
-async def test_an_agent_that_does_not_read_is_noticed(monkeypatch):
+async def test_an_agent_that_does_not_read_times_out(monkeypatch):
     monkeypatch.setattr(peers, "WRITE_TIMEOUT_S", 0.01)
     stuck = Ends(DIALECTS["control"])
     stuck.wire.is_read = False

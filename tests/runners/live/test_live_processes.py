@@ -31,7 +31,7 @@ class Program(LiveProcess):
     async def launch(self):
         return Launch((sys.executable, str(PROGRAM), self.fault), dict(os.environ))
 
-    async def greet(self):
+    async def initialize(self):
         await self.request("hello", {}, self.greeting_s)
 
     def exit_failure(self, exit_code, stderr):
@@ -82,7 +82,7 @@ async def test_a_process_without_a_run_ends_when_it_was_idle_long_enough():
             await anyio.sleep(0.01)
 
 
-async def test_those_longest_without_a_run_end_first():
+async def test_the_processes_longest_without_a_run_end_first():
     async with pool_of(max_idle=1) as pool:
         async with pool.lease(pool.start(made())) as busy:
             async with pool.lease(pool.start(made())) as first:
@@ -96,24 +96,24 @@ async def test_those_longest_without_a_run_end_first():
         assert first.failure is not None
 
 
-async def test_a_key_has_one_process_which_is_replaced_after_its_end_where_it_does_not_suit():
+async def test_the_process_of_a_key_is_replaced_after_its_end_if_it_is_not_usable():
     async with pool_of() as pool:
-        async with pool.lease_of("k", lambda _: True, made) as first:
+        async with pool.lease_by_key("k", lambda _: True, made) as first:
             pass
-        async with pool.lease_of("k", lambda _: True, made) as again:
+        async with pool.lease_by_key("k", lambda _: True, made) as again:
             assert again is first
-        async with pool.lease_of("other", lambda _: True, made) as other:
+        async with pool.lease_by_key("other", lambda _: True, made) as other:
             assert other is not first
         ended = first.ended
-        async with pool.lease_of("k", lambda _: False, made) as second:
+        async with pool.lease_by_key("k", lambda _: False, made) as second:
             assert ended.is_set()
             assert second is not first
             second.kill()
-        async with pool.lease_of("k", lambda _: True, made) as third:
+        async with pool.lease_by_key("k", lambda _: True, made) as third:
             assert third is not second
 
 
-async def test_a_process_that_dies_is_told_of_to_all_and_cleaned_up():
+async def test_a_process_that_dies_fails_all_its_runs_and_is_cleaned_up():
     async with pool_of() as pool:
         process = pool.start(made())
         async with pool.lease(process):
@@ -132,20 +132,20 @@ async def test_a_process_that_dies_is_told_of_to_all_and_cleaned_up():
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "is_unknown"),
+    ("fault", "code", "is_incompatible"),
     [
         ("refuses", "provider_unavailable", True),
         ("exits", "agent_crashed", False),
         ("mute", "provider_error", False),
     ],
 )
-async def test_a_process_that_does_not_start_fails_its_lease(fault, code, is_unknown):
+async def test_a_process_that_does_not_start_fails_its_lease(fault, code, is_incompatible):
     async with pool_of() as pool:
         process = pool.start(made(fault, greeting_s=0.5 if fault == "mute" else 20))
         with pytest.raises(NotStarted) as caught:
             async with pool.lease(process):
                 pytest.fail("it did not start")
-        assert (caught.value.code, caught.value.is_unknown) == (code, is_unknown)
+        assert (caught.value.code, caught.value.is_incompatible) == (code, is_incompatible)
         assert process.ended.is_set()
 
 

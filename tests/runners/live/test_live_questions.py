@@ -10,10 +10,10 @@ from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.domain.model import Option
 from agent_orchestrator.fields import MAX_OPTION, MAX_OPTIONS, MAX_QUESTION
 from agent_orchestrator.runners.live.questions import (
-    MAX_ASKED,
-    Asked,
+    MAX_CONTENT,
     OpenQuestions,
     Question,
+    QuestionOutcome,
     length_problem,
 )
 from agent_orchestrator.testing.runners import RecordingContext
@@ -66,8 +66,8 @@ async def test_each_question_gets_its_decision(people):
     assert {name: end.request.text for name, end in ends.items()} == {1: "1", "two": "two"}
 
 
-async def test_what_is_too_long_is_named_with_its_size_and_the_bound():
-    half = "x" * (MAX_ASKED // 2)
+async def test_a_question_that_is_too_long_is_reported_with_its_size_and_the_limit():
+    half = "x" * (MAX_CONTENT // 2)
     assert length_problem("the input of Write", {"": [half, half]}, half, None) is None
     problem = length_problem("the input of Write", {"a": [half, half]}, half, None)
     assert problem == (
@@ -98,13 +98,13 @@ async def test_a_withdrawn_question_has_no_decision_and_others_stay_open(people)
     questions.withdraw("b")
 
 
-async def test_a_question_that_cannot_be_asked_is_a_no_that_is_recorded(tmp_path):
+async def test_a_question_that_cannot_be_asked_is_denied_and_recorded(tmp_path):
     class Busy(RecordingContext):
         async def ask_parent(self, *_, **options):
             raise Conflict("too many open questions")
 
     context = Busy("x", cwd=tmp_path)
-    assert await OpenQuestions(context, 60.0).ask(1, question()) == Asked(None)
+    assert await OpenQuestions(context, 60.0).ask(1, question()) == QuestionOutcome(None)
     [(kind, data)] = context.events
     assert kind == "run.error"
     assert "too many open questions" in data["message"]
@@ -131,15 +131,15 @@ async def test_the_end_of_the_run_withdraws_its_questions(people):
         ("input_request", "blue", "answered", None),  # the answer itself
     ],
 )
-async def test_words_that_no_answer_of_the_agent_holds_are_a_message(
+async def test_the_text_of_a_decision_becomes_a_message_for_the_agent(
     people, kind, answer, status, words
 ):
     people.decided.set()
     asked = question(kind=kind)
     end = await OpenQuestions(people, 60.0).ask(1, asked)
-    said = asked.words(evolve(end.request, status=status, answer=answer))
+    said = asked.decision_message(evolve(end.request, status=status, answer=answer))
     assert said is None if words is None else said == f"Your request was {words}"
-    assert asked.words(None) is None
+    assert asked.decision_message(None) is None
 
 
 def test_options_that_a_request_may_not_offer_are_left_out():
@@ -172,7 +172,7 @@ DETAILS = [
 
 
 @pytest.mark.parametrize("detail", DETAILS)
-def test_a_detail_is_cut_within_its_shape(detail):
+def test_a_long_detail_is_cut_and_keeps_its_shape(detail):
     made = question(text="x" * (MAX_QUESTION + 1), detail={**detail, "agent": {"more": "y" * 99}})
     assert len(made.text) == MAX_QUESTION
     assert len(json.dumps(made.detail)) < 50_000
@@ -189,7 +189,7 @@ def test_a_detail_is_cut_within_its_shape(detail):
         assert change["diff"]
 
 
-def test_what_the_agent_says_in_its_own_words_is_left_out_first():
+def test_the_agents_own_text_is_left_out_of_a_long_detail_first():
     detail = {"type": "plan", "text": "p" * 40_000, "agent": {"more": "y" * 20_000}}
     assert question(detail=detail).detail == {
         "type": "plan",

@@ -26,7 +26,7 @@ def whole(text, item="m"):
 OTHER = AgentEvent("run.error", {"message": "x"})
 
 
-async def test_pieces_wait_and_are_put_together_for_each_stream():
+async def test_pieces_wait_and_are_joined_for_each_stream():
     pieces = Coalescer()
     assert pieces.due == float("inf")
     assert pieces.add([piece("a"), output("1"), piece("b"), OTHER, output("2")]) == [OTHER]
@@ -44,7 +44,7 @@ async def test_a_text_that_is_complete_before_its_first_piece_was_due_has_no_pie
     assert pieces.flush() == []
 
 
-async def test_the_rest_of_a_text_comes_before_the_whole_of_it():
+async def test_the_last_piece_of_a_text_comes_before_the_complete_text():
     pieces = Coalescer()
     pieces.add([piece("a"), piece("x", "n")])
     assert pieces.flush() == [piece("a"), piece("x", "n")]
@@ -72,7 +72,7 @@ def test_a_message_that_never_comes_complete_is_made_of_its_pieces():
     assert messages.finish() == []
 
 
-def test_a_message_that_came_complete_is_not_made_again():
+def test_a_message_that_came_complete_is_not_emitted_again():
     messages = MessageStreams()
     messages.add("m", "a")
     messages.drop("m")
@@ -88,7 +88,7 @@ def test_a_message_in_pieces_without_an_end_is_kept_up_to_a_bound(monkeypatch):
     assert messages.finish()[0].data["text"] == "x" * 10_000
 
 
-def test_too_many_messages_at_once_end_the_oldest(monkeypatch):
+def test_too_many_incomplete_messages_end_the_oldest(monkeypatch):
     monkeypatch.setattr(streams, "_MAX_STREAMS", 2)
     messages = MessageStreams()
     messages.add("a", "1")

@@ -44,7 +44,7 @@ POSSIBLE = {
 
 
 @pytest.mark.parametrize("event", Event)
-def test_every_state_takes_an_event_or_raises(event: Event) -> None:
+def test_every_state_accepts_an_event_or_raises(event: Event) -> None:
     turns, prompts = POSSIBLE[event]
     for state in STATES:
         if state.turn in turns and state.prompt in prompts:
@@ -56,7 +56,7 @@ def test_every_state_takes_an_event_or_raises(event: Event) -> None:
                 step(state, event)
 
 
-def test_an_event_is_of_the_turn_or_of_the_prompt() -> None:
+def test_each_event_belongs_to_the_turn_or_to_the_prompt() -> None:
     of_turn = {event for _, event in TURN_STEPS}
     of_prompt = {event for _, event in PROMPT_STEPS}
     assert of_turn | of_prompt == set(Event)
@@ -66,7 +66,7 @@ def test_an_event_is_of_the_turn_or_of_the_prompt() -> None:
 @pytest.mark.parametrize(
     "state", STATES, ids=lambda state: f"{state.turn.value}-{state.prompt.value}"
 )
-def test_what_is_held_back_is_released_once(state: State) -> None:
+def test_held_events_are_released_once(state: State) -> None:
     for event in Event:
         try:
             after, actions = step(state, event)
@@ -107,7 +107,7 @@ def test_every_state_of_a_turn_can_be_reached() -> None:
     assert {state.turn for state in reached} == set(Turn)
     assert {state.prompt for state in reached} == set(Prompt)
     completed = {state for state in reached if state.turn is Turn.COMPLETED}
-    assert all(state.is_taken for state in completed)
+    assert all(state.has_prompt for state in completed)
     assert all(state.is_working == (state.turn in (*RUNNING, Turn.STARTING)) for state in reached)
 
 
@@ -124,7 +124,7 @@ def test_a_turn_that_completes_confirms_the_prompt() -> None:
     assert done == [Action.RECORD_PROCESS, Action.RECORD_PROMPT]
 
 
-def test_a_turn_without_a_prompt_releases_what_was_held_back() -> None:
+def test_a_turn_without_a_prompt_releases_held_events() -> None:
     state, done = walk(Event.START, Event.ACCEPTED, Event.FAILED, Event.UNCONFIRMED)
     assert state == State(Turn.FAILED, Prompt.NOT_TAKEN)
     assert done == [Action.RELEASE_EVENTS]

@@ -56,10 +56,10 @@ async def test_events_wait_until_the_agent_has_the_prompt_and_keep_their_order(t
     assert turn.log.state.prompt is Prompt.RECORDED
 
 
-async def test_a_process_is_recorded_without_the_prompt_where_that_is_late(turn, monkeypatch):
+async def test_a_process_is_recorded_without_the_prompt_if_that_is_late(turn, monkeypatch):
     monkeypatch.setattr(turn_log, "TURN_START_TIMEOUT_S", 0.01)
     with anyio.fail_after(5):
-        await turn.log.report_late()
+        await turn.log.record_if_late()
     assert turn.context.calls == ["report_process"]
     await turn.log.act(turn.log.apply(Event.CONFIRMED))
     assert turn.context.calls == ["report_process", "delivered", "thread"]
@@ -73,7 +73,7 @@ async def test_a_turn_without_a_prompt_releases_its_events(turn):
     assert "delivered" not in turn.context.calls
 
 
-async def test_pieces_are_recorded_while_the_next_message_is_waited_for(turn):
+async def test_pieces_are_recorded_while_waiting_for_the_next_message(turn):
     await turn.log.act(turn.log.apply(Event.CONFIRMED))
     piece = AgentEvent("agent.message.delta", {"text": "a", "item_id": "m"})
     await turn.log.emit([piece])
@@ -123,12 +123,12 @@ async def test_an_agent_that_ends_its_turn_keeps_its_process():
     assert process.failure is None
 
 
-async def test_an_agent_that_does_not_end_its_turn_loses_its_process(monkeypatch):
+async def test_the_process_of_an_agent_that_does_not_end_its_turn_is_ended(monkeypatch):
     monkeypatch.setattr(stopping, "INTERRUPT_S", 0.01)
     process, mailbox = Process(), Mailbox()
     with anyio.fail_after(5):
         await interrupt(process, anyio.sleep_forever, mailbox.take, lambda: False)
-    assert process.failure.message == "the agent did not end a turn as told"
+    assert process.failure.message == "the agent did not end its turn when asked to"
 
 
 async def test_the_end_of_a_process_ends_the_interrupt():
@@ -139,7 +139,7 @@ async def test_the_end_of_a_process_ends_the_interrupt():
     assert process.failure is None
 
 
-async def test_work_beyond_the_stop_deadline_ends_with_its_process(tmp_path):
+async def test_steps_after_the_stop_deadline_end_with_the_process(tmp_path):
     context, process = RecordingContext("x", cwd=tmp_path), Process()
     context.force_stop.set()
     with anyio.fail_after(5):
@@ -183,7 +183,7 @@ async def test_a_canceled_step_without_an_answer_ends_the_process(
     assert (process.failure is None) is is_hurried
 
 
-async def test_the_failure_of_a_step_is_raised_as_it_is(tmp_path):
+async def test_the_failure_of_a_shielded_step_is_raised_unchanged(tmp_path):
     async def work():
         raise AgentFailed("auth_failed", "who are you?")
 

@@ -10,7 +10,8 @@ second fork or a change of the environment. The supervisor kills its children un
 there are none. Then no process of the agent is left. The fork server is a subreaper too, for the children
 of a killed supervisor.
 
-A supervisor ends its agent on command, when its socket closes, and when the owner dies. The *owner* is the
+A supervisor ends its agent on command, when its socket closes, when the owner dies, and when the agent's time
+has passed, even if the owner is stopped. The *owner* is the
 process that started the fork server. A pidfd reports that death even if a forked child of the owner keeps
 the socket open.
 """
@@ -18,6 +19,7 @@ the socket open.
 import ctypes
 import errno
 import gc
+import mmap
 import os
 import resource
 import select
@@ -35,15 +37,19 @@ RLIMIT_LOCKS = 10
 """The number of the resource limit ``RLIMIT_LOCKS`` on every architecture. Python does not name it. See
 :mod:`agent_orchestrator.hosts.linux.orphans`."""
 
-HEADER = struct.Struct("<QQQ?")
-"""The header of a request: the size of the body, the number of arguments, the tag limit (0 for none), and
-whether the path of the working directory must not contain a symbolic link. The body has the working
+HEADER = struct.Struct("<QQQ?I")
+"""The header of a request: the size of the body, the number of arguments, the tag limit (0 for none),
+whether the path of the working directory must not contain a symbolic link, and the number of the time until
+which the agent may work (0 for ever). The body has the working
 directory, the arguments, and the variables as ``NAME=VALUE``, separated by NUL. The agent's stdin, stdout
 and stderr come with the request."""
 
 START = 0xFE
 """The byte before a request. Earlier bytes are signals that came after the agent's end; they are
 ignored."""
+
+EXPIRIES_SIZE = 4096
+"""Bytes of the memory with the times until which agents may work, by :func:`time.monotonic`, as doubles."""
 
 MAX_REQUEST = 8 * 2**20
 """Maximum bytes after the header of a request. Linux starts a program with at most 6 MiB of arguments and
@@ -60,6 +66,9 @@ OWNER_DEATH_GRACE_S = 0.5
 """Seconds after the owner's death in which the supervisors end their agents. After that the fork server
 kills them."""
 
+MAX_PAUSE_S = 3600.0
+"""Maximum seconds between two checks of the time until which an agent may work."""
+
 KILL_PAUSE_S = 0.05
 """Seconds until children are killed again if none has died."""
 
@@ -71,14 +80,17 @@ clean-up."""
 def main() -> None:
     """Run the fork server.
 
-    The program's arguments are the descriptor of the owner's socket, the owner's pid, and the soft
-    limit of open files for agents.
+    The program's arguments are the descriptor of the owner's socket, the owner's pid, the soft limit of
+    open files for agents, and the descriptor of the memory with the agents' times.
     """
     _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # the hard limit was lowered: it holds
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]), maximum))
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
+    expiries = int(sys.argv[4])
+    times = mmap.mmap(expiries, EXPIRIES_SIZE, prot=mmap.PROT_READ)
+    os.close(expiries)
     owner = int(sys.argv[2])
     owner_fd = os.pidfd_open(owner)
     if os.getppid() != owner:
@@ -88,7 +100,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     _become_subreaper("agent-forkserv")
     gc.freeze()
-    ForkServer(control, owner_fd).run()
+    ForkServer(control, owner_fd, times).run()
 
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -97,9 +109,10 @@ libc = ctypes.CDLL(None, use_errno=True)
 class ForkServer:
     """Forks the supervisors, and kills the children of killed ones."""
 
-    def __init__(self, control: socket.socket, owner_fd: int) -> None:
+    def __init__(self, control: socket.socket, owner_fd: int, times: mmap.mmap) -> None:
         self.control = control
         self.owner_fd = owner_fd
+        self.times = times
         self.supervisors: set[int] = set()
         self.has_orphans = False
         self.deadline: float | None = None
@@ -152,7 +165,7 @@ class ForkServer:
                 status = 1
                 try:
                     self.control.close()
-                    Supervisor(link, self.owner_fd).run()
+                    Supervisor(link, self.owner_fd, self.times).run()
                     status = 0
                 finally:
                     os._exit(status)
@@ -167,9 +180,12 @@ class Supervisor:
     :func:`os.waitstatus_to_exitcode`, and ``gone`` when no process is left.
     """
 
-    def __init__(self, link: socket.socket, owner_fd: int) -> None:
+    def __init__(self, link: socket.socket, owner_fd: int, times: mmap.mmap) -> None:
         self.link = link
         self.owner_fd = owner_fd
+        self.times = memoryview(times).cast("d")
+        self.expiry = 0
+        """The number of the time until which the agent may work; 0 for ever."""
         self.untagged_limit, self.max_files = resource.getrlimit(RLIMIT_LOCKS)
         self.agent: int | None = None
         """The agent's pid; None if no agent is running."""
@@ -191,17 +207,28 @@ class Supervisor:
                 _send(self.link, "gone")
             if self.is_finished and not self.is_serving:
                 return
-            for fd, _ in poll.poll(KILL_PAUSE_S * 1000 if self.is_killing else None):
+            for fd, _ in poll.poll(self._pause_ms()):
                 if fd == wake:
                     os.read(wake, 4096)
                 elif fd == self.owner_fd or not self._receive_commands():
                     self.is_finished = self.is_killing = True
                     poll.unregister(fd)
 
+    def _pause_ms(self) -> float | None:
+        """Return the milliseconds until there is something to do, if nothing is received."""
+        if self.is_killing:
+            return KILL_PAUSE_S * 1000
+        if not self.is_serving or not self.expiry:
+            return None
+        left = self.times[self.expiry] - time.monotonic()
+        return max(0.0, min(left, MAX_PAUSE_S)) * 1000
+
     def _reap_and_kill(self) -> bool:
         """Reap children, report the agent's exit, and kill if required. Return False if nothing is
         left.
         """
+        if self.expiry and self.times[self.expiry] <= time.monotonic():
+            self.is_killing = True
         reaped, has_children = _reap()
         for pid, status in reaped:
             if pid == self.agent:
@@ -258,7 +285,7 @@ class Supervisor:
         :raises ConnectionError: if the rest does not arrive, or would be too large.
         """
         self._receive_rest(request, HEADER.size)
-        size, count, tag_limit, is_resolved = HEADER.unpack_from(request)
+        size, count, tag_limit, is_resolved, self.expiry = HEADER.unpack_from(request)
         if size > MAX_REQUEST:
             _send(self.link, f"refused {errno.E2BIG}")
             raise ConnectionResetError  # the beginning of the next request is unknown

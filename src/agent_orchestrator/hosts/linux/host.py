@@ -1,18 +1,19 @@
 """The host of Linux."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Self
 
 import anyio
 from anyio.to_thread import run_sync
-from attrs import frozen
+from attrs import evolve, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import Process, ProcessSpec, ReapResult
 from agent_orchestrator.hosts import scratch
+from agent_orchestrator.hosts.linux.expiry import Expiry
 from agent_orchestrator.hosts.linux.orphans import kill_by_variable, kill_orphans
 from agent_orchestrator.hosts.linux.start import open_process
 from agent_orchestrator.hosts.linux.supervisor import fork_server
@@ -25,7 +26,20 @@ _HIDDEN = "/proc does not show the processes of this machine"
 
 @frozen
 class LinuxHost(LocalHost):
-    """A Linux machine. No process of an agent outlives its attempt, whatever the agent does."""
+    """A Linux machine. No process of an agent outlives its attempt, whatever the agent does.
+
+    :param expiry: until when the agents may work; None for ever.
+    """
+
+    expiry: Expiry | None = None
+
+    def limited(self, ends_at: Callable[[], float]) -> Self:
+        expiry = Expiry(ends_at)
+        expiry.update()
+        return evolve(self, expiry=expiry)
+
+    def extend(self) -> bool:
+        return self.expiry is None or self.expiry.extend()
 
     async def __aenter__(self) -> Self:
         server = await fork_server().__aenter__()
@@ -57,7 +71,7 @@ class LinuxHost(LocalHost):
             os.close(fd)
 
     def open_process(self, spec: ProcessSpec) -> AbstractAsyncContextManager[Process]:
-        return open_process(spec)
+        return open_process(spec, self.expiry)
 
     async def kill_by_variable(self, name: str, values: Collection[str]) -> Sequence[int]:
         return await kill_by_variable(name, values)

@@ -11,6 +11,7 @@ import anyio
 
 from agent_orchestrator.host import Process, ProcessSpec
 from agent_orchestrator.hosts import process as piped
+from agent_orchestrator.hosts.linux.expiry import Expiry
 from agent_orchestrator.hosts.linux.orphans import kill_orphans, tag_limit
 from agent_orchestrator.hosts.linux.supervisor import SupervisedAgent, fork_server
 from agent_orchestrator.ports.runner import TAG_VARIABLE
@@ -20,8 +21,10 @@ _START_GRACE: Final = 2.0
 
 
 @asynccontextmanager
-async def open_process(spec: ProcessSpec) -> AsyncIterator[Process]:
+async def open_process(spec: ProcessSpec, expiry: Expiry | None) -> AsyncIterator[Process]:
     """Start a program. Leaving the scope ends it and all processes it started.
+
+    :param expiry: until when they may work; None for ever.
 
     Its supervisor becomes the parent of every orphan below it, so no process escapes. The scope is
     left when the supervisor has no child any more.
@@ -34,7 +37,10 @@ async def open_process(spec: ProcessSpec) -> AsyncIterator[Process]:
             *request,
             tag_limit=tag_limit(tag) if tag else 0,
             is_resolved=spec.is_cwd_resolved,
+            expiry=0 if expiry is None else expiry.number,
         )
+        if expiry is not None:
+            expiry.begin()
 
         async def step(stdio: Sequence[int]) -> SupervisedAgent:
             return await _Start(partial(start, stdio=stdio), tag).finish()

@@ -20,6 +20,7 @@ from attrs import field, frozen, mutable
 from agent_orchestrator.descriptors import SHORTAGES, usual_descriptor_limit
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.hosts.linux import forkserver as program
+from agent_orchestrator.hosts.linux.expiry import expiry_table
 from agent_orchestrator.hosts.process import StartedAgent
 from agent_orchestrator.processes import start_id
 
@@ -118,6 +119,7 @@ class ForkServerClient:
         stdio: Sequence[int],
         tag_limit: int,
         is_resolved: bool,
+        expiry: int,
     ) -> SupervisedAgent:
         """Start a program in a new session. If this call is canceled, the supervisor ends the
         program.
@@ -125,6 +127,7 @@ class ForkServerClient:
         :param stdio: the descriptors for its stdin, stdout and stderr.
         :param tag_limit: the tag limit of all its processes; 0 for none.
         :param is_resolved: refuse a ``cwd`` that leads through a symbolic link.
+        :param expiry: the number of the time until which it may work; 0 for ever.
         :raises OSError: if it cannot be started. ``E2BIG`` means more than 8 MiB of arguments and
             variables. ``filename`` is ``cwd`` if the directory is the reason (``ESTALE``: through a
             symbolic link).
@@ -134,7 +137,7 @@ class ForkServerClient:
         body = b"\0".join([cwd, *argv, *variables])
         if len(body) > program.MAX_REQUEST:
             raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
-        header = program.HEADER.pack(len(body), len(argv), tag_limit, is_resolved)
+        header = program.HEADER.pack(len(body), len(argv), tag_limit, is_resolved, expiry)
         request = bytes([program.START]) + header + body
         for _ in range(MAX_TRIES):
             supervisor = await self._idle_supervisor()
@@ -299,6 +302,7 @@ def _launch() -> _ForkServerProcess:
     """Start the fork server. Call this in a thread: it blocks until the program has been loaded."""
     control, theirs = socket.socketpair()
     try:
+        expiries = expiry_table().descriptor
         with theirs:
             popen = subprocess.Popen(
                 # Isolated: without site-packages and PYTHON* variables.
@@ -310,13 +314,14 @@ def _launch() -> _ForkServerProcess:
                     str(theirs.fileno()),
                     str(os.getpid()),
                     str(usual_descriptor_limit()),
+                    str(expiries),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 env={name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ},
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), expiries],
                 start_new_session=True,
             )
     except (OSError, ValueError) as error:  # an application may have no Python to start

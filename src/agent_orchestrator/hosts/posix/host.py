@@ -52,7 +52,7 @@ class PosixHost(LocalHost):
             "warning",
             "processes",
             "this system cannot guarantee that an agent's processes end with its run: one that leaves its "
-            "process group and its environment goes on, and all go on while agentd is killed",
+            "process group and drops its tag survives, and all survive a killed agentd until its next start",
             "use this system for development, and Linux for other work",
             security=True,
         )

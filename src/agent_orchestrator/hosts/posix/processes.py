@@ -84,8 +84,7 @@ def _matching(variable: str, values: Collection[str], group: int | None) -> list
     processes: dict[int, psutil.Process] = {}
     for process in _processes():
         with suppress(psutil.Error, OSError):
-            pid = process.pid
-            is_in_group = group is not None and group in (os.getpgid(pid), os.getsid(pid))
+            is_in_group = group is not None and _is_in_group(process.pid, group)
             if is_in_group or (values and process.environ().get(variable) in values):
                 processes |= {
                     member.pid: member for member in (process, *process.children(recursive=True))
@@ -97,6 +96,13 @@ def _matching(variable: str, values: Collection[str], group: int | None) -> list
     return [
         process for process in processes.values() if is_alive(process.pid) and process.is_running()
     ]
+
+
+def _is_in_group(pid: int, group: int) -> bool:
+    try:
+        return group in (os.getpgid(pid), os.getsid(pid))
+    except PermissionError:  # some systems refuse this for processes of other sessions
+        return False
 
 
 def _processes() -> Iterator[psutil.Process]:

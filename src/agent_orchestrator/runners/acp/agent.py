@@ -1,4 +1,4 @@
-"""What must be known of an agent beyond the protocol, as data."""
+"""Data about an agent that the protocol does not provide."""
 
 import re
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""The agents that are known, one row each. A row comes with a recording in ``tests/acp/recordings``.
+"""The known agents, one row each. A row comes with a recording in ``tests/acp/recordings``.
 
-The rows say what was observed with the versions in the recordings.
+A row describes the agent's versions in the recordings.
 """
 
 import json
@@ -19,7 +19,7 @@ _OPENCODE_PERMISSION: Final = {
     ),
     f"{TOOL_SERVER}_*": "allow",
 }
-"""What opencode does without asking. It asks nothing else by default."""
+"""Makes opencode ask before every tool that is not allowed here. By default it asks before none."""
 
 AGENTS: Final[Mapping[str, AcpAgent]] = {
     "opencode": AcpAgent(

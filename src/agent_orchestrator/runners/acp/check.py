@@ -32,7 +32,7 @@ from agent_orchestrator.runners.live.pool import ProcessPool
 
 _COMPARED: Final = {
     "protocol": "the version of the protocol",
-    "capabilities": "what it can do",
+    "capabilities": "its capabilities",
     "logins": "the ways to log in",
     "refusal": "the error for a new session",
     "modes": "the modes",
@@ -45,7 +45,7 @@ _COMPARED: Final = {
 class Finding:
     """A result.
 
-    :param fits: None for what is only to be known.
+    :param fits: None for a note, which is neither good nor bad.
     """
 
     fits: bool | None
@@ -84,7 +84,7 @@ class Start:
 class Report:
     """The results of a check.
 
-    :ivar version: of the agent; None if it is not known.
+    :ivar version: the version of the agent; None if unknown.
     :ivar lines: the recording.
     """
 

@@ -1,4 +1,4 @@
-"""What went wrong, from what an agent says: to our codes."""
+"""Converts the errors of agents to our codes."""
 
 import re
 from typing import Final
@@ -51,27 +51,27 @@ _WORDS: Final = (
     ),
 )
 
-_LOOKED_AT: Final = 16 * 2**10
-"""Characters of a message in which the words are looked for."""
+_MAX_SEARCHED: Final = 16 * 2**10
+"""Maximum characters of a message that are searched."""
 
 STOP_CODES: Final = {
     "max_tokens": ("provider_error", "its answer reached the maximum number of tokens"),
     "max_turn_requests": ("provider_error", "it reached its maximum number of model requests"),
     "refusal": ("provider_error", "it refused to go on"),
 }
-"""Ends of a turn without a result, by the reason of the stop."""
+"""The codes and messages of turns that ended without a result, by ``stopReason``."""
 
 
 def code_of(message: str) -> str:
-    """Return our code for the words of an error."""
-    words = message[:_LOOKED_AT]
+    """Return our code for the message of an error."""
+    words = message[:_MAX_SEARCHED]
     if (status := _STATUS.search(words)) is not None:
         return _CODES[int(status[1])]
     return next((code for code, pattern in _WORDS if pattern.search(words)), "provider_error")
 
 
 def failure_of(agent_name: str, agent: AcpAgent, error: RpcError) -> AgentFailed:
-    """Return the failure for an error that an agent answered with."""
+    """Return the failure for an agent's error."""
     if error.code == AUTHENTICATION_REQUIRED:
         hint = f": run {agent.login}" if agent.login else ""
         return AgentFailed("auth_failed", f"{agent_name} is not logged in{hint}")

@@ -10,8 +10,8 @@ denied, expired        ``reject_once``
 ``deny_and_stop``      ``cancelled``, and the turn is ended
 ====================== ===========================================
 
-Options are chosen by their kind, whatever their order. An option that the agent would keep (``allow_always``,
-``reject_always``) is never chosen: some agents write it into files of their user, for every directory and for good.
+Options are chosen by their kind, whatever their order. An option that the agent would save (``allow_always``,
+``reject_always``) is never chosen: some agents save it in their user's files, for all directories and without end.
 An approval for the session is kept here instead.
 """
 
@@ -39,18 +39,18 @@ from agent_orchestrator.runners.events import JsonObject, text
 from agent_orchestrator.runners.live.questions import Question
 
 CANCELLED: Final = {"outcome": {"outcome": "cancelled"}}
-"""The answer to a question whose turn is being ended."""
+"""The answer to a question if its turn is being ended."""
 
 _DENY: Final = Option("deny", "Deny", "deny")
 _STOP: Final = Option("deny_and_stop", "Deny, and end the turn", "deny_and_stop")
 
 _MAX_ALLOWED: Final = 1_000
-"""Maximum number of approvals that are kept for a session. A further one ends the oldest."""
+"""Maximum number of approvals that are kept for a session. A new one replaces the oldest."""
 
 
 @define
 class Approvals:
-    """The approvals of a session. The thread keeps them."""
+    """The approvals of a session. They are stored with its thread."""
 
     _allowed: dict[str, None] = field(factory=dict)
 
@@ -73,7 +73,7 @@ class Approvals:
 
 
 def _key(call: ToolCall) -> str:
-    """Return what identifies the same request: the command, the files, or the tool with its input."""
+    """Return a hash of the command, the files, or the tool with its input. Repeated requests have the same hash."""
     if (command := call.command) is not None:
         same: Any = ["command", command]
     elif call.kind in ("edit", "delete", "move") and call.paths:
@@ -101,7 +101,7 @@ def question_for(call: ToolCall, options: Any) -> Question:
 
 
 def _described(call: ToolCall) -> tuple[str, str, Detail]:
-    """Return what the agent wants to do, what is the same again, and the detail of the request."""
+    """Return the text of the request, the actions that an approval for the session covers, and the detail."""
     agent = {"title": call.title}
     if (command := call.command) is not None:
         cwd = text(call.input.get("cwd")) or None
@@ -157,7 +157,7 @@ def is_for_session(request: Request | None) -> bool:
 def _choice(options: Any, kind: str) -> JsonObject | None:
     """Return the answer that chooses the first option of a kind; None if there is none.
 
-    An id that several options have is not chosen: the agent could take it for another kind.
+    An id that several options have is never chosen: the agent could read it as another option.
     """
     given = objects(options)
     counts = Counter(text(option.get("optionId")) for option in given)

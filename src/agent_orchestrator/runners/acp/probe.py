@@ -14,7 +14,7 @@ from agent_orchestrator.runners.lines import decoded
 from agent_orchestrator.runners.program import NotRunnable, locate
 
 _VERSION_S = 10.0
-"""Seconds that an agent has to print its version. Those in JavaScript take two on a busy machine."""
+"""Maximum seconds to print the version. Agents in JavaScript take two seconds on a busy machine."""
 
 _VERSION = re.compile(r"(?<![\w.])\d+\.\d[\w.+-]*")
 
@@ -28,7 +28,7 @@ class Probe:
     async def __call__(
         self, agent: AcpAgent, argv: Sequence[str], env: Mapping[str, str]
     ) -> Availability:
-        """Return whether the program is there, and its version."""
+        """Return whether the program is installed, and its version."""
         return await anyio.to_thread.run_sync(self._check, agent, argv, env)
 
     def _check(self, agent: AcpAgent, argv: Sequence[str], env: Mapping[str, str]) -> Availability:
@@ -43,7 +43,7 @@ class Probe:
 
 
 def _version(program: str, agent: AcpAgent, env: Mapping[str, str]) -> str | None:
-    """Return the version that a program prints, among other words; None if it prints none."""
+    """Return the version in the output of a program; None if there is none."""
     if not agent.version or not agent.argv:
         return None
     try:

@@ -30,7 +30,7 @@ VERSION: Final = 1
 """The version of the protocol. Some agents offer 2, which has another shape."""
 
 START_S: Final = 60.0
-"""Seconds that an agent has to become ready. The first start of opencode 1.18 takes 16 s."""
+"""Maximum seconds until an agent is ready. The first start of opencode 1.18 takes 16 s."""
 
 INITIALIZE: Final = {
     "protocolVersion": VERSION,
@@ -45,10 +45,10 @@ REQUEST_FAILED: Final = "agent_orchestrator/request_failed"
 """The notification that a request to the model has failed, from a line of stderr."""
 
 _OVERLAP: Final = 32 * 2**10
-"""Characters of stderr by which new output is told from old."""
+"""Characters of stderr that are compared to find where new output begins."""
 
-_LONGEST_LINE: Final = 2_000
-"""Characters of a line of stderr that are looked at."""
+_MAX_LINE: Final = 2_000
+"""Maximum characters of a line of stderr that are searched."""
 
 _STREAMS: Final = {
     "session/update": (
@@ -60,7 +60,7 @@ _STREAMS: Final = {
 
 @frozen
 class Spec:
-    """What a process is started with.
+    """The settings for starting a process.
 
     :param name: the agent's name, for messages.
     """
@@ -85,7 +85,7 @@ class AcpProcess(LiveProcess):
     :ivar session_id: the session that it has loaded.
     :ivar address: that session's id in messages.
     :ivar token: the token with which that session reaches the orchestration tools; None without them.
-    :ivar totals: what it has used since its start.
+    :ivar totals: its usage since its start.
     :ivar settings: the mode and the model of the session, as they are now.
     :ivar capabilities: its ``agentCapabilities``.
     """
@@ -99,8 +99,8 @@ class AcpProcess(LiveProcess):
     version: str | None = field(default=None, init=False)
     can_steer: bool = field(default=False, init=False)
     settings: dict[Category, Setting] = field(factory=dict, init=False)
-    _heard: str = field(default="", init=False)
-    """The lines of stderr that were looked at."""
+    _seen_stderr: str = field(default="", init=False)
+    """The lines of stderr that were searched."""
 
     @classmethod
     def of(
@@ -123,39 +123,43 @@ class AcpProcess(LiveProcess):
             self.spec.cwd,
             self.spec.is_cwd_resolved,
             self.spec.stop,
-            self._hear_stderr if self.spec.agent.failed_request is not None else None,
+            self._watch_stderr if self.spec.agent.failed_request is not None else None,
         )
 
-    def _hear_stderr(self, tail: str) -> None:
+    def _watch_stderr(self, tail: str) -> None:
         """Report to the run the last failed model request among the new lines."""
         end = tail.rfind("\n") + 1
-        # Without its beginning, the tail still has the end of what it was before.
-        known = self._heard if tail.startswith(self._heard) else self._heard[-_OVERLAP:]
+        # If the beginning of the tail was cut off, the end of the earlier tail is still in it.
+        known = (
+            self._seen_stderr
+            if tail.startswith(self._seen_stderr)
+            else self._seen_stderr[-_OVERLAP:]
+        )
         at = tail.find(known)
         begin = at + len(known) if at >= 0 else 0
-        self._heard = tail[:end]
+        self._seen_stderr = tail[:end]
         pattern, mailbox = self.spec.agent.failed_request, self._mailboxes.get("")
         if pattern is None or mailbox is None:
             return
         for line in reversed(tail[begin:end].splitlines()):
-            if (found := pattern.match(line[:_LONGEST_LINE])) is not None:
+            if (found := pattern.match(line[:_MAX_LINE])) is not None:
                 self.deliver(Notification(REQUEST_FAILED, {"reason": found[1]}), mailbox)
                 return
 
     async def receive(self, message: Message) -> None:
-        """Deliver a message. What the agent says without a run is no part of the next one."""
+        """Deliver a message. Notifications that arrive between two runs are dropped."""
         if self._mailboxes or isinstance(message, AgentRequest):
             self.route("", message)
 
-    async def greet(self) -> None:
+    async def initialize(self) -> None:
         try:
             answer = await self.request("initialize", INITIALIZE, START_S)
         except RpcError as refused:
             raise failure_of(self.spec.name, self.spec.agent, refused) from refused
         version = value_at(answer, ["protocolVersion"])
         if version != VERSION:
-            self.is_unknown = True
-            message = f"{self.spec.name} speaks version {version!r} of ACP, and not {VERSION}"
+            self.is_incompatible = True
+            message = f"{self.spec.name} speaks version {version!r} of ACP instead of {VERSION}"
             raise AgentFailed("provider_unavailable", message)
         found = value_at(answer, ["agentCapabilities"])
         self.capabilities = found if isinstance(found, Mapping) else {}

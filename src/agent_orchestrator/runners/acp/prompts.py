@@ -11,7 +11,10 @@ from agent_orchestrator.runners.acp.agent import AcpAgent
 def blocks(
     agent: AcpAgent, prompt: str, images: Sequence[ImageContent] = ()
 ) -> list[dict[str, Any]]:
-    """Return a prompt as the agent takes it. A ``/`` at its beginning is no command of the agent."""
+    """Return a prompt in the agent's format.
+
+    A ``/`` at its beginning is escaped, so that the agent does not read it as a command.
+    """
     prefix = agent.slash_prefix if prompt.lstrip().startswith("/") else ""
     return [
         {"type": "text", "text": prefix + prompt},

@@ -1,7 +1,7 @@
-"""Recordings of what an agent and this client say.
+"""Recordings of the messages between an agent and this client.
 
 A recording is a file of lines ``{"case": …, "dir": ">" or "<", "msg": …}``, with ``>`` to the agent. The case ``start`` has
-``initialize``, a new session and its mode. Those of the known agents are in the directory ``starts``.
+``initialize``, a new session and its mode. The directory ``starts`` has the recordings of the known agents.
 """
 
 import json
@@ -36,7 +36,7 @@ _REMOVED: Final = "<removed>"
 
 @frozen
 class RecordingDialect:
-    """JSON-RPC that keeps its first messages.
+    """JSON-RPC that records its first messages.
 
     :ivar messages: the direction and each message.
     """
@@ -67,7 +67,7 @@ class RecordingDialect:
     def lines(self, places: Mapping[str, str]) -> list[JsonObject]:
         """Return the recording without secrets, with long texts and lists cut.
 
-        :param places: words for directories of this machine.
+        :param places: replacements for the paths of this machine, by path.
         """
         words = {**places, **dict.fromkeys(_secrets(), _REMOVED)}
         pattern = re.compile("|".join(re.escape(word) for word in sorted(words, key=len)[::-1]))
@@ -78,7 +78,7 @@ class RecordingDialect:
 
 
 def _secrets() -> Iterator[str]:
-    """Yield what environment variables have whose names say that it is secret."""
+    """Yield the values of environment variables that have names of secrets."""
     for name, value in os.environ.items():
         if _SECRET.search(name) and len(value) >= 8:
             yield value
@@ -109,7 +109,7 @@ def read_start(file: Path) -> list[JsonObject]:
 
 
 def write_start(file: Path, lines: list[JsonObject]) -> None:
-    """Replace the case ``start`` of a recording, which need not be there."""
+    """Replace the case ``start`` in a file of recordings, or add it. Create the file if it does not exist."""
     kept: list[Any] = []
     if file.exists():
         kept = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
@@ -120,11 +120,11 @@ def write_start(file: Path, lines: list[JsonObject]) -> None:
 
 @frozen
 class Outline:
-    """What a recording of a start says of its agent.
+    """A summary of an agent, from the recording of its start.
 
-    :ivar capabilities: the names of what it can do, with points.
+    :ivar capabilities: the names of its capabilities, as paths with dots.
     :ivar logins: the ids of the ways to log in.
-    :ivar refusal: the code of the error that a new session got; None without.
+    :ivar refusal: the code of the error for a new session; None if it was opened.
     :ivar options: the categories of the session's options.
     """
 
@@ -139,7 +139,7 @@ class Outline:
 
 
 def outline(lines: list[JsonObject]) -> Outline:
-    """Return the outline of a start."""
+    """Return the summary of a recorded start."""
     answers = dict[str, JsonObject]()
     methods = dict[Any, str]()
     for line in lines:
@@ -175,7 +175,7 @@ def outline(lines: list[JsonObject]) -> Outline:
 
 
 def _names(value: Any, path: str = "") -> Iterator[str]:
-    """Yield the paths of what is true or an object without further names."""
+    """Yield the paths of all values that are true or an empty object."""
     if value is True:
         yield path
     elif isinstance(value, Mapping):

@@ -170,16 +170,14 @@ class AcpRunner(LiveRunner):
             return AcpProcess.of(spec, f"acp.{uuid.uuid4().hex}", idle_s)
 
         driver: TurnDriver | None = None
-        lease = self._pool.lease_of(context.session.id, is_usable, make)
+        lease = self._pool.lease_by_key(context.session.id, is_usable, make)
         async with AsyncExitStack() as stack:
             try:
                 process = await stack.enter_async_context(lease)
             except NotStarted as problem:
                 if is_new:
                     raise
-                raise PromptNotTaken(
-                    problem, thread
-                ) from problem  # it was there, and has just ended
+                raise PromptNotTaken(problem, thread) from problem  # the process has just ended
             try:
                 self._versions.append(process.version)
                 with process.open_mailbox() as mailbox:
@@ -200,8 +198,8 @@ class AcpRunner(LiveRunner):
                     )
                     return await driver.run()
             except AgentFailed as failure:
-                is_taken = driver is not None and driver.is_taken
-                if process.failure is None or is_taken:
+                has_prompt = driver is not None and driver.has_prompt
+                if process.failure is None or has_prompt:
                     raise
                 raise PromptNotTaken(failure, thread) from failure
 

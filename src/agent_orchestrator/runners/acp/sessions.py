@@ -19,7 +19,7 @@ from agent_orchestrator.runners.live.mailbox import Mailbox
 from agent_orchestrator.runners.live.messages import AgentRequest, Answer, Notification, RpcError
 
 OPEN_S: Final = 120.0
-"""Seconds that an agent has to open a session. opencode 1.18 takes one second, and 12 on a busy machine."""
+"""Maximum seconds to open a session. opencode 1.18 takes one second, and 12 on a busy machine."""
 
 _PING: Final = "_agent_orchestrator/ping"
 """A request that no agent knows. It is answered with an error."""
@@ -27,10 +27,10 @@ _PING: Final = "_agent_orchestrator/ping"
 
 @frozen
 class Requested:
-    """What a run wants of its session.
+    """The settings that a run needs for its session.
 
     :param model: None for the agent's own.
-    :param mode: None to leave it.
+    :param mode: None to keep the present one.
     :param tools: the URL and the token of the orchestration tools; None without them.
     """
 
@@ -54,7 +54,7 @@ class OpenSession:
 
     :param thread_id: the id of the conversation.
     :param id: its id in messages.
-    :param state: what the thread is to keep: the model that was its first.
+    :param state: stored with the thread: the model that it had first.
     """
 
     thread_id: str
@@ -114,7 +114,7 @@ async def _open(
 async def _continue(
     process: AcpProcess, mailbox: Mailbox, thread_id: str, params: JsonObject
 ) -> tuple[JsonObject, str]:
-    """Continue a conversation. Return the answer, and its id in messages."""
+    """Continue a conversation. Return the agent's answer, and the conversation's id in messages."""
     name, agent = process.spec.name, process.spec.agent
     session_id = thread_id
     if process.has("sessionCapabilities", "resume"):
@@ -140,8 +140,8 @@ async def _continue(
 async def _skip_replay(process: AcpProcess, mailbox: Mailbox) -> None:
     """Drop the messages that repeat the conversation after the answer to ``session/load``.
 
-    The agent writes such a message when the one before is written. Before it answers a request that was sent after another
-    answer, it has written the next one. So there are no more if nothing comes between two answers.
+    The agent writes these messages one after the other. If there is another one, it is written before the answer to a
+    new request. So the repetition is over when no message comes between two answers.
     """
     with anyio.move_on_after(OPEN_S):
         await _answer_to(process, mailbox, _PING, {})
@@ -159,7 +159,7 @@ async def _set(
     category: Category,
     value: str | None,
 ) -> str | None:
-    """Set a mode or model, and check it. Return what it is now.
+    """Set a mode or model, and check it. Return the value that the agent now uses.
 
     :raises AgentFailed: if the agent does not have it.
     """
@@ -167,7 +167,7 @@ async def _set(
     if setting is None:
         if value is None:
             return None
-        message = f"{process.spec.name} has no {category}s, so not {value!r} either"
+        message = f"{process.spec.name} has no {category}s, so {value!r} cannot be chosen"
         raise AgentFailed("invalid_config", _named(process, category, value, message))
     process.settings[category] = setting
     if value is None or (category == "model" and value == setting.value):
@@ -230,7 +230,7 @@ async def _answer_to(
 
 
 def _ended_as_late(process: AcpProcess, method: str) -> AgentFailed:
-    """End a process that is not done with a request in time. Return the failure."""
+    """End a process that has not answered a request in time. Return the failure."""
     message = f"{process.spec.name} was not done with {method} in {OPEN_S:g} s"
     failure = AgentFailed("provider_error", message)
     process.fail(failure)

@@ -1,4 +1,4 @@
-"""Settings of a session of an agent: its mode and its model, in the three ways that agents have for them."""
+"""The mode and the model of a session. Agents have three formats for them."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -48,7 +48,7 @@ def setting_of(answer: JsonObject, category: Category) -> Setting | None:
 
 
 def mode_of(answer: JsonObject) -> str | None:
-    """Return the present mode from an answer or an update; None if it does not say."""
+    """Return the present mode from an answer or an update; None if it is not in it."""
     if (option := _option(answer, "mode")) is not None:
         return text(option.get("currentValue")) or None
     return text(value_at(answer, ["modes", "currentModeId"])) or None

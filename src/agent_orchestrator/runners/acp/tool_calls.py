@@ -1,4 +1,4 @@
-"""The tool calls of an agent, each put together from everything the agent says of it."""
+"""The tool calls of an agent, each assembled from several updates."""
 
 import re
 from collections.abc import Mapping
@@ -30,12 +30,12 @@ _MERGED_META: Final = ("toolName", "terminal_exit")
 
 _ENDED: Final = ("completed", "failed")
 
-_MCP_NAME: Final = re.compile(r"mcp__(.+?)__(.+)")
+_MCP_PREFIX: Final = "mcp__"
 
 _FILE_KINDS: Final = {"edit": "update", "delete": "delete"}
 
 _MAX_OUTPUT: Final = 16 * 2**20
-"""Maximum characters of a command's output in the event of its end. The pieces contain all of it."""
+"""Maximum characters of a command's output in its last event. The ``tool.output`` events have all of it."""
 
 
 @define
@@ -60,12 +60,12 @@ class ToolCall:
 
     @property
     def size(self) -> int:
-        """Characters of what is known of it."""
+        """The number of characters in all its fields."""
         return sum(self._sizes.values()) + self._output.tell()
 
     @property
     def is_own(self) -> bool:
-        """Whether it is a call of an orchestration tool, also by what was said of it last."""
+        """Whether it is a call of an orchestration tool, according to all updates so far."""
         return (
             self.own_tool is not None
             and self.kind == self._own_kind
@@ -73,8 +73,8 @@ class ToolCall:
         )
 
     def merge(self, update: JsonObject) -> None:
-        """Take what an update says: the first title and input of a call are often placeholders, and an update has
-        only the changed fields.
+        """Add an update, which has only the changed fields. The first title and input of a call are often
+        placeholders.
         """
         for name in _MERGED:
             if (value := update.get(name)) is not None:
@@ -89,7 +89,7 @@ class ToolCall:
             self.own_tool, self._own_kind = tool, self.kind
 
     def add_output(self, piece: str) -> None:
-        """Take a piece of a command's output."""
+        """Add a piece of a command's output."""
         self._output.write(piece[: max(_MAX_OUTPUT - self._output.tell(), 0)])
 
     def _own_tool(self) -> str | None:
@@ -128,7 +128,7 @@ class ToolCall:
 
     @property
     def paths(self) -> list[str]:
-        """The files that it is about."""
+        """The paths of its files."""
         found = [
             text(one.get("path")) for one in (*self.diffs, *objects(self.fields.get("locations")))
         ]
@@ -140,7 +140,7 @@ class ToolCall:
 
     @property
     def is_told(self) -> bool:
-        """Whether the agent has said what it will do."""
+        """Whether the agent has sent its title and input."""
         if self.fields.get("status") not in (None, "pending"):
             return True
         needed = "command" if self.kind == "execute" else None
@@ -166,7 +166,7 @@ class ToolCall:
     def ended(self, error: str | None = None) -> AgentEvent:
         """Return the event of its end.
 
-        :param error: why it counts as failed, if the agent has not said how it ended.
+        :param error: the error to record if the agent did not report an end.
         """
         status = "completed" if self.fields.get("status") == "completed" else "failed"
         status = "declined" if self.is_declined and status == "failed" else status
@@ -183,19 +183,20 @@ class ToolCall:
         return agent_event(EventType.TOOL_COMPLETED, **outcome, **self.tool(), output=output)
 
     def tool(self) -> dict[str, Any]:
-        """Return what kind of tool it is, its name and its input."""
+        """Return the kind, name and input of its tool."""
         if (command := self.command) is not None:
             return {"kind": "command", "name": "shell", "input": {"command": command}}
         if self.own_tool is not None:
             arguments = value_at(self.input, ["arguments"])
-            given = arguments if isinstance(arguments, Mapping) else self.input
-            return {"kind": "mcp", "name": f"{TOOL_SERVER}.{self.own_tool}", "input": given}
+            own_input = arguments if isinstance(arguments, Mapping) else self.input
+            return {"kind": "mcp", "name": f"{TOOL_SERVER}.{self.own_tool}", "input": own_input}
         if "server" in self.input and "tool" in self.input:
-            server, tool = text(self.input["server"]), text(self.input["tool"])
-            return {"kind": "mcp", "name": f"{server}.{tool}", "input": self.input}
+            given = f"{text(self.input['server'])}.{text(self.input['tool'])}"
+            return {"kind": "mcp", "name": given, "input": self.input}
         name = text(self.fields.get("name")) or text(self.meta.get("toolName"))
-        if (found := _MCP_NAME.fullmatch(name)) is not None:
-            return {"kind": "mcp", "name": f"{found[1]}.{found[2]}", "input": self.input}
+        server, _, tool = name.removeprefix(_MCP_PREFIX).partition("__")
+        if name.startswith(_MCP_PREFIX) and server and tool:
+            return {"kind": "mcp", "name": f"{server}.{tool}", "input": self.input}
         if not name:
             name = self.title if self.kind == "other" else self.kind
         return {"kind": "function", "name": name or "tool", "input": self.input}

@@ -43,7 +43,7 @@ from agent_orchestrator.runners.live.turn_state import Event, Prompt, Turn
 _logger = logging.getLogger(__name__)
 
 REQUEST_S: Final = 60.0
-"""Seconds that an agent has to accept a message or a mode. It usually takes 10 ms."""
+"""Maximum seconds to accept a message or a mode. It usually takes 10 ms."""
 
 PERMISSION: Final = "session/request_permission"
 UPDATE: Final = "session/update"
@@ -54,25 +54,26 @@ _WORK: Final = frozenset(
 """The updates that prove that the agent works on the prompt."""
 
 _REFUSALS: Final = (-32600, -32601, -32602)
-"""The codes of errors with which an agent refuses a prompt unread. Its conversation has any other prompt."""
+"""The codes of errors with which an agent refuses a prompt before it reads it. After any other error, the prompt is in its
+conversation."""
 
 _DENIED: Final = "Your request was denied."
 
 _MAX_QUESTIONS: Final = 100
-"""Maximum number of requests for permission that are open. Agents have one, or one for each of a few calls."""
+"""Maximum number of open requests for permission. Agents have one, or a few."""
 
 _MAX_RESTORED: Final = 20
-"""How often in a run the mode is set again that the agent leaves."""
+"""Maximum number of times that the mode is restored in a run after the agent has changed it."""
 
 _MANY: Final = 1_000
-"""Messages after which an agent has the prompt, whatever they are. Until then, their events are in memory."""
+"""Number of messages after which the agent must have the prompt. Until then, their events are in memory."""
 
 
 @define(eq=False)
 class TurnDriver:
-    """Delivers a run's prompt and what follows it, and records the outcome.
+    """Delivers a run's prompt and later messages, and records the outcome.
 
-    A message that the agent did not take in its turn becomes a further turn of the same run.
+    A message that the agent did not accept during its turn starts another turn of the same run.
 
     :param has_tools: whether the agent was given the orchestration tools.
     :param approvals: the approvals of the session.
@@ -97,7 +98,7 @@ class TurnDriver:
     _received: int = field(default=0, init=False)
     """The number of messages so far."""
     _restored: int = field(default=0, init=False)
-    """How often the mode was set again."""
+    """The number of times that the mode was restored."""
     _is_restoring: bool = field(default=False, init=False)
     _is_denied: bool = field(default=False, init=False)
     """Whether a question of this turn was denied."""
@@ -116,16 +117,16 @@ class TurnDriver:
         return self.process.spec.name
 
     @property
-    def is_taken(self) -> bool:
+    def has_prompt(self) -> bool:
         """Whether the agent has the prompt."""
-        return self._log.state.is_taken
+        return self._log.state.has_prompt
 
     async def _record_thread(self) -> None:
         state = {**self.session.state, **self.approvals.state()}
         await self.context.set_thread(self.session.thread_id, state)
 
     async def run(self) -> Outcome:
-        """Carry it out.
+        """Execute the run.
 
         :raises AgentFailed: if a turn fails.
         """
@@ -146,10 +147,10 @@ class TurnDriver:
 
     # --- a turn
 
-    async def _turn(self, prompt: Sequence[Mapping[str, Any]], of_pending: int = 0) -> None:
+    async def _turn(self, prompt: Sequence[Mapping[str, Any]], pending_count: int = 0) -> None:
         """Run a turn from its prompt to its end.
 
-        :param of_pending: number of pending messages in the prompt.
+        :param pending_count: number of pending messages that the prompt contains.
         """
         self._is_denied = False
         self._reader.last_message = self._reader.last_text = ""
@@ -157,11 +158,11 @@ class TurnDriver:
         params = {"sessionId": self.session.id, "prompt": prompt}
         self._prompt = self.process.submit("session/prompt", params, self.mailbox)
         self._log.apply(Event.ACCEPTED)
-        del self.pending[:of_pending]
+        del self.pending[:pending_count]
         answer: Answer | None = None
         failure: AgentFailed | None = None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._log.report_late)
+            tasks.start_soon(self._log.record_if_late)
             if self.process.can_steer and self.agent.steers:
                 tasks.start_soon(
                     steer, self.context, self.process, self._log, self.pending, self._steer_with
@@ -170,18 +171,17 @@ class TurnDriver:
                 while answer is None:
                     answer = await self._receive(tasks, await self._log.next(self.mailbox))
             except anyio.EndOfStream:
-                failure = self._log.lost()
+                failure = self._log.process_lost()
             except AgentFailed as problem:
                 failure = problem
             await self._log.emit(self._reader.finish())
             if answer is not None:
                 failure = await self._end(answer)
-            if self.is_taken:
+            if self.has_prompt:
                 await self._log.until(lambda state: state.prompt is Prompt.RECORDED)
             tasks.cancel_scope.cancel()
-        for (
-            request
-        ) in self._unanswered.values():  # an agent that does not wait for it may do so later
+        # Some agents end a turn before its requests are answered, and may still wait for the answers.
+        for request in self._unanswered.values():
             self.process.respond(request, CANCELLED)
         self._unanswered.clear()
         await self._log.flush()
@@ -227,8 +227,8 @@ class TurnDriver:
         return incoming.params.get("sessionId") == self.session.id
 
     def _confirm(self, tasks: TaskGroup) -> None:
-        """Note that the agent has the prompt."""
-        if not self.is_taken:
+        """Record that the agent has the prompt."""
+        if not self.has_prompt:
             tasks.start_soon(self._log.act, self._log.apply(Event.CONFIRMED))
 
     async def _record(self, kind: str, payload: JsonObject) -> None:
@@ -247,12 +247,12 @@ class TurnDriver:
             tasks.start_soon(self._restore_mode)
 
     def _left_mode(self) -> str | None:
-        """Return the mode that the agent is in instead of the requested one; None if it is in that."""
+        """Return the mode of the agent if it is not the requested one; else None."""
         mode, wanted = self._reader.mode, self.session.mode
         return None if wanted is None or mode == wanted else mode
 
     async def _restore_mode(self) -> None:
-        """Set the mode again, which the agent has changed by itself."""
+        """Set the requested mode again after the agent has changed it."""
         setting, wanted = self.process.settings["mode"], self.session.mode
         assert wanted is not None
         try:
@@ -281,10 +281,10 @@ class TurnDriver:
     # --- its end
 
     async def _end(self, answer: Answer) -> AgentFailed | None:
-        """Record that the turn is over. Return why it has no result; None if it has one."""
+        """Record the end of the turn. Return its failure; None if it succeeded."""
         failure = self._failure_of(answer)
         is_refused = answer.error is not None and answer.error.code in _REFUSALS
-        if not is_refused and not self.is_taken:
+        if not is_refused and not self.has_prompt:
             await self._log.act(self._log.apply(Event.CONFIRMED))
         if failure is None:
             event = Event.COMPLETED
@@ -292,12 +292,12 @@ class TurnDriver:
             is_canceled = self._log.state.turn is Turn.CANCELING
             event = Event.INTERRUPTED if is_canceled else Event.FAILED
         self._log.apply(event)
-        if not self.is_taken:
+        if not self.has_prompt:
             await self._log.act(self._log.apply(Event.UNCONFIRMED))
         return failure
 
     def _failure_of(self, answer: Answer) -> AgentFailed | None:
-        """Return why a turn has no result; None if it has one."""
+        """Return the failure of a turn; None if it succeeded."""
         if self._log.state.turn is Turn.CANCELING:
             return AgentFailed("denied", "its request was denied, and the turn ended with it")
         if answer.error is not None:
@@ -360,10 +360,10 @@ class TurnDriver:
     # --- questions and steering
 
     async def _answer(self, incoming: AgentRequest, call: ToolCall) -> None:
-        """Answer a question of the agent, perhaps by asking it as a request."""
+        """Answer a permission request of the agent: by a rule, or by the decision on a request."""
         options = incoming.params.get("options")
         once = permissions.allow_once(options)
-        words, is_canceled = None, False
+        message, is_canceled = None, False
         problem = length_problem(call.title or call.kind, call.fields)
         if once is None:
             problem = f"{self.name} did not offer to allow it only once"
@@ -375,22 +375,25 @@ class TurnDriver:
         else:
             make = partial(permissions.question_for, options=options)
             question = await run_in_thread(make, call) if incoming.is_long else make(call)
-            asked = await self._questions.ask(incoming.id, question)
-            if asked is None:
+            outcome = await self._questions.ask(incoming.id, question)
+            if outcome is None:
                 self._unanswered.pop(incoming.id, None)
                 return
-            answer, words = question.answer(asked.request), question.words(asked.request)
-            is_canceled = permissions.is_cancel(asked.request)
-            if answer == once and permissions.is_for_session(asked.request):
+            answer, message = (
+                question.answer(outcome.request),
+                question.decision_message(outcome.request),
+            )
+            is_canceled = permissions.is_cancel(outcome.request)
+            if answer == once and permissions.is_for_session(outcome.request):
                 self.approvals.add(call)
                 await self._record_thread()
         if is_canceled:
             self._log.apply(Event.CANCEL_ANSWERED)
-        elif words is not None:
-            self.pending.append(words)  # first: the turn may end with the answer
+        elif message is not None:
+            self.pending.append(message)  # before the answer, which may end the turn
         if answer != once:
             call.is_declined = self._is_denied = True
-            if words is None and not is_canceled and self.agent.denial_ends_turn:
+            if message is None and not is_canceled and self.agent.denial_ends_turn:
                 self.pending.append(_DENIED)
         self._unanswered.pop(incoming.id, None)
         self.process.respond(incoming, answer)
@@ -406,7 +409,7 @@ class TurnDriver:
             _logger.info("%s did not accept a message during a turn: %s", self.name, refused)
             return
         if value_at(answer, ["outcome"]) != "injected":
-            # It came after the turn and began one that nothing ends. It goes into a turn of ours instead.
+            # It arrived after the turn and started a turn that never ends. It is sent in a new turn instead.
             self.process.notify("session/cancel", {"sessionId": self.session.id})
         elif message in self.pending:
             self.pending.remove(message)

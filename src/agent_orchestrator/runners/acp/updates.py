@@ -17,7 +17,6 @@ unknown shape, is a ``backend.event`` under its own name.
 """
 
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any, Final
 
 from attrs import define, field, frozen
@@ -30,6 +29,7 @@ from agent_orchestrator.runners.acp.usage import UsageMeter
 from agent_orchestrator.runners.acp.values import objects, value_at
 from agent_orchestrator.runners.events import AgentEvent, JsonObject, agent_event, text
 from agent_orchestrator.runners.live.streams import MessageStreams
+from agent_orchestrator.runners.tool_items import short_id
 
 IGNORED: Final = frozenset(
     {"available_commands_update", "session_info_update", "user_message_chunk"}
@@ -37,26 +37,20 @@ IGNORED: Final = frozenset(
 """Updates about other topics."""
 
 _MAX_CALLS: Final = 10_000
-"""Maximum number of tool calls that are open. A further one ends the oldest."""
+"""Maximum number of open tool calls. A new one ends the oldest."""
 
 _MAX_SIZE: Final = 128 * 2**20
-"""Maximum characters of the tool calls that are open. Above that, the oldest are ended."""
+"""Maximum characters of all open tool calls. Above that, the oldest are ended."""
 
 _MAX_NAME: Final = 256
-"""Maximum characters of an id or a name of an update. A longer id is replaced by its hash."""
+"""Maximum characters of the name of an update."""
 
 _UNFINISHED: Final = "unfinished when the turn ended"
 
 
-def _id_of(value: str) -> str:
-    if len(value) <= _MAX_NAME:
-        return value
-    return sha256(value.encode("utf-8", "replace")).hexdigest()
-
-
 @frozen
 class _Stream:
-    """The message or thought whose pieces come."""
+    """The message or thought that is being received."""
 
     is_thought: bool
     message_id: str
@@ -68,7 +62,7 @@ class UpdateReader:
     """The state of one run's conversation.
 
     :ivar last_message: the last complete message of the model.
-    :ivar last_text: the same, also of the program itself.
+    :ivar last_text: the last complete message, also one of the program itself.
     :ivar mode: the mode that the agent has reported last; None if it has not.
     :ivar has_called_tools: whether the agent has called a tool.
     """
@@ -104,18 +98,18 @@ class UpdateReader:
         return events
 
     def asked(self, params: JsonObject) -> tuple[ToolCall, list[AgentEvent]]:
-        """Return the tool call that a permission is asked for, and the events that go before the question.
+        """Return the tool call of a request for permission, and the events that precede the request.
 
-        Some agents say of a call first that they want permission for it.
+        Some agents first mention a call in such a request.
         """
         told = params.get("toolCall")
         told = told if isinstance(told, Mapping) else {}
-        call, events = self._call(_id_of(text(told.get("toolCallId"))))
+        call, events = self._call(short_id(text(told.get("toolCallId"))))
         events += self._merge(call, told)
         return call, [*events, *self._start(call)]
 
     def finish(self) -> list[AgentEvent]:
-        """Return the events that close what the agent left open at the end of a turn."""
+        """Return the events that end all open messages and tool calls at the end of a turn."""
         events = self._end_stream()
         for call in self._calls.values():
             events += self._start(call)
@@ -179,7 +173,7 @@ class UpdateReader:
     # --- tools
 
     def _call(self, tool_id: str) -> tuple[ToolCall, list[AgentEvent]]:
-        """Return a tool call, announced or not, with the events that its beginning causes."""
+        """Return a tool call, which is new if the id is unknown, and the events that its beginning causes."""
         self.has_called_tools = True
         events = self._end_stream()
         if tool_id not in self._calls:
@@ -189,9 +183,7 @@ class UpdateReader:
         return self._calls[tool_id], events
 
     def _merge(self, call: ToolCall, update: JsonObject) -> list[AgentEvent]:
-        """Take what an update says of a call. Return the events of the ends of calls, if they are too large
-        together.
-        """
+        """Add an update to a call. Return the events that end the oldest calls, if all are too large together."""
         self._size -= call.size
         call.merge(update)
         self._size += call.size
@@ -217,7 +209,7 @@ class UpdateReader:
         given = update.get("toolCallId")
         if not isinstance(given, str):
             return None
-        tool_id = _id_of(given)
+        tool_id = short_id(given)
         if tool_id in self._ended:
             return []
         call, events = self._call(tool_id)

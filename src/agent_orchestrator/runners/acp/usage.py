@@ -1,4 +1,4 @@
-"""What a run has used, from wherever its agent reports it."""
+"""The usage of a run. Agents report it in different places."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -18,7 +18,7 @@ _QUOTA_NAMES: Final = ("input_tokens", "cached_input_tokens", "output_tokens")
 
 @frozen
 class Totals:
-    """What a process has reported since its start.
+    """The usage that a process has reported since its start.
 
     :param tokens: input, cached input and output.
     """
@@ -43,7 +43,7 @@ class UsageMeter:
         self.totals = self.before
 
     def add_result(self, result: JsonObject) -> None:
-        """Take the answer to a prompt."""
+        """Add the usage in the answer to a prompt."""
         match self.source:
             case "turn" | "last_call":
                 self._add(_counts(result.get("usage"), _NAMES))
@@ -53,25 +53,25 @@ class UsageMeter:
                 )
             case "process" if (found := _counts(result.get("usage"), _NAMES)) is not None:
                 old = self.before.tokens
-                # A smaller total is that of a new count.
+                # A smaller total means that the agent has begun to count again.
                 is_new = any(now < then for now, then in zip(found, old, strict=True))
                 base = (0, 0, 0) if is_new else old
                 self._tokens = tuple(now - then for now, then in zip(found, base, strict=True))  # type: ignore[assignment]
                 self.totals = evolve(self.totals, tokens=found)
 
     def add_chunk(self, update: JsonObject) -> None:
-        """Take a piece of a message."""
+        """Add the usage in a piece of a message."""
         if self.source == "chunks":
             self._add(_counts(value_at(update, ["_meta", "usage"]), _NAMES))
 
     def add_cost(self, update: JsonObject) -> None:
-        """Take a ``usage_update``."""
+        """Add the cost in a ``usage_update``."""
         cost = amount(value_at(update, ["cost", "amount"]), MAX_COST_USD)
         if cost is not None and value_at(update, ["cost", "currency"]) == "USD":
             self.totals = evolve(self.totals, cost_usd=cost)
 
     def usage(self) -> Usage | None:
-        """Return what the run has used so far; None if its agent has not reported anything."""
+        """Return the usage so far; None if the agent has not reported any."""
         cost = self.totals.cost_usd
         if cost is not None:
             before = self.before.cost_usd or 0.0

@@ -1,4 +1,4 @@
-"""Values of messages whose shapes nobody promises."""
+"""Reads messages that may have any shape."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ def objects(value: Any) -> Sequence[JsonObject]:
 
 
 def value_at(value: Any, path: Sequence[str]) -> Any:
-    """Return what is at a path of names; None if there is nothing."""
+    """Return the value at a path of names; None if there is none."""
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value

@@ -57,8 +57,8 @@ def question_for(
 ) -> Question:
     """Return the request for a question whether a tool may be used.
 
-    :param call: name and input of the call, as the model made it.
-    :param change: the change of a file that it is to make.
+    :param call: name and input of the call, from the model.
+    :param change: the change of a file that the call would make.
     """
     name = text(params.get("tool_name"))
     given = params.get("input")
@@ -70,15 +70,15 @@ def question_for(
 
 
 def allow(tool_input: JsonObject, updates: Sequence[JsonObject] = ()) -> Answer:
-    """Return the answer that lets a tool run."""
+    """Return the answer that allows a tool call."""
     more = {"updatedPermissions": list(updates)} if updates else {}
     return {"behavior": "allow", "updatedInput": tool_input, **more}
 
 
 def deny(words: str = "", *, stop: bool = False) -> Answer:
-    """Return the answer that lets a tool not run.
+    """Return the answer that denies a tool call.
 
-    :param words: what the agent reads.
+    :param words: the text for the agent.
     :param stop: whether the turn ends.
     """
     more = {"interrupt": True} if stop else {}
@@ -86,7 +86,7 @@ def deny(words: str = "", *, stop: bool = False) -> Answer:
 
 
 def granted_rules(answer: Answer) -> list[str]:
-    """Return the rules of an answer for the session, in the words of Claude Code's settings."""
+    """Return the rules of an answer for the session, in the syntax of Claude Code's settings."""
     return [
         _rule(rule)
         for update in answer.get("updatedPermissions", ())
@@ -131,7 +131,7 @@ def _approval(
 def _description(
     name: str, tool_input: JsonObject, reason: str | None, change: JsonObject | None
 ) -> tuple[str, Detail]:
-    """Return what a tool is to do: as a text, and as a detail."""
+    """Return the action of a tool call, as a text and as a detail."""
     detail: Detail
     if name == items.COMMAND_TOOL:
         command = text(tool_input.get("command"))
@@ -153,7 +153,7 @@ def _description(
 def _session_rules(suggestions: Any) -> list[JsonObject]:
     """Return the rules of an approval for the session, from the suggested changes.
 
-    A suggestion may be for the settings of the directory, where it would hold for good. A further working directory,
+    A suggestion may be for the settings of the directory, where it would be permanent. A further working directory,
     whose files only some modes may change, becomes a rule, which holds in every mode and can be kept.
     """
     rules: list[JsonObject] = []
@@ -173,7 +173,7 @@ def _rule(rule: JsonObject) -> str:
 
 
 def _reach(rules: Sequence[JsonObject]) -> str | None:
-    """Return what rules allow; None if that cannot be said exactly."""
+    """Return a description of what rules allow; None if there is no exact one."""
     words = [_rule_words(text(one.get("toolName")), text(one.get("ruleContent"))) for one in rules]
     if not words or None in words:
         return None
@@ -182,7 +182,7 @@ def _reach(rules: Sequence[JsonObject]) -> str | None:
 
 
 def _rule_words(name: str, content: str) -> str | None:
-    """Return what a rule allows; None if it has other wildcards than one at its end.
+    """Return a description of what a rule allows; None if it has a wildcard that is not at its end.
 
     Claude Code suggests the command, or its beginning, as the rule. A ``*`` in a rule matches any text. So the rule
     ``sh -c 'echo *'`` would allow every script that begins with ``echo``.

@@ -43,15 +43,15 @@ from agent_orchestrator.runners.live.stopping import (
 )
 from agent_orchestrator.runners.live.turn_log import TurnLog
 from agent_orchestrator.runners.live.turn_state import Action, Event, Prompt, Turn
-from agent_orchestrator.runners.present_files import look_at
+from agent_orchestrator.runners.present_files import present_file
 
 _log = logging.getLogger(__name__)
 
 REQUEST_S: Final = 60.0
-"""Seconds that Claude Code has to answer a request. It usually takes 10 ms."""
+"""Maximum seconds for Claude Code to answer a request. It usually takes 10 ms."""
 
 COMMANDS_VARIABLE: Final = "CLAUDE_PID"
-"""The variable that Claude Code sets for the commands that it runs, and for nothing else. Its value is its own pid."""
+"""The variable that Claude Code sets only for its commands. The value is the pid of Claude Code."""
 
 _ASK: Final = "can_use_tool"
 _CANCEL: Final = "control_cancel_request"
@@ -101,12 +101,12 @@ class RunDriver:
         await self.context.set_thread(self.process.thread_id, dict(self.state))
 
     @property
-    def is_taken(self) -> bool:
+    def has_prompt(self) -> bool:
         """Whether the model has the prompt."""
-        return self._log.state.is_taken
+        return self._log.state.has_prompt
 
     async def run(self) -> Outcome:
-        """Carry it out.
+        """Execute the run.
 
         :raises AgentFailed: if the turn fails.
         """
@@ -148,8 +148,8 @@ class RunDriver:
         """Return the id of the prompt, which is the same in the next attempt of the run.
 
         If the gateway ends before it has recorded that the model has the prompt, the next attempt sends it again.
-        Claude Code then runs it only if the conversation does not have an answer to it. To one process the id is
-        sent once: it takes no notice of a second time.
+        Claude Code then runs it only if the conversation does not have an answer to it. A process ignores an id that it
+        has received before, so it gets a new one.
         """
         found = str(uuid.uuid5(_MESSAGES, f"{self.context.run.id}\0{self.context.prompt}"))
         if found in self.process.prompts:
@@ -177,20 +177,20 @@ class RunDriver:
         """Receive until all messages have ended."""
         failure: AgentFailed | None = None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._log.report_late)
+            tasks.start_soon(self._log.record_if_late)
             tasks.start_soon(self._steer)
             try:
                 while not self._messages.are_ended:
                     await self._receive(tasks, await self._log.next(self.mailbox))
                 await self._log.act(self._end())
             except anyio.EndOfStream:
-                failure = self._log.lost()
+                failure = self._log.process_lost()
             except AgentFailed as problem:
                 failure = problem
-            if self.is_taken:
+            if self.has_prompt:
                 await self._log.until(lambda state: state.prompt is Prompt.RECORDED)
             tasks.cancel_scope.cancel()
-        if failure is not None and not self.is_taken:
+        if failure is not None and not self.has_prompt:
             raise failure
         await self._log.emit(self._reader.finish())
         await self._log.flush()
@@ -202,7 +202,7 @@ class RunDriver:
             raise failure
 
     def _end(self) -> tuple[Action, ...]:
-        """Change the state for the end of the last turn."""
+        """Apply the end of the last turn to the state."""
         log = self._log
         if log.state.turn is Turn.STARTING:
             log.apply(Event.ACCEPTED)
@@ -212,7 +212,7 @@ class RunDriver:
             return log.apply(Event.COMPLETED)
         is_canceling = log.state.turn is Turn.CANCELING
         actions = log.apply(Event.INTERRUPTED if is_canceling else Event.FAILED)
-        return actions if self.is_taken else log.apply(Event.UNCONFIRMED)
+        return actions if self.has_prompt else log.apply(Event.UNCONFIRMED)
 
     async def _receive(self, tasks: TaskGroup, incoming: Incoming) -> None:
         self.context.touch()
@@ -238,10 +238,10 @@ class RunDriver:
             events = await run_in_thread(reader.feed, incoming)
         else:
             events = reader.feed(incoming)
-        if reader.is_answering and not self.is_taken and self._log.state.is_running:
+        if reader.is_answering and not self.has_prompt and self._log.state.is_running:
             tasks.start_soon(self._log.act, self._log.apply(Event.CONFIRMED))
         if self._log.state.holds_events and not reader.is_answering:
-            # Why there is no answer is not held back until there is one.
+            # Errors are recorded at once, because they explain why there is no answer yet.
             for event in [one for one in events if one.event_type == EventType.RUN_ERROR]:
                 events.remove(event)
                 await self.context.emit(event.event_type, event.data)
@@ -259,13 +259,13 @@ class RunDriver:
             self._texts.pop(message_id, None)
             if self._log.state.turn is Turn.STARTING:
                 self._log.apply(Event.ACCEPTED)
-        elif found is Message.ANSWERED_BEFORE and not self.is_taken:
-            # An earlier attempt had begun to answer it, and could not record that.
+        elif found is Message.ANSWERED_BEFORE and not self.has_prompt:
+            # An earlier attempt got a part of the answer, and ended before that was recorded.
             self._send(str(uuid.uuid4()), _CONTINUE)
 
     async def _steer(self) -> None:
-        """Send the steering messages as they come."""
-        await self._log.wait_taken()
+        """Send steering messages when they arrive."""
+        await self._log.wait_until_taken()
         async with self.context.steering() as messages:
             async for message in messages:
                 self._steer_with(message)
@@ -323,16 +323,18 @@ class RunDriver:
         question, change = await run_in_thread(make, params) if is_long else make(params)
         if change is not None:
             self._reader.note_change(text(params.get("tool_use_id")), change)
-        asked = await self._questions.ask(incoming.id, question)
-        if asked is None:
+        outcome = await self._questions.ask(incoming.id, question)
+        if outcome is None:
             return
-        answer = question.answer(asked.request)
+        answer = question.answer(outcome.request)
         if answer.get("interrupt") is True:
             self._log.apply(Event.CANCEL_ANSWERED)
         if rules := approvals.granted_rules(answer):
             self.state["rules"] = [*dict.fromkeys([*self.state.get("rules", ()), *rules])]
-        if answer.get("behavior") == "allow" and (words := question.words(asked.request)):
-            self._steer_with(words)  # an approval has no words
+        if answer.get("behavior") == "allow" and (
+            message := question.decision_message(outcome.request)
+        ):
+            self._steer_with(message)  # an approval has no field for it
         self.process.respond(incoming, answer)
         if rules:
             await self.context.set_thread(self.process.thread_id, dict(self.state))
@@ -346,7 +348,7 @@ class RunDriver:
         if name in FILE_TOOLS and isinstance(tool_input, Mapping):
             context = self.context
             path = path_of(tool_input)
-            present = look_at(path, context.session.cwd, context.protected.secret)
+            present = present_file(path, context.session.cwd, context.protected.secret)
             change = proposed(name, tool_input, present)
         return approvals.question_for(params, call, change), change
 
@@ -361,7 +363,7 @@ class RunDriver:
                 process, self._interrupt, self._drain_one, lambda: self._messages.are_ended
             )
             with anyio.move_on_after(1):
-                if self.is_taken:
+                if self.has_prompt:
                     await self._report_usage()
         if self._reader.has_run_commands:
             ended = await current_host().kill_by_variable(COMMANDS_VARIABLE, [str(process.pid)])

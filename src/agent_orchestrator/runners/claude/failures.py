@@ -1,4 +1,4 @@
-"""What went wrong, from what Claude Code says. All names and texts are those of 2.1.332."""
+"""Converts the errors of Claude Code to our codes. All names and texts are those of 2.1.332."""
 
 import re
 import signal
@@ -26,7 +26,7 @@ _SUBTYPES: Final = {
 }
 
 _CONTEXT: Final = ("blocking_limit", "image_error", "prompt_too_long")
-"""Reasons of an end because the conversation is too large for the model, or for one request."""
+"""The reasons that mean that the conversation is too large for the model or for one request."""
 
 _FULL: Final = "context window limit"
 
@@ -38,7 +38,7 @@ REFUSED_ARGUMENTS: Final = "Claude Code refused its arguments"
 
 
 def result_failure(result: Mapping[str, Any], error: str | None, said: str) -> AgentFailed:
-    """Return why a turn failed, from its result.
+    """Return the failure of a turn, from its result.
 
     :param error: the ``error`` of the turn's last message.
     :param said: the text of that message.
@@ -69,18 +69,18 @@ def _code(result: Mapping[str, Any], error: str | None, message: str) -> str:
 
 
 def is_conversation_missing(result: Mapping[str, Any]) -> bool:
-    """Return whether Claude Code has no conversation with the id that it was to resume."""
+    """Return whether Claude Code has no conversation with the id to resume."""
     errors = result.get("errors")
     return isinstance(errors, list) and any(_NO_CONVERSATION in str(one) for one in errors)
 
 
 def is_conversation_in_use(stderr: str) -> bool:
-    """Return whether there is a conversation with the id that a new one was to get."""
+    """Return whether the id for a new conversation already has one."""
     return _IN_USE in stderr
 
 
 def exit_failure(exit_code: int | None, stderr: str) -> AgentFailed:
-    """Return what the exit of a process means that nobody asked for.
+    """Return the failure for a process that exited without being stopped.
 
     :param exit_code: negative for the signal that ended it.
     """

@@ -16,18 +16,24 @@ FILE_TOOLS: Final = frozenset({"Edit", "MultiEdit", "NotebookEdit", "Write"})
 
 _PLACES: Final = ("oldStart", "oldLines", "newStart", "newLines")
 
+_MAX_TEXT: Final = 4 * 2**20
+"""Maximum characters of a file after a change that is shown with its surroundings."""
+
+_MAX_EDITS: Final = 100
+"""Maximum number of edits in one call that are shown so. Each searches the file."""
+
 _UNKNOWN: Final = PresentFile(exists=True)
 
 
 def path_of(tool_input: JsonObject) -> str:
-    """Return the path of the file that a tool is to change."""
+    """Return the path of the file that a tool would change."""
     return text(tool_input.get("file_path") or tool_input.get("notebook_path"))
 
 
 def proposed(name: str, tool_input: JsonObject, present: PresentFile = _UNKNOWN) -> dict[str, Any]:
-    """Return the change that a tool is to make.
+    """Return the change that a tool would make.
 
-    :param present: the file before it. Without its text the diff has only what the tool's input says.
+    :param present: the file before the change. Without its text, the diff comes from the tool's input only.
     """
     path = path_of(tool_input)
     if not present.exists:
@@ -66,16 +72,22 @@ def completed(name: str, tool_input: JsonObject, result: Any) -> dict[str, Any]:
 
 
 def _after(name: str, tool_input: JsonObject, before: str) -> str | None:
-    """Return the text of a file after a tool; None if that cannot be said."""
+    """Return the text of a file after a change; None if it is unknown, or too long."""
     if name == "Write":
         return text(tool_input.get("content"))
     if name == "NotebookEdit":
         return None
-    for one in _edits(tool_input):
+    edits = _edits(tool_input)
+    if len(edits) > _MAX_EDITS:
+        return None
+    for one in edits:
         old, new = text(one.get("old_string")), text(one.get("new_string"))
         if old not in before or (not old and before):
             return None
-        before = before.replace(old, new, -1 if one.get("replace_all") is True else 1)
+        count = before.count(old) if one.get("replace_all") is True else 1
+        if len(before) + count * (len(new) - len(old)) > _MAX_TEXT:
+            return None
+        before = before.replace(old, new, count)
     return before
 
 
@@ -86,7 +98,7 @@ def _edits(tool_input: JsonObject) -> list[JsonObject]:
 
 
 def _pieces(tool_input: JsonObject) -> str:
-    """Return the replaced texts as hunks, whose place in the file is not known."""
+    """Return the replaced texts as hunks without line numbers."""
     return "".join(
         unified(text(one.get("old_string")), text(one.get("new_string")))
         for one in _edits(tool_input)
@@ -94,7 +106,7 @@ def _pieces(tool_input: JsonObject) -> str:
 
 
 def _cell(tool_input: JsonObject, notebook: str | None) -> str:
-    """Return the present text of a notebook's cell; empty if it is not known."""
+    """Return the present text of a notebook's cell; empty if it is unknown."""
     try:
         found = json.loads(notebook or "null")
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Findings about an installed Claude Code for administrators, and what to do about failed runs."""
+"""Findings about an installed Claude Code for administrators, and hints for failed runs."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -40,8 +40,8 @@ def claude_findings(
         yield Finding(
             "note",
             about,
-            "its agents are confined by asking, not by a sandbox of the operating system: what a person or a rule of "
-            f"Claude Code's settings allows can {possible_without_sandbox()}",
+            "its agents are confined by questions, not by a sandbox of the operating system: an action that a person "
+            f"or a rule of Claude Code's settings allows can {possible_without_sandbox()}",
             "confine agentd itself, if agents must not be able to",
             security=True,
         )
@@ -67,7 +67,7 @@ def claude_findings(
             "error",
             about,
             f"Claude Code cannot write to {directory}, where it keeps its conversations",
-            "let the user that agentd runs as write to it, or set `home` to another directory",
+            "give the user of agentd write access to it, or set `home` to another directory",
         )
     else:
         yield Finding("ok", about, f"Claude Code is {program}, its directory {directory}")
@@ -93,11 +93,11 @@ _ISSUES: Final[tuple[tuple[str, str, IssueCode, str], ...]] = (
         "correct extra_args of the provider; see the invocation",
     ),
 )
-"""By the code of a failure and how its message begins: the issue, and what to do."""
+"""The issue and the hint, by the code of a failure and the beginning of its message."""
 
 
 def likely_issue(error: RunError) -> Issue | None:
-    """Return the likely issue of a failure; None if its code says it all."""
+    """Return the likely issue of a failure; None if its code is enough."""
     for code, beginning, issue, hint in _ISSUES:
         if error.code == code and error.message.startswith(beginning):
             return Issue(issue, f"{error.code}: {error.message}", hint)

@@ -1,4 +1,4 @@
-"""What Claude Code is started with: arguments and environment. All names are those of 2.1.332."""
+"""The arguments and the environment of Claude Code. All names are those of 2.1.332."""
 
 import json
 import os
@@ -17,7 +17,7 @@ SERVER: Final = "agent_orchestrator"
 """The name of the MCP server with the orchestration tools."""
 
 _HOLD_MS: Final = 90_000_000
-"""Milliseconds a call of a tool may be held: a child may work for hours."""
+"""Maximum milliseconds of a tool call. A child may work for hours."""
 
 STOP: Final = ((Signals.SIGINT, 2.0), (Signals.SIGTERM, 2.0))
 """On both, Claude Code ends its commands and exits within two seconds."""
@@ -34,11 +34,11 @@ _OFF: Final = (
     "EnterWorktree",
     "ExitWorktree",
 )
-"""Tools that reach other conversations of the machine, start turns that nobody asked for, or change the directory."""
+"""Disabled tools. They reach other conversations of the machine, start turns without a prompt, or change the directory."""
 
 _BEFORE_COMMANDS: Final = Path(__file__).with_name("before_commands.sh")
-"""What is executed before each command of an agent. It removes the keys of Claude Code from the command's environment, and
-the way to the messages of other conversations."""
+"""A script that runs before each command of an agent. It removes Claude Code's keys and the access to the messages of
+other conversations from the command's environment."""
 
 KEYS: Final = frozenset(
     name for name in _BEFORE_COMMANDS.read_text().split()[1:] if "MESSAGING" not in name
@@ -52,7 +52,7 @@ _DEFAULTS: Final = {
     "CLAUDE_CODE_MAX_RETRIES": "4",
     "DISABLE_AUTOUPDATER": "1",
 }
-"""Variables that a provider may set otherwise."""
+"""Default variables, which a provider may override."""
 
 _FIXED: Final = {
     "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
@@ -60,14 +60,15 @@ _FIXED: Final = {
     "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",
     "MCP_TOOL_TIMEOUT": str(_HOLD_MS),
 }
-"""Variables without which a command outlives its run, a turn starts by itself, ``@path`` in a prompt reads a file
-without asking, or a tool is given up."""
+"""Required variables. Without them a command outlives its run, a turn starts without a prompt, ``@path`` in a prompt
+reads a file without asking, or a tool call times out."""
 
 _SETTINGS: Final = {"crossSessionInbound": "refuse", "env": _FIXED}
-"""Other conversations of the same user cannot start turns of this one, and other settings do not change the variables."""
+"""Settings that prevent other conversations of the user from starting turns in this one, and other settings from
+changing the variables."""
 
 _OF_A_CONVERSATION: Final = next(one for one in KNOWN_AGENTS if "claude" in one.runners).variables
-"""Variables that Claude Code sets for its commands. An agent is not to be taken for one of them."""
+"""Variables that Claude Code sets for its commands. They are removed, so that an agent does not look like one."""
 
 
 OWN_OPTIONS: Final = frozenset(
@@ -79,7 +80,7 @@ OWN_OPTIONS: Final = frozenset(
         *("--settings", "--setting-sources", "--model", "--effort", "--json-schema"),
     }
 )
-"""Options that the runner sets itself: a second one would replace it."""
+"""Options that the runner sets itself. A second one would override them."""
 
 
 @frozen
@@ -98,13 +99,17 @@ class Spec:
     has_tools: bool = True
     schema: str | None = None
     """The JSON Schema of answers."""
+    denied: tuple[str, ...] = ()
+    """Rules for what is denied without a question."""
+    asked: tuple[str, ...] = ()
+    """Rules for what is asked although it would not be by default."""
 
     def arguments(
         self, thread_id: str, rules: Sequence[str] = (), *, resumes: bool
     ) -> tuple[str, ...]:
         """Return the arguments for a conversation.
 
-        :param rules: what was allowed for the session.
+        :param rules: the approvals for the session.
         :param resumes: whether the conversation exists. Otherwise it begins with this id.
         """
         return (
@@ -114,7 +119,7 @@ class Spec:
             *("--permission-prompt-tool", "stdio"),
             *("--resume" if resumes else "--session-id", thread_id),
             *("--setting-sources", self.sources),
-            *("--settings", _json(_settings(rules))),
+            *("--settings", _json(self._settings(rules))),
             *("--permission-mode", self.mode),
             f"--disallowedTools={','.join(_OFF)}",
             *self._tools(),
@@ -130,9 +135,10 @@ class Spec:
         servers = {"mcpServers": {SERVER: {"type": "sdk", "name": SERVER}}}
         return (f"--mcp-config={_json(servers)}", f"--allowedTools=mcp__{SERVER}")
 
-
-def _settings(rules: Sequence[str]) -> Mapping[str, Any]:
-    return {**_SETTINGS, "permissions": {"allow": [*rules]}} if rules else _SETTINGS
+    def _settings(self, rules: Sequence[str]) -> Mapping[str, Any]:
+        permissions = {"allow": [*rules], "deny": self.denied, "ask": self.asked}
+        given = {kind: found for kind, found in permissions.items() if found}
+        return {**_SETTINGS, "permissions": given} if given else _SETTINGS
 
 
 def _json(value: Any) -> str:
@@ -150,21 +156,21 @@ def environment(env: Mapping[str, str], home: str | None) -> dict[str, str]:
 
 
 def hides_keys(env: Mapping[str, str]) -> bool:
-    """Return whether the commands of agents do not get the keys of Claude Code."""
+    """Return whether Claude Code's keys are hidden from the commands of agents."""
     return env.get(ENV_FILE) == _DEFAULTS[ENV_FILE]
 
 
 def permission_mode(sandbox: Sandbox, policy: ApprovalPolicy) -> str:
     """Return the permission mode of a run.
 
-    ``acceptEdits`` changes files of the working directory without asking, and asks for all else that is not known
-    to be harmless. ``default`` asks for these changes too.
+    ``acceptEdits`` changes files of the working directory without asking, and asks before any other action that is not
+    known to be harmless. ``default`` asks before these changes too.
     """
     return "default" if sandbox == "read-only" or policy == "untrusted" else "acceptEdits"
 
 
 def decides_alone(sandbox: Sandbox, policy: ApprovalPolicy) -> bool | None:
-    """Return the answer to each question whether a tool may be used; None to ask somebody."""
+    """Return the fixed answer to all permission questions; None to ask a parent or a person."""
     if sandbox == "danger-full-access" and policy != "untrusted":
         return True
     return False if policy == "never" else None

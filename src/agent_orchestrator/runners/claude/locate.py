@@ -16,7 +16,7 @@ from agent_orchestrator.runners.program import NotInstalled, find_command, requi
 _MACHINES: Final = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 
 _STUB_SIZE: Final = 2**20
-"""Bytes that a stub is smaller than. The binary has 400 MB."""
+"""Maximum bytes of a stub. The binary has 400 MB."""
 
 
 def locate(command: str, env: Mapping[str, str]) -> Path:
@@ -39,7 +39,7 @@ def locate(command: str, env: Mapping[str, str]) -> Path:
 
 
 def _natives(stub: Path) -> Iterator[Path]:
-    """Yield the places of the native binary, those of the best package for this machine first."""
+    """Yield the possible paths of the native binary, the best package for this machine first."""
     system = "darwin" if platform.system() == "Darwin" else "linux"
     name = f"claude-code-{system}-{_MACHINES.get(platform.machine(), platform.machine())}"
     package = stub.parent.parent

@@ -21,7 +21,7 @@ class Message(Enum):
     STARTED = "started"
     COMPLETED = "completed"
     ANSWERED_BEFORE = "answered before"
-    """The conversation had its answer, or a part of it, before this run."""
+    """The conversation had the answer, or a part of it, before this run."""
     CANCELED = "cancelled"
 
 

@@ -44,7 +44,7 @@ class Plan:
         return {key: [*one] for key, one in self.tasks.items()}
 
     def change(self, tool: str, tool_input: JsonObject, result: Any) -> list[dict[str, str]] | None:
-        """Take a successful call of one of :data:`TOOLS`. Return the steps; None if they have not changed.
+        """Apply a successful call of one of :data:`TOOLS`. Return the steps; None if they have not changed.
 
         :param result: its ``tool_use_result``.
         """

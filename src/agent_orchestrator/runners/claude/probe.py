@@ -1,4 +1,4 @@
-"""Whether Claude Code is installed, of a supported version, and logged in."""
+"""Checks whether Claude Code is installed, of a supported version, and logged in."""
 
 import json
 import time
@@ -16,13 +16,13 @@ from agent_orchestrator.runners.program import NotInstalled
 from agent_orchestrator.runners.versions import SupportedVersions
 
 VERSIONS: Final = SupportedVersions("Claude Code", (2, 1, 332), (2, 1, 332), "run `claude update`")
-"""No older one was tried with this runner, nor a newer one."""
+"""The tested versions. Older and newer ones were not tried."""
 
 _BANNER: Final = " (Claude Code)"
 
 _TIMEOUT_S: Final = 10.0
 _ASK_AGAIN_S: Final = 60.0
-"""Seconds after which a missing login is looked for again, though its files have not changed."""
+"""Seconds after which a missing login is checked again, even if its files have not changed."""
 
 _LOGIN_FILES: Final = (".credentials.json", ".claude.json", "settings.json")
 
@@ -33,7 +33,7 @@ class Probe:
 
     _versions: dict[tuple[Path, int], str | None] = field(factory=dict, init=False)
     _logins: dict[tuple[Any, ...], tuple[float, bool | None]] = field(factory=dict, init=False)
-    """When it was asked for a login, and the answer, by what the login depends on."""
+    """The time and the result of the last login check, by the state of everything that the login depends on."""
 
     def __call__(self, command: str, env: Mapping[str, str]) -> Availability:
         """Return whether a run could start. Blocks for half a second the first time."""
@@ -57,7 +57,7 @@ class Probe:
         return evolve(found, logged_in=is_logged_in)
 
     def version(self, program: Path, env: Mapping[str, str]) -> str | None:
-        """Return the version of a program; None if it does not say that it is Claude Code.
+        """Return the version of a program; None if it does not identify itself as Claude Code.
 
         :raises NotInstalled: if it cannot be run.
         """
@@ -77,7 +77,7 @@ class Probe:
         return known[1]
 
     def forget_login(self) -> None:
-        """Ask for the login again: it was found to be wrong, or right."""
+        """Check the login again at the next probe, because a run has shown that the result was wrong."""
         self._logins.clear()
 
 
@@ -92,7 +92,7 @@ def _file_states(env: Mapping[str, str]) -> Iterator[tuple[int, int] | None]:
 
 
 def _is_logged_in(program: Path, env: Mapping[str, str]) -> bool | None:
-    """Return what ``auth status`` says; None if it is not known."""
+    """Return the result of ``auth status``; None if it is unknown."""
     try:
         status = json.loads(_output(program, ("auth", "status"), env))
     except (NotInstalled, ValueError):

@@ -17,8 +17,7 @@ from agent_orchestrator.runners.live.process import Launch, LiveProcess
 from agent_orchestrator.runners.program import NotInstalled
 
 START_S: Final = 60.0
-"""Seconds that Claude Code has to become ready. It usually takes half a second, and as long as the user's MCP servers
-need at most."""
+"""Maximum seconds until Claude Code is ready. It usually takes half a second, or longer with slow MCP servers of the user."""
 
 
 @define(eq=False)
@@ -27,7 +26,7 @@ class ClaudeProcess(LiveProcess):
 
     :param resumes: whether the conversation exists. Otherwise it begins with this id.
     :param tools: the orchestration tools, if its agent gets them.
-    :param rules: what was allowed for the session in earlier processes.
+    :param rules: the approvals for the session from earlier processes.
     :ivar mode: its present permission mode.
     :ivar has_hooks: whether it asks before each tool which permissions apply. Settings of its user can switch that off.
     :ivar prompts: the ids of the prompts that it was sent.
@@ -59,7 +58,7 @@ class ClaudeProcess(LiveProcess):
         argv = (str(program), *self.argv[1:])
         return Launch(argv, env, self.spec.cwd, self.spec.is_cwd_resolved, STOP)
 
-    async def greet(self) -> None:
+    async def initialize(self) -> None:
         servers = {"sdkMcpServers": [SERVER]} if self.spec.has_tools else {}
         answer = await self.request("initialize", {"hooks": _HOOKS, **servers}, START_S)
         account = answer.get("account") if isinstance(answer, Mapping) else None
@@ -86,7 +85,7 @@ class ClaudeProcess(LiveProcess):
                     self.fail(AgentFailed("thread_missing", problem))
                     return
             case Notification(method) if method == INIT and not self.leases:
-                # A turn that nobody asked for. Its tools would run without a run.
+                # A turn without a prompt. Its tools would work outside of a run.
                 self.fail(AgentFailed("provider_error", "Claude Code started a turn by itself"))
                 return
         await super().receive(message)
@@ -102,7 +101,7 @@ _UNASKED: Final = ("Read", "Glob", "Grep", "EnterPlanMode", "ExitPlanMode", "Ask
 
 
 def hook_answer(asked: Any) -> Mapping[str, Any]:
-    """Return which permissions apply to a use of a tool: Claude Code's own where it asks, else somebody is asked.
+    """Return which permissions apply to a tool call: Claude Code's own in a mode in which it asks, otherwise a question.
 
     In the plan mode of 2.1.332, which an agent can enter, a model decides which commands may run.
     """

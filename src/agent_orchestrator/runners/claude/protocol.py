@@ -101,5 +101,5 @@ PROTOCOL: Final = AgentProtocol(
     "Claude Code",
     StreamJson(),
     streams={TEXT_DELTA: (("text",),)},
-    kept=frozenset({LIFECYCLE, RESULT}),
+    never_dropped=frozenset({LIFECYCLE, RESULT}),
 )

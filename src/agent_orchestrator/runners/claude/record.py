@@ -1,8 +1,7 @@
 """Claude Code's own record of a conversation, and its program for a person. Names and shapes are those of 2.1.332.
 
 The record has the messages of the model and of the user in the shape of the protocol, and so is read by
-:class:`~agent_orchestrator.runners.claude.turns.RunReader`. Entries of sub-agents, and what the program notes for
-itself, are left out.
+:class:`~agent_orchestrator.runners.claude.turns.RunReader`. Entries of sub-agents and internal notes of the program are left out.
 """
 
 import uuid
@@ -27,7 +26,7 @@ from agent_orchestrator.runners.live.messages import Notification
 from agent_orchestrator.runners.program import NotInstalled
 
 _OWN_TEXTS: Final = ("<local-command-", "<command-", "<bash-", "<system-reminder>", "Caveat: ")
-"""How the texts begin that the program writes in the user's name: its commands, and what they printed."""
+"""The beginnings of texts that the program itself writes as the user: its commands and their output."""
 
 
 def home_in(env: Mapping[str, str]) -> Path:
@@ -78,7 +77,7 @@ def find(home: Path, thread_id: str | None, cwd: str) -> Conversation:
         directory = _directory_of(home, path)
     except OSError as error:
         raise AgentFailed("thread_missing", f"the record cannot be read: {error}") from None
-    # The model is not read: Claude Code goes on with that of the conversation.
+    # The model is not read, because Claude Code continues with the conversation's model.
     return Conversation(Thread(path.stem, {"has_begun": True, record.PLACE: 0}), directory or cwd)
 
 

@@ -1,6 +1,7 @@
 """Runs turns with Claude Code: a live process for each conversation."""
 
 import json
+import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -27,8 +28,10 @@ from agent_orchestrator.ports.runner import (
     Conversation,
     Handover,
     Outcome,
+    ProtectedPaths,
     RunContext,
 )
+from agent_orchestrator.runners.claude import own_files
 from agent_orchestrator.runners.claude.driver import RunDriver
 from agent_orchestrator.runners.claude.failures import is_conversation_in_use
 from agent_orchestrator.runners.claude.findings import claude_findings, likely_issue
@@ -115,6 +118,7 @@ class ClaudeRunner(LiveRunner):
             tools=self.tools,
             confine=True,  # by permission modes, and by asking
             sandbox=self.sandbox,
+            approval_policy=self.approval_policy,
             models=True,
             effort=True,
             output_schema=True,
@@ -144,7 +148,7 @@ class ClaudeRunner(LiveRunner):
         return likely_issue(error)
 
     async def hand_over(self, session: Session, thread: Thread, env: Mapping[str, str]) -> Handover:
-        """Let go of a conversation, and return Claude Code for it, with the rights of the session's runs.
+        """Release a conversation, and return the program that resumes it, with the rights of the session's runs.
 
         :raises AgentFailed: if it has no record of the conversation.
         """
@@ -193,6 +197,9 @@ class ClaudeRunner(LiveRunner):
         env = environment(context.env, self.home)
         session, run = context.session, context.run
         sandbox, policy = run.sandbox or self.sandbox, run.approval_policy or self.approval_policy
+        # Without questions, an agent is not kept from anything.
+        protected = ProtectedPaths() if decides_alone(sandbox, policy) else context.protected
+        cwd = await anyio.to_thread.run_sync(os.path.realpath, session.cwd)
         return Spec(
             self.command,
             session.cwd,
@@ -205,6 +212,8 @@ class ClaudeRunner(LiveRunner):
             tuple(self.extra_args),
             self.tools,
             None if run.output_schema is None else json.dumps(dict(run.output_schema)),
+            own_files.deny_rules(protected),
+            tuple(own_files.ask_rules(protected, cwd)),
         )
 
     async def _turn(self, context: RunContext, spec: Spec, thread: Thread | None) -> Outcome:
@@ -221,7 +230,7 @@ class ClaudeRunner(LiveRunner):
                 raise ConversationMissing(problem.message) from problem
             if begun or not is_conversation_in_use(problem.message):
                 raise
-        # It had begun before that could be recorded.
+        # The conversation was begun before its id could be recorded.
         return await self._in_process(context, spec, thread.id, state, resumes=True)
 
     async def _in_process(
@@ -240,7 +249,7 @@ class ClaudeRunner(LiveRunner):
             tools = context.tools.list() if self.tools else ()
             return ClaudeProcess(PROTOCOL, tag, self.idle_s, spec, thread_id, resumes, tools, rules)
 
-        leasing = self._pool.lease_of(thread_id, lambda one: one.spec == spec, make)
+        leasing = self._pool.lease_by_key(thread_id, lambda one: one.spec == spec, make)
         async with leasing as process:
             with process.open_mailbox() as mailbox:
                 invocation = Invocation(
@@ -266,6 +275,6 @@ class ClaudeRunner(LiveRunner):
                     if failure.code == "auth_failed":
                         self._probe.forget_login()
                         process.retire("Claude Code's login may have changed")
-                    if process.failure is None or driver.is_taken:
+                    if process.failure is None or driver.has_prompt:
                         raise
                     raise PromptNotTaken(failure, context.thread) from failure

@@ -1,4 +1,4 @@
-"""The self-test: that an installed Claude Code asks before it uses a tool.
+"""The self-test: it checks that an installed Claude Code asks before it uses a tool.
 
 It runs once for each version, before the first turn. Claude Code gets the same arguments as for a turn, and an empty
 directory to work in. The model is a :class:`~agent_orchestrator.runners.claude.stub_model.StubModel`, so nothing leaves
@@ -37,7 +37,7 @@ _INPUT: Final = {"command": f"sh -c 'echo > {_FILE}'"}
 _WORDS: Final = "the self-test denies this"
 
 _KEPT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
-"""Variables of a provider that the self-test has too. No others: they may lead to another model."""
+"""The variables of a provider that the self-test uses. Others could select another model."""
 
 
 _PASSED: Final[set[tuple[str, int]]] = set()
@@ -46,13 +46,13 @@ _PASSED: Final[set[tuple[str, int]]] = set()
 
 @define(eq=False)
 class SelfTest:
-    """The refused versions."""
+    """Tests versions of Claude Code, and remembers the refused ones."""
 
     _refusals: dict[str, str] = field(factory=dict, init=False)
     _lock: anyio.Lock | None = field(default=None, init=False)
 
     def refusal(self, version: str | None) -> str | None:
-        """Return why a version may not run; None if it may, or was not tested yet."""
+        """Return why a version is refused; None if it has passed or was not tested yet."""
         return self._refusals.get(version or "")
 
     async def require(self, spec: Spec, probe: Probe) -> None:
@@ -96,7 +96,7 @@ def _supported(command: str, env: Mapping[str, str], probe: Probe) -> tuple[tupl
 
 
 async def _problem(spec: Spec) -> tuple[str | None, bool]:
-    """Return what is wrong, None if the program asks; and whether that is known.
+    """Return the problem with a program, None if it asks; and whether the result is certain.
 
     A program that was too slow, or has ended, is tested again.
     """

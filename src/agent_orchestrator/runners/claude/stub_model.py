@@ -1,4 +1,4 @@
-"""A model for the self-test: it asks once for a tool, then says that it is done. It listens on this machine only."""
+"""A model for the self-test: it calls a tool once, then ends its turn. It listens on this machine only."""
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class StubModel:
             except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 pass  # the client has gone
             except (anyio.IncompleteRead, anyio.DelimiterNotFound, ValueError):
-                pass  # it is not a client of a model
+                pass  # not a request to a model
 
     def _response(self, body: Mapping[str, Any]) -> bytes:
         messages = body.get("messages")

@@ -1,4 +1,4 @@
-"""Converts what Claude Code says during a run to events, without I/O.
+"""Converts the messages of Claude Code during a run to events, without I/O.
 
 ================================== =========================================================
 message                            becomes
@@ -44,7 +44,7 @@ from agent_orchestrator.runners.events import (
 )
 from agent_orchestrator.runners.live.messages import Notification
 from agent_orchestrator.runners.numbers import amount, whole
-from agent_orchestrator.runners.tool_items import ToolItems
+from agent_orchestrator.runners.tool_items import ToolItems, short_id
 
 IGNORED: Final = frozenset(
     {
@@ -72,19 +72,22 @@ IGNORED: Final = frozenset(
 _MAX_ANSWER: Final = 64 * 2**20
 """Maximum characters of a run's result."""
 
+_MAX_MESSAGES: Final = 10_000
+"""Maximum number of answers whose texts are counted."""
+
 _MAX_DELAY_MS: Final = 1e9
-"""Milliseconds that nothing waits for a try."""
+"""Maximum delay of a retry in milliseconds. A greater one is an error of the agent."""
 
 
 @define
 class RunReader:
-    """What Claude Code has said since the prompt of a run.
+    """The state of a run's conversation since its prompt.
 
     :ivar usage: of the turns that have ended.
     :ivar failure: why the last turn failed; None if it did not.
     :ivar is_answering: whether the model has begun to answer.
     :ivar has_run_commands: whether a command was run, which may have left processes.
-    :ivar mode: the permission mode, once Claude Code has said it.
+    :ivar mode: the permission mode, once Claude Code has reported it.
     """
 
     plan: Plan = field(factory=Plan)
@@ -99,11 +102,12 @@ class RunReader:
     _items: ToolItems = field(factory=ToolItems, init=False)
     _calls: dict[str, tuple[str, JsonObject]] = field(factory=dict, init=False)
     _answer: list[str] = field(factory=list, init=False)
+    _answer_size: int = field(default=0, init=False)
     _is_continued: bool = field(default=False, init=False)
     _message_id: str = field(default="", init=False)
-    """The answer that is streamed."""
+    """The id of the answer that is being streamed."""
     _blocks: dict[str, int] = field(factory=dict, init=False)
-    """How many texts each answer had."""
+    """The number of texts in each answer."""
     _error: str | None = field(default=None, init=False)
     _said: str = field(default="", init=False)
 
@@ -114,10 +118,11 @@ class RunReader:
 
     def call_of(self, tool_id: str) -> tuple[str, JsonObject] | None:
         """Return name and input of a call that has not ended."""
-        return self._calls.get(tool_id)
+        return self._calls.get(short_id(tool_id))
 
     def note_change(self, tool_id: str, change: JsonObject) -> None:
-        """Keep what is known better of the change of a file that is being asked about."""
+        """Store the change of a file from a question, which has more than the tool's input."""
+        tool_id = short_id(tool_id)
         if self._items.get(tool_id) is not None:
             self._items.merge(tool_id, {"changes": [change]}, EventType.FILE_CHANGED)
 
@@ -137,11 +142,11 @@ class RunReader:
 
     def begin_turn(self) -> None:
         """Forget the answer of the turn before."""
-        self._answer, self._is_continued = [], False
+        self._forget_answer()
         self._error, self._said = None, ""
 
     def finish(self) -> list[AgentEvent]:
-        """Return the events that close what was left open."""
+        """Return the events that end all open items."""
         self._calls.clear()
         return self._items.finish()
 
@@ -155,7 +160,7 @@ class RunReader:
                 event = require_object(params.get("event"))
                 message = require_object(event.get("message"))
                 if not params.get("parent_tool_use_id"):
-                    self._message_id = text(message.get("id"))
+                    self._message_id = short_id(text(message.get("id")))
                 self.is_answering = True
                 return []
             case _ if name == TEXT_DELTA:
@@ -180,16 +185,22 @@ class RunReader:
     def _assistant(self, params: JsonObject) -> list[AgentEvent]:
         message = require_object(params.get("message"))
         parent = params.get("parent_tool_use_id")
-        of = {"parent_tool_id": text(parent)} if parent else {}
+        of = {"parent_tool_id": short_id(text(parent))} if parent else {}
         self.is_answering |= not params.get("error")
+        message_id = short_id(text(message.get("id")))
         events: list[AgentEvent] = []
-        for block in require_list(message.get("content")):
-            events += self._block(params, message, require_object(block), of)
+        for one in require_list(message.get("content")):
+            block = require_object(one)
+            found = self._block(params, message_id, block, of)
+            if found is None:
+                found = [agent_event(EventType.BACKEND_EVENT, kind="assistant", payload=block)]
+            events += found
         return events
 
     def _block(
-        self, params: JsonObject, message: JsonObject, block: JsonObject, of: dict[str, str]
-    ) -> list[AgentEvent]:
+        self, params: JsonObject, message_id: str, block: JsonObject, of: dict[str, str]
+    ) -> list[AgentEvent] | None:
+        """Return the events of a part of a message; None if it is of an unknown kind."""
         match block.get("type"):
             case "text" if params.get("error"):
                 # It is the message of the failure, and no answer of the model.
@@ -197,17 +208,17 @@ class RunReader:
                 return []
             case "text":
                 said = text(block.get("text"))
-                item_id = self._item_id(text(message.get("id")))
+                item_id = self._item_id(message_id)
                 kind = EventType.SUBAGENT_MESSAGE if of else EventType.AGENT_MESSAGE
                 if not of:
                     self._add_to_answer(said)
-                self._blocks[text(message.get("id"))] = (
-                    self._blocks.get(text(message.get("id")), 0) + 1
-                )
+                self._blocks[message_id] = self._blocks.get(message_id, 0) + 1
+                if len(self._blocks) > _MAX_MESSAGES:
+                    del self._blocks[next(iter(self._blocks))]
                 return [agent_event(kind, text=said, item_id=item_id, **of)]
             case "thinking":
                 thought = text(block.get("thinking"))
-                item_id = f"{text(message.get('id'))}.thinking"
+                item_id = f"{message_id}.thinking"
                 return (
                     [agent_event(EventType.AGENT_REASONING, text=thought, item_id=item_id, **of)]
                     if thought
@@ -215,17 +226,21 @@ class RunReader:
                 )
             case "tool_use":
                 if not of:
-                    self._answer, self._is_continued = [], False
+                    self._forget_answer()
                 return self._started(block, of)
             case "redacted_thinking":
                 return []
-        return [agent_event(EventType.BACKEND_EVENT, kind="assistant", payload={**params})]
+        return None
 
     def _add_to_answer(self, said: str) -> None:
-        if self._answer and not self._is_continued:
-            self._answer.append("\n\n")
-        self._answer.append(said)
+        separator = "\n\n" if self._answer and not self._is_continued else ""
         self._is_continued = False
+        if self._answer_size < _MAX_ANSWER:
+            self._answer.append(separator + said)
+            self._answer_size += len(separator) + len(said)
+
+    def _forget_answer(self) -> None:
+        self._answer, self._answer_size, self._is_continued = [], 0, False
 
     def _item_id(self, message_id: str) -> str:
         return f"{message_id}.{self._blocks.get(message_id, 0)}"
@@ -240,15 +255,20 @@ class RunReader:
     # --- tools
 
     def _started(self, block: JsonObject, of: dict[str, str]) -> list[AgentEvent]:
-        tool_id, name = text(block.get("id")), text(block.get("name"))
+        tool_id, name = short_id(text(block.get("id"))), text(block.get("name"))
         tool_input = block.get("input")
         tool_input = tool_input if isinstance(tool_input, Mapping) else {"input": tool_input}
         self._calls[tool_id] = name, tool_input
         self.has_run_commands |= name == items.COMMAND_TOOL
         if name in FILE_TOOLS:
             data = {"changes": [file_changes.proposed(name, tool_input)], **of}
-            return self._items.merge(tool_id, data, EventType.FILE_CHANGED)
-        return self._items.start(tool_id, {**items.call(name, tool_input), **of})
+            events = self._items.merge(tool_id, data, EventType.FILE_CHANGED)
+        else:
+            events = self._items.start(tool_id, {**items.call(name, tool_input), **of})
+        for ended in events:
+            if ended.event_type != EventType.TOOL_STARTED:
+                self._calls.pop(ended.data["tool_id"], None)
+        return events
 
     def _user(self, params: JsonObject) -> list[AgentEvent]:
         content = require_object(params.get("message")).get("content")
@@ -263,14 +283,14 @@ class RunReader:
             for one in (found if isinstance(found, list) else ())
             if isinstance(one, Mapping)
         }
+        blocks = [require_object(part) for part in content]
+        results = [block for block in blocks if block.get("type") == "tool_result"]
+        # Of several results, it is unknown whose details these are.
+        details = params.get("tool_use_result") if len(results) == 1 else None
         events: list[AgentEvent] = []
-        for part in content:
-            block = require_object(part)
-            if block.get("type") == "tool_result":
-                tool_id = text(block.get("tool_use_id"))
-                events += self._completed(
-                    tool_id, block, metas.get(tool_id, {}), params.get("tool_use_result")
-                )
+        for block in results:
+            tool_id = text(block.get("tool_use_id"))
+            events += self._completed(short_id(tool_id), block, metas.get(tool_id, {}), details)
         return events
 
     def _completed(

@@ -102,4 +102,4 @@ def toml_value(value: Any) -> str:
         return "{" + ", ".join(pairs) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(toml_value(part) for part in value) + "]"
-    raise TypeError(f"TOML cannot say {value!r}")
+    raise TypeError(f"TOML cannot express {value!r}")

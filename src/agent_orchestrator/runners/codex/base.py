@@ -63,11 +63,11 @@ class CodexRunnerBase(ConversationRunner, UsesForkServer):
         )
 
     async def hand_over(self, session: Session, thread: Thread, env: Mapping[str, str]) -> Handover:
-        """Let go of a thread, and return codex's program for it, with the rights of the session's runs.
+        """Release a thread, and return the program that resumes it, with the rights of the session's runs.
 
         :raises AgentFailed: if codex keeps the thread, or has no record of it.
         """
-        await self._let_go(thread.id)
+        await self._release_thread(thread.id)
         return await run_sync(
             handover,
             self.command,
@@ -79,7 +79,7 @@ class CodexRunnerBase(ConversationRunner, UsesForkServer):
             self._policy_of(session),
         )
 
-    async def _let_go(self, thread_id: str) -> None:
+    async def _release_thread(self, thread_id: str) -> None:
         """End the use of a thread. Default: no process has it between runs."""
 
     def _policy_of(self, session: Session) -> ApprovalPolicy | None:

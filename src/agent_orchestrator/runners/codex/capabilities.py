@@ -1,14 +1,21 @@
 """The capabilities of codex, for all its runners."""
 
 from agent_orchestrator.domain.capabilities import Capabilities, InputLimit
-from agent_orchestrator.domain.model import Sandbox
+from agent_orchestrator.domain.model import ApprovalPolicy, Sandbox
 from agent_orchestrator.runners.codex.argv import MAX_INPUT
 
 
-def codex_capabilities(sandbox: Sandbox | None, *, tools: bool, is_exec: bool) -> Capabilities:
+def codex_capabilities(
+    sandbox: Sandbox | None,
+    approval_policy: ApprovalPolicy | None,
+    *,
+    tools: bool,
+    is_exec: bool,
+) -> Capabilities:
     """Return the capabilities of a codex runner.
 
     :param sandbox: the runner's own setting; None leaves it to codex's configuration.
+    :param approval_policy: likewise.
     :param tools: whether its agents get the orchestration tools.
     :param is_exec: whether each run is a ``codex exec``, which accepts no message during a turn and never
         asks.
@@ -20,6 +27,7 @@ def codex_capabilities(sandbox: Sandbox | None, *, tools: bool, is_exec: bool) -
         tools=tools,
         confine=True,  # exec by arguments; the app server with every turn
         sandbox=sandbox,
+        approval_policy=approval_policy,
         protect=sandbox != "danger-full-access",
         models=True,
         effort=True,

@@ -1,4 +1,4 @@
-"""Codex's login, as far as its files show it.
+"""Reads codex's login from its files. Codex may have another one in a keyring.
 
 Codex 0.169 reads them when it starts. A process that was started with another login keeps that one.
 """

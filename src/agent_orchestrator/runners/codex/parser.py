@@ -106,7 +106,7 @@ class ExecParser:
         return None
 
     def finish(self) -> list[AgentEvent]:
-        """Return the events that close what codex left open."""
+        """Return the events that end all open items."""
         return self._items.tools.finish()
 
     # --- the turn

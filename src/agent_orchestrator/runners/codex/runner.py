@@ -67,7 +67,7 @@ class CodexExecRunner(CodexRunnerBase):
 
     @property
     def capabilities(self) -> Capabilities:
-        return codex_capabilities(self.sandbox, tools=self.tools, is_exec=True)
+        return codex_capabilities(self.sandbox, None, tools=self.tools, is_exec=True)
 
     def capabilities_in(self, env: Mapping[str, str]) -> Capabilities:
         """Return the capabilities of agents with this environment.

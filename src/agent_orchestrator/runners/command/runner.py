@@ -243,7 +243,7 @@ class _BoundedOutput:
             content = read_text(Line(self._data))
             if content.truncation is None:
                 return content
-            # Its characters are so wide that no more of them is kept.
+            # Its characters are so wide that none of the rest fits.
             del self._data[MAX_RESULT // 8 :]
         cut = read_text(Line(self._data)).text
         note = f"\n[cut: the output had {self._size:,} bytes]"
@@ -342,7 +342,7 @@ async def _with_version(argv: tuple[str, ...], env: Mapping[str, str]) -> Availa
     version, reason = None, "it printed none"
     with anyio.move_on_after(_VERSION_S) as time_limit:
         try:
-            # Who only prints a version has nothing to clean up: it is killed without asking.
+            # A program that only prints its version has nothing to clean up, so it is killed at once.
             async with agent_process(argv, cwd="/", env=env, stop=()) as process:
                 async for line in process.lines():
                     version = version or decoded(line.data[:200]).strip() or None

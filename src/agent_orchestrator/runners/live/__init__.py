@@ -1,1 +1,1 @@
-"""The shared parts of runners whose agents stay alive between runs and are spoken to in lines."""
+"""The shared parts of runners whose agents stay alive between runs and exchange messages line by line."""

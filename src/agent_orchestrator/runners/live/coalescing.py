@@ -1,4 +1,4 @@
-"""Pieces of text put together, so that a fast stream does not become a flood of events."""
+"""Joins pieces of streamed text, so that a fast stream does not become a flood of events."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -10,7 +10,7 @@ from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.runners.events import AgentEvent
 
 INTERVAL_S: Final = 0.05
-"""Minimum seconds between two emissions of streamed text, of all streams together."""
+"""Minimum seconds between two emissions of streamed text, for all streams together."""
 
 MAX_DELTA: Final = 2**20
 """Characters of streamed text after which it is emitted at once."""
@@ -19,12 +19,13 @@ _DELTA_EVENTS: Final[Mapping[str, str]] = {
     EventType.AGENT_MESSAGE_DELTA: "item_id",
     EventType.TOOL_OUTPUT: "tool_id",
 }
-"""What comes in pieces, and the field that names its stream."""
+"""The types of events with a piece of a text, and the field that identifies the stream."""
 
-_WHOLE_EVENTS: Final[Mapping[str, str]] = {
+_COMPLETE_EVENTS: Final[Mapping[str, str]] = {
     EventType.AGENT_MESSAGE: EventType.AGENT_MESSAGE_DELTA,
     EventType.TOOL_COMPLETED: EventType.TOOL_OUTPUT,
 }
+"""The types of events that end a stream, and the type of its pieces."""
 
 
 @define(eq=False)
@@ -42,22 +43,22 @@ class Coalescer:
 
     @property
     def due(self) -> float:
-        """When :meth:`flush` has something to give; infinity when nothing is held."""
+        """The time at which to call :meth:`flush`, by anyio's clock; infinity if no text is held."""
         return self._flushed_at + INTERVAL_S if self._held else float("inf")
 
     def add(self, events: Sequence[AgentEvent]) -> list[AgentEvent]:
         """Hold the pieces among these events. Return the events to emit now."""
-        now: list[AgentEvent] = []
+        ready: list[AgentEvent] = []
         for event in events:
-            if (name := _DELTA_EVENTS.get(event.event_type)) is not None:
-                self._hold((event.event_type, event.data[name]), event.data["text"])
+            if (id_field := _DELTA_EVENTS.get(event.event_type)) is not None:
+                self._hold((event.event_type, event.data[id_field]), event.data["text"])
                 if self._size > MAX_DELTA:
-                    now += self.flush()
+                    ready += self.flush()
                 continue
-            if (text_type := _WHOLE_EVENTS.get(event.event_type)) is not None:
-                now += self._rest(text_type, event.data.get(_DELTA_EVENTS[text_type], ""))
-            now.append(event)
-        return now
+            if (piece_type := _COMPLETE_EVENTS.get(event.event_type)) is not None:
+                ready += self._last_piece(piece_type, event.data.get(_DELTA_EVENTS[piece_type], ""))
+            ready.append(event)
+        return ready
 
     def flush(self) -> list[AgentEvent]:
         """Return the held text, as one piece for each stream."""
@@ -70,23 +71,23 @@ class Coalescer:
         self._flushed_at = anyio.current_time()
         return events
 
-    def _rest(self, kind: str, name: str) -> list[AgentEvent]:
+    def _last_piece(self, event_type: str, stream_id: str) -> list[AgentEvent]:
         """Return the last piece of a stream that ends; none if no piece was emitted before."""
-        stream = (kind, name)
+        stream = (event_type, stream_id)
         parts = self._held.pop(stream, None)
         if stream not in self._emitted:
             return []
         self._emitted.remove(stream)
         return [] if parts is None else [_piece(stream, parts)]
 
-    def _hold(self, key: tuple[str, str], piece: str) -> None:
+    def _hold(self, stream: tuple[str, str], piece: str) -> None:
         if not self._held:
-            # The first piece waits too: most messages are whole before its time is up.
+            # The first piece waits too: most messages are complete before the interval ends.
             self._flushed_at = max(self._flushed_at, anyio.current_time())
-        self._held.setdefault(key, []).append(piece)
+        self._held.setdefault(stream, []).append(piece)
         self._size += len(piece)
 
 
 def _piece(stream: tuple[str, str], parts: Sequence[str]) -> AgentEvent:
-    kind, name = stream
-    return AgentEvent(kind, {"text": "".join(parts), _DELTA_EVENTS[kind]: name})
+    event_type, stream_id = stream
+    return AgentEvent(event_type, {"text": "".join(parts), _DELTA_EVENTS[event_type]: stream_id})

@@ -1,6 +1,6 @@
-"""JSON-RPC 2.0 in lines, with requests from both sides.
+"""JSON-RPC 2.0, one message per line, with requests from both sides.
 
-Each side numbers its requests, so both can use the same id.
+Each side numbers its requests itself, so both can use the same id at the same time.
 """
 
 import json
@@ -45,7 +45,7 @@ class JsonRpc:
             fields = params if isinstance(params, dict) else {}
             if "id" not in message:
                 return Notification(method, fields, size)
-            # One with another id cannot be answered.
+            # A request whose id has another type cannot be answered.
             return (
                 AgentRequest(number, method, fields, size)
                 if isinstance(number, (str, int))

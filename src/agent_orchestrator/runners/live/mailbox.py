@@ -22,19 +22,19 @@ from agent_orchestrator.runners.live.messages import (
 )
 
 MAX_WAITING_BYTES: Final = 96 * 2**20
-"""Bytes that may wait for a run."""
+"""Maximum bytes of the messages that wait for a run."""
 
 _OVERHEAD: Final = 1_000
-"""Bytes of memory of a message besides its text."""
+"""Approximate bytes of memory that a message takes in addition to its text."""
 
 _MAX_JOINED: Final = 64 * 2**10
-"""Characters after which no more pieces of a stream are joined."""
+"""Size of a joined message, in characters, after which the next piece begins another."""
 
 Path = Sequence[str]
 
 Streams = Mapping[str, Sequence[Path]]
-"""The methods of notifications with a piece of a text, and the paths in their params at which it may be. Pieces
-that follow each other and are otherwise equal may be joined."""
+"""The methods of notifications with a piece of a text, and the paths in their params at which the piece may be.
+Consecutive notifications that differ only in the piece may be joined."""
 
 
 @frozen
@@ -55,10 +55,10 @@ class _Entry:
     incoming: Incoming
     size: int
     pieces: list[str] = field(factory=list)
-    """Of a stream: what comes behind the piece in ``incoming``."""
+    """Further pieces of the same stream, in order, after the one in ``incoming``."""
 
-    def joins(self, incoming: Incoming, streams: Streams) -> bool:
-        """Take another piece of the same stream; False if it is something else."""
+    def try_join(self, incoming: Incoming, streams: Streams) -> bool:
+        """Add the next piece of the same stream. Return False if the message is anything else."""
         last = self.incoming
         if not (
             isinstance(last, Notification)
@@ -74,6 +74,7 @@ class _Entry:
         return True
 
     def joined(self, streams: Streams) -> Incoming:
+        """Return the message with all its pieces."""
         first = self.incoming
         if not self.pieces:
             return first
@@ -85,7 +86,7 @@ class _Entry:
 
 
 def _path_of(incoming: Notification, streams: Streams) -> Path | None:
-    """Return the path of the text of which it has a piece; None if it has none, or pieces of several."""
+    """Return the path of the piece in a notification; None if there is none, or more than one."""
     paths = streams.get(incoming.method, ())
     found = [path for path in paths if _text_at(incoming.params, path) is not None]
     return found[0] if len(found) == 1 else None
@@ -100,54 +101,54 @@ def _text_at(params: JsonObject, path: Path) -> str | None:
 
 
 def _with_text(params: JsonObject, path: Path, text: str) -> JsonObject:
-    """Return the params with another text at a path that has one."""
+    """Return a copy of the params, with the text at a path replaced."""
     name, *rest = path
     return {**params, name: _with_text(params[name], rest, text) if rest else text}
 
 
 @define(eq=False)
 class Mailbox:
-    """Messages for one run, in order. Where more than :data:`MAX_WAITING_BYTES` wait, they are dropped, and
-    the run hears of that.
+    """Messages for one run, in order. If more than :data:`MAX_WAITING_BYTES` wait, they are dropped, and the
+    run gets :class:`MessagesDropped` instead.
 
-    :param streams: what comes in pieces.
-    :param kept: the methods of notifications that are never dropped, such as the end of a turn. Answers
-        are not either.
+    :param streams: the notifications that carry pieces of texts.
+    :param never_dropped: the methods of notifications that are never dropped, such as the end of a turn.
+        Answers are never dropped either.
     """
 
     _streams: Streams = field(factory=dict)
-    _kept: Collection[str] = ()
+    _never_dropped: Collection[str] = ()
     _waiting: deque[_Entry] = field(factory=deque, init=False)
     _size: int = field(default=0, init=False)
     _arrived: anyio.Event = field(factory=anyio.Event, init=False)
     _has_ended: bool = field(default=False, init=False)
-    _is_too_full: bool = field(default=False, init=False)
+    _has_dropped: bool = field(default=False, init=False)
 
     def put(self, incoming: Message | Answer) -> Sequence[AgentRequest]:
-        """Take a message; return the questions that the run will not hear."""
+        """Add a message. Return the requests that the run will not get, which the caller must refuse."""
         if self._has_ended:
             return [incoming] if isinstance(incoming, AgentRequest) else ()
-        if self._is_too_full:
-            if self._is_kept(incoming):
+        if self._has_dropped:
+            if self._is_never_dropped(incoming):
                 self._add(_Entry(incoming, _OVERHEAD))
             return [incoming] if isinstance(incoming, AgentRequest) else ()
         last = self._waiting[-1] if self._waiting else None
-        if last is not None and last.joins(incoming, self._streams):
-            more = len(last.pieces[-1]) + _OVERHEAD // 10
-            last.size += more
-            self._size += more
+        if last is not None and last.try_join(incoming, self._streams):
+            added = len(last.pieces[-1]) + _OVERHEAD // 10
+            last.size += added
+            self._size += added
         else:
             self._add(_Entry(incoming, _size_of(incoming)))
-        return self._drop() if self._size > MAX_WAITING_BYTES else ()
+        return self._drop_waiting() if self._size > MAX_WAITING_BYTES else ()
 
     @property
     def requests(self) -> Sequence[AgentRequest]:
-        """The requests of the agent that nobody has taken."""
+        """The requests of the agent that the run has not read."""
         waiting = (entry.incoming for entry in self._waiting)
         return [incoming for incoming in waiting if isinstance(incoming, AgentRequest)]
 
     def end(self) -> None:
-        """Say that nothing more will come."""
+        """Accept no more messages. :meth:`take` raises when the waiting ones are read."""
         self._has_ended = True
         self._arrived.set()
 
@@ -171,20 +172,21 @@ class Mailbox:
         self._size += entry.size
         self._arrived.set()
 
-    def _is_kept(self, incoming: Incoming) -> bool:
+    def _is_never_dropped(self, incoming: Incoming) -> bool:
         return isinstance(incoming, Answer) or (
-            isinstance(incoming, Notification) and incoming.method in self._kept
+            isinstance(incoming, Notification) and incoming.method in self._never_dropped
         )
 
-    def _drop(self) -> Sequence[AgentRequest]:
+    def _drop_waiting(self) -> Sequence[AgentRequest]:
+        """Drop the waiting messages. Return the requests among them."""
         dropped = [entry.incoming for entry in self._waiting]
         size = self._size
         self._waiting.clear()
         self._size = 0
-        self._is_too_full = True
+        self._has_dropped = True
         self._add(_Entry(MessagesDropped(size), _OVERHEAD))
         for message in dropped:
-            if self._is_kept(message):
+            if self._is_never_dropped(message):
                 self._add(_Entry(message, _OVERHEAD))
         return [message for message in dropped if isinstance(message, AgentRequest)]
 

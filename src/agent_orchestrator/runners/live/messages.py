@@ -1,4 +1,4 @@
-"""Messages between a runner and an agent, whatever the protocol."""
+"""Messages between a runner and an agent, in any protocol."""
 
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from agent_orchestrator.wire import strict_json
 class RpcError(Exception):
     """The agent answered a request with an error.
 
-    :param data: further data of the error; None without.
+    :param data: further data of the error; None if there is none.
     """
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
@@ -24,7 +24,7 @@ class RpcError(Exception):
 
 @frozen
 class Notification:
-    """A message of the agent that takes no answer.
+    """A message of the agent that needs no answer.
 
     :param size: bytes of its line.
     """
@@ -35,7 +35,7 @@ class Notification:
 
     @property
     def is_long(self) -> bool:
-        """Whether reading it takes long: see :mod:`agent_orchestrator.runners.bulk`."""
+        """Whether it must be read in a worker thread: see :mod:`agent_orchestrator.runners.bulk`."""
         return self.size >= LONG_LINE or strict_json.is_long(self.params)
 
 
@@ -50,7 +50,7 @@ class AgentRequest:
 
     @property
     def is_long(self) -> bool:
-        """Whether reading it takes long."""
+        """Whether it must be read in a worker thread."""
         return self.size >= LONG_LINE or strict_json.is_long(self.params)
 
 
@@ -84,14 +84,14 @@ class Answer:
 
 
 Message = Notification | AgentRequest | Malformed
-"""What an agent says unasked."""
+"""A message of an agent that is not an answer."""
 
 
 class Dialect(Protocol):
-    """A protocol: its JSON objects, one per line, for the messages of both sides."""
+    """Converts the messages of both sides to and from the JSON objects of a protocol, one per line."""
 
     def request(self, number: int, method: str, params: JsonObject) -> JsonObject:
-        """Return a request. Its answer must carry the number, in whatever form."""
+        """Return a request. Its answer must contain the number, in any form."""
         ...
 
     def notification(self, method: str, params: JsonObject) -> JsonObject: ...
@@ -103,5 +103,5 @@ class Dialect(Protocol):
     def error(self, request: AgentRequest, code: int, message: str) -> JsonObject: ...
 
     def read(self, message: JsonObject, size: int) -> Notification | AgentRequest | Answer | None:
-        """Return what an object of the agent means; None if the protocol does not have it."""
+        """Return the message in an object of the agent; None if the protocol has no such message."""
         ...

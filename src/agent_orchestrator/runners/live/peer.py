@@ -1,4 +1,4 @@
-"""One side of a conversation in lines with an agent, with requests from both sides."""
+"""The runner's side of a connection to an agent, with requests from both sides."""
 
 import itertools
 from collections import deque
@@ -32,7 +32,7 @@ MAX_UNWRITTEN: Final = 64 * 2**20
 
 
 class PeerTimeout(Exception):
-    """The agent does not read, or does not answer."""
+    """The agent does not read its input or answer in time."""
 
 
 class Channel(Protocol):
@@ -45,7 +45,7 @@ class Channel(Protocol):
 
 @define(eq=False)
 class Peer:
-    """The runner's side. Its user must run :meth:`read` and :meth:`write` as tasks.
+    """The runner's side of a connection. Its user must run :meth:`read` and :meth:`write` as tasks.
 
     :param agent: the agent's name, for error messages.
     :param on_message: called with each message, in order. It must not wait for a run.
@@ -55,11 +55,11 @@ class Peer:
     _dialect: Dialect
     _channel: Channel
     _on_message: Callable[[Message], Awaitable[None]]
-    _calls: dict[int, Callable[[Answer | None], None]] = field(factory=dict, init=False)
+    _pending: dict[int, Callable[[Answer | None], None]] = field(factory=dict, init=False)
     _ids: "itertools.count[int]" = field(factory=lambda: itertools.count(1), init=False)
     _unwritten: deque[bytes | JsonObject] = field(factory=deque, init=False)
-    _size: int = field(default=0, init=False)
-    _work: anyio.Event = field(factory=anyio.Event, init=False)
+    _unwritten_size: int = field(default=0, init=False)
+    _has_unwritten: anyio.Event = field(factory=anyio.Event, init=False)
     _failure: AgentFailed | None = field(default=None, init=False)
 
     async def request(self, method: str, params: JsonObject, *, timeout_s: float | None) -> Any:
@@ -67,21 +67,21 @@ class Peer:
 
         :raises RpcError: if the answer is an error.
         :raises PeerTimeout: if there is no answer in time.
-        :raises AgentFailed: if the agent is gone; see :meth:`end`.
+        :raises AgentFailed: if the agent has ended; see :meth:`end`.
         """
         done = anyio.Event()
         answers: list[Answer | None] = []
 
-        def take(answer: Answer | None) -> None:
+        def store_answer(answer: Answer | None) -> None:
             answers.append(answer)
             done.set()
 
-        number = self.submit(method, params, take)
+        number = self.submit(method, params, store_answer)
         try:
             with anyio.move_on_after(timeout_s):
                 await done.wait()
         finally:
-            self._calls.pop(number, None)
+            self._pending.pop(number, None)
         if answers and (answer := answers[0]) is not None:
             return answer.value()
         self._check()
@@ -93,14 +93,14 @@ class Peer:
         """Send a request and return its number.
 
         :param on_answer: called with the answer, in its order among the messages; with None if the
-            agent is gone.
+            agent has ended.
         :raises PeerTimeout: if the agent does not read.
-        :raises AgentFailed: if it is gone.
+        :raises AgentFailed: if it has ended.
         """
         self._check()
         number = next(self._ids)
         self._send(self._dialect.request(number, method, params))
-        self._calls[number] = on_answer
+        self._pending[number] = on_answer
         return number
 
     def notify(self, method: str, params: JsonObject) -> None:
@@ -118,7 +118,7 @@ class Peer:
     def end(self, failure: AgentFailed) -> None:
         """Fail all pending requests, and all later ones."""
         self._failure = failure
-        calls, self._calls = self._calls, {}
+        calls, self._pending = self._pending, {}
         for on_answer in calls.values():
             on_answer(None)
 
@@ -130,13 +130,13 @@ class Peer:
         """Read messages until the agent closes its output."""
         async for line in self._channel.lines():
             incoming = await self._parse(line)
-            del line  # may be large, and so may what follows
+            del line  # frees a large line before the next one is read
             match incoming:
                 case None:
                     pass
                 case Answer(number):
                     # The request may have been canceled.
-                    if (on_answer := self._calls.pop(number, None)) is not None:
+                    if (on_answer := self._pending.pop(number, None)) is not None:
                         on_answer(incoming)
                 case _:
                     await self._on_message(incoming)
@@ -153,17 +153,17 @@ class Peer:
         """Write queued messages until canceled.
 
         :raises PeerTimeout: if the agent does not read.
-        :raises OSError: if it is gone.
+        :raises OSError: if it has ended.
         """
         while True:
-            await self._work.wait()
-            self._work = anyio.Event()
+            await self._has_unwritten.wait()
+            self._has_unwritten = anyio.Event()
             while self._unwritten:
                 messages = tuple(self._unwritten)
                 self._unwritten.clear()
-                self._size = 0
+                self._unwritten_size = 0
                 is_long = not all(isinstance(message, bytes) for message in messages)
-                data = await run_long(_joined, messages) if is_long else _joined(messages)
+                data = await run_long(_encode_all, messages) if is_long else _encode_all(messages)
                 with anyio.move_on_after(WRITE_TIMEOUT_S) as time_limit:
                     await self._channel.write(data)
                 if time_limit.cancelled_caught:
@@ -174,20 +174,20 @@ class Peer:
             return
         # A long message is encoded when it is written, because it must be encoded in a worker thread.
         is_long = strict_json.is_long(message)
-        entry = message if is_long else _line(message)
+        entry = message if is_long else _encode_line(message)
         size = strict_json.text_length(entry) if is_long else len(entry)
-        if self._size + size > MAX_UNWRITTEN:
+        if self._unwritten_size + size > MAX_UNWRITTEN:
             raise PeerTimeout(f"{self._agent} does not read its input")
         self._unwritten.append(entry)
-        self._size += size
-        self._work.set()
+        self._unwritten_size += size
+        self._has_unwritten.set()
 
 
-def _joined(messages: Iterable[bytes | JsonObject]) -> bytes:
+def _encode_all(messages: Iterable[bytes | JsonObject]) -> bytes:
     return b"".join(
-        message if isinstance(message, bytes) else _line(message) for message in messages
+        message if isinstance(message, bytes) else _encode_line(message) for message in messages
     )
 
 
-def _line(message: JsonObject) -> bytes:
+def _encode_line(message: JsonObject) -> bytes:
     return strict_json.encode_in_slices(message) + b"\n"

@@ -18,25 +18,25 @@ P = TypeVar("P", bound=LiveProcess)
 
 
 class NotStarted(AgentFailed):
-    """A process ended before it served.
+    """A process ended before it was ready.
 
-    :ivar is_unknown: whether it did not understand the protocol.
+    :ivar is_incompatible: whether it did not understand the protocol.
     """
 
-    is_unknown = False
+    is_incompatible = False
 
 
 @define(eq=False)
 class ProcessPool(Generic[P]):
-    """Processes that live until they are idle too long. An async context manager, which ends them all.
+    """Processes that live until they are idle too long. An async context manager: leaving it ends them all.
 
     :param max_idle: maximum number of processes without a run. Those longest without one are ended.
     """
 
     max_idle: int | None = None
     _processes: list[P] = field(factory=list, init=False)
-    """With those longest without a run first."""
-    _of_key: dict[str, P] = field(factory=dict, init=False)
+    """Those that have been without a run for longest come first."""
+    _by_key: dict[str, P] = field(factory=dict, init=False)
     _tasks: TaskGroup | None = field(default=None, init=False)
 
     async def __aenter__(self) -> Self:
@@ -61,11 +61,11 @@ class ProcessPool(Generic[P]):
 
     @property
     def ending(self) -> list[P]:
-        """Processes that have stopped serving and have not ended. Another may not take over what they have."""
+        """Processes that have stopped serving but have not ended, so they may still use their threads."""
         return [one for one in self._processes if one.failure is not None]
 
     def start(self, process: P) -> P:
-        """Start a process. Lease it before anything waits."""
+        """Start a process. Lease it before the next await, so that it is not ended as idle."""
         if self._tasks is None:
             raise RuntimeError("the runner is not open: use `async with runner`")
         self._processes.append(process)
@@ -76,17 +76,17 @@ class ProcessPool(Generic[P]):
         try:
             await process.run()
         except Exception:
-            # The failure of one process must not end the others. Its runs have the error.
+            # The failure of one process must not end the others. Its runs report the error.
             logger.exception("%s failed", process.protocol.agent)
         finally:
             self._processes.remove(process)
-            self._of_key = {key: one for key, one in self._of_key.items() if one is not process}
+            self._by_key = {key: one for key, one in self._by_key.items() if one is not process}
 
     @asynccontextmanager
     async def lease(self, process: P) -> AsyncIterator[P]:
-        """Use a process, when it is ready.
+        """Use a process. Entering waits until it is ready.
 
-        On leaving, a process that has ended meanwhile is cleaned up with all its processes.
+        If it fails meanwhile, leaving waits until it and all its child processes have ended.
 
         :raises NotStarted: if it does not start.
         """
@@ -96,7 +96,7 @@ class ProcessPool(Generic[P]):
                 await process.ready()
             except AgentFailed as failure:
                 problem = NotStarted(failure.code, failure.message)
-                problem.is_unknown = process.is_unknown
+                problem.is_incompatible = process.is_incompatible
                 raise problem from failure
             yield process
         finally:
@@ -116,28 +116,28 @@ class ProcessPool(Generic[P]):
                 process.retire(f"{process.protocol.agent} was idle")
 
     async def end(self, key: str, reason: str) -> None:
-        """End the process of a key when no run uses it, and wait for that."""
-        if (present := self._of_key.get(key)) is not None:
-            present.retire(reason)
-            await present.ended.wait()
+        """End the process of a key once no run uses it, and wait until it has ended."""
+        if (current := self._by_key.get(key)) is not None:
+            current.retire(reason)
+            await current.ended.wait()
 
     @asynccontextmanager
-    async def lease_of(
+    async def lease_by_key(
         self, key: str, is_usable: Callable[[P], bool], make: Callable[[], P]
     ) -> AsyncIterator[P]:
-        """Use the only process of a key, for agents with one process per session.
+        """Use the process of a key, for agents with one process per session.
 
-        If it was started in another way than the run needs, or is ending, it is replaced when it has ended.
-        The caller must not use a key twice at the same time.
+        A process that the run cannot use, or that is ending, is replaced after its end. The caller must not use
+        a key twice at the same time.
 
-        :param is_usable: whether the run can use the present process.
+        :param is_usable: whether the run can use the current process.
         :param make: returns a new process.
         """
-        present = self._of_key.get(key)
-        if present is not None and not (present.failure is None and is_usable(present)):
-            await self.end(key, f"{present.protocol.agent} had other settings")
-            present = None
-        if present is None:
-            present = self._of_key[key] = self.start(make())
-        async with self.lease(present) as process:
+        current = self._by_key.get(key)
+        if current is not None and not (current.failure is None and is_usable(current)):
+            await self.end(key, f"{current.protocol.agent} had other settings")
+            current = None
+        if current is None:
+            current = self._by_key[key] = self.start(make())
+        async with self.lease(current) as process:
             yield process

@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 _EXIT_S: Final = 5.0
 """Seconds for a process to exit after it has closed its stdout."""
 
-_MAX_HELD: Final = 100
-"""Messages that are kept for a run to come, and runs for which they are kept."""
+_MAX_UNDELIVERED: Final = 100
+"""Maximum number of keys with undelivered messages, and of such messages for each key."""
 
 
 @frozen
@@ -39,19 +39,19 @@ class AgentProtocol:
     """How to talk to an agent.
 
     :param agent: its name, for error messages.
-    :param streams: the messages that come in pieces; see :class:`Mailbox`.
-    :param kept: the messages that a run gets even if it is too slow.
+    :param streams: the notifications that carry pieces of texts; see :class:`Mailbox`.
+    :param never_dropped: the notifications that a run gets even if it reads too slowly.
     """
 
     agent: str
     dialect: Dialect
     streams: Streams = field(factory=dict)
-    kept: Collection[str] = ()
+    never_dropped: Collection[str] = ()
 
 
 @frozen
 class Launch:
-    """What a process is started with; see :class:`agent_orchestrator.host.ProcessSpec`."""
+    """How to start a process; see :class:`agent_orchestrator.host.ProcessSpec`."""
 
     argv: Sequence[str]
     env: Mapping[str, str] = field(repr=False)
@@ -63,16 +63,18 @@ class Launch:
 
 @define(eq=False)
 class LiveProcess(ABC):
-    """A process, which serves one run after the other, or many at once. :meth:`run` serves it from start to
-    end; :class:`~agent_orchestrator.runners.live.pool.ProcessPool` calls it.
+    """A process that serves one run after the other, or many at once.
 
-    A runner's subclass says how its agent is started, greeted and heard.
+    :class:`~agent_orchestrator.runners.live.pool.ProcessPool` calls :meth:`run`, which lasts as long as the
+    process.
 
-    :param tag: identifies its processes.
+    A runner's subclass defines how to start and initialize its agent, and how to route its messages.
+
+    :param tag: identifies the processes that it starts.
     :param idle_s: seconds without a run after which it ends.
     :ivar leases: number of runs that use it.
     :ivar failure: why it has stopped serving; None while it serves.
-    :ivar is_unknown: whether it does not understand the protocol.
+    :ivar is_incompatible: whether it does not understand the protocol.
     :ivar ended: set when it has ended with all its processes.
     """
 
@@ -81,7 +83,7 @@ class LiveProcess(ABC):
     idle_s: float
     leases: int = field(default=0, init=False)
     failure: AgentFailed | None = field(default=None, init=False)
-    is_unknown: bool = field(default=False, init=False)
+    is_incompatible: bool = field(default=False, init=False)
     ended: anyio.Event = field(factory=anyio.Event, init=False)
     _ready: anyio.Event = field(factory=anyio.Event, init=False)
     _stopping: anyio.Event = field(factory=anyio.Event, init=False)
@@ -89,24 +91,24 @@ class LiveProcess(ABC):
     _leased: anyio.Event = field(factory=anyio.Event, init=False)
     _free: anyio.Event = field(factory=anyio.Event, init=False)
     _mailboxes: dict[str, Mailbox] = field(factory=dict, init=False)
-    _held: dict[str, deque[Message]] = field(factory=dict, init=False)
+    _undelivered: dict[str, deque[Message]] = field(factory=dict, init=False)
     _tasks: TaskGroup | None = field(default=None, init=False)
     _retirement: str | None = field(default=None, init=False)
     _process: AgentProcess | None = field(default=None, init=False)
     _peer: Peer | None = field(default=None, init=False)
 
-    # --- for its subclass
+    # --- implemented by subclasses
 
     @abstractmethod
     async def launch(self) -> Launch:
-        """Return what to start.
+        """Return how to start the process.
 
         :raises AgentFailed: if it cannot be started.
         """
 
     @abstractmethod
-    async def greet(self) -> None:
-        """Do what must be done before the first run.
+    async def initialize(self) -> None:
+        """Exchange the messages that are needed before the first run.
 
         :raises RpcError: if the process does not understand the protocol.
         :raises AgentFailed: if it cannot serve.
@@ -114,19 +116,22 @@ class LiveProcess(ABC):
 
     @abstractmethod
     def exit_failure(self, exit_code: int | None, stderr: str) -> AgentFailed:
-        """Return what an exit that nobody asked for means.
+        """Return the failure for an exit that was not requested.
 
         :param exit_code: None if it has not exited, but closed its stdout.
         """
 
     async def receive(self, message: Message) -> None:
-        """Deliver a message. It must not wait. Default: for a process that serves one run at a time."""
+        """Pass a message of the agent to its run, without waiting for the run.
+
+        The default is for a process that serves one run at a time.
+        """
         self.route("", message)
 
     # --- for runs
 
     async def ready(self) -> None:
-        """Wait until it serves.
+        """Wait until it can serve.
 
         :raises AgentFailed: if it does not start.
         """
@@ -158,7 +163,7 @@ class LiveProcess(ABC):
         return "" if self._process is None else self._process.stderr_tail
 
     def lease(self) -> None:
-        """Count a further run that uses it."""
+        """Count one more run that uses it."""
         self.leases += 1
         self._leased.set()
         self._leased = anyio.Event()
@@ -173,7 +178,7 @@ class LiveProcess(ABC):
             self._free = anyio.Event()
 
     def retire(self, reason: str) -> None:
-        """End it when no run uses it."""
+        """End it once no run uses it, and accept no more runs."""
         self._retirement = reason
         if self.leases == 0:
             self.fail(AgentFailed("provider_error", reason))
@@ -197,10 +202,10 @@ class LiveProcess(ABC):
         except AgentFailed:
             pass
         self.check()
-        raise AssertionError("it has failed")
+        raise AssertionError("a process that does not answer has failed")
 
     def submit(self, method: str, params: Mapping[str, Any], mailbox: Mailbox) -> int:
-        """Send a request whose answer comes in the mailbox. Return its number.
+        """Send a request whose answer is put into the mailbox. Return its number.
 
         :raises AgentFailed: if the process has ended.
         """
@@ -213,10 +218,10 @@ class LiveProcess(ABC):
 
         try:
             return self._peer.submit(method, params, put)
-        except PeerTimeout as stuck:
-            failure = AgentFailed("provider_error", str(stuck))
+        except PeerTimeout as timeout:
+            failure = AgentFailed("provider_error", str(timeout))
             self.fail(failure)
-            raise failure from stuck
+            raise failure from timeout
 
     def notify(self, method: str, params: Mapping[str, Any]) -> None:
         """Send a notification. If the agent does not read it, end the process."""
@@ -241,8 +246,8 @@ class LiveProcess(ABC):
         """End the process if it does not read or answer in time."""
         try:
             yield
-        except PeerTimeout as stuck:
-            self.fail(AgentFailed("provider_error", str(stuck)))
+        except PeerTimeout as timeout:
+            self.fail(AgentFailed("provider_error", str(timeout)))
 
     def kill(self) -> None:
         """End it at once, without a request to stop."""
@@ -250,7 +255,7 @@ class LiveProcess(ABC):
         self.fail(AgentFailed("provider_error", f"{self.protocol.agent} was stopped"))
 
     def fail(self, failure: AgentFailed) -> None:
-        """End it, and fail everything that waits for it."""
+        """Stop serving, begin to end the process, and fail everything that waits for it."""
         if self.failure is None:
             self.failure = failure
             if self._peer is not None:
@@ -264,9 +269,9 @@ class LiveProcess(ABC):
 
     @contextmanager
     def open_mailbox(self, key: str = "") -> Iterator[Mailbox]:
-        """Receive the messages with a key, and those that came since its last run."""
-        mailbox = Mailbox(self.protocol.streams, self.protocol.kept)
-        for message in self._held.pop(key, ()):
+        """Receive the messages with a key, beginning with those that came since the key's last run."""
+        mailbox = Mailbox(self.protocol.streams, self.protocol.never_dropped)
+        for message in self._undelivered.pop(key, ()):
             mailbox.put(message)
         self._mailboxes[key] = mailbox
         if self.failure is not None:
@@ -274,38 +279,42 @@ class LiveProcess(ABC):
         try:
             yield mailbox
         finally:
-            for one in [one for one, value in self._mailboxes.items() if value is mailbox]:
-                del self._mailboxes[one]
+            for other in [name for name, one in self._mailboxes.items() if one is mailbox]:
+                del self._mailboxes[other]
             mailbox.end()
             for request in mailbox.requests:
                 self.refuse(request, "the run is over")
 
     def route(self, key: str, message: Message) -> None:
-        """Give a message to the run with the key. Without one, keep it for the next, but refuse a request."""
+        """Deliver a message to the run with a key.
+
+        If no run has it, a request is refused, and any other message is kept for the key's next run.
+        """
         if (mailbox := self._mailboxes.get(key)) is not None:
             self.deliver(message, mailbox)
         elif isinstance(message, AgentRequest):
             _log.warning("%s sent %s without a run", self.protocol.agent, message.method)
             self.refuse(message, f"no run answers {message.method}")
         else:
-            if key not in self._held and len(self._held) >= _MAX_HELD:
-                del self._held[next(iter(self._held))]
-            self._held.setdefault(key, deque(maxlen=_MAX_HELD)).append(message)
+            if key not in self._undelivered and len(self._undelivered) >= _MAX_UNDELIVERED:
+                del self._undelivered[next(iter(self._undelivered))]
+            self._undelivered.setdefault(key, deque(maxlen=_MAX_UNDELIVERED)).append(message)
 
     def add_key(self, key: str, mailbox: Mailbox) -> None:
-        """Give a run the messages with a further key, if they are not another run's."""
+        """Also give a run the messages with this key, unless another run gets them."""
         self._mailboxes.setdefault(key, mailbox)
 
     def deliver(self, message: Message, mailbox: Mailbox) -> None:
-        """Put a message in a mailbox. Refuse the requests that its run will not hear."""
+        """Put a message in a mailbox. Refuse the requests that its run will not get."""
         for request in mailbox.put(message):
             self.refuse(request, "the run is too far behind to answer")
 
     # --- the process
 
     async def run(self) -> None:
-        """Serve until it is idle too long, dies, or is ended. At the return, all its processes have
-        ended.
+        """Serve until the process is idle too long, exits or is stopped.
+
+        When this returns, it and all its child processes have ended.
         """
         agent = self.protocol.agent
         failure = AgentFailed("provider_error", f"{agent} was stopped")
@@ -356,9 +365,9 @@ class LiveProcess(ABC):
 
     async def _start(self) -> None:
         try:
-            await self.greet()
+            await self.initialize()
         except RpcError as refused:
-            self.is_unknown = True
+            self.is_incompatible = True
             problem = f"{self.protocol.agent} refused to start: {refused.message}"
             self.fail(AgentFailed("provider_unavailable", problem))
         except AgentFailed as failure:

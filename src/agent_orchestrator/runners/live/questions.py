@@ -1,4 +1,4 @@
-"""Questions of an agent: put to its parent or to people, withdrawn, or expired."""
+"""Questions of an agent to its parent or a human, which are decided, expire or are withdrawn."""
 
 import itertools
 import json
@@ -23,20 +23,20 @@ _MAX_DETAIL: Final = 48_000
 """Characters of JSON of a request's detail, with some room for fields that are added."""
 
 
-MAX_ASKED: Final = 4 * 2**20
-"""Maximum characters of what an agent asks about. Nobody can judge more, and a request shows less."""
+MAX_CONTENT: Final = 4 * 2**20
+"""Maximum characters of the content of a question. A person could not judge more."""
 
 
-def length_problem(subject: str, *asked: Any) -> str | None:
-    """Return why a question is not put to anybody; None if it is short enough.
+def length_problem(subject: str, *contents: Any) -> str | None:
+    """Return the reason to refuse a question as too long; None if it is short enough.
 
-    :param subject: the name of what is asked about.
-    :param asked: what the agent says of it, in each of its messages.
+    :param subject: the subject of the question.
+    :param contents: its content, in each message of the agent that has it.
     """
-    size = max(map(strict_json.text_length, asked))
-    if size <= MAX_ASKED:
+    size = max(map(strict_json.text_length, contents))
+    if size <= MAX_CONTENT:
         return None
-    limit = f"a question may have at most {MAX_ASKED:,}"
+    limit = f"a question may have at most {MAX_CONTENT:,}"
     return f"{subject[:MAX_NAME]} has {size:,} characters, and {limit}"
 
 
@@ -45,7 +45,7 @@ def _cut(question: str) -> str:
 
 
 def _valid_options(options: Sequence[Option | str] | None) -> tuple[Option, ...] | None:
-    """Return the options, or None where a request may not offer them. They may then be given in words."""
+    """Return the options; None if a request may not offer them. Free text is then allowed as an answer."""
     details = QuestionDetails(options=options)
     try:
         check(QuestionDetails, details)
@@ -57,7 +57,7 @@ def _valid_options(options: Sequence[Option | str] | None) -> tuple[Option, ...]
 def _fit_detail(detail: Detail) -> JsonObject:
     """Return the detail in the same shape, cut until it fits. ``cut`` names the fields that were cut.
 
-    What the agent says in its own words is the first that is left out.
+    The field ``agent``, the agent's own text, is left out first.
     """
     whole: JsonObject = {**detail}
     if strict_json.text_length(whole) <= _MAX_DETAIL and _size(whole) <= _MAX_DETAIL:
@@ -71,7 +71,7 @@ def _fit_detail(detail: Detail) -> JsonObject:
 
 
 def _clipped(value: Any, length: int) -> Any:
-    """Return a JSON value with texts of this length, and less of what is deeper within it."""
+    """Return a JSON value with its texts cut to a length. Texts and lists inside it are cut to less."""
     if isinstance(value, str):
         return value[:length]
     if isinstance(value, list | tuple):
@@ -88,10 +88,10 @@ def _size(value: Any) -> int:
 
 @frozen
 class Question:
-    """A request to open.
+    """A question to ask.
 
-    :param answer: converts the decision to the agent's answer. ``None`` means that the question could
-        not be asked.
+    :param answer: converts the resolved request to the answer for the agent. It gets None if the
+        question could not be asked.
     """
 
     kind: RequestKind
@@ -100,8 +100,11 @@ class Question:
     options: tuple[Option, ...] | None = field(converter=_valid_options)
     answer: Callable[[Request | None], JsonObject]
 
-    def words(self, request: Request | None) -> str | None:
-        """Return a message for the agent about the decision, if its answer has no field for it."""
+    def decision_message(self, request: Request | None) -> str | None:
+        """Return the text that came with a decision, as a message for the agent; None if there is none.
+
+        For agents whose answer has no field for it.
+        """
         answer_text = (request.answer or "").strip() if request is not None else ""
         if self.kind == "input_request" or not answer_text:
             return None
@@ -110,8 +113,8 @@ class Question:
 
 
 @frozen
-class Asked:
-    """The end of a question.
+class QuestionOutcome:
+    """How a question ended.
 
     :param request: the resolved request; None if the question could not be asked.
     """
@@ -129,18 +132,18 @@ class OpenQuestions:
     _context: RunContext
     _timeout_s: float
     _scopes: dict[str | int, anyio.CancelScope] = field(factory=dict, init=False)
-    _stop_words: str = field(default="", init=False)
+    _denial_text: str = field(default="", init=False)
     """The text of the denial that ended the turn."""
 
     def denial(self) -> AgentFailed:
         """Return the failure of a run whose turn was ended by a denial."""
-        words = f": {self._stop_words}" if self._stop_words else ""
+        words = f": {self._denial_text}" if self._denial_text else ""
         return AgentFailed("denied", f"its request was denied, and the turn was ended{words}")
 
-    async def ask(self, request_id: str | int, question: Question) -> Asked | None:
-        """Ask a question and wait. Return its end; None if the agent has withdrawn it.
+    async def ask(self, request_id: str | int, question: Question) -> QuestionOutcome | None:
+        """Ask a question and wait. Return its outcome; None if the agent has withdrawn it.
 
-        When it returns, answer the agent before anything else waits.
+        Answer the agent before the next await.
         """
         with anyio.CancelScope() as scope:
             self._scopes[request_id] = scope
@@ -153,17 +156,17 @@ class OpenQuestions:
                     expires_in_s=self._timeout_s,
                 )
                 if request.chosen is not None and request.chosen.kind == "deny_and_stop":
-                    self._stop_words = request.answer or ""
-                return Asked(request)
+                    self._denial_text = request.answer or ""
+                return QuestionOutcome(request)
             except (InvalidRequest, Conflict) as problem:
                 note = f"declined, as nobody could be asked: {problem}"
                 await self._context.emit(EventType.RUN_ERROR, {"message": note})
-                return Asked(None)
+                return QuestionOutcome(None)
             finally:
                 self._scopes.pop(request_id, None)
         return None
 
     def withdraw(self, request_id: object) -> None:
-        """Withdraw a question, because the agent does not wait for an answer to it any more."""
+        """Withdraw a question, because the agent no longer waits for its answer."""
         if isinstance(request_id, (str, int)) and request_id in self._scopes:
             self._scopes[request_id].cancel()

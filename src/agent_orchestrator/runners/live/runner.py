@@ -1,4 +1,4 @@
-"""The common options and the scope of runners of live agents."""
+"""The base class of runners whose agents stay alive between runs."""
 
 from abc import abstractmethod
 from typing import Any, Self
@@ -14,13 +14,14 @@ from agent_orchestrator.runners.supervisor import UsesForkServer
 
 @frozen(kw_only=True, eq=False, slots=False)
 class LiveRunner(ConversationRunner, UsesForkServer):
-    """The base of runners of live agents. It is the first base, so that its scope contains all others.
+    """The base of runners of live agents: their common options, and the scope of their processes.
 
-    An async context manager, for one engine at a time. Its processes end with it.
+    An async context manager, for one engine at a time. Leaving it ends its processes. It must be the first
+    base of a class, because it enters the scopes of the other bases.
     """
 
     approval_timeout_s: float = runner_option(
-        # A question that may not be open for so long would be refused, and so declined.
+        # Within the bounds of a request's time: outside of them, every question would be declined.
         "Seconds after which an unanswered request is declined; at most 30 days.",
         default=3600.0,
         minimum=MIN_OPEN_S,
@@ -40,7 +41,7 @@ class LiveRunner(ConversationRunner, UsesForkServer):
     @property
     @abstractmethod
     def _pool(self) -> ProcessPool[Any]:
-        """Its processes: a field of the subclass."""
+        """The pool of its processes, a field of the subclass."""
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()

@@ -1,4 +1,4 @@
-"""Messages for an agent that comes to its turn, and may refuse them."""
+"""Delivers messages to an agent during its turn. The agent may refuse them."""
 
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -16,22 +16,22 @@ async def steer(
     process: LiveProcess,
     log: TurnLog,
     undelivered: list[str],
-    give: Callable[[str], Coroutine[Any, Any, None]],
+    deliver: Callable[[str], Coroutine[Any, Any, None]],
 ) -> None:
-    """Deliver steering messages to the turn, as they come.
+    """Deliver steering messages to the turn as they come.
 
-    :param undelivered: the messages that the agent does not have, which the next turn gets. A message is in it before the
-        agent is asked: it is accepted, and must not be lost.
-    :param give: gives the turn a message, and removes it from ``undelivered`` if the agent has taken it.
+    :param undelivered: the messages that the agent has not accepted; the next turn gets them. A message is added
+        before it is sent to the agent, so that it cannot be lost.
+    :param deliver: sends a message to the turn, and removes it from ``undelivered`` if the agent accepts it.
     """
-    await log.wait_taken()
+    await log.wait_until_taken()
     async with context.steering() as messages:
         async for message in messages:
             undelivered.append(message)
             await log.until(lambda state: state.is_running)
             if len(undelivered) > 1:
-                continue  # the agent did not take one before it, which goes first
+                continue  # the agent refused an earlier one, which must come first
             try:
-                await run_shielded(context, process, partial(give, message))
+                await run_shielded(context, process, partial(deliver, message))
             except AgentFailed:
                 return

@@ -1,4 +1,4 @@
-"""Ends an agent's work: the agent is asked first, and its process is ended if it does not comply."""
+"""Ends an agent's turn. If the agent does not comply in time, its process is ended."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -10,26 +10,26 @@ from agent_orchestrator.ports.runner import RunContext
 from agent_orchestrator.runners.live.process import LiveProcess
 
 INTERRUPT_S: Final = 10.0
-"""Seconds that an agent has to end a turn. Agents usually take less than 0.2 s."""
+"""Maximum seconds for an agent to end a turn. Agents usually take less than 0.2 s."""
 
 PARKED: Final = "its run waits for an answer"
-"""Why a process ends that is not needed before then."""
+"""The reason to end a process while its run waits for an answer."""
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 async def interrupt(
-    process: LiveProcess, ask: Work, read_one: Work, has_ended: Callable[[], bool]
+    process: LiveProcess, send_interrupt: Work, read_one: Work, has_ended: Callable[[], bool]
 ) -> None:
-    """Have an agent end its turn. If it does not in time, end its process.
+    """Ask an agent to end its turn. If it does not within :data:`INTERRUPT_S`, end its process.
 
-    :param ask: asks it to.
-    :param read_one: takes a message from the mailbox, and answers what the agent asks.
-    :param has_ended: whether the messages so far have ended the turn.
+    :param send_interrupt: sends the agent the request to end the turn.
+    :param read_one: reads one message from the mailbox, and answers it if it is a request.
+    :param has_ended: returns whether the messages read so far have ended the turn.
     """
     with anyio.move_on_after(INTERRUPT_S) as time_limit:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ask)
+            tasks.start_soon(send_interrupt)
             try:
                 while not has_ended():
                     await read_one()
@@ -37,12 +37,12 @@ async def interrupt(
                 pass
             tasks.cancel_scope.cancel()
     if time_limit.cancelled_caught:
-        note = f"{process.protocol.agent} did not end a turn as told"
+        note = f"{process.protocol.agent} did not end its turn when asked to"
         process.fail(AgentFailed("provider_error", note))
 
 
 async def until_deadline(context: RunContext, process: LiveProcess, work: Work) -> None:
-    """Do what ends a run. Kill the process at the stop deadline, so that the work ends too."""
+    """Run the last steps of a run. At the stop deadline, kill the process, which ends these steps too."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_kill_at_deadline, context, process)
         await work()
@@ -55,10 +55,10 @@ async def _kill_at_deadline(context: RunContext, process: LiveProcess) -> None:
 
 
 async def run_shielded(context: RunContext, process: LiveProcess, work: Work) -> None:
-    """Complete a step with an agent even if the run is canceled meanwhile.
+    """Complete an exchange with an agent even if the run is canceled meanwhile.
 
-    After a cancel it must be known which turn to interrupt, and which messages the agent has. It has as
-    much time for a step as for the end of a turn. The process of a slower one is ended.
+    Otherwise the runner would not know which turn to interrupt, or which messages the agent has. After a
+    cancel, the agent has :data:`INTERRUPT_S` to answer; then its process is ended.
     """
     failure: Exception | None = None
     is_finished = anyio.Event()

@@ -1,4 +1,4 @@
-"""What is recorded of a run while its agent works."""
+"""Records the events of a run while its agent works."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -23,11 +23,11 @@ TURN_START_TIMEOUT_S: Final = 1.0
 
 @define(eq=False)
 class TurnLog:
-    """The state of a run, and its events. They are held back until the agent has the prompt.
+    """The state of a run, and its events. Events are held back until the agent has the prompt.
 
     :param process: the process of the agent.
     :param invocation: how it was started.
-    :param record_thread: records the conversation, when the agent has the prompt.
+    :param record_thread: records the id of the conversation; called when the agent has the prompt.
     """
 
     _context: RunContext
@@ -52,15 +52,18 @@ class TurnLog:
         while not condition(self.state):
             await self._changed.wait()
 
-    async def wait_taken(self) -> None:
-        """Wait until the agent has the prompt, so that everything is recorded in one commit."""
-        with anyio.move_on_after(TURN_START_TIMEOUT_S):
-            await self.until(lambda state: state.is_taken)
+    async def wait_until_taken(self) -> None:
+        """Wait until the agent has the prompt, at most :data:`TURN_START_TIMEOUT_S`.
 
-    async def report_late(self) -> None:
+        All that is recorded afterwards is then in one commit.
+        """
+        with anyio.move_on_after(TURN_START_TIMEOUT_S):
+            await self.until(lambda state: state.has_prompt)
+
+    async def record_if_late(self) -> None:
         """Record the process if the agent does not take the prompt in time."""
-        await self.wait_taken()
-        if not self.state.is_taken:
+        await self.wait_until_taken()
+        if not self.state.has_prompt:
             await self.act(self.apply(Event.DELAYED))
 
     async def _record_process(self) -> None:
@@ -87,8 +90,8 @@ class TurnLog:
             for event in events:
                 await self._context.emit(event.event_type, event.data)
 
-    def lost(self) -> AgentFailed:
-        """Change the state for a process that ended during the turn. Return its failure."""
+    def process_lost(self) -> AgentFailed:
+        """Apply the end of the process during the turn. Return the failure of the run."""
         self.apply(Event.LOST)
         self._context.note_stderr(self._process.stderr_tail)
         failure = self._process.failure
@@ -98,7 +101,7 @@ class TurnLog:
     async def record_unreadable(self, incoming: MessagesDropped | Malformed) -> None:
         """Record a line that is not a message.
 
-        :raises AgentFailed: if a part of the output is lost.
+        :raises AgentFailed: if messages were dropped or the line is too long.
         """
         agent = self._process.protocol.agent
         match incoming:
@@ -113,11 +116,11 @@ class TurnLog:
                 await self.emit([AgentEvent(EventType.BACKEND_EVENT, data)])
 
     async def emit(self, events: Sequence[AgentEvent]) -> None:
-        """Record events. Pieces of texts may wait for more of them."""
+        """Record events. Pieces of a text may be held until more of them arrive."""
         await self._emit_now(self._coalescer.add(events))
 
     async def flush(self) -> None:
-        """Record the pieces that wait."""
+        """Record the pieces that are held."""
         await self._emit_now(self._coalescer.flush())
 
     async def _emit_now(self, events: Sequence[AgentEvent]) -> None:
@@ -128,7 +131,7 @@ class TurnLog:
             await self._context.emit(event.event_type, event.data)
 
     async def next(self, mailbox: Mailbox) -> Incoming:
-        """Return the next message. Meanwhile, record pieces that have waited long enough.
+        """Return the next message. While waiting, record the pieces that are due.
 
         :raises anyio.EndOfStream: if no more will come.
         """

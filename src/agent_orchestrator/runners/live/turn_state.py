@@ -1,4 +1,4 @@
-"""The states of a run in an agent, as tables without input or output.
+"""The states of a run in an agent, as tables and pure functions.
 
 A run has two states. Its *turn* is the work of the agent. A message that the agent did not accept while it
 worked becomes a further turn of the same run. Its *prompt* decides when to record events. They are
@@ -34,18 +34,18 @@ class Turn(Enum):
     LOST = "lost"
     """The process of the agent has ended."""
     STOPPED = "stopped"
-    """The run has given it up."""
+    """The run does not wait for it any more."""
 
 
 class Prompt(Enum):
     PENDING = "pending"
     """The agent has not confirmed that it has the prompt. Events are held back."""
     OVERDUE = "overdue"
-    """Likewise for so long that the process was recorded without waiting for it."""
+    """As ``PENDING``, but the process was recorded already, because this took too long."""
     TAKEN = "taken"
     """The agent has the prompt, and this is being recorded. Events are held back."""
     RECORDED = "recorded"
-    """It is recorded. Events are recorded as they come."""
+    """It is recorded. Events are recorded when they arrive."""
     NOT_TAKEN = "not taken"
     """The turn ended, and the agent never confirmed that it has the prompt."""
 
@@ -54,7 +54,7 @@ class Event(Enum):
     START = "start"
     """A turn is requested."""
     ACCEPTED = "accepted"
-    """The agent has answered which turn it is."""
+    """The agent has started the turn, and said which one it is."""
     REFUSED = "refused"
     DELAYED = "delayed"
     """The prompt was not confirmed in time."""
@@ -88,13 +88,13 @@ _AT_WORK: Final = (Turn.RUNNING, Turn.CANCELING)
 
 @frozen
 class State:
-    """Where a run is."""
+    """The states of a run's turn and of its prompt."""
 
     turn: Turn = Turn.NONE
     prompt: Prompt = Prompt.PENDING
 
     @property
-    def is_taken(self) -> bool:
+    def has_prompt(self) -> bool:
         """Whether the agent has the prompt."""
         return self.prompt in (Prompt.TAKEN, Prompt.RECORDED)
 
@@ -105,17 +105,17 @@ class State:
 
     @property
     def is_running(self) -> bool:
-        """Whether the agent has said which turn it is, and not that it ended."""
+        """Whether the agent has started a turn and not ended it."""
         return self.turn in _AT_WORK
 
     @property
     def is_working(self) -> bool:
-        """Whether the agent may be at work on a turn."""
+        """Whether the agent may be working on a turn: it was asked to, and has not ended it."""
         return self.turn in (Turn.STARTING, Turn.RUNNING, Turn.CANCELING)
 
 
 class ImpossibleStep(Exception):
-    """A run in this state cannot take this event: a fault of the driver."""
+    """The event is impossible in this state: the driver has an error."""
 
 
 TURN_STEPS: Final[Mapping[tuple[Turn, Event], Turn]] = {
@@ -136,7 +136,7 @@ TURN_STEPS: Final[Mapping[tuple[Turn, Event], Turn]] = {
         for turn in (Turn.COMPLETED, Turn.FAILED, Turn.INTERRUPTED, Turn.DENIED, Turn.LOST)
     },
 }
-"""The turn after an event of a turn. No other event changes it."""
+"""The next state of the turn for each event of a turn. Other events do not change it."""
 
 PROMPT_STEPS: Final[Mapping[tuple[Prompt, Event], tuple[Prompt, tuple[Action, ...]]]] = {
     (Prompt.PENDING, Event.DELAYED): (Prompt.OVERDUE, (Action.RECORD_PROCESS,)),
@@ -151,7 +151,7 @@ PROMPT_STEPS: Final[Mapping[tuple[Prompt, Event], tuple[Prompt, tuple[Action, ..
 }
 """The next state of the prompt for each event, with the actions. Other events do not change it."""
 
-_OF_TURN: Final = frozenset(event for _, event in TURN_STEPS)
+_TURN_EVENTS: Final = frozenset(event for _, event in TURN_STEPS)
 _UNCONFIRMED_TURNS: Final = frozenset({Turn.FAILED, Turn.INTERRUPTED, Turn.DENIED})
 
 
@@ -162,12 +162,12 @@ def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
 
     :raises ImpossibleStep: if the event is impossible in this state.
     """
-    if event in _OF_TURN:
+    if event in _TURN_EVENTS:
         turn = TURN_STEPS.get((state.turn, event))
         if turn is None:
             raise ImpossibleStep(f"{event} while the turn is {state.turn}")
         after = State(turn, state.prompt)
-        if event is Event.COMPLETED and not state.is_taken:
+        if event is Event.COMPLETED and not state.has_prompt:
             return step(after, Event.CONFIRMED)
         return after, ()
     if event is Event.CONFIRMED and not _may_confirm(state.turn):

@@ -10,7 +10,16 @@ from attrs import frozen
 from agent_orchestrator.domain.access import GrantRole
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus
-from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
+from agent_orchestrator.domain.model import (
+    Attempt,
+    Event,
+    Message,
+    PrunedLog,
+    Request,
+    Run,
+    Session,
+    Thread,
+)
 from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.queries import IdempotencyRecord
@@ -98,6 +107,19 @@ class StoredGrant:
 
 
 @frozen
+class StoredPruning:
+    """What was deleted of a session's log.
+
+    :param position: of the last deleted event, without pieces.
+    :param mark: the number of this deletion among all of the store.
+    """
+
+    log: PrunedLog
+    position: int = 0
+    mark: int = 0
+
+
+@frozen
 class StoredRecord:
     """An idempotency record with its number in order of insertion."""
 
@@ -142,10 +164,15 @@ class State:
             pending=lambda request: request.is_open or None,
             asked=_asked_session,
         )
-        self.log: list[Event] = []
-        self.logs: dict[str, list[Event]] = {}
+        self.log: list[Event | None] = []
+        """All events. A deleted one is None."""
+        self.logs: dict[str, list[Event | None]] = {}
         self.positions: dict[str, list[int]] = {}
         """Positions of a session's events in ``log``, by session id."""
+        self.pruned: dict[str, StoredPruning] = {}
+        """By session id."""
+        self.jobs: dict[str, datetime] = {}
+        """When each job is due."""
         self.activity: dict[tuple[str, int], AttemptActivity] = {}
         """By run id and attempt. Attempt 0 collects events that belong to no attempt."""
         self.attempts: dict[tuple[str, int], Attempt] = {}

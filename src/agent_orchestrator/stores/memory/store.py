@@ -6,6 +6,7 @@ from typing import Self, TypeVar
 
 import anyio.lowlevel
 
+from agent_orchestrator.domain.daemons import DaemonProfile
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.operations.daemon import Problem
 from agent_orchestrator.ports.changes import Transaction
@@ -40,6 +41,13 @@ class MemoryStore:
     @property
     def schema_version(self) -> int:
         return 1
+
+    @property
+    def lease(self) -> None:
+        return None
+
+    async def join(self, profile: DaemonProfile) -> None:
+        """Do nothing: no other daemon can use the store."""
 
     async def __aenter__(self) -> Self:
         self._open = True

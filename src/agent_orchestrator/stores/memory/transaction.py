@@ -14,10 +14,19 @@ from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.lifecycle import ACTIVE
-from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
+from agent_orchestrator.domain.model import (
+    Attempt,
+    Event,
+    Message,
+    PrunedLog,
+    Request,
+    Run,
+    Session,
+    Thread,
+)
 from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports.changes import Draft, last_line, max_deleted_records
+from agent_orchestrator.ports.changes import Draft, PastEvent, last_line, max_deleted_records
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.encoding import plain
 from agent_orchestrator.stores.memory.state import (
@@ -25,6 +34,7 @@ from agent_orchestrator.stores.memory.state import (
     Row,
     State,
     StoredGrant,
+    StoredPruning,
     StoredRecord,
     Table,
 )
@@ -85,7 +95,9 @@ class MemoryTransaction(MemoryView):
 
     def add_session(self, session: Session) -> None:
         metadata = plain(session.metadata)
-        fresh = evolve(session, metadata=metadata, threads={}, last_seq=0, last_line=None)
+        fresh = evolve(
+            session, metadata=metadata, threads={}, last_seq=0, last_line=None, oldest_cursor=0
+        )
         self._add(self._state.sessions, fresh)
 
     def put_session(self, session: Session) -> None:
@@ -98,6 +110,7 @@ class MemoryTransaction(MemoryView):
                 threads=stored.threads,
                 last_seq=stored.last_seq,
                 last_line=stored.last_line,
+                oldest_cursor=stored.oldest_cursor,
             ),
         )
 
@@ -152,36 +165,114 @@ class MemoryTransaction(MemoryView):
         self.topics.add(f"run:{run.id}")
 
     def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
+        before = self._known(session_id).last_seq
+        return self._add_events(
+            session_id, [PastEvent(seq, one, at) for seq, one in enumerate(drafts, before + 1)], at
+        )
+
+    def add_past(
+        self,
+        session_id: str,
+        events: Sequence[PastEvent],
+        *,
+        oldest_cursor: int = 0,
+        digest: str = "",
+    ) -> None:
+        missing = events[-1].seq - self._known(session_id).last_seq - len(events)
+        self._add_events(session_id, events, events[-1].at)
+        if not missing:
+            return
+        stored = self._state.pruned.get(session_id)
+        if stored is None:
+            stored = StoredPruning(PrunedLog(oldest_cursor, digest=digest))
+            if oldest_cursor:
+                changed = evolve(self._known(session_id), oldest_cursor=oldest_cursor)
+                self._set(self._state.sessions, changed)
+        log = evolve(
+            stored.log,
+            count=stored.log.count + missing,
+            audited_count=stored.log.audited_count + missing,
+        )
+        self._assign(self._state.pruned, session_id, evolve(stored, log=log))
+
+    def _add_events(self, session_id: str, added: Sequence[PastEvent], at: datetime) -> int:
+        """Add events with their numbers, and None for each number that is left out."""
         session = self._known(session_id)
+        drafts = [one.draft for one in added]
         log = self._state.logs.setdefault(session_id, [])
         positions = self._state.positions.setdefault(session_id, [])
         self._undo_steps.append(partial(_truncate, positions, len(positions)))
         first = len(self._state.log)
-        positions.extend(range(first, first + len(drafts)))
-        events = [
-            Event(
-                seq=seq,
+        last_seq = added[-1].seq if added else session.last_seq
+        positions.extend(range(first, first + last_seq - session.last_seq))
+        events: list[Event | None] = [None] * (last_seq - session.last_seq)
+        for one in added:
+            event = Event(
+                seq=one.seq,
                 session_id=session_id,
-                run_id=draft.run_id,
-                attempt=draft.attempt,
-                event_type=str(draft.event_type),
-                data=_stored_data(draft),
-                created_at=at,
+                run_id=one.draft.run_id,
+                attempt=one.draft.attempt,
+                event_type=str(one.draft.event_type),
+                data=_stored_data(one.draft),
+                created_at=one.at,
             )
-            for seq, draft in enumerate(drafts, session.last_seq + 1)
-        ]
-        last_seq = session.last_seq + len(events)
+            events[one.seq - session.last_seq - 1] = event
         line = last_line(drafts) or session.last_line
         changed = evolve(session, last_seq=last_seq, updated_at=at, last_line=line)
         self._set(self._state.sessions, changed)
         for entries in (log, self._state.log):
             self._undo_steps.append(partial(_truncate, entries, len(entries)))
             entries.extend(events)
-        for event in events:
-            if event.run_id is not None:
-                self._note_activity(event, event.run_id)
+        for written in events:
+            if written is not None and written.run_id is not None:
+                self._note_activity(written, written.run_id)
         self.topics.update((f"session:{session_id}", "events"))
         return last_seq
+
+    def delete_events(
+        self, session_id: str, *, through: int = 0, seqs: Sequence[int] = (), digest: str = ""
+    ) -> int:
+        session = self._known(session_id)
+        log = self._state.logs.get(session_id, [])
+        through = min(through, session.last_seq - 1)
+        first = self.pruned_log(session_id).seq
+        count = sum(self._delete_event(session_id, seq) for seq in range(first + 1, through + 1))
+        is_pruned = count > 0
+        later = {seq for seq in seqs if max(through, 0) < seq < len(log)}
+        count += sum(self._delete_event(session_id, seq) for seq in later)
+        if not count:
+            return 0
+        before = self._state.pruned.get(session_id, StoredPruning(PrunedLog()))
+        pruned = evolve(before, log=evolve(before.log, count=before.log.count + count))
+        if is_pruned:
+            position = self._state.positions[session_id][through - 1] + 1
+            changed = evolve(pruned.log, seq=through, digest=digest)
+            pruned = StoredPruning(changed, position, self._last_mark() + 1)
+            self._set(self._state.sessions, evolve(session, oldest_cursor=through))
+        self._assign(self._state.pruned, session_id, pruned)
+        return count
+
+    def _delete_event(self, session_id: str, seq: int) -> bool:
+        """Return whether the event was there."""
+        log, position = self._state.logs[session_id], self._state.positions[session_id][seq - 1]
+        if log[seq - 1] is None:
+            return False
+        for entries, index in ((log, seq - 1), (self._state.log, position)):
+            self._undo_steps.append(partial(entries.__setitem__, index, entries[index]))
+            entries[index] = None
+        return True
+
+    def claim_job(self, name: str, *, now: datetime, until: datetime) -> bool:
+        due = self._state.jobs.get(name)
+        if due is not None and due > now:
+            return False
+        self._assign(self._state.jobs, name, until)
+        return True
+
+    def mark_pruned_audited(self, session_id: str) -> None:
+        if (pruned := self._state.pruned.get(session_id)) is not None:
+            marked = evolve(pruned.log, audited_count=pruned.log.count)
+            self._assign(self._state.pruned, session_id, evolve(pruned, log=marked))
 
     def _note_activity(self, event: Event, run_id: str) -> None:
         key = run_id, event.attempt or 0
@@ -230,6 +321,12 @@ class MemoryTransaction(MemoryView):
         threads = {**session.threads, provider: thread.id}
         self._set(self._state.sessions, evolve(session, threads=threads))
 
+    def forget_threads(self, session_id: str) -> None:
+        session = self._known(session_id)
+        for provider in session.threads:
+            self._remove(self._state.threads, (session_id, provider))
+        self._set(self._state.sessions, evolve(session, threads={}))
+
     def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
         granted = {grant.principal: grant.role for grant in grants}
         if len(granted) < len(grants):
@@ -256,6 +353,15 @@ class MemoryTransaction(MemoryView):
     def put_notice(self, notice: Notice) -> None:
         self._replace(self._state.notices, notice)
         self.topics.update((f"notice:{notice.id}", "notices"))
+
+    def claim_notice(self, notice: Notice, claimant: str, until: datetime) -> bool:
+        found = self._state.notices.rows.get(notice.id)
+        if found is None or notice.next_at is None:
+            return False
+        if (found.state, found.next_at) != (notice.state, notice.next_at):
+            return False
+        self._replace(self._state.notices, evolve(found, claimed_by=claimant, next_at=until))
+        return True
 
     def add_push_subscription(self, subscription: PushSubscription) -> None:
         if self.push_subscription_of(subscription.endpoint) is not None:
@@ -300,6 +406,11 @@ class MemoryTransaction(MemoryView):
     def put_token(self, token: AccessToken) -> None:
         self._replace(self._state.access_tokens, token)
         self.topics.add(f"token:{token.id}")
+
+    def mark_token_used(self, token_id: str, at: datetime) -> None:
+        token = self._state.access_tokens.rows.get(token_id)
+        if token is not None and (token.seen_at is None or token.seen_at < at):
+            self._replace(self._state.access_tokens, evolve(token, seen_at=at))
 
     def add_audit(self, entry: AuditEntry) -> None:
         if entry.seq != len(self._state.audit) + 1:

@@ -12,12 +12,14 @@ from attrs import evolve
 
 from agent_orchestrator.domain.access import EVERYTHING, Grant, GrantRole, Visibility
 from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.daemons import DaemonRecord, HostRecord
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import (
     MANUAL,
     Attempt,
     Event,
     Message,
+    PrunedLog,
     Request,
     Run,
     RunError,
@@ -26,14 +28,23 @@ from agent_orchestrator.domain.model import (
     Thread,
 )
 from agent_orchestrator.domain.notices import Notice, NoticeState, PushSubscription
+from agent_orchestrator.domain.search import FoundText, Search
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations.events import StreamItem
 from agent_orchestrator.operations.options import ListOrder, RequestOrder
-from agent_orchestrator.ports.queries import IdempotencyRecord
-from agent_orchestrator.stores.encoding import feed_cursor, position_after
+from agent_orchestrator.ports.queries import Growth, IdempotencyRecord
+from agent_orchestrator.stores.encoding import (
+    events_gone,
+    feed_cursor,
+    mark_of,
+    position_after,
+    position_before,
+)
+from agent_orchestrator.stores.memory.search import found_text
 from agent_orchestrator.stores.memory.state import AttemptActivity, Row, State, Table
 from agent_orchestrator.wire.codec import deadline_key
 from agent_orchestrator.wire.encoded import Encoded
+from agent_orchestrator.wire.strict_json import dumps
 
 T = TypeVar("T")
 
@@ -41,6 +52,16 @@ T = TypeVar("T")
 def _queue_key(run: Run) -> tuple[bool, str]:
     """Return the sort key of a session's queue."""
     return not run.priority, run.id
+
+
+def _data_size(event: Event) -> int:
+    data = event.data
+    return len(data.text) if isinstance(data, Encoded) else len(dumps(data).encode())
+
+
+def _kept(events: Iterable[Event | None]) -> Iterator[Event]:
+    """Yield the events that were not deleted."""
+    return (event for event in events if event is not None)
 
 
 def _first(rows: Iterable[T], limit: int, size: int | None = None) -> list[T]:
@@ -175,6 +196,12 @@ class MemoryView:
             session = self.session(above)
             above = None if session is None else session.parent_session_id
         return lineage
+
+    def limited_sessions(self, *, after: str | None = None, limit: int) -> list[Session]:
+        rows = self._state.sessions.find("all", after=after)
+        return _first(
+            (one for one in rows if one.retain_days or one.retain_events or one.retain_bytes), limit
+        )
 
     def message(self, message_id: str) -> Message | None:
         return self._state.messages.rows.get(message_id)
@@ -390,8 +417,22 @@ class MemoryView:
             not is_terminal(run.status) for run in self._state.runs.find("session", session_id)
         )
 
-    def next_runs(self, limit: int) -> list[Run]:
-        return _first((run for run in self._waiting() if self._is_startable(run)), limit)
+    def next_runs(
+        self,
+        limit: int,
+        *,
+        providers: Collection[str] | None = None,
+        daemon_id: str | None = None,  # noqa: ARG002 - there is only one
+        host: str | None = None,
+    ) -> list[Run]:
+        startable = (run for run in self._waiting() if self._is_startable(run))
+        matching = (
+            run
+            for run in startable
+            if (providers is None or run.provider in providers)
+            and host in (None, self._state.sessions.rows[run.session_id].host)
+        )
+        return _first(matching, limit)
 
     def queue_is_full(self, limit: int) -> bool:
         return len(_first(self._waiting(), limit)) >= limit
@@ -443,11 +484,42 @@ class MemoryView:
         ]
         return sorted(lost, key=lambda run: run.id)
 
+    def daemons(self) -> list[DaemonRecord]:
+        return []
+
+    def lost_daemons(self) -> list[DaemonRecord]:
+        return []
+
+    def hosts(self) -> list[HostRecord]:
+        return []
+
     def events(
         self, session_id: str, *, after: int, limit: int, size: int | None = None
     ) -> list[Event]:
-        # The log has no gaps, so the event with seq n is at index n - 1.
-        return _first(self._state.logs.get(session_id, [])[after : after + limit], limit, size)
+        # The event with seq n is at index n - 1.
+        log = self._state.logs.get(session_id, [])
+        return _first(_kept(log[index] for index in range(after, len(log))), limit, size)
+
+    def log_size(self, session_id: str) -> int:
+        log = self._state.logs.get(session_id, [])
+        return sum(_data_size(event) for event in _kept(log))
+
+    def newest_events(self, *, since: datetime, limit: int) -> Growth:
+        newest = list(_kept(islice(reversed(self._state.log), limit)))
+        first = min((event.created_at for event in newest), default=since)
+        events = [event for event in newest if event.created_at >= since]
+        return Growth(len(events), sum(map(_data_size, events)), max(since, first))
+
+    def unaudited_logs(self, *, limit: int) -> list[str]:
+        found = self._state.pruned.items()
+        return [key for key, one in found if one.log.count != one.log.audited_count][:limit]
+
+    def job_due(self, name: str) -> datetime | None:
+        return self._state.jobs.get(name)
+
+    def pruned_log(self, session_id: str) -> PrunedLog:
+        pruned = self._state.pruned.get(session_id)
+        return PrunedLog() if pruned is None else pruned.log
 
     def _activity(self, run: Run, attempt: int | None) -> list[AttemptActivity]:
         """Return the activity of a run's attempts, latest first."""
@@ -480,21 +552,40 @@ class MemoryView:
         log = self._state.log
         start = position_after(after, len(log), self._end_of)
         end = len(log) if until is None else position_after(until, len(log), self._end_of)
+        if after is not None:
+            self._require_kept(after, start, sessions, within)
         positions: Iterable[int] = range(start, end)
         if sessions or within != EVERYTHING:
             session_ids = set(sessions) or self._members(within)
             positions = merge(
                 *(self._positions(session_id, start, end) for session_id in session_ids)
             )
-        return _first(
-            (
-                StreamItem(feed_cursor(position + 1, self._state.epoch), log[position])
-                for position in positions
-                if self._is_within(log[position].session_id, within)
-            ),
-            limit,
-            size,
-        )
+        items = self._items(positions)
+        within_reach = (item for item in items if self._is_within(item.event.session_id, within))
+        return _first(within_reach, limit, size)
+
+    def _items(self, positions: Iterable[int]) -> Iterator[StreamItem]:
+        mark = self._last_mark()
+        for position in positions:
+            if (event := self._state.log[position]) is not None:
+                yield StreamItem(feed_cursor(position + 1, self._state.epoch, mark), event)
+
+    def _require_kept(
+        self, cursor: str, position: int, sessions: Sequence[str], within: Visibility
+    ) -> None:
+        """Raise ``Gone`` if events after a cursor were deleted since it was read."""
+        since = mark_of(cursor)
+        for session_id, pruned in self._state.pruned.items():
+            if (
+                pruned.mark > since
+                and pruned.position > position
+                and (not sessions or session_id in sessions)
+                and self._is_within(session_id, within)
+            ):
+                raise events_gone(cursor, position, self._state.epoch, self._last_mark())
+
+    def _last_mark(self) -> int:
+        return max((pruned.mark for pruned in self._state.pruned.values()), default=0)
 
     def _positions(self, session_id: str, start: int, end: int) -> Iterator[int]:
         positions = self._state.positions.get(session_id, [])
@@ -502,23 +593,49 @@ class MemoryView:
             positions[n] for n in range(bisect_left(positions, start), bisect_left(positions, end))
         )
 
+    def search(
+        self,
+        search: Search,
+        *,
+        within: Visibility = EVERYTHING,
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> tuple[list[FoundText], str | None]:
+        log = self._state.log
+        positions = range(min(position_before(after), len(log) + 1) - 1, 0, -1)
+        texts = filter(
+            None,
+            (
+                found_text(self._state, search, position, event)
+                for position in positions
+                if (event := log[position - 1]) is not None
+                and self._is_within(event.session_id, within)
+            ),
+        )
+        found: list[FoundText] = []
+        for text in texts:
+            found.append(text)
+            if size is not None:
+                size -= len(text.text)
+            if len(found) == limit or (size is not None and size <= 0):
+                more = next(texts, None) is not None
+                return found, text.cursor if more else None
+        return found, None
+
+    def search_is_complete(self) -> bool:
+        return True
+
     def feed_of_types(
         self, types: Collection[str], *, after: str | None, limit: int, size: int | None = None
     ) -> list[StreamItem]:
         log = self._state.log
         start = position_after(after, len(log), self._end_of)
-        return _first(
-            (
-                StreamItem(feed_cursor(position + 1, self._state.epoch), log[position])
-                for position in range(start, len(log))
-                if log[position].event_type in types
-            ),
-            limit,
-            size,
-        )
+        items = self._items(range(start, len(log)))
+        return _first((item for item in items if item.event.event_type in types), limit, size)
 
     def feed_head(self) -> str:
-        return feed_cursor(len(self._state.log), self._state.epoch)
+        return feed_cursor(len(self._state.log), self._state.epoch, self._last_mark())
 
     def epoch(self) -> str | None:
         return self._state.epoch
@@ -653,9 +770,21 @@ class MemoryView:
         tokens = self._state.access_tokens.find("all", after=after, newest=order == "newest")
         return _first(tokens, limit, size)
 
-    def audit(self, *, after: int, limit: int, size: int | None = None) -> list[AuditEntry]:
+    def audit(
+        self,
+        *,
+        order: ListOrder = "oldest",
+        after: int | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[AuditEntry]:
         entries = self._state.audit
-        rows = (entries[seq] for seq in range(after + 1, len(entries) + 1))
+        if order == "newest":
+            last = len(entries) if after is None else min(after - 1, len(entries))
+            seqs = range(last, 0, -1)
+        else:
+            seqs = range((after or 0) + 1, len(entries) + 1)
+        rows = (entries[seq] for seq in seqs)
         return _first(rows, limit, size)
 
     def last_audit(self) -> AuditEntry | None:

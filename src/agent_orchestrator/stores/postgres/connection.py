@@ -47,6 +47,20 @@ _SETTINGS: Final = (
 )
 """A role or database may have other settings. An acknowledged change is on the server's disk."""
 
+_LOCAL_SETTINGS: Final = (
+    f"SELECT set_config('search_path', '{SCHEMA}', true), set_config('statement_timeout', '0', true),"
+    f" set_config('lock_timeout', '{LOCK_LIMIT_S}s', true),"
+    f" set_config('idle_in_transaction_session_timeout', '{IDLE_LIMIT_S}s', true),"
+    " set_config('jit', 'off', true), set_config('synchronous_commit', CASE"
+    " WHEN current_setting('synchronous_commit') IN ('off', 'local') THEN 'on'"
+    " ELSE current_setting('synchronous_commit') END, true)"
+).encode()
+"""The same for one transaction. Through a pooler, the next transaction may be in another session."""
+
+_BEGIN: Final = b"BEGIN"
+_BEGIN_WRITING: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_COMMIT: Final = b"COMMIT"
+
 MAX_QUEUED: Final = 200
 """Statements after which a queue is sent."""
 
@@ -65,10 +79,12 @@ class NotChanged(Exception):
 class _Prepared:
     """A statement to send.
 
+    :param name: its name in the session; None if it has none, because there is a pooler.
     :param must_change: whether it must change a row.
     """
 
-    name: bytes
+    sql: bytes
+    name: bytes | None
     cells: list[Any]
     formats: list[int] | None
     must_change: bool = False
@@ -79,8 +95,15 @@ class _Prepared:
         return sum(map(len, filter(None, self.cells))) > LARGE
 
 
+def _plain(sql: bytes) -> _Prepared:
+    """Return a statement without values and without a name."""
+    return _Prepared(sql, None, [], None)
+
+
 class Connection:
-    """A connection in autocommit mode. Statements are in SQLite's SQL, or in PostgreSQL's with ``?``.
+    """A connection in autocommit mode. Through a pooler, it uses nothing of a session.
+
+    Statements are in SQLite's SQL, or in PostgreSQL's with ``?``.
 
     :raises psycopg.Error: if it cannot be opened.
     """
@@ -100,10 +123,18 @@ class Connection:
         self.writes = 0
         """How many statements were sent that change rows."""
         try:
-            self.run_script(_SETTINGS)
+            self.is_pooled = self._session_process() != self.pgconn.backend_pid
+            """Whether there is a pooler between here and the server, such as PgBouncer."""
+            if not self.is_pooled:
+                self.run_script(_SETTINGS)
         except BaseException:
             self.close()
             raise
+
+    def _session_process(self) -> int:
+        """Return the id of the server's process that serves the session. A pooler gives another one."""
+        result = self._finished(self.pgconn.exec_(b"SELECT pg_backend_pid()"))
+        return int(result.fetchone()[0])
 
     @property
     def is_lost(self) -> bool:
@@ -137,8 +168,10 @@ class Connection:
         if statement.is_control:  # a single message, and nothing to prepare
             self._await_end()
             self.flush()
-            return self._finished(self.pgconn.exec_(statement.sql))
+            return self._control(statement.sql)
         prepared = self._ready(sql, values)
+        if self.is_pooled and not self._queue and not self.in_transaction:
+            return self._send([*self._begin(_BEGIN), prepared, _plain(_COMMIT)], place=2)
         if self._queue and not prepared.is_large:
             return self._send([*self._queue, prepared])
         self.flush()
@@ -152,6 +185,9 @@ class Connection:
         :raises UnicodeEncodeError: if a text contains a lone surrogate.
         """
         prepared = self._ready(sql, values, must_change=must_change)
+        if self.is_pooled and prepared.sql.startswith(_BEGIN):
+            self._queue += self._begin(prepared.sql)
+            return
         if prepared.is_large:
             self.flush()
             self._send_alone(prepared)
@@ -159,6 +195,16 @@ class Connection:
         self._queue.append(prepared)
         if len(self._queue) >= MAX_QUEUED:
             self.flush()
+
+    def _begin(self, sql: bytes) -> list[_Prepared]:
+        """Return the statements that begin a transaction through a pooler."""
+        return [_plain(_BEGIN_WRITING if sql == _BEGIN else sql), _plain(_LOCAL_SETTINGS)]
+
+    def _control(self, sql: bytes) -> "Result":
+        """Begin or end a transaction or a part of one."""
+        if self.is_pooled and sql.startswith(_BEGIN):
+            return self._send(self._begin(sql))
+        return self._finished(self.pgconn.exec_(sql))
 
     def roll_back(self) -> None:
         """Forget the queued statements, and end the transaction if there is one.
@@ -203,24 +249,31 @@ class Connection:
         formats = None
         if bytes in map(type, values):
             formats = [_BINARY if type(value) is bytes else 0 for value in values]
-        name = self._prepared.get(sql) or self._prepare(sql, statement.sql)
-        return _Prepared(name, cells, formats, must_change)
+        name = None
+        if not self.is_pooled:
+            name = self._prepared.get(sql) or self._prepare(sql, statement.sql)
+        return _Prepared(statement.sql, name, cells, formats, must_change)
 
     def _send_alone(self, one: _Prepared) -> "Result":
-        result = self._finished(
-            self.pgconn.exec_prepared(one.name, one.cells, one.formats, _BINARY)
-        )
+        if one.name is None:
+            sent = self.pgconn.exec_params(one.sql, one.cells, None, one.formats, _BINARY)
+        else:
+            sent = self.pgconn.exec_prepared(one.name, one.cells, one.formats, _BINARY)
+        result = self._finished(sent)
         if one.must_change and not result.rowcount:
             raise NotChanged
         return result
 
-    def _send(self, statements: Sequence[_Prepared]) -> "Result":
-        """Send statements in one go, and return the result of the last."""
+    def _send(self, statements: Sequence[_Prepared], *, place: int = -1) -> "Result":
+        """Send statements in one go, and return the result of one of them, by default of the last."""
         self._queue = []
         pgconn = self.pgconn
         pgconn.enter_pipeline_mode()
         for one in statements:
-            pgconn.send_query_prepared(one.name, one.cells, one.formats, _BINARY)
+            if one.name is None:
+                pgconn.send_query_params(one.sql, one.cells, None, one.formats, _BINARY)
+            else:
+                pgconn.send_query_prepared(one.name, one.cells, one.formats, _BINARY)
         pgconn.pipeline_sync()
         results = []
         for _ in statements:
@@ -228,13 +281,12 @@ class Connection:
             self._next_result()  # the end of the statement
         self._next_result()  # the end of the pipeline
         pgconn.exit_pipeline_mode()
-        last = None
+        finished = []
         for one, result in zip(statements, results, strict=True):
-            last = self._finished(result)  # raises at the first that failed
-            if one.must_change and not last.rowcount:
+            finished.append(self._finished(result))  # raises at the first that failed
+            if one.must_change and not finished[-1].rowcount:
                 raise NotChanged
-        assert last is not None
-        return last
+        return finished[place]
 
     def _next_result(self) -> pq.abc.PGresult | None:
         # libpq would wait itself, but would keep the interpreter lock meanwhile.

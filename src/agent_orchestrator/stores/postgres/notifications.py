@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
@@ -13,14 +13,28 @@ from agent_orchestrator.ports.store import ANY_TOPIC
 from agent_orchestrator.stores.postgres.connection import Connection
 from agent_orchestrator.stores.postgres.daemons import CHANNEL
 
+PROBE_S: Final = 60.0
+"""Seconds between two probes of whether notifications arrive."""
+
+PROBE_TIMEOUT_S: Final = 5.0
+"""Maximum seconds until a probe arrives."""
+
+POLL_S: Final = 2.5
+"""Seconds between two reads of the database while notifications do not arrive."""
+
 RETRY_S: Final = 0.5
 """Seconds between two attempts to connect."""
+
+NO_NOTIFICATIONS: Final = (
+    "notifications of other daemons do not arrive, so their changes are noticed some seconds late: the URL leads"
+    " through a connection pooler in transaction mode; set store_listen to the address of the server itself"
+)
 
 _log = logging.getLogger("agent_orchestrator.store")
 
 
 class Listener:
-    """Hears of the commits of other daemons, on a connection that does nothing else.
+    """Receives notifications of the commits of other daemons, on a separate connection.
 
     :param url: where to connect.
     :param daemon_id: the daemon whose commits to leave out.
@@ -29,13 +43,16 @@ class Listener:
 
     def __init__(self, url: str, daemon_id: str, notify: Callable[[frozenset[str]], None]) -> None:
         self._url = url
-        self._daemon_id = daemon_id
+        self.daemon_id = daemon_id
         self._notify = notify
         self._limiter = anyio.CapacityLimiter(1)
         self._connection: Connection | None = None
+        self._received = anyio.Event()
+        self.misses_notifications = False
+        """True if a probe did not arrive, because there is a connection pooler in transaction mode."""
 
     def connect(self) -> None:
-        """Begin to hear. Called in a thread.
+        """Subscribe to the notifications. Called in a thread.
 
         :raises psycopg.Error: if that fails.
         """
@@ -54,7 +71,7 @@ class Listener:
             self._connection = None
 
     async def run(self) -> None:
-        """Receive until cancelled. After a lost connection, anything may have been missed."""
+        """Receive until cancelled. After a lost connection, notify of everything, because something may have been missed."""
         try:
             while True:
                 try:
@@ -70,6 +87,34 @@ class Listener:
         finally:
             self.close()
 
+    async def watch(self, send_probe: Callable[[], Awaitable[None]]) -> None:
+        """Probe at intervals whether notifications arrive, until cancelled. While they do not, notify of everything.
+
+        :param send_probe: sends a notification through the store's own connections. It may raise ``psycopg.Error``.
+        """
+        while True:
+            was_connected = self._connection is not None
+            self._received = anyio.Event()
+            try:
+                await send_probe()
+            except psycopg.Error:
+                await anyio.sleep(POLL_S)  # the server is away, which others report
+                continue
+            with anyio.move_on_after(PROBE_TIMEOUT_S):
+                await self._received.wait()
+            if was_connected and self._connection is not None:
+                self._note(misses_notifications=not self._received.is_set())
+            if self.misses_notifications:
+                self._notify(frozenset({ANY_TOPIC}))
+            await anyio.sleep(POLL_S if self.misses_notifications else PROBE_S)
+
+    def _note(self, *, misses_notifications: bool) -> None:
+        if misses_notifications and not self.misses_notifications:
+            _log.warning("%s", NO_NOTIFICATIONS)
+        if self.misses_notifications and not misses_notifications:
+            _log.warning("notifications of other daemons arrive again")
+        self.misses_notifications = misses_notifications
+
     async def _receive(self) -> None:
         assert self._connection is not None
         pgconn = self._connection.pgconn
@@ -77,7 +122,8 @@ class Listener:
             await anyio.wait_readable(pgconn.socket)
             pgconn.consume_input()
             while (notice := pgconn.notifies()) is not None:
-                topics = topics_of(notice.extra, self._daemon_id)
+                self._received.set()
+                topics = topics_of(notice.extra, self.daemon_id)
                 if topics:
                     self._notify(topics)
 
@@ -85,7 +131,7 @@ class Listener:
 def topics_of(payload: bytes, daemon_id: str) -> frozenset[str]:
     """Return the topics of a notification; none if this daemon sent it.
 
-    Anyone who may connect to the database can notify. What is not ours means that anything may have changed.
+    Anyone who may connect to the database can notify. A payload in another format means that anything may have changed.
     """
     try:
         sender, *topics = json.loads(payload)

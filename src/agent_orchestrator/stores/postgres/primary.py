@@ -13,6 +13,7 @@ from agent_orchestrator.ports.store import UNREACHABLE
 from agent_orchestrator.stores.postgres import daemons
 from agent_orchestrator.stores.postgres.connection import Connection, is_end_of_session
 from agent_orchestrator.stores.postgres.daemons import Daemon
+from agent_orchestrator.stores.postgres.lease import DaemonLease
 from agent_orchestrator.stores.sql.faults import Fault
 
 _log = logging.getLogger("agent_orchestrator.store")
@@ -39,15 +40,19 @@ class Primary:
     :param url: where to connect.
     :param name: the database in messages.
     :param connection: the open connection.
+    :param lease: the lease of the daemon.
     """
 
-    def __init__(self, url: str, name: str, connection: Connection, daemon: Daemon) -> None:
+    def __init__(
+        self, url: str, name: str, connection: Connection, daemon: Daemon, lease: DaemonLease
+    ) -> None:
         self._url = url
         self._name = name
         self._connection: Connection | None = connection
         self._place = daemons.place_of(connection)
         self._next_try = 0.0
         self.daemon = daemon
+        self.lease = lease
         self.fault: Fault | None = None
         self.is_recovered = False
         """True after a connection was found again, until the writer has notified of it."""
@@ -97,11 +102,11 @@ class Primary:
         if row is None or not row.is_valid:
             self.fault = Fault(
                 "lease_lost",
-                f"{self._name} was taken over by another daemon while this one could not reach it:"
-                " restart agentd",
-                60,
+                f"{self._name} was taken over by another daemon while this one could not reach it;"
+                " this one begins anew",
                 is_final=True,
             )
+            self.lease.lose()
             return
         place = daemons.place_of(connection)
         if place != self._place:  # another server, which may lack commits
@@ -120,6 +125,7 @@ class Primary:
 
         :param commit: the number of the commit.
         """
+        daemon = self.daemon  # another one may begin as soon as this one has lost its lease
         deadline = time.monotonic() + RESOLVE_S
         while True:
             try:
@@ -130,7 +136,7 @@ class Primary:
                     return None
                 time.sleep(RETRY_S)
             else:
-                return self.daemon.commits >= commit
+                return daemon.commits >= commit
 
     def note_failure(self, error: psycopg.Error) -> Fault:
         """Record a failed transaction, which was not committed, and return the fault."""
@@ -143,8 +149,21 @@ class Primary:
     def note_taken_over(self) -> Fault:
         """Record that another daemon has ended this one's row."""
         self.connection.roll_back()
-        text = f"{self._name} was taken over by another daemon: restart agentd"
-        return self._set(Fault("lease_lost", text, 60, is_final=True))
+        text = f"{self._name} was taken over by another daemon; this one begins anew"
+        fault = self._set(Fault("lease_lost", text, is_final=True))
+        self.lease.lose()
+        return fault
+
+    def begin_anew(self, daemon: Daemon, lease: DaemonLease) -> None:
+        """Continue as another daemon after :meth:`note_taken_over`.
+
+        The writer uses nothing of a daemon whose fault is final, so the fault ends last.
+        """
+        daemons.forget(self.daemon)
+        lease.clock_offset_s = self.lease.clock_offset_s
+        self.daemon, self.lease = daemon, lease
+        self.is_recovered = True
+        self.fault = None
 
     def _lose(self, error: psycopg.Error) -> Fault:
         self._close()
@@ -168,8 +187,12 @@ class Primary:
                 return Fault(code, f"{self._name} {text}: {reason(error)}", 5)
         return Fault("database_failed", f"{self._name} failed: {reason(error)}", 5)
 
-    def note_commit(self) -> None:
-        """Record a commit."""
+    def note_commit(self, asked_at: float) -> None:
+        """Record a commit, which has extended the lease.
+
+        :param asked_at: the time before it was sent, by :func:`time.monotonic`.
+        """
+        self.lease.extend(asked_at)
         self.daemon.commits += 1
         self.fault = None
 

@@ -1,10 +1,12 @@
 """The tables and their migrations."""
 
+import logging
+import re
+import time
 from functools import cache
 from importlib.resources import files
 from typing import Final
 
-import psycopg
 from psycopg import errors
 
 from agent_orchestrator.domain.errors import SchemaTooNew, StoreOpenError
@@ -13,16 +15,35 @@ from agent_orchestrator.stores.postgres.connection import SCHEMA, Connection
 MIN_SERVER: Final = 15
 """The oldest supported version of PostgreSQL."""
 
+UNFINISHED_COPY: Final = "unfinished_copy"
+"""A table that only a database has which is being filled by ``agentctl store copy``."""
+
 _LOCK: Final = f"SELECT pg_advisory_xact_lock(hashtext('{SCHEMA}'))"
 _VERSION: Final = "SELECT version, min_reader FROM schema"
-_MIN_READER: Final = 1
-"""The oldest schema version whose program can use the current one."""
-
+_IS_COPY: Final = f"SELECT to_regclass('{UNFINISHED_COPY}') IS NOT NULL"
 _HAS_SCHEMA: Final = f"SELECT to_regnamespace('{SCHEMA}') IS NOT NULL"
 _CREATE_SCHEMA: Final = f"CREATE SCHEMA {SCHEMA}"
 _CREATE_TABLE: Final = """
     CREATE TABLE schema (
         one integer PRIMARY KEY CHECK (one = 1), version integer NOT NULL, min_reader integer NOT NULL)"""
+
+
+_LOCK_WAIT: Final = "300ms"
+"""How long a migration waits for a lock. While it waits, every statement on the table waits behind it."""
+
+_PAUSE_S: Final = 0.2
+"""Seconds between two tries."""
+
+_MIGRATION_TIMEOUT_S: Final = 60.0
+"""Seconds after which a migration that waits for locks is given up."""
+
+_MIN_READER: Final = re.compile(r"^-- min_reader: (\d+)$", re.MULTILINE)
+"""The line of a script that says the oldest version whose program can use the tables from then on."""
+
+_LIVE: Final = """
+    SELECT host, pid FROM daemons WHERE ended_at IS NULL AND expires_at > clock_timestamp() LIMIT 1"""
+
+_log = logging.getLogger("agent_orchestrator.store")
 
 
 @cache
@@ -38,13 +59,27 @@ def schema_version() -> int:
     return len(migrations())
 
 
-def check_database(connection: Connection) -> int | None:
+def min_reader(version: int) -> int:
+    """Return the oldest schema version whose program can use the tables of a version.
+
+    A script that only adds to the tables leaves it as it is.
+    """
+    found = [_MIN_READER.search(script) for script in migrations()[:version]]
+    return max((int(match[1]) for match in found if match is not None), default=1)
+
+
+def check_database(connection: Connection, *, is_copy: bool = False) -> int | None:
     """Check that the database can be used. Return its schema version, or None if it has no tables.
 
+    :param is_copy: whether it may be an unfinished copy.
     :raises StoreOpenError: if it cannot be used.
     :raises psycopg.Error: if the database fails.
     """
     _check_server(connection)
+    if not is_copy and connection.first_row(_IS_COPY)[0]:
+        raise StoreOpenError(
+            "the database is an unfinished copy: run the same `agentctl store copy FROM TO` again to complete it"
+        )
     found = _found_version(connection)
     if found is not None and found[1] > schema_version():
         raise SchemaTooNew(
@@ -54,13 +89,17 @@ def check_database(connection: Connection) -> int | None:
     return None if found is None else found[0]
 
 
-def prepare(connection: Connection) -> None:
+def prepare(connection: Connection, *, is_copy: bool = False) -> None:
     """Check that the database can be used, and migrate it to the current schema.
 
+    Other daemons may use the database meanwhile: those of an older version as well, as long as
+    :func:`min_reader` allows it.
+
+    :param is_copy: whether it may be an unfinished copy.
     :raises StoreOpenError: if it cannot be used. Nothing in it was changed then.
     :raises psycopg.Error: if the database fails.
     """
-    found = check_database(connection)
+    found = check_database(connection, is_copy=is_copy)
     if found is None or found < schema_version():
         try:
             _migrate(connection)
@@ -95,22 +134,70 @@ def _found_version(connection: Connection) -> tuple[int, int] | None:
 
 
 def _migrate(connection: Connection) -> None:
+    """Run the scripts that are missing, each in a transaction.
+
+    :raises StoreOpenError: if other sessions lock the tables for too long, or a daemon of a version is running
+        that could not use them any more.
+    """
+    deadline = time.monotonic() + _MIGRATION_TIMEOUT_S
+    is_told = False
+    while True:
+        try:
+            if _migrate_once(connection):
+                return
+        except errors.LockNotAvailable:
+            if time.monotonic() > deadline:
+                raise StoreOpenError(
+                    "the tables cannot be migrated: other sessions have locked them for"
+                    f" {_MIGRATION_TIMEOUT_S:g} s; end them, or try again"
+                ) from None
+            if not is_told:
+                _log.warning("the tables are locked by other sessions: waiting to migrate them")
+                is_told = True
+            time.sleep(_PAUSE_S)  # others' statements run meanwhile
+
+
+def _migrate_once(connection: Connection) -> bool:
+    """Make the tables, or run the next script. Return True if there was nothing to do.
+
+    :raises psycopg.errors.LockNotAvailable: if another session has a lock. Nothing was changed then.
+    """
     connection.execute("BEGIN")
     try:
+        connection.run_script(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'")
         connection.execute(_LOCK)  # another daemon may be doing the same
         found = _found_version(connection)
         if found is None:
             if not connection.first_row(_HAS_SCHEMA)[0]:
                 connection.execute(_CREATE_SCHEMA)
             connection.execute(_CREATE_TABLE)
-        for script in migrations()[found[0] if found else 0 :]:
-            connection.run_script(script)
+        version, oldest = found or (0, 1)
+        if version >= schema_version():
+            return True
+        reader = max(oldest, min_reader(version + 1))
+        if found is not None and reader > oldest:
+            _refuse_older_daemons(connection, version)
+        connection.run_script(migrations()[version])
         connection.execute(
             "INSERT INTO schema VALUES (1, ?, ?)"
             " ON CONFLICT (one) DO UPDATE SET version = excluded.version, min_reader = excluded.min_reader",
-            (schema_version(), _MIN_READER),
+            (version + 1, reader),
         )
         connection.execute("COMMIT")
-    except psycopg.Error:
-        connection.roll_back()
-        raise
+    finally:
+        if not connection.is_lost:
+            connection.roll_back()
+    return False
+
+
+def _refuse_older_daemons(connection: Connection, version: int) -> None:
+    """Check that no daemon is running, which may have been started with an older version.
+
+    :raises StoreOpenError: if one is.
+    """
+    live = connection.execute(_LIVE).fetchone()
+    if live is not None:
+        raise StoreOpenError(
+            f"the tables of schema version {version} are changed in a way that a running agentd of an older version"
+            f" cannot use: stop process {live[1]} on {live[0]}, and all others of that version, first"
+        )

@@ -1,7 +1,11 @@
 """The PostgreSQL store."""
 
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -9,16 +13,20 @@ import anyio
 import anyio.to_thread
 import psycopg
 
+from agent_orchestrator.domain.daemons import DaemonProfile
 from agent_orchestrator.domain.errors import Conflict, StoreOpenError, Unavailable
+from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.operations.daemon import Problem
+from agent_orchestrator.ports.clock import Clock
 from agent_orchestrator.ports.queries import View
-from agent_orchestrator.stores.postgres import daemons
+from agent_orchestrator.stores.postgres import daemons, inquiries
 from agent_orchestrator.stores.postgres.connection import Connection, is_end_of_session, is_failure
-from agent_orchestrator.stores.postgres.notifications import Listener
+from agent_orchestrator.stores.postgres.lease import DaemonLease
+from agent_orchestrator.stores.postgres.notifications import NO_NOTIFICATIONS, Listener
 from agent_orchestrator.stores.postgres.primary import Primary, open_error
 from agent_orchestrator.stores.postgres.schema import check_database, prepare, schema_version
 from agent_orchestrator.stores.postgres.view import PostgresView
-from agent_orchestrator.stores.postgres.writer import PostgresWriter
+from agent_orchestrator.stores.postgres.writer import PostgresWriter, payload
 from agent_orchestrator.stores.registry import OnCommit
 from agent_orchestrator.stores.sql.long_values import LongValues
 from agent_orchestrator.stores.sql.store import SqlStore
@@ -28,6 +36,8 @@ T = TypeVar("T")
 
 READERS: Final = 4
 
+_NOTIFY: Final = f"SELECT pg_notify('{daemons.CHANNEL}', ?)"
+
 
 class Reader:
     """A connection for reads, which is opened when it is needed."""
@@ -35,12 +45,15 @@ class Reader:
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection: Connection | None = None
+        self._has_ended = False
 
     def connection(self) -> Connection:
         """Return an open connection.
 
         :raises psycopg.Error: if there is none.
         """
+        if self._has_ended:
+            raise psycopg.InterfaceError("the store is closed")
         if self._connection is None or self._connection.is_lost:
             self.close()
             self._connection = Connection(self._url)
@@ -52,25 +65,38 @@ class Reader:
             self._connection.close()
             self._connection = None
 
+    def end(self) -> None:
+        """Close the connection, and open no other."""
+        self._has_ended = True
+        self.close()
+
 
 class PostgresStore(SqlStore[Reader]):
     """A store in one PostgreSQL database, in the schema ``agent_orchestrator``.
 
-    One daemon at a time may use the database.
+    Several daemons may use the database at once.
 
     :param url: ``postgresql://…``, as libpq has it. What it does not give comes from the service file, the
         password file and the environment.
+    :param listen: the URL for notifications, if they cannot come through the other one: past a connection
+        pooler, to the server itself.
     :param on_commit: called in the writer's thread after each commit, with the number of its
         changes and its duration in seconds. It must not block or raise.
-    :raises ConfigError: if the URL cannot be read.
+    :raises ConfigError: if a URL cannot be read.
     """
 
-    def __init__(self, url: str, *, on_commit: OnCommit | None = None) -> None:
+    def __init__(
+        self, url: str, *, listen: str | None = None, on_commit: OnCommit | None = None
+    ) -> None:
         super().__init__()
-        check_userinfo(url)
+        for one in (url, listen):
+            if one is not None:
+                check_userinfo(one)
         self._url = url
+        self._listen_url = listen or url
         self._location = without_secrets(url)
         self._on_commit = on_commit
+        self._clock: Clock = lambda: datetime.now(UTC)
 
     @property
     def backend(self) -> str:
@@ -84,26 +110,36 @@ class PostgresStore(SqlStore[Reader]):
     def schema_version(self) -> int:
         return schema_version()
 
+    @property
+    def lease(self) -> DaemonLease:
+        return self._primary.lease
+
     async def __aenter__(self) -> Self:
         """Open the database. Make the tables if there are none.
 
         :raises StoreOpenError: a subclass of it, if the database cannot or must not be used.
         """
         self._long_values = LongValues()
-        await anyio.to_thread.run_sync(self._open, limiter=anyio.CapacityLimiter(1))
+        await anyio.to_thread.run_sync(self._open, anyio.Event(), limiter=anyio.CapacityLimiter(1))
         writer = PostgresWriter(self._listeners, self._primary, self._on_commit)
+        self._ordering = writer
         self._all_readers = [Reader(self._url) for _ in range(READERS)]
+        self._pulse = Reader(self._url)
+        self._pulse_thread = anyio.CapacityLimiter(1)
+        self._pulse_lock = threading.Lock()
+        """Held by whoever uses that connection: the store may be closed meanwhile."""
         tasks = {"listener": self._hear, "lease": self._extend_lease}
         await self._begin(writer, self._all_readers, tasks)
         return self
 
-    def _open(self) -> None:
+    def _open(self, lost: anyio.Event) -> None:
         connection = self._connect()
         try:
             prepare(connection)
             daemon = daemons.join(connection)
-            self._primary = Primary(self._url, self._location, connection, daemon)
-            self._listener = Listener(self._url, daemon.id, self._listeners.notify)
+            lease = DaemonLease.of(daemon, lost)
+            self._primary = Primary(self._url, self._location, connection, daemon, lease)
+            self._listener = Listener(self._listen_url, daemon.id, self._listeners.notify)
             self._listener.connect()
         except psycopg.Error as error:
             connection.close()
@@ -111,6 +147,63 @@ class PostgresStore(SqlStore[Reader]):
         except BaseException:
             connection.close()
             raise
+
+    def synchronize(self, clock: Clock, ids: SortableIds | None) -> None:
+        self._clock = clock
+        self._ordering.ids = ids
+
+    async def join(self, profile: DaemonProfile) -> DaemonLease:
+        joining = partial(self._join, profile, anyio.Event())
+        return await anyio.to_thread.run_sync(joining, limiter=self._pulse_thread)
+
+    def _join(self, profile: DaemonProfile, lost: anyio.Event) -> DaemonLease:
+        primary = self._primary
+        with self._pulse_lock:
+            try:
+                connection = self._pulse.connection()
+                if primary.lease.lost.is_set():
+                    daemon = daemons.join(connection)
+                    self._listener.daemon_id = daemon.id
+                    primary.begin_anew(daemon, DaemonLease.of(daemon, lost))
+                daemons.describe(connection, primary.daemon, profile, self._clock)
+                primary.lease.clock_offset_s = primary.daemon.clock_offset_s
+            except psycopg.Error as error:
+                raise self._refusal(error) from error
+        return primary.lease
+
+    async def ask(self, daemon_id: str, question: str) -> str:
+        return await self._inquire(
+            lambda connection, own: inquiries.ask(connection, own, daemon_id, question)
+        )
+
+    async def inquiries(self) -> Sequence[tuple[str, str]]:
+        return await self._inquire(inquiries.open_inquiries)
+
+    async def answer(self, inquiry_id: str, text: str) -> None:
+        await self._inquire(
+            lambda connection, own: inquiries.answer(connection, own, inquiry_id, text)
+        )
+
+    async def take_answer(self, inquiry_id: str) -> str | None:
+        return await self._inquire(
+            lambda connection, _: inquiries.take_answer(connection, inquiry_id)
+        )
+
+    async def _inquire(self, call: Callable[[Connection, str], T]) -> T:
+        """Call a function with the connection of the lease, and the id of this daemon.
+
+        :raises Unavailable: if the database fails.
+        """
+
+        def work() -> T:
+            with self._pulse_lock:
+                try:
+                    return call(self._pulse.connection(), self._primary.daemon.id)
+                except psycopg.Error as error:
+                    self._pulse.close()
+                    raise self._refusal(error) from error
+
+        return await anyio.to_thread.run_sync(work, limiter=self._pulse_thread)
 
     async def reach(self) -> str:
         return await anyio.to_thread.run_sync(self._reach, limiter=anyio.CapacityLimiter(1))
@@ -144,22 +237,58 @@ class PostgresStore(SqlStore[Reader]):
     async def _hear(self) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._listener.run)
+            tasks.start_soon(self._listener.watch, self._ring)
             await self._closing.wait()
             tasks.cancel_scope.cancel()
 
+    async def _ring(self) -> None:
+        await anyio.to_thread.run_sync(self._notify_self, limiter=self._pulse_thread)
+
+    def _notify_self(self) -> None:
+        notice = payload(self._primary.daemon.id, ())
+        with self._pulse_lock:
+            try:
+                self._pulse.connection().execute(_NOTIFY, (notice,))
+            except psycopg.Error:
+                self._pulse.close()
+                raise
+
     async def _extend_lease(self) -> None:
-        """Commit now and then. Without a connection, this is also what connects again."""
+        """Extend the lease now and then, whatever the writer does."""
         while True:
             with anyio.move_on_after(daemons.BEAT_S):
                 await self._closing.wait()
                 return
-            with contextlib.suppress(Unavailable):
-                await self.transact(lambda _: None)
+            is_well = await anyio.to_thread.run_sync(self._beat, limiter=self._pulse_thread)
+            if not is_well:
+                # This reports what is wrong. Without a connection, it is also what connects again.
+                # The writer may be busy for longer than until the next sign of life.
+                with contextlib.suppress(Unavailable), anyio.move_on_after(daemons.BEAT_S):
+                    await self.transact(lambda _: None)
+
+    def _beat(self) -> bool:
+        """Extend the lease once. Return False if the writer should look what is wrong."""
+        primary = self._primary
+        if primary.lease.lost.is_set():
+            return True
+        asked_at = time.monotonic()
+        lease = primary.lease
+        with self._pulse_lock:
+            try:
+                if not daemons.beat(self._pulse.connection(), primary.daemon, self._clock):
+                    return False
+            except psycopg.Error:
+                self._pulse.close()
+                return False
+        lease.extend(asked_at)
+        lease.clock_offset_s = primary.daemon.clock_offset_s
+        return primary.fault is None
 
     def _close_database(self) -> None:
-        for reader in self._all_readers:
-            with contextlib.suppress(psycopg.Error):
-                reader.close()
+        with self._pulse_lock:
+            for reader in (*self._all_readers, self._pulse):
+                with contextlib.suppress(psycopg.Error):
+                    reader.end()
         self._primary.leave()
 
     def _query(self, reader: Reader, query: Callable[[View], T]) -> T:
@@ -171,11 +300,15 @@ class PostgresStore(SqlStore[Reader]):
                     raise
             return self._look(reader, query)  # the connection was lost since the last read
         except psycopg.Error as error:
-            if is_end_of_session(error):
-                raise self._primary.unreachable(error).refusal() from error
-            if is_failure(error):
-                raise self._primary.fault_of(error).refusal() from error
+            if is_end_of_session(error) or is_failure(error):
+                raise self._refusal(error) from error
             raise
+
+    def _refusal(self, error: psycopg.Error) -> Unavailable:
+        """Return the error of a call that the database failed."""
+        is_lost = is_end_of_session(error)
+        fault = self._primary.unreachable(error) if is_lost else self._primary.fault_of(error)
+        return fault.refusal()
 
     def _look(self, reader: Reader, query: Callable[[View], T]) -> T:
         connection = reader.connection()
@@ -191,7 +324,10 @@ class PostgresStore(SqlStore[Reader]):
             with contextlib.suppress(Unavailable):
                 await self.transact(lambda _: None)  # ends the fault if it is over
         fault = self._primary.fault
-        return () if fault is None else (Problem(fault.code, fault.message),)
+        found = [] if fault is None else [Problem(fault.code, fault.message)]
+        if self._listener.misses_notifications:
+            found.append(Problem("notifications_late", NO_NOTIFICATIONS))
+        return tuple(found)
 
     async def back_up(self, path: Path, *, replace: bool) -> int:  # noqa: ARG002
         """Refuse.
@@ -210,7 +346,8 @@ class PostgresStore(SqlStore[Reader]):
 def _gaps(view: View) -> list[str]:
     """Return what is wrong with the positions of the log."""
     assert isinstance(view, PostgresView)
-    count, first, last, head = view.log_bounds()
-    if (first, last, head) == (1, count, count):
+    count, first, last, head, deleted = view.log_bounds()
+    if first >= 1 and count + deleted == last == head:
         return []
-    return [f"the log's positions are not 1 … {head}: there are {count}, from {first} to {last}"]
+    found = f"there are {count}, from {first} to {last}, and {deleted} were deleted"
+    return [f"the log's positions are not 1 … {head}: {found}"]

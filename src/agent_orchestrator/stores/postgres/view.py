@@ -1,10 +1,17 @@
 """Queries of a PostgreSQL database."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from agent_orchestrator.domain.model import Message, RunResult
+from attrs import evolve
+
+from agent_orchestrator.domain.daemons import DaemonProfile, DaemonRecord, HostRecord
+from agent_orchestrator.domain.model import MANUAL, Message, Run, RunResult
 from agent_orchestrator.stores.postgres.connection import Connection
+from agent_orchestrator.stores.postgres.daemons import BEAT_S, lease
+from agent_orchestrator.stores.postgres.search import WORDS
 from agent_orchestrator.stores.postgres.values import MARK_SQL
 from agent_orchestrator.stores.sql.dialect import Dialect
 from agent_orchestrator.stores.sql.listing import Ordering, Statement, where_all
@@ -55,8 +62,76 @@ _LARGE_COLUMNS: Final[Mapping[str, str]] = {
 """The bytes of the large texts in a row, by table. None of them is read to know its size."""
 
 _BOUNDS: Final = """
-    SELECT count(*), coalesce(min(position), 1), coalesce(max(position), 0), (SELECT position FROM head)
+    SELECT count(*), coalesce(min(position), 1), coalesce(max(position), 0), (SELECT position FROM head),
+        (SELECT coalesce(sum(count), 0)::bigint FROM pruned_logs)
     FROM events"""
+
+_LOST: Final = f""" WHERE status IN ('running', 'waiting') AND provider <> '{MANUAL}'
+    AND worker_id IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM daemons WHERE id = split_part(worker_id, '/', 1) AND ended_at IS NULL)
+    ORDER BY id"""
+
+_IS_FREE: Final = """NOT EXISTS (
+        SELECT 1 FROM threads t CROSS JOIN LATERAL (
+            SELECT a.worker_id FROM runs o JOIN attempts a ON a.run_id = o.id
+            WHERE o.session_id = r.session_id AND r.provider IN (o.provider, a.provider)
+            ORDER BY a.started_at DESC, a.attempt DESC LIMIT 1) AS last
+        JOIN daemons d ON d.id = split_part(last.worker_id, '/', 1)
+        WHERE t.session_id = r.session_id AND t.provider = r.provider
+            AND d.ended_at IS NULL AND d.id <> ?)"""
+
+MAX_AWAY: Final = 100
+"""Maximum number of lost daemons that are listed."""
+
+SHOWN_HOURS: Final = 24
+"""Hours for which a lost daemon is listed that did not begin anew."""
+
+SILENT_S: Final = 2 * BEAT_S
+"""Seconds without a sign of life after which a daemon counts as away."""
+
+_MICROSECONDS: Final = "(extract(epoch FROM {}) * 1000000)::bigint"
+_DAEMONS: Final = f"""
+    SELECT id, host, pid, {_MICROSECONDS.format("started_at")}, {_MICROSECONDS.format("expires_at")},
+        version, url, capacity, providers, serves, labels, draining,
+        (SELECT count(*) FROM runs WHERE status IN ('running', 'waiting')
+            AND split_part(worker_id, '/', 1) = daemons.id), clock_offset_s,
+        CASE WHEN {{is_away}} THEN {_MICROSECONDS.format("expires_at - ?1::text::interval")} END
+    FROM daemons WHERE {{among}}"""
+_PRESENT: Final = _DAEMONS.format(
+    is_away="expires_at < clock_timestamp() + ?1::text::interval - ?2::text::interval",
+    among="ended_at IS NULL ORDER BY started_at, id",
+)
+_AWAY: Final = _DAEMONS.format(
+    is_away="true",
+    among=f"""is_lost AND ended_at > clock_timestamp() - ?2::text::interval AND version IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM daemons AS later WHERE later.host = daemons.host
+            AND later.url IS NOT DISTINCT FROM daemons.url AND later.started_at > daemons.started_at)
+    ORDER BY ended_at DESC LIMIT {MAX_AWAY}""",
+)
+_HOSTS: Final = f"""
+    SELECT serves, CASE WHEN is_away THEN {_MICROSECONDS.format("ended_at")} END, CASE WHEN is_away THEN
+        (SELECT count(*) FROM runs WHERE host = serves AND status = 'queued' AND provider <> '{MANUAL}')
+        + (SELECT count(*) FROM runs WHERE host = serves AND status IN ('running', 'waiting')
+            AND provider <> '{MANUAL}' AND worker_id IS NOT NULL) ELSE 0 END
+    FROM (SELECT serves, bool_and(ended_at IS NOT NULL) AS is_away, max(ended_at) AS ended_at
+        FROM daemons WHERE serves IS NOT NULL GROUP BY serves) AS hosts ORDER BY serves"""
+
+
+def _daemon_of(row: Row) -> DaemonRecord:
+    daemon_id, node, pid, started, expires, version, url, capacity, providers, *more = row
+    host, labels, draining, active, offset_s, away_since = more
+    profile = None
+    if providers is not None:
+        profile = DaemonProfile(version, url, capacity, tuple(json.loads(providers)), host)
+        profile = evolve(profile, labels=tuple(json.loads(labels or "[]")), draining=bool(draining))
+    times = (_moment(started), _moment(expires))
+    away = None if away_since is None else _moment(away_since)
+    return DaemonRecord(daemon_id, node, pid, *times, profile, active, offset_s, away)
+
+
+def _moment(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
+
 
 _BYTES_PER_CHARACTER: Final = 4
 
@@ -68,6 +143,9 @@ class PostgresView(SqlView):
     """
 
     _sql = Statements.of(POSTGRES)
+    _is_free = _IS_FREE
+    _is_of_host = "r.host = ?"
+    _words = WORDS
 
     def __init__(
         self,
@@ -88,7 +166,7 @@ class PostgresView(SqlView):
         row = self._first_row("SELECT result FROM long_results WHERE run_id = ?", run_id)
         return RunResult(text_from(row[0]))
 
-    def _among(self, column: str, values: Sequence[Any]) -> Statement:
+    def _in_list(self, column: str, values: Sequence[Any]) -> Statement:
         return f"{column} = ANY(?)", (list(values),)
 
     def _rows_by_id(
@@ -107,13 +185,13 @@ class PostgresView(SqlView):
             return [by_id[row_id] for row_id in ids]
         table = select.rpartition(" ")[2]
         # Not fewer rows than there are characters for: those are counted when the row is here.
-        fitting = f"""{select} WHERE id IN (
+        query = f"""{select} WHERE id IN (
             SELECT id FROM (
                 SELECT id, sum({_LARGE_COLUMNS[table]}) OVER (ORDER BY array_position(?1::text[], id)
                     ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
                 FROM {table} WHERE id = ANY(?1::text[])) AS sized
             WHERE coalesce(before, 0) < ?2) ORDER BY array_position(?1::text[], id)"""
-        rows = self._execute(fitting, (list(ids), size * _BYTES_PER_CHARACTER))
+        rows = self._execute(query, (list(ids), size * _BYTES_PER_CHARACTER))
         return up_to(size, rows, size_of)
 
     def _messages(self, where: str, values: Sequence[Any], size: int | None) -> list[Message]:
@@ -123,13 +201,32 @@ class PostgresView(SqlView):
         rows = self._rows_by_id(MESSAGE, ids, size, text_size)
         return [MESSAGES.read(row) for row in rows]
 
-    def log_bounds(self) -> tuple[int, int, int, int]:
-        """Return the number of events, the first and last position, and the last one that was given.
+    def log_bounds(self) -> tuple[int, int, int, int, int]:
+        """Return the number of events, the first and last position, the last one that was given, and the
+        number of deleted events.
 
         The first is 1 and the last is 0 if there are no events.
         """
-        bounds: tuple[int, int, int, int] = self._first_row(_BOUNDS)
+        bounds: tuple[int, int, int, int, int] = self._first_row(_BOUNDS)
         return bounds
+
+    def lost_runs(self, instance: str) -> list[Run]:  # noqa: ARG002 - its own row has no end
+        rows = self._execute(self._sql.run + _LOST, ())
+        return [self._run(row) for row in rows]
+
+    def daemons(self) -> list[DaemonRecord]:
+        values = (lease(), f"{SILENT_S} seconds")
+        return [_daemon_of(row) for row in self._execute(_PRESENT, values)]
+
+    def lost_daemons(self) -> list[DaemonRecord]:
+        values = (lease(), f"{SHOWN_HOURS} hours")
+        return [_daemon_of(row) for row in self._execute(_AWAY, values)]
+
+    def hosts(self) -> list[HostRecord]:
+        return [
+            HostRecord(name, None if since is None else _moment(since), waiting)
+            for name, since, waiting in self._execute(_HOSTS, ())
+        ]
 
     def _rows_of_sessions(
         self,
@@ -140,10 +237,10 @@ class PostgresView(SqlView):
         conditions: Mapping[str, Any],
     ) -> Statement:
         source, source_values = sessions
-        text, values = where_all({ordering.beyond(): after, **conditions})
+        text, values = where_all({ordering.after_key(): after, **conditions})
         condition = text.replace(" WHERE ", " AND ", 1)
-        if ordering.condition and after is None:
-            condition = f" AND {ordering.condition}{condition}"
+        if ordering.index_condition and after is None:
+            condition = f" AND {ordering.index_condition}{condition}"
         limit = len(source_values) + len(values) + 1
         sql = (
             f"SELECT found.key FROM ({source}) AS place CROSS JOIN LATERAL ("

@@ -1,11 +1,13 @@
 """The commits of a PostgreSQL database."""
 
 import json
+import time
 from collections.abc import Iterable
 from typing import Final
 
 import psycopg
 
+from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.ports.store import ANY_TOPIC
 from agent_orchestrator.stores.listeners import CommitListeners
 from agent_orchestrator.stores.postgres import daemons
@@ -15,7 +17,9 @@ from agent_orchestrator.stores.postgres.connection import (
     is_end_of_session,
     is_failure,
 )
+from agent_orchestrator.stores.postgres.prefetch import MIN_CHANGES, prefetch
 from agent_orchestrator.stores.postgres.primary import Primary
+from agent_orchestrator.stores.postgres.row_cache import RowCache
 from agent_orchestrator.stores.postgres.transaction import (
     Head,
     PostgresTransaction,
@@ -32,7 +36,8 @@ _MAX_PAYLOAD: Final = 7_999
 class PostgresWriter(GroupWriter):
     """Commits queued changes in batches.
 
-    A transaction locks the end of the log first, so it runs alone.
+    A transaction locks the end of the log first, so it runs alone. The ids that are made in it sort after those
+    of all earlier transactions, also of other daemons.
     """
 
     def __init__(
@@ -40,6 +45,8 @@ class PostgresWriter(GroupWriter):
     ) -> None:
         super().__init__(listeners, on_commit)
         self._primary = primary
+        self.ids: SortableIds | None = None
+        """The source of the ids that changes make."""
 
     def _commit(self, batch: list[Pending]) -> frozenset[str]:
         topics = self._try(batch, is_last=False)
@@ -67,7 +74,10 @@ class PostgresWriter(GroupWriter):
             connection = primary.connection
             topics, head = self._apply(connection, batch)
             notice = payload(primary.daemon.id, topics) if topics else None
-            values = (commit, primary.daemon.id, head.position, notice)
+            newest_id = head.newest_id if self.ids is None else self.ids.newest
+            end = (head.position, notice, daemons.lease(), newest_id)
+            values = (commit, primary.daemon.id, *end)
+            asked_at = time.monotonic()
             if not connection.first_row(daemons.COMMIT, values)[0]:
                 _refuse(batch, primary.note_taken_over())
                 return set()
@@ -83,7 +93,7 @@ class PostgresWriter(GroupWriter):
                 return None
             _refuse(batch, fault, error, is_outcome_known=was_made is False)
             return set()
-        primary.note_commit()
+        primary.note_commit(asked_at)
         return topics
 
     def _apply(self, connection: Connection, batch: list[Pending]) -> tuple[set[str], Head]:
@@ -100,7 +110,10 @@ class PostgresWriter(GroupWriter):
 
     def _begin(self, connection: Connection) -> Head:
         connection.queue("BEGIN", ())
-        return Head(connection.first_row(daemons.LOCK)[0])
+        head = Head(*connection.first_row(daemons.LOCK))
+        if self.ids is not None:
+            self.ids.follow((head.newest_id,))
+        return head
 
     def _apply_together(
         self, connection: Connection, head: Head, batch: list[Pending]
@@ -110,8 +123,11 @@ class PostgresWriter(GroupWriter):
         Nearly all changes succeed, or are refused before they write.
         """
         topics: set[str] = set()
+        rows = RowCache()
+        if len(batch) >= MIN_CHANGES:
+            prefetch(connection, batch, rows)
         for pending in batch:
-            transaction = self._transaction(connection, head, survives_errors=False)
+            transaction = self._transaction(connection, head, rows, survives_errors=False)
             written = connection.writes
             pending.value = pending.error = None  # of a run before a lost connection
             try:
@@ -141,7 +157,7 @@ class PostgresWriter(GroupWriter):
         """
         pending.value = pending.error = None
         position = head.position
-        transaction = self._transaction(connection, head, survives_errors=True)
+        transaction = self._transaction(connection, head, None, survives_errors=True)
         try:
             with savepoint(connection, "change"):
                 pending.value = pending.change(transaction)
@@ -154,10 +170,12 @@ class PostgresWriter(GroupWriter):
         return transaction.topics
 
     def _transaction(
-        self, connection: Connection, head: Head, *, survives_errors: bool
+        self, connection: Connection, head: Head, rows: RowCache | None, *, survives_errors: bool
     ) -> PostgresTransaction:
         epoch = self._primary.daemon.epoch
-        return PostgresTransaction(connection, epoch, head, survives_errors=survives_errors)
+        return PostgresTransaction(
+            connection, epoch, head, survives_errors=survives_errors, rows=rows
+        )
 
 
 def payload(daemon_id: str, topics: Iterable[str]) -> str:

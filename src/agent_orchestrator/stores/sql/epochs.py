@@ -1,6 +1,6 @@
-"""Epochs: they distinguish a restored log from the log that a reader has read.
+"""Epochs distinguish a restored log from the log that a reader has read.
 
-After a restore, other events follow under the same numbers, so a cursor alone is ambiguous. A
+After a restore, new events get numbers that lost events had, so a cursor alone is ambiguous. A
 reader therefore also keeps the epoch in which it read. Each opening of the database begins an
 epoch, and epochs belong to timelines. A new timeline begins when the database may lack events
 that it once had: at the first opening of a backup, and of a database that may have lost commits

@@ -1,4 +1,4 @@
-"""What keeps a store from working."""
+"""Faults that stop a store from writing."""
 
 from attrs import frozen
 

@@ -1,8 +1,8 @@
 """SQL for pages of rows that a caller may see, without scanning rows of other sessions.
 
 An index by owner finds the rows of a principal's own sessions. The rows of granted sessions, and of
-an agent's descendants, are spread over many sessions, each sorted by its keys. Each database merges
-them in its own way.
+an agent's descendants, are in many sessions, each of which has them sorted by key. How they are merged depends
+on the database.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,6 @@ from attrs import frozen
 from agent_orchestrator.domain.access import Visibility
 from agent_orchestrator.operations.options import RequestOrder
 
-Listed = Literal["sessions", "runs", "requests"]
 Statement = tuple[str, tuple[Any, ...]]
 
 
@@ -21,31 +20,31 @@ Statement = tuple[str, tuple[Any, ...]]
 class Ordering:
     """The order of a list.
 
-    :param key: the column that it is sorted by. It determines the row: it is the id, or ends with it.
+    :param key: the column to sort by. It is unique: it is the id, or ends with it.
     :param newest: whether the greatest key comes first.
-    :param condition: a condition of the partial indexes on the key, which a query must repeat.
+    :param index_condition: the condition of the partial indexes on the key. A query must repeat it.
     """
 
     key: str = "id"
     newest: bool = False
-    condition: str = ""
+    index_condition: str = ""
 
-    def beyond(self, key: str = "") -> str:
-        """Return the condition for the rows after a key, which is a parameter.
+    def after_key(self, key: str = "") -> str:
+        """Return the SQL condition for the rows after a given key. The given key is its parameter.
 
         :param key: the column, if it is not :attr:`key`.
         """
-        start = f"{self.condition} AND " if self.condition else ""
+        start = f"{self.index_condition} AND " if self.index_condition else ""
         return f"{start}{key or self.key} {'<' if self.newest else '>'} ?"
 
     @property
     def start(self) -> str:
-        """A key before all others."""
+        """A value that comes before all keys in this order."""
         return "~" if self.newest else ""
 
     @property
     def first(self) -> str:
-        """The function that returns the first of several keys."""
+        """The SQL aggregate that returns the first of several keys."""
         return "max" if self.newest else "min"
 
     @property
@@ -56,12 +55,12 @@ class Ordering:
 ORDERINGS: Final[Mapping[RequestOrder, Ordering]] = {
     "oldest": Ordering(),
     "newest": Ordering(newest=True),
-    "deadline": Ordering("deadline", condition="status = 'pending'"),
+    "deadline": Ordering("deadline", index_condition="status = 'pending'"),
 }
 
 Merge = Callable[[str, Statement, Ordering, str | None, Mapping[str, Any]], Statement]
 """Returns a statement that selects the keys of rows of several sessions, in order. Its last parameter is
-a limit. It gets the table, a query that selects the ``session_id`` of each session, the order, the key after
+a limit. Arguments: the table, a query that selects the ``session_id`` of each session, the order, the key after
 which the rows begin, and conditions with their values."""
 
 TREE: Final = """
@@ -113,7 +112,7 @@ def sessions_within(
     """Return statements that select session ids. The last parameter of each is a limit."""
     if within.tree is not None:
         conditions = {
-            ordering.beyond(): after,
+            ordering.after_key(): after,
             f"id IN ({TREE})": within.tree,
             "+status = ?": status,
         }
@@ -121,10 +120,10 @@ def sessions_within(
             in_order("sessions", ordering, {**conditions, **alternative})
             for alternative in visibility_conditions(Visibility(principal=within.principal), "id")
         )
-    owned = {"owner = ?": within.principal, "status = ?": status, ordering.beyond(): after}
+    owned = {"owner = ?": within.principal, "status = ?": status, ordering.after_key(): after}
     granted = {
         "principal = ?": within.principal,
-        ordering.beyond("session_id"): after,
+        ordering.after_key("session_id"): after,
         "status = ?": status,
     }
     text, values = where_all(granted)
@@ -176,7 +175,7 @@ def rows_within(
             for text, values in members
         )
     start = ordering.start if after is None else after
-    owned = {"owner = ?": within.principal, ordering.beyond(): start, **conditions}
+    owned = {"owner = ?": within.principal, ordering.after_key(): start, **conditions}
     granted = GRANTED_TO_WRITE if can_write else GRANTED
     return (
         in_order(table, ordering, owned),

@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class LongValues:
-    """A cache of the values that readers currently use, so that all readers share one copy of a value.
+    """A cache of the values that readers are using, so that they share one copy of each value.
 
-    It keeps only weak references. Values are read one at a time, so that concurrent readers of the same
-    value do not each read it. Thread-safe.
+    It keeps only weak references. It reads one value at a time, so that concurrent readers of a value
+    cause one read. Thread-safe.
     """
 
     def __init__(self) -> None:

@@ -52,7 +52,7 @@ def _result_cell(result: RunResult) -> str | None:
 
 
 LONG_RESULT: Final = RunResult("")
-"""The result of a row whose result is long. It is read when it is needed."""
+"""Placeholder for a long result, which is read separately."""
 
 
 def _result_from(cell: str | bytes | int) -> RunResult:
@@ -69,11 +69,16 @@ _OTHER_NAMES: Final = (
     "process_start_id=pid_birth",
 )
 _NAMES: Final = dict(pair.split("=") for pair in _OTHER_NAMES)
-"""Columns whose names differ from the fields', by field."""
+"""The columns whose names differ from their fields', by field. Fields were renamed, columns were not."""
 
 SESSIONS: Final = table(
     Session,
-    read_only={"last_seq": Cell(), "last_line": Cell(), "threads": Cell(read=json.loads)},
+    read_only={
+        "last_seq": Cell(),
+        "last_line": Cell(),
+        "threads": Cell(read=json.loads),
+        "oldest_cursor": Cell(),
+    },
 )
 MESSAGES: Final = table(Message, spread=("source",), names=_NAMES)
 RUNS: Final = table(
@@ -109,7 +114,7 @@ def text_size(row: Row) -> int:
 def event_columns(data: str) -> str:
     """Return the columns of ``events e``.
 
-    :param data: the expression of the data; in place of long data, it has the size in bytes.
+    :param data: the expression of the data; for long data, it returns the size in bytes instead.
     """
     return f"e.seq, e.run_id, e.attempt, e.event_type, e.created_at, e.position, {data}"
 

@@ -1,11 +1,13 @@
-"""The part of a store that does not depend on its database: one writer, some readers, and their end."""
+"""The base of stores on SQL databases: one writer thread, several reader threads, and their shutdown."""
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -15,10 +17,27 @@ from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import View
 from agent_orchestrator.stores.listeners import CommitListeners
+from agent_orchestrator.stores.sql.search import BacklogPart
+from agent_orchestrator.stores.sql.transaction import SqlTransaction
+from agent_orchestrator.stores.sql.view import SqlView
 from agent_orchestrator.stores.sql.writer import GroupWriter, Pending
 
 T = TypeVar("T")
 Reader = TypeVar("Reader")
+
+
+_INDEX_RETRY_S: Final = 5.0
+"""Seconds to wait while the store refuses changes, before the index of words is continued."""
+
+
+def _backlog_part(view: View) -> BacklogPart | None:
+    assert isinstance(view, SqlView)
+    return view.backlog_part()
+
+
+def _add_backlog_part(part: BacklogPart, tx: Transaction) -> None:
+    assert isinstance(tx, SqlTransaction)
+    tx.add_backlog_part(part)
 
 
 class SqlStore(ABC, Generic[Reader]):
@@ -55,7 +74,12 @@ class SqlStore(ABC, Generic[Reader]):
         self._closing = anyio.Event()
         self._scope: TaskGroup = anyio.create_task_group()
         await self._scope.__aenter__()
-        for name, task in (("gatherer", writer.gather), ("writer", self._write), *tasks.items()):
+        for name, task in (
+            ("gatherer", writer.gather),
+            ("writer", self._write),
+            ("index", self._index_backlog),
+            *tasks.items(),
+        ):
             self._scope.start_soon(task, name=f"store's {name}")
         self._accepting = True
 
@@ -83,8 +107,25 @@ class SqlStore(ABC, Generic[Reader]):
                     await self._reads.acquire_on_behalf_of(object())
                 await anyio.to_thread.run_sync(self._close, readers, limiter=self._threads)
 
+    async def _index_backlog(self) -> None:
+        """Add the texts of an earlier version to the index of words, in small parts.
+
+        At most half of the time is used, so that it delays others little.
+        """
+        while not self._closing.is_set():
+            began = anyio.current_time()
+            pause_s = _INDEX_RETRY_S
+            with contextlib.suppress(Unavailable):
+                part = await self.read(_backlog_part)
+                if part is None:
+                    return
+                await self.transact(partial(_add_backlog_part, part))
+                pause_s = anyio.current_time() - began
+            with anyio.move_on_after(pause_s):
+                await self._closing.wait()
+
     async def _end_other_work(self) -> None:
-        """Wait for the end of work that is neither a read nor a change."""
+        """Wait for the end of work that is neither a read nor a change, such as a backup."""
 
     def _close(self, readers: int) -> None:
         for _ in range(readers):
@@ -127,7 +168,7 @@ class SqlStore(ABC, Generic[Reader]):
 
     @abstractmethod
     def _query(self, reader: Reader, query: Callable[[View], T]) -> T:
-        """Run a function of a consistent view. Called in a thread."""
+        """Call a function with a consistent view. Called in a thread."""
 
     def listen(self, listener: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
         return self._listeners.listen(listener)

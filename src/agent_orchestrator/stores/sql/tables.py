@@ -41,8 +41,8 @@ class Cell:
 
     :param write: converts a value to its cell; None to store it unchanged. Not called for None.
     :param read: converts a cell to its value; None to use it unchanged. Not called for NULL.
-    :param missing: the value for NULL.
-    :param null: the cell for None.
+    :param missing: the value to read for NULL.
+    :param null: the cell to write for None.
     """
 
     write: Convert | None = None
@@ -100,7 +100,7 @@ def table(
     for part in parts.values():
         columns += part.columns
 
-    # attrgetter fetches the inner fields too, unless the object may be None: one C call per row.
+    # attrgetter also fetches the inner fields, in one C call per row. An object that may be None is split later.
     paths = [*single]
     for name, part in parts.items():
         paths += [name] if part.may_be_missing else [f"{name}.{field}" for field in part.fields]

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Final
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import Conflict, NotFound
-from agent_orchestrator.domain.events import OUTPUT_EVENTS
+from agent_orchestrator.domain.events import OUTPUT_EVENTS, EventType
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports.changes import Draft, last_line, max_deleted_records
+from agent_orchestrator.ports.changes import Draft, PastEvent, last_line, max_deleted_records
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.sql.listing import TREE
 from agent_orchestrator.stores.sql.long_values import LongValues
@@ -86,9 +86,13 @@ _PUT_THREAD: Final = (
     + " ON CONFLICT (session_id, provider) DO UPDATE SET thread_id = excluded.thread_id,"
     " state = excluded.state"
 )
+_FORGET_THREADS: Final = "DELETE FROM threads WHERE session_id = ?"
 
 _ADD_TOKEN: Final = _insert("access_tokens", f"{TOKENS.columns}, token_hash")
 _PUT_TOKEN: Final = _update("access_tokens", TOKENS.columns)
+_MARK_USED: Final = (
+    "UPDATE access_tokens SET seen_at = ? WHERE id = ? AND coalesce(seen_at, '') < ?"
+)
 _PRINCIPALS_IN_TREE: Final = f"SELECT DISTINCT principal FROM grants WHERE session_id IN ({TREE})"
 _GRANT: Final = (
     f"INSERT INTO grants (session_id, principal, role) SELECT id, ?, ? FROM ({TREE}) AS tree"
@@ -98,14 +102,19 @@ _PUT_SEEN: Final = (
     _insert("seen", "reader, session_id, seq")
     + " ON CONFLICT (reader, session_id) DO UPDATE SET seq = excluded.seq"
 )
-_NOTE_ACTIVITY: Final = (
-    _insert("activity", "run_id, attempt, last_seq, event_at, output_at")
+_NOTE_ACTIVITY: Final = {
+    rows: _insert("activity", "run_id, attempt, last_seq, event_at, output_at", rows)
     + """ ON CONFLICT (run_id, attempt) DO UPDATE SET last_seq = excluded.last_seq,
         event_at = excluded.event_at, output_at = coalesce(excluded.output_at, activity.output_at)"""
-)
+    for rows in (2, 1)
+}
+"""Statements by number of rows. The events of a new run need two: without an attempt, and its first attempt."""
 _ADD_AUDIT: Final = _insert("audit", AUDIT.columns)
 _ADD_NOTICE: Final = _insert("notices", NOTICES.columns)
 _PUT_NOTICE: Final = _update("notices", NOTICES.columns)
+_CLAIM_NOTICE: Final = (
+    "UPDATE notices SET claimed_by = ?, next_at = ? WHERE id = ? AND state = ? AND next_at = ?"
+)
 _ADD_SUBSCRIPTION: Final = _insert("push_subscriptions", SUBSCRIPTIONS.columns)
 _PUT_SUBSCRIPTION: Final = _update("push_subscriptions", SUBSCRIPTIONS.columns)
 _REMOVE_SUBSCRIPTION: Final = "DELETE FROM push_subscriptions WHERE id = ?"
@@ -125,6 +134,7 @@ _ADD_EVENTS: Final = {rows: _insert("events", _EVENT_COLUMNS, rows) for rows in 
 releases the interpreter lock only once."""
 
 _REMOVE_TOKEN: Final = "DELETE FROM access_tokens WHERE id = ?"  # noqa: S105
+# ``place`` numbers the records of a caller. ``total`` has the bytes of the answers up to this record.
 _ADD_RECORD: Final = _insert("idempotency", f"{RECORDS.columns}, place, total")
 _LAST_OF_CALLER: Final = (
     "SELECT place, total FROM idempotency WHERE caller = ? ORDER BY place DESC LIMIT 1"
@@ -142,6 +152,29 @@ _DELETE_RECORDS_OF_CALLER: Final = """
         SELECT number FROM idempotency WHERE caller = ? ORDER BY place LIMIT ?)"""
 
 
+_LAST_UP_TO: Final = (
+    "SELECT position FROM events WHERE session = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
+)
+_DELETE_FIRST_EVENTS: Final = "DELETE FROM events WHERE session = ? AND seq <= ?"
+_NOTE_PRUNED: Final = """
+    INSERT INTO pruned_logs (session, seq, position, count, mark, digest) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (session) DO UPDATE SET seq = excluded.seq, position = excluded.position,
+        count = pruned_logs.count + excluded.count, mark = excluded.mark, digest = excluded.digest"""
+_NOTE_PIECES: Final = """
+    INSERT INTO pruned_logs (session, count) VALUES (?, ?)
+    ON CONFLICT (session) DO UPDATE SET count = pruned_logs.count + excluded.count"""
+_NOTE_MISSING: Final = """
+    INSERT INTO pruned_logs (session, seq, count, digest, audited_count) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (session) DO UPDATE SET count = pruned_logs.count + excluded.count,
+        audited_count = pruned_logs.audited_count + excluded.audited_count"""
+_CLAIM_JOB: Final = """
+    INSERT INTO jobs (name, next_at) VALUES (?, ?)
+    ON CONFLICT (name) DO UPDATE SET next_at = excluded.next_at WHERE jobs.next_at <= ?"""
+_MARK_AUDITED: Final = """
+    UPDATE pruned_logs SET audited_count = count
+    WHERE session = (SELECT number FROM sessions WHERE id = ?)"""
+
+
 class SqlTransaction(SqlView):
     """A transaction on the writing connection, managed by the writer."""
 
@@ -152,7 +185,7 @@ class SqlTransaction(SqlView):
         self.topics: set[str] = set()
 
     _max_long_rows: ClassVar[int] = 64
-    """Maximum number of events of one statement, if one of them is long."""
+    """Maximum number of events in one statement if any event is long."""
 
     @abstractmethod
     def _write(self, sql: str, values: Sequence[Any]) -> None:
@@ -167,11 +200,11 @@ class SqlTransaction(SqlView):
         """Do what :meth:`_write` does, and return the number of rows that were changed."""
 
     @abstractmethod
-    def _advance(self, session_id: str, count: int, when: str) -> tuple[int, int, int] | None:
-        """Reserve places in the logs for some events of a session, and set its ``updated_at``.
+    def _advance(self, session_id: str, count: int, when: str) -> tuple[int, int, int, str] | None:
+        """Reserve numbers for some events of a session, and set its ``updated_at``.
 
-        :return: the session's number, its last ``seq``, and the position of that in the log of all
-            sessions; None if there is no such session.
+        :return: the session's number, the last reserved ``seq``, its position in the log of all
+            sessions, and the session's owner; None if there is no such session.
         """
 
     @abstractmethod
@@ -248,20 +281,56 @@ class SqlTransaction(SqlView):
 
     def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
         count = len(drafts)
-        when = format_time(at)
-        # Encoded first, so that invalid data is refused before anything is written.
-        texts = [_encoded(draft.data) if draft.text is None else draft.text for draft in drafts]
-        for text in texts:
-            if isinstance(text, str):
-                check_unicode(text)
-        advanced = self._advance(session_id, count, when)
+        texts = _texts(drafts)
+        advanced = self._advanced(session_id, count, at)
+        last_seq = advanced[1]
+        seqs = range(last_seq - count + 1, last_seq + 1)
+        self._add_events(session_id, advanced, drafts, seqs, [at] * count, texts)
+        return int(last_seq)
+
+    def add_past(
+        self,
+        session_id: str,
+        events: Sequence[PastEvent],
+        *,
+        oldest_cursor: int = 0,
+        digest: str = "",
+    ) -> None:
+        row = self._first_row("SELECT last_seq FROM sessions WHERE id = ?", session_id)
+        drafts, seqs = [event.draft for event in events], [event.seq for event in events]
+        texts = _texts(drafts)
+        span = seqs[-1] - (0 if row is None else row[0])
+        # As if all had been appended, and those that are missing had been deleted.
+        advanced = self._advanced(session_id, span, events[-1].at)
+        self._add_events(session_id, advanced, drafts, seqs, [event.at for event in events], texts)
+        if missing := span - len(events):
+            self._write(_NOTE_MISSING, (advanced[0], oldest_cursor, missing, digest, missing))
+
+    def _advanced(self, session_id: str, count: int, at: datetime) -> tuple[int, int, int, str]:
+        advanced = self._advance(session_id, count, format_time(at))
         if advanced is None:
             raise NotFound(f"no session {session_id}", {"session_id": session_id})
+        return advanced
+
+    def _add_events(
+        self,
+        session_id: str,
+        advanced: tuple[int, int, int, str],
+        drafts: Sequence[Draft],
+        seqs: Sequence[int],
+        times: Sequence[datetime],
+        texts: Sequence[str | bytes],
+    ) -> None:
+        """Add events with reserved numbers.
+
+        :param advanced: what :meth:`_advance` returned.
+        :param texts: the data of the events, as JSON.
+        """
         if (line := last_line(drafts)) is not None:
-            self._execute(_PUT_LAST_LINE, (line, session_id))
-        session, last_seq, position = advanced
-        offset = position - last_seq  # from a seq of this session to its position in the whole log
-        seq = last_seq - count
+            self._put_last_line(session_id, line)
+        session, last_seq, position, owner = advanced
+        offset = position - last_seq  # the position of an event of this call is its seq plus this
+        count = len(drafts)
         start = 0
         is_long = any(isinstance(text, bytes) for text in texts)
         for rows, statement in _ADD_EVENTS.items():
@@ -270,8 +339,7 @@ class SqlTransaction(SqlView):
             while count - start >= rows:
                 values: list[Any] = []
                 for index in range(start, start + rows):
-                    draft, text = drafts[index], texts[index]
-                    seq += 1
+                    draft, text, seq = drafts[index], texts[index], seqs[index]
                     values += (
                         offset + seq,
                         session,
@@ -279,36 +347,102 @@ class SqlTransaction(SqlView):
                         draft.run_id,
                         draft.attempt,
                         draft.event_type,
-                        when,
+                        format_time(times[index]),
                         "" if isinstance(text, bytes) else text,
                         self._blob(text) if isinstance(text, bytes) else None,
                     )
                 self._execute(statement, values)
                 start += rows
-        for position, text in enumerate(texts, offset + last_seq - count + 1):
+        for seq, text in zip(seqs, texts, strict=True):
             if not isinstance(text, str):
-                self._fill("events", "long_data", position, text)
+                self._fill("events", "long_data", offset + seq, text)
         self.topics.add(f"session:{session_id}")
         self.topics.add("events")
-        self._note_activity(drafts, last_seq - count, when)
-        return int(last_seq)
+        self._note_activity(drafts, seqs, times)
+        self._index_events(drafts, texts, session, owner, seqs, offset)
 
-    def _note_activity(self, drafts: Sequence[Draft], before: int, when: str) -> None:
-        """Record the times of attempts' last events, with one statement per attempt."""
-        activity: dict[tuple[str, int], tuple[int, str | None]] = {}
-        for seq, draft in enumerate(drafts, before + 1):
+    def _put_last_line(self, session_id: str, line: str) -> None:
+        self._execute(_PUT_LAST_LINE, (line, session_id))
+
+    def _index_events(
+        self,
+        drafts: Sequence[Draft],
+        texts: Sequence[str | bytes],
+        session: int,
+        owner: str,
+        seqs: Sequence[int],
+        offset: int,
+    ) -> None:
+        """Add the texts of new events to the index of words.
+
+        :param texts: the data of the events, as JSON.
+        :param offset: from a ``seq`` to its position in the log of all sessions.
+        """
+        for seq, draft, data in zip(seqs, drafts, texts, strict=True):
+            text = draft.searchable
+            if text is None:
+                continue
+            if draft.event_type == EventType.RUN_COMPLETED and self._is_repeated(
+                session, seq, draft.run_id, text.text
+            ):
+                continue
+            is_long = isinstance(data, bytes)
+            self._add_entry(self._entry(offset + seq, session, owner, text, is_long=is_long))
+
+    def _note_activity(
+        self, drafts: Sequence[Draft], seqs: Sequence[int], times: Sequence[datetime]
+    ) -> None:
+        """Record the times of the last events of attempts. One statement takes up to two attempts."""
+        activity: dict[tuple[str, int], tuple[int, str, str | None]] = {}
+        for seq, draft, at in zip(seqs, drafts, times, strict=True):
             if draft.run_id is not None:
-                key = draft.run_id, draft.attempt or 0
+                key, when = (draft.run_id, draft.attempt or 0), format_time(at)
                 output_at = when if draft.event_type in OUTPUT_EVENTS else None
-                activity[key] = seq, output_at or activity.get(key, (0, None))[1]
-        for (run_id, attempt), (seq, output_at) in activity.items():
-            self._execute(_NOTE_ACTIVITY, (run_id, attempt, seq, when, output_at))
+                activity[key] = seq, when, output_at or activity.get(key, (0, "", None))[2]
+        values = [
+            (run_id, attempt, seq, when, output_at)
+            for (run_id, attempt), (seq, when, output_at) in activity.items()
+        ]
+        for start in range(0, len(values), 2):
+            rows = values[start : start + 2]
+            self._execute(_NOTE_ACTIVITY[len(rows)], [cell for row in rows for cell in row])
+
+    def delete_events(
+        self, session_id: str, *, through: int = 0, seqs: Sequence[int] = (), digest: str = ""
+    ) -> int:
+        row = self._first_row("SELECT number, last_seq FROM sessions WHERE id = ?", session_id)
+        if row is None:
+            raise NotFound(f"no session {session_id}", {"session_id": session_id})
+        number, last_seq = row
+        through = min(through, last_seq - 1)
+        last_deleted = self._first_row(_LAST_UP_TO, number, through)
+        count = self._changed_rows(_DELETE_FIRST_EVENTS, (number, through))
+        if seqs:
+            among, values = self._in_list("seq", seqs)
+            delete = f"DELETE FROM events WHERE session = ? AND seq < ? AND {among}"
+            count += self._changed_rows(delete, (number, last_seq, *values))
+        if last_deleted is not None:
+            mark = self._last_mark() + 1
+            self._write(_NOTE_PRUNED, (number, through, last_deleted[0], count, mark, digest or ""))
+        elif count:
+            self._write(_NOTE_PIECES, (number, count))
+        return count
+
+    def claim_job(self, name: str, *, now: datetime, until: datetime) -> bool:
+        values = (name, format_time(until), format_time(now))
+        return self._changed_rows(_CLAIM_JOB, values) > 0
+
+    def mark_pruned_audited(self, session_id: str) -> None:
+        self._write(_MARK_AUDITED, (session_id,))
 
     def put_attempt(self, attempt: Attempt) -> None:
         self._write(_PUT_ATTEMPT, ATTEMPTS.values(attempt))
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None:
         self._write(_PUT_THREAD, (session_id, provider, thread.id, dumps(thread.state)))
+
+    def forget_threads(self, session_id: str) -> None:
+        self._execute(_FORGET_THREADS, (session_id,))
 
     def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
         if self._first_row("SELECT 1 FROM sessions WHERE id = ?", session_id) is None:
@@ -329,6 +463,12 @@ class SqlTransaction(SqlView):
     def put_notice(self, notice: Notice) -> None:
         self._replace(_PUT_NOTICE, NOTICES.values(notice))
         self.topics.update((f"notice:{notice.id}", "notices"))
+
+    def claim_notice(self, notice: Notice, claimant: str, until: datetime) -> bool:
+        if notice.next_at is None:
+            return False
+        values = (claimant, format_time(until), notice.id, notice.state)
+        return self._changed_rows(_CLAIM_NOTICE, (*values, format_time(notice.next_at))) > 0
 
     def add_push_subscription(self, subscription: PushSubscription) -> None:
         self._write(_ADD_SUBSCRIPTION, SUBSCRIPTIONS.values(subscription))
@@ -360,6 +500,10 @@ class SqlTransaction(SqlView):
         self._replace(_PUT_TOKEN, TOKENS.values(token))
         self.topics.add(f"token:{token.id}")
 
+    def mark_token_used(self, token_id: str, at: datetime) -> None:
+        when = format_time(at)
+        self._execute(_MARK_USED, (when, token_id, when))
+
     def add_audit(self, entry: AuditEntry) -> None:
         self._write(_ADD_AUDIT, AUDIT.values(entry))
 
@@ -367,7 +511,7 @@ class SqlTransaction(SqlView):
         self._execute(_REMOVE_TOKEN, (token_id,))
 
     def add_record(self, record: IdempotencyRecord, *, max_count: int, max_size: int) -> None:
-        last = self._first_row(_LAST_OF_CALLER, record.caller)
+        last = self._last_of_caller(record.caller)
         place, total = (1, 0) if last is None else (last[0] + 1, last[1])
         size = len(record.answer.encode())
         total += size
@@ -377,6 +521,7 @@ class SqlTransaction(SqlView):
             raise Conflict(
                 "the idempotency key already has a record", {"key": record.key}
             ) from None
+        self._note_last(record.caller, place, total)
         if place <= max_count and total < max_size:
             return  # the limits were never reached
         for _ in range(max_deleted_records(size)):
@@ -384,6 +529,14 @@ class SqlTransaction(SqlView):
             if first == place or (place - first < max_count and total - first_total < max_size):
                 return
             self._execute(_DELETE_RECORD, (number,))
+
+    def _last_of_caller(self, caller: str) -> tuple[int, int] | None:
+        """Return ``place`` and ``total`` of a caller's last record."""
+        last: tuple[int, int] | None = self._first_row(_LAST_OF_CALLER, caller)
+        return last
+
+    def _note_last(self, caller: str, place: int, total: int) -> None:
+        """Called with a caller's new last record, for stores that cache it."""
 
     def delete_records(self, *, before: datetime, limit: int) -> int:
         return self._changed_rows(_DELETE_OLD_RECORDS, (limit, format_time(before)))
@@ -398,6 +551,15 @@ class SqlTransaction(SqlView):
         had = topic in self.topics
         self.topics.discard(topic)
         return had
+
+
+def _texts(drafts: Sequence[Draft]) -> list[str | bytes]:
+    """Return the data of events as JSON. Called first, so that invalid data is refused before anything is written."""
+    texts = [_encoded(draft.data) if draft.text is None else draft.text for draft in drafts]
+    for text in texts:
+        if isinstance(text, str):
+            check_unicode(text)
+    return texts
 
 
 def _encoded(data: Mapping[str, Any]) -> str | bytes:

@@ -1,7 +1,7 @@
-"""Queries as SQL. Constant statements stay compiled in each connection."""
+"""Queries as SQL. Statements are constants where possible, because each connection keeps those compiled."""
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -13,12 +13,14 @@ from attrs import evolve, frozen
 
 from agent_orchestrator.domain.access import EVERYTHING, Grant, GrantRole, Visibility
 from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.daemons import DaemonRecord, HostRecord
 from agent_orchestrator.domain.lifecycle import TERMINAL, RunStatus
 from agent_orchestrator.domain.model import (
     MANUAL,
     Attempt,
     Event,
     Message,
+    PrunedLog,
     Request,
     Run,
     RunResult,
@@ -30,8 +32,13 @@ from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.long_work import short_turns
 from agent_orchestrator.operations.events import StreamItem
 from agent_orchestrator.operations.options import ListOrder, RequestOrder
-from agent_orchestrator.ports.queries import IdempotencyRecord
-from agent_orchestrator.stores.encoding import feed_cursor, position_after
+from agent_orchestrator.ports.queries import Growth, IdempotencyRecord
+from agent_orchestrator.stores.encoding import (
+    events_gone,
+    feed_cursor,
+    mark_of,
+    position_after,
+)
 from agent_orchestrator.stores.sql.dialect import Dialect
 from agent_orchestrator.stores.sql.epochs import NO_END, end_of
 from agent_orchestrator.stores.sql.listing import (
@@ -66,6 +73,7 @@ from agent_orchestrator.stores.sql.rows import (
     run_size,
     text_size,
 )
+from agent_orchestrator.stores.sql.search import SqlSearches
 from agent_orchestrator.stores.sql.tables import Row
 from agent_orchestrator.wire.codec import format_time, parse_time
 from agent_orchestrator.wire.encoded import Encoded
@@ -79,7 +87,7 @@ _CHILD_MESSAGE_COUNT: Final = """
 _REQUEST: Final = f"SELECT {REQUESTS.columns} FROM requests"
 _ENDED_STATUSES: Final = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
 _ENDED_CALLERS: Final = f"""
-    WITH RECURSIVE callers (caller) AS (  -- from each to the next by the index, past its records
+    WITH RECURSIVE callers (caller) AS (  -- each caller once: one index lookup finds the next one
         SELECT min(caller) FROM idempotency
         UNION ALL
         SELECT (SELECT min(caller) FROM idempotency WHERE caller > callers.caller)
@@ -100,7 +108,30 @@ _NEXT_DUE: Final = f"""
     ) AS moments"""
 _NOTICE: Final = f"SELECT {NOTICES.columns} FROM notices"
 _SUBSCRIPTION: Final = f"SELECT {SUBSCRIPTIONS.columns} FROM push_subscriptions"
-_POSITION: Final = "SELECT position FROM events WHERE session = ? AND seq = ?"
+_NEXT_POSITION: Final = (  # deleted events leave gaps
+    "SELECT position, seq FROM events WHERE session = ? AND seq >= ? ORDER BY seq LIMIT 1"
+)
+_OLDEST_CURSOR: Final = "coalesce((SELECT seq FROM pruned_logs WHERE session = sessions.number), 0)"
+_PRUNED: Final = """
+    SELECT seq, count, digest, audited_count FROM pruned_logs
+    WHERE session = (SELECT number FROM sessions WHERE id = ?)"""
+_LOG_SIZE: Final = """
+    SELECT coalesce(sum(octet_length(data) + coalesce(octet_length(long_data), 0)), 0) FROM events
+    WHERE session = (SELECT number FROM sessions WHERE id = ?)"""
+_NEWEST_EVENTS: Final = """
+    SELECT count(CASE WHEN created_at >= ?2 THEN 1 END),
+        coalesce(sum(CASE WHEN created_at >= ?2
+            THEN octet_length(data) + coalesce(octet_length(long_data), 0) END), 0),
+        min(created_at)
+    FROM events WHERE position > (SELECT coalesce(max(position), 0) FROM events) - ?1"""
+_UNAUDITED: Final = """
+    SELECT s.id FROM pruned_logs p CROSS JOIN sessions s ON s.number = p.session
+    WHERE p.count <> p.audited_count LIMIT ?"""
+_IS_LIMITED: Final = "(retain_days > 0 OR retain_events > 0 OR retain_bytes > 0)"
+_LAST_MARK: Final = "SELECT coalesce(max(mark), 0) FROM pruned_logs"
+_PRUNED_SINCE: Final = """
+    SELECT s.id FROM pruned_logs p CROSS JOIN sessions s ON s.number = p.session
+    WHERE p.mark > ? AND p.position > ?"""
 _SCAN_PER_SESSION: Final = 64
 """Maximum events to scan in the whole log for each session with new events. Beyond that, a search in
 each session's log is cheaper. It takes about twenty lookups."""
@@ -124,7 +155,7 @@ _STARTABLE: Final = """(
 
 _NEXT_RUNS: Final = f"""
     SELECT {RUNS.of("r")} FROM runs r INDEXED BY runs_for_workers
-    WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND {_STARTABLE}
+    WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND {_STARTABLE}{{filters}}
     ORDER BY r.id LIMIT ?"""
 
 _COUNT_BEFORE: Final = f"""
@@ -144,6 +175,7 @@ class Statements:
     feed: str
     feed_at: str
     feed_after: str
+    searched: str
 
     @classmethod
     def of(cls, dialect: Dialect) -> "Statements":
@@ -154,7 +186,10 @@ class Statements:
             f"SELECT {columns}, s.id FROM events e CROSS JOIN sessions s ON s.number = e.session"
         )
         return cls(
-            session=f"SELECT {SESSIONS.columns}, last_seq, last_line, {dialect.threads} FROM sessions",
+            session=(
+                f"SELECT {SESSIONS.columns}, last_seq, last_line, {dialect.threads}, {_OLDEST_CURSOR}"
+                " FROM sessions"
+            ),
             run=f"SELECT {RUNS.select(result=dialect.result)} FROM runs",
             latest_runs=f"""
                 SELECT {cut_columns},
@@ -164,6 +199,10 @@ class Statements:
             feed=f"{feed_from} WHERE e.position > ? AND e.position <= ?",
             feed_at=f"{feed_from} WHERE e.position = ?",
             feed_after=f"{feed_from} WHERE e.position > ?",
+            searched=(
+                f"SELECT {columns}, s.id, s.number, s.title, s.owner"
+                " FROM events e CROSS JOIN sessions s ON s.number = e.session"
+            ),
         )
 
 
@@ -181,7 +220,7 @@ Execute = Callable[[str, Sequence[Any]], Rows]
 """Runs a statement with its values."""
 
 
-class SqlView(ABC):
+class SqlView(SqlSearches):
     """Queries through one connection, consistent within the caller's transaction.
 
     :param execute: runs a statement on that connection.
@@ -192,6 +231,13 @@ class SqlView(ABC):
     """
 
     _sql: ClassVar[Statements]
+    _is_free: ClassVar[str | None] = None
+    """The condition that a daemon may start a run ``r``, with its id as the parameter. None if there is only
+    one daemon."""
+    _is_of_host: ClassVar[str] = (
+        "EXISTS (SELECT 1 FROM sessions s WHERE s.id = r.session_id AND s.host = ?)"
+    )
+    """The condition that a run ``r`` is of a host, with that as the parameter."""
 
     def __init__(
         self, execute: Execute, epoch: str | None = None, long_values: LongValues | None = None
@@ -219,7 +265,7 @@ class SqlView(ABC):
     ) -> Statement:
         """Return a statement (see :data:`.listing.Merge`)."""
 
-    def _among(self, column: str, values: Sequence[Any]) -> Statement:
+    def _in_list(self, column: str, values: Sequence[Any]) -> Statement:
         """Return a condition that a column has one of the values, and its parameters."""
         return f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(list(values)),)
 
@@ -239,6 +285,10 @@ class SqlView(ABC):
 
     def _messages(self, where: str, values: Sequence[Any], size: int | None) -> list[Message]:
         return [MESSAGES.read(row) for row in up_to(size, self._execute(MESSAGE + where, values))]
+
+    @property
+    def _searched_event(self) -> str:
+        return self._sql.searched
 
     def _first_row(self, sql: str, *values: Any) -> Any:
         return self._execute(sql, values).fetchone()
@@ -265,15 +315,22 @@ class SqlView(ABC):
             conditions = {
                 "parent_session_id = ?": parent_session_id,
                 "+status = ?": status,
-                ordering.beyond(): start,
+                ordering.after_key(): start,
             }
             statements = self._filtered("sessions", ordering, conditions, within, "id")
         elif within == EVERYTHING:
-            conditions = {"status = ?": status, ordering.beyond(): start}
+            conditions = {"status = ?": status, ordering.after_key(): start}
             statements = self._filtered("sessions", ordering, conditions, within, "id")
         else:
             statements = sessions_within(within, status, ordering, after)
         rows = self._page(self._sql.session, statements, ordering, limit, size)
+        return [SESSIONS.read(row) for row in rows]
+
+    def limited_sessions(self, *, after: str | None = None, limit: int) -> list[Session]:
+        rows = self._execute(
+            f"{self._sql.session} WHERE {_IS_LIMITED} AND id > ? ORDER BY id LIMIT ?",
+            (after or "", limit),
+        )
         return [SESSIONS.read(row) for row in rows]
 
     def _filtered(
@@ -391,7 +448,7 @@ class SqlView(ABC):
             conditions = {
                 "session_id = ?": session_id,
                 "status = ?": status,
-                ordering.beyond(): ordering.start if after is None else after,
+                ordering.after_key(): ordering.start if after is None else after,
             }
             statements = self._filtered("runs", ordering, conditions, EVERYTHING, "session_id")
         else:
@@ -453,7 +510,7 @@ class SqlView(ABC):
         size: int | None = None,
     ) -> list[Request]:
         ordering = ORDERINGS[order]
-        status = None if ordering.condition else status
+        status = None if ordering.index_condition else status
         # An agent can resolve requests of its descendants, except those that only people may resolve.
         agent_session = within.tree if resolvable else None
         agent_conditions = {
@@ -485,7 +542,7 @@ class SqlView(ABC):
                 "session_id = ?" if run_id is None else "+session_id = ?": session_id,
                 "root_session_id = ?": root_session_id,
                 "status = ?": status,
-                ordering.beyond(): ordering.start if after is None else after,
+                ordering.after_key(): ordering.start if after is None else after,
                 **agent_conditions,
             }
             statements = self._filtered(
@@ -569,11 +626,31 @@ class SqlView(ABC):
             )[0]
         )
 
-    def next_runs(self, limit: int) -> list[Run]:
-        return [RUNS.read(row) for row in self._execute(_NEXT_RUNS, (limit,))]
+    def next_runs(
+        self,
+        limit: int,
+        *,
+        providers: Collection[str] | None = None,
+        daemon_id: str | None = None,
+        host: str | None = None,
+    ) -> list[Run]:
+        filters: list[str] = []
+        values: list[Any] = []
+        if providers is not None:
+            condition, listed = self._in_list("r.provider", sorted(providers))
+            filters.append(condition)
+            values += listed
+        if daemon_id is not None and self._is_free is not None:
+            filters.append(self._is_free)
+            values.append(daemon_id)
+        if host is not None:
+            filters.append(self._is_of_host)
+            values.append(host)
+        query = _NEXT_RUNS.format(filters="".join(f" AND {one}" for one in filters))
+        return [RUNS.read(row) for row in self._execute(query, (*values, limit))]
 
     def queue_is_full(self, limit: int) -> bool:
-        # Counted by triggers, as counting a long queue takes longer than accepting a message.
+        # Triggers keep the count: counting a long queue takes longer than accepting a message.
         query = f"SELECT coalesce(sum(count), 0) FROM run_counts WHERE {_FOR_WORKERS}"
         return bool(self._first_row(query)[0] >= limit)
 
@@ -618,6 +695,15 @@ class SqlView(ABC):
         )
         return [self._run(row) for row in rows]
 
+    def daemons(self) -> list[DaemonRecord]:
+        return []
+
+    def lost_daemons(self) -> list[DaemonRecord]:
+        return []
+
+    def hosts(self) -> list[HostRecord]:
+        return []
+
     def events(
         self, session_id: str, *, after: int, limit: int, size: int | None = None
     ) -> list[Event]:
@@ -626,8 +712,27 @@ class SqlView(ABC):
             " AND seq > ? ORDER BY seq LIMIT ?",
             (session_id, after, limit),
         )
-        fitting = up_to(size, rows, event_size)
-        return [event_from(row, session_id, self._long_data) for row in fitting]
+        return [
+            event_from(row, session_id, self._long_data) for row in up_to(size, rows, event_size)
+        ]
+
+    def pruned_log(self, session_id: str) -> PrunedLog:
+        row = self._first_row(_PRUNED, session_id)
+        return PrunedLog() if row is None else PrunedLog(*row)
+
+    def log_size(self, session_id: str) -> int:
+        return int(self._first_row(_LOG_SIZE, session_id)[0])
+
+    def newest_events(self, *, since: datetime, limit: int) -> Growth:
+        count, size, first = self._first_row(_NEWEST_EVENTS, limit, format_time(since))
+        return Growth(count, int(size), since if first is None else max(since, parse_time(first)))
+
+    def unaudited_logs(self, *, limit: int) -> list[str]:
+        return [row[0] for row in self._execute(_UNAUDITED, (limit,))]
+
+    def job_due(self, name: str) -> datetime | None:
+        row = self._first_row("SELECT next_at FROM jobs WHERE name = ?", name)
+        return None if row is None else parse_time(row[0])
 
     def last_event_at(self, run: Run) -> datetime | None:
         row = self._first_row(
@@ -657,6 +762,8 @@ class SqlView(ABC):
         head = self.event_count()
         position = position_after(after, head, self._end_of)
         last = head if until is None else position_after(until, head, self._end_of)
+        if after is not None:
+            self._require_kept(after, position, sessions, within)
         if not sessions and within == EVERYTHING:
             rows = self._execute(
                 self._sql.feed + " ORDER BY e.position LIMIT ?", (position, last, limit)
@@ -671,12 +778,28 @@ class SqlView(ABC):
             return self._items(up_to(size, merged, event_size))
         # The plus sign disables the index by session. It would read all matching events to sort them; a
         # scan by position can stop at the limit.
-        among, listed = self._among("+e.session", list(numbers))
+        condition, listed = self._in_list("+e.session", list(numbers))
         rows = self._execute(
-            f"{self._sql.feed} AND {among} ORDER BY e.position LIMIT ?",
+            f"{self._sql.feed} AND {condition} ORDER BY e.position LIMIT ?",
             (position, last, *listed, limit),
         )
         return self._items(up_to(size, rows, event_size))
+
+    def _require_kept(
+        self, cursor: str, position: int, sessions: Sequence[str], within: Visibility
+    ) -> None:
+        """Raise ``Gone`` if events after a cursor were deleted since it was read."""
+        since, mark = mark_of(cursor), self._last_mark()
+        if since >= mark:
+            return
+        for (session_id,) in self._execute(_PRUNED_SINCE, (since, position)).fetchall():
+            if (not sessions or session_id in sessions) and (
+                within == EVERYTHING or self._is_visible(within, session_id)
+            ):
+                raise events_gone(cursor, position, self._epoch, mark)
+
+    def _last_mark(self) -> int:
+        return int(self._first_row(_LAST_MARK)[0])
 
     def _merged(
         self, sessions: Mapping[int, int], position: int, last: int, limit: int
@@ -687,8 +810,7 @@ class SqlView(ABC):
         """
         heads: list[tuple[int, int, int]] = []
         for number, last_seq in sessions.items():
-            seq = self._first_after(number, last_seq, position)
-            self._add_head(heads, number, seq)
+            self._add_head(heads, number, self._first_after(number, last_seq, position))
         while heads and limit:
             next_position, number, seq = heappop(heads)
             if next_position > last:
@@ -698,20 +820,23 @@ class SqlView(ABC):
             self._add_head(heads, number, seq + 1)
 
     def _add_head(self, heads: list[tuple[int, int, int]], number: int, seq: int) -> None:
-        if (row := self._first_row(_POSITION, number, seq)) is not None:
-            heappush(heads, (row[0], number, seq))
+        if (row := self._first_row(_NEXT_POSITION, number, seq)) is not None:
+            heappush(heads, (row[0], number, row[1]))
 
     def _first_after(self, session: int, last_seq: int, position: int) -> int:
         """Return the first ``seq`` of a session after a position in the log of all sessions."""
         return 1 + bisect_right(
             range(1, last_seq + 1),
             position,
-            key=lambda seq: self._first_row(_POSITION, session, seq)[0],
+            key=lambda seq: self._first_row(_NEXT_POSITION, session, seq)[0],
         )
 
     def _items(self, rows: Iterable[Any]) -> list[StreamItem]:
+        mark = self._last_mark()
         return [
-            StreamItem(feed_cursor(row[5], self._epoch), event_from(row, row[7], self._long_data))
+            StreamItem(
+                feed_cursor(row[5], self._epoch, mark), event_from(row, row[7], self._long_data)
+            )
             for row in rows
         ]
 
@@ -734,9 +859,9 @@ class SqlView(ABC):
     ) -> dict[int, int]:
         """Return the last ``seq``, by session number, of sessions with events after a position."""
         if sessions:
-            among, [listed] = self._among("id", sessions)
+            condition, [listed] = self._in_list("id", sessions)
             alternatives = [
-                {among: listed, "+last_position > ?": position, **alternative}
+                {condition: listed, "+last_position > ?": position, **alternative}
                 for alternative in visibility_conditions(within, "id")
             ]
         else:
@@ -754,15 +879,15 @@ class SqlView(ABC):
         self, types: Collection[str], *, after: str | None, limit: int, size: int | None = None
     ) -> list[StreamItem]:
         position = position_after(after, self.event_count(), self._end_of)
-        among, listed = self._among("e.event_type", sorted(types))
+        condition, listed = self._in_list("e.event_type", sorted(types))
         rows = self._execute(
-            f"{self._sql.feed_after} AND {among} ORDER BY e.position LIMIT ?",
+            f"{self._sql.feed_after} AND {condition} ORDER BY e.position LIMIT ?",
             (position, *listed, limit),
         )
         return self._items(up_to(size, rows, event_size))
 
     def feed_head(self) -> str:
-        return feed_cursor(self.event_count(), self._epoch)
+        return feed_cursor(self.event_count(), self._epoch, self._last_mark())
 
     def epoch(self) -> str | None:
         return self._epoch
@@ -781,7 +906,8 @@ class SqlView(ABC):
         return NO_END if epoch == self._epoch else end_of(self._execute, epoch)
 
     def event_count(self) -> int:
-        # Positions have no gaps, so the last one is the count. ``count(*)`` would read the whole table.
+        # Every event has the next position, and the newest of a session is never deleted. So the last one is
+        # the count. ``count(*)`` would read the whole table.
         return int(self._first_row("SELECT coalesce(max(position), 0) FROM events")[0])
 
     def newest_ids(self) -> list[str]:
@@ -847,7 +973,7 @@ class SqlView(ABC):
         size: int | None = None,
     ) -> list[Notice]:
         ordering = ORDERINGS[order]
-        conditions, values = [ordering.beyond()], [ordering.start if after is None else after]
+        conditions, values = [ordering.after_key()], [ordering.start if after is None else after]
         if principal is not None:
             conditions.append("principal = ?")
             values.append(principal)
@@ -865,9 +991,9 @@ class SqlView(ABC):
         return [NOTICES.read(row) for row in rows]
 
     def next_notice(self, now: datetime, *, excluding: Collection[str]) -> Notice | None:
-        among, listed = self._among("target", sorted(excluding))
+        condition, listed = self._in_list("target", sorted(excluding))
         row = self._first_row(
-            f"{_NOTICE} WHERE next_at IS NOT NULL AND next_at <= ? AND NOT {among}"
+            f"{_NOTICE} WHERE next_at IS NOT NULL AND next_at <= ? AND NOT {condition}"
             " ORDER BY deadline IS NULL, deadline, id LIMIT 1",
             format_time(now),
             *listed,
@@ -875,9 +1001,9 @@ class SqlView(ABC):
         return None if row is None else NOTICES.read(row)
 
     def next_notice_at(self, *, excluding: Collection[str]) -> datetime | None:
-        among, listed = self._among("target", sorted(excluding))
+        condition, listed = self._in_list("target", sorted(excluding))
         row = self._first_row(
-            f"SELECT next_at FROM notices WHERE next_at IS NOT NULL AND NOT {among}"
+            f"SELECT next_at FROM notices WHERE next_at IS NOT NULL AND NOT {condition}"
             " ORDER BY next_at LIMIT 1",
             *listed,
         )
@@ -902,7 +1028,7 @@ class SqlView(ABC):
     ) -> list[PushSubscription]:
         ordering = ORDERINGS[order]
         start = ordering.start if after is None else after
-        where, values = where_all({"principal = ?": principal, ordering.beyond(): start})
+        where, values = where_all({"principal = ?": principal, ordering.after_key(): start})
         rows = self._execute(
             f"{_SUBSCRIPTION}{where} ORDER BY id {ordering.direction} LIMIT ?", (*values, limit)
         )
@@ -931,15 +1057,26 @@ class SqlView(ABC):
     ) -> list[AccessToken]:
         ordering = ORDERINGS[order]
         rows = self._execute(
-            f"SELECT {TOKENS.columns} FROM access_tokens WHERE {ordering.beyond()}"
+            f"SELECT {TOKENS.columns} FROM access_tokens WHERE {ordering.after_key()}"
             f" ORDER BY id {ordering.direction} LIMIT ?",
             (ordering.start if after is None else after, limit),
         )
         return [TOKENS.read(row) for row in up_to(size, rows)]
 
-    def audit(self, *, after: int, limit: int, size: int | None = None) -> list[AuditEntry]:
+    def audit(
+        self,
+        *,
+        order: ListOrder = "oldest",
+        after: int | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[AuditEntry]:
+        ordering = ORDERINGS[order]
+        start = 2**63 - 1 if ordering.newest else 0
         rows = self._execute(
-            f"SELECT {AUDIT.columns} FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+            f"SELECT {AUDIT.columns} FROM audit WHERE {ordering.after_key('seq')}"
+            f" ORDER BY seq {ordering.direction} LIMIT ?",
+            (start if after is None else after, limit),
         )
         return [AUDIT.read(row) for row in up_to(size, rows)]
 
@@ -970,10 +1107,10 @@ def up_to(
     size: int | None, rows: Iterable[Any], size_of: Callable[[Row], int] = text_size
 ) -> Iterable[Any]:
     """Return rows until their texts have ``size`` characters in total. Later rows are not read."""
-    return rows if size is None else _fitting(size, rows, size_of)
+    return rows if size is None else _until_full(size, rows, size_of)
 
 
-def _fitting(size: int, rows: Iterable[Any], size_of: Callable[[Row], int]) -> Iterator[Any]:
+def _until_full(size: int, rows: Iterable[Any], size_of: Callable[[Row], int]) -> Iterator[Any]:
     for row in rows:
         yield row
         size -= size_of(row)

@@ -1,4 +1,4 @@
-"""The writer thread: it commits the changes of many callers together, and answers after the commit."""
+"""The writer thread, which commits the changes of many callers together and answers them after the commit."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,12 +19,15 @@ BATCH: Final = 64
 """Maximum number of changes in one commit. A larger batch delays its callers more than it saves."""
 
 _GATHER_ROUNDS: Final = 2
-"""Turns of the event loop without a new change after which a batch is complete: one to receive a
-request, one for the task that answers it."""
+"""Iterations of the event loop without a new change after which a batch is complete: one to receive a
+request, one for the task that handles it."""
 
 
 class Pending:
-    """A change that waits for the writer, and later its answer."""
+    """A change that waits for the writer, and later its result.
+
+    :param reserve: see :meth:`agent_orchestrator.ports.store.Store.transact`.
+    """
 
     __slots__ = ("change", "done", "error", "reserve", "value")
 
@@ -88,7 +91,7 @@ class GroupWriter(ABC):
         self._arriving.clear()
 
     def finish(self) -> None:
-        """End the writer after the changes that are queued now."""
+        """End the writer after it has written the changes that are queued now."""
         self._finishing = True
         self._arrived.set()
         self._flush_arriving()

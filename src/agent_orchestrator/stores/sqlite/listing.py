@@ -24,7 +24,7 @@ def merged(
     condition = text.replace(" WHERE ", " AND ", 1)
     following = (
         f"(SELECT {ordering.first}({ordering.key}) FROM {table}"
-        f" WHERE session_id = place.session_id{condition} AND {ordering.beyond()})"
+        f" WHERE session_id = place.session_id{condition} AND {ordering.after_key()})"
     )
     next_one = following.removesuffix("?)") + "place.key)"
     walk = (

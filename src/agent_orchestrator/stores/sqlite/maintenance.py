@@ -27,25 +27,36 @@ def findings(connection: apsw.Connection) -> list[str]:
     meanwhile.
     """
     try:
-        problems = [
-            str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({MAX_FINDINGS})")
-        ]
-        if problems != ["ok"]:
-            return problems
-        problems = [
-            f"row {rowid} of {table} refers to a missing row of {parent}"
-            for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check")
-        ]
-        [(count, first, last)] = connection.execute(
-            "SELECT count(*), coalesce(min(position), 1), coalesce(max(position), 0) FROM events"
-        )
-        if (first, last) != (1, count):
-            problems.append(
-                f"the log's positions are not 1 … {count}: they go from {first} to {last}"
-            )
+        with connection:  # one read transaction, so that all of it is of one moment
+            problems = _findings(connection)
         return problems[:MAX_FINDINGS]
     except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
         return [str(error)]
+
+
+def _findings(connection: apsw.Connection) -> list[str]:
+    # SQLite's check of an FTS5 table uses what this connection remembers of it (3.54), and reports
+    # damage if others have written since. Only a query makes it look again.
+    list(connection.execute("SELECT 1 FROM search_index LIMIT 1"))
+    problems = [
+        str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({MAX_FINDINGS})")
+    ]
+    if problems != ["ok"]:
+        return problems
+    problems = [
+        f"row {rowid} of {table} refers to a missing row of {parent}"
+        for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check")
+    ]
+    [(count, first, last)] = connection.execute(
+        "SELECT count(*), coalesce(min(position), 1), coalesce(max(position), 0) FROM events"
+    )
+    [(deleted,)] = connection.execute("SELECT coalesce(sum(count), 0) FROM pruned_logs")
+    if first < 1 or count + deleted != last:
+        problems.append(
+            f"the log's positions are not 1 … {count + deleted}: they go from {first} to {last},"
+            f" with {count} events, and {deleted} that were deleted"
+        )
+    return problems
 
 
 def check_target(database: Path, target: Path) -> Path:
@@ -88,7 +99,7 @@ def copy(connection: apsw.Connection, target: Path, *, replace: bool) -> int:
         try:
             connection.execute("VACUUM INTO ?", (str(temporary),))
             _set_backup_identity(temporary)
-            return _move_into_place(temporary, target, replace=replace)
+            return move_into_place(temporary, target, replace=replace)
         finally:
             temporary.unlink(missing_ok=True)
     except apsw.FullError:
@@ -118,7 +129,7 @@ def _check_replaceable(target: Path) -> None:
                 raise Conflict(str(error), {"path": str(target)}) from None
         if target.stat().st_size and not header_is_ours(target):
             raise Conflict(
-                f"{target} is not a database of ours: remove it first, if it is to go",
+                f"{target} is not a database of agentd: remove it first if you do not need it",
                 {"path": str(target)},
             )
 
@@ -136,7 +147,14 @@ def _set_backup_identity(path: Path) -> None:
         copied.close()
 
 
-def _move_into_place(temporary: Path, target: Path, *, replace: bool) -> int:
+def move_into_place(temporary: Path, target: Path, *, replace: bool) -> int:
+    """Make a complete file durable, give it its name, and return its size in bytes.
+
+    :param replace: overwrite a file with that name.
+    :raises FileExistsError: if there is one, and it must not be replaced.
+    :raises Conflict: likewise, on a file system without hard links.
+    :raises OSError: if the file cannot be renamed.
+    """
     descriptor = os.open(temporary, os.O_RDONLY)
     try:
         os.fsync(descriptor)

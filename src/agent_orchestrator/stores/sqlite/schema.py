@@ -6,6 +6,11 @@ from typing import Final
 
 import apsw
 
+from agent_orchestrator.domain.errors import StoreOpenError
+
+SEARCH_MODULE: Final = "fts5"
+"""The module of SQLite that the index of words needs."""
+
 APPLICATION_ID: Final = 0x41674F72
 """``AgOr`` in the file header. It identifies our databases, also for ``file(1)``."""
 
@@ -23,8 +28,19 @@ def schema_version() -> int:
     return len(migrations())
 
 
+_HAS_MODULE: Final = "SELECT 1 FROM pragma_module_list WHERE name = ?"
+
+
 def migrate(connection: apsw.Connection) -> None:
-    """Migrate a database to the current schema version, each step in one transaction."""
+    """Migrate a database to the current schema version, each step in one transaction.
+
+    :raises StoreOpenError: if this build of SQLite lacks a module. Nothing was changed then.
+    """
+    if connection.execute(_HAS_MODULE, (SEARCH_MODULE,)).fetchone() is None:
+        raise StoreOpenError(
+            f"this build of SQLite ({apsw.sqlite_lib_version()}) has no module {SEARCH_MODULE}, which searches"
+            " need: install apsw from PyPI, which brings an SQLite that has it"
+        )
     for version in range(connection.pragma("user_version") + 1, schema_version() + 1):
         with immediate(connection):
             connection.execute(migrations()[version - 1])

@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 import apsw
 
+from agent_orchestrator.domain.daemons import DaemonProfile
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.operations.daemon import Problem
 from agent_orchestrator.ports.queries import View
@@ -83,6 +84,13 @@ class SqliteStore(SqlStore[apsw.Connection]):
     @property
     def schema_version(self) -> int:
         return schema_version()
+
+    @property
+    def lease(self) -> None:
+        return None
+
+    async def join(self, profile: DaemonProfile) -> None:
+        """Do nothing: no other daemon can use the store."""
 
     async def __aenter__(self) -> Self:
         """Open the database.

@@ -12,6 +12,7 @@ from agent_orchestrator.stores.sql.long_values import LongValues
 from agent_orchestrator.stores.sql.view import SqlView, Statements
 from agent_orchestrator.stores.sqlite.blobs import read_long_data, read_long_result
 from agent_orchestrator.stores.sqlite.listing import merged
+from agent_orchestrator.stores.sqlite.search import WORDS
 from agent_orchestrator.wire.strict_json import SLICE_SIZE
 
 _LONG: Final = "(SELECT {} FROM long_results WHERE run_id = runs.id)"
@@ -40,6 +41,7 @@ class SqliteView(SqlView):
     """
 
     _sql = Statements.of(SQLITE)
+    _words = WORDS
 
     def __init__(
         self,

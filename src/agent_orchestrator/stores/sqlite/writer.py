@@ -7,9 +7,10 @@ import apsw
 from agent_orchestrator.stores.listeners import CommitListeners
 from agent_orchestrator.stores.registry import OnCommit
 from agent_orchestrator.stores.sql.faults import Fault
+from agent_orchestrator.stores.sql.search import Entry
 from agent_orchestrator.stores.sql.writer import GroupWriter, Pending
 from agent_orchestrator.stores.sqlite.health import Health
-from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction
+from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction, add_words
 from agent_orchestrator.stores.sqlite.watermark import COUNT_COMMIT
 
 
@@ -44,13 +45,16 @@ class SqliteWriter(GroupWriter):
         try:
             written = connection.total_changes()
             connection.execute("BEGIN IMMEDIATE")
-            topics = self._apply_together(connection, batch)
+            unindexed: list[Entry] = []
+            topics = self._apply_together(connection, batch, unindexed)
             if topics is None:
                 _roll_back(connection)
                 connection.execute("BEGIN IMMEDIATE")
                 topics = set()
+                unindexed.clear()
                 for pending in batch:
-                    topics |= self._apply_apart(connection, pending)
+                    topics |= self._apply_apart(connection, pending, unindexed)
+            add_words(connection, unindexed)
             counts = connection.total_changes() != written
             if counts:
                 connection.execute(COUNT_COMMIT)
@@ -71,7 +75,9 @@ class SqliteWriter(GroupWriter):
             return False
         return True
 
-    def _apply_together(self, connection: apsw.Connection, batch: list[Pending]) -> set[str] | None:
+    def _apply_together(
+        self, connection: apsw.Connection, batch: list[Pending], unindexed: list[Entry]
+    ) -> set[str] | None:
         """Run the changes one after the other. Return None if one of them must be undone.
 
         Nearly all changes succeed, or are refused before they write. A savepoint that can undo one
@@ -79,7 +85,7 @@ class SqliteWriter(GroupWriter):
         """
         topics: set[str] = set()
         for pending in batch:
-            transaction = SqliteTransaction(connection, self._health.epoch)
+            transaction = SqliteTransaction(connection, self._health.epoch, unindexed)
             written = connection.total_changes()
             try:
                 pending.value = pending.change(transaction)
@@ -91,14 +97,17 @@ class SqliteWriter(GroupWriter):
                 topics |= transaction.topics
         return topics
 
-    def _apply_apart(self, connection: apsw.Connection, pending: Pending) -> set[str]:
+    def _apply_apart(
+        self, connection: apsw.Connection, pending: Pending, unindexed: list[Entry]
+    ) -> set[str]:
         """Run one change in a savepoint, so that its refusal does not affect the others.
 
         :raises apsw.Error: if the database fails, which ends the whole transaction.
         """
         pending.value = pending.error = None
+        add_words(connection, unindexed)
         connection.execute("SAVEPOINT change")
-        transaction = SqliteTransaction(connection, self._health.epoch)
+        transaction = SqliteTransaction(connection, self._health.epoch, unindexed)
         try:
             pending.value = pending.change(transaction)
         except BaseException as error:
@@ -109,6 +118,7 @@ class SqliteWriter(GroupWriter):
                 pending.error.__cause__ = error
             else:
                 pending.error = error
+            unindexed.clear()
             connection.execute("ROLLBACK TO change")
             connection.execute("RELEASE change")
             return set()

@@ -3,13 +3,15 @@
 from agent_orchestrator.testing.stores.changes import Changes
 from agent_orchestrator.testing.stores.family import Family
 from agent_orchestrator.testing.stores.notices import Notices
+from agent_orchestrator.testing.stores.pruning import Pruning
 from agent_orchestrator.testing.stores.queue import Queue
 from agent_orchestrator.testing.stores.reads import Reads
+from agent_orchestrator.testing.stores.searches import Searches
 from agent_orchestrator.testing.stores.sharing import Sharing
 from agent_orchestrator.testing.stores.values import Values
 
 
-class StoreContract(Values, Changes, Reads, Queue, Family, Sharing, Notices):
+class StoreContract(Values, Changes, Reads, Queue, Family, Sharing, Searches, Notices, Pruning):
     """The whole contract. The test module needs ``pytestmark = pytest.mark.anyio``.
 
     For example::

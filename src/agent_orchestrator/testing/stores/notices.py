@@ -135,6 +135,31 @@ class Notices(Opening):
             assert await store.read(cursor) == "9.epc_2"
             assert await store.read(methodcaller("notices", limit=9)) == []
 
+    async def test_one_of_several_engines_claims_a_notice(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            notice = a_notice("req_1")
+            done = a_notice("req_2", state="sent", next_at=None)
+            await _add(store, notice, done)
+            until = NOW + HOUR
+            heard: list[frozenset[str]] = []
+            with store.listen(heard.append):
+                claims = [
+                    await store.transact(methodcaller("claim_notice", one, engine, until))
+                    for one in (notice, done)
+                    for engine in ("dmn_1", "dmn_2")
+                ]
+            assert claims == [True, False, False, False]
+            assert not any(heard)
+            claimed = evolve(notice, claimed_by="dmn_1", next_at=until)
+            assert await store.read(methodcaller("notice", notice.id)) == claimed
+            assert await store.read(methodcaller("next_notice", NOW, excluding=())) is None
+            # After the time, another engine may claim it.
+            later = until + HOUR
+            found = await store.read(methodcaller("next_notice", until, excluding=()))
+            assert await store.transact(methodcaller("claim_notice", found, "dmn_2", later))
+            withdrawn = evolve(claimed, state="withdrawing")
+            assert not await store.transact(methodcaller("claim_notice", withdrawn, "x", later))
+
     async def test_changes_of_notices_notify_their_topics(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             notice = a_notice("req_1")

@@ -21,7 +21,8 @@ class Queue(Opening):
         self, tmp_path: Path
     ) -> None:
         async with self.opened(tmp_path) as store:
-            one, two, three, four = (a_session() for _ in range(4))
+            one, two, three = (a_session(host="x") for _ in range(3))
+            four = a_session(host="y")
             first, second = a_run(one.id), a_run(one.id)
             busy = a_run(two.id, status=RunStatus.RUNNING)
             behind = a_run(two.id)
@@ -43,6 +44,17 @@ class Queue(Opening):
             assert positions == [1, 2, None, 2, 2, 2, 2]
             assert before == [None, first, None, busy, None, manual, None]
             assert await store.read(lambda view: view.next_runs(1)) == [first]
+            for providers, fitting in (({"demo", "x"}, [first, free]), ({"x"}, []), ((), [])):
+                named = methodcaller("next_runs", 9, providers=providers)
+                assert await store.read(named) == fitting
+            for host, fitting in (("x", [first]), ("y", [free]), ("z", [])):
+                of_host = methodcaller("next_runs", 9, host=host)
+                assert await store.read(of_host) == fitting
+            moved = evolve(four, host="z")
+            await store.transact(lambda tx: tx.put_session(moved))
+            of_host = methodcaller("next_runs", 9, host="z")
+            assert await store.read(of_host) == [free]
+            assert await store.read(lambda view: view.session(four.id)) == moved
             assert await store.read(lambda view: view.live_runs()) == {
                 "demo": {RunStatus.QUEUED: 5, RunStatus.RUNNING: 1},
                 "manual": {RunStatus.QUEUED: 1},
@@ -69,6 +81,7 @@ class Queue(Opening):
         self, tmp_path: Path
     ) -> None:
         async with self.opened(tmp_path) as store:
+            own = "dmn_2" if store.lease is None else store.lease.daemon_id
 
             def held(worker_id: str | None, **fields: Any) -> tuple[Session, Run]:
                 session = a_session()
@@ -77,12 +90,12 @@ class Queue(Opening):
 
             lost = [
                 held("dmn_1/1"),
-                held("dmn_22/1"),
-                held("dmn_2", status=RunStatus.WAITING),
+                held(f"{own}2/1"),
+                held("dmn_3", status=RunStatus.WAITING),
             ]
             kept = [
-                held("dmn_2/1"),
-                held("dmn_2/13", status=RunStatus.WAITING),
+                held(f"{own}/1"),
+                held(f"{own}/13", status=RunStatus.WAITING),
                 held("dmn_1/2", status=RunStatus.COMPLETED),
                 held("dmn_1/3", status=RunStatus.QUEUED),
                 held(None, provider="manual"),
@@ -91,7 +104,7 @@ class Queue(Opening):
             ]
             for pair in reversed([*lost, *kept]):
                 await put(store, *pair)
-            lost_runs = await store.read(lambda view: view.lost_runs("dmn_2"))
+            lost_runs = await store.read(lambda view: view.lost_runs(own))
             assert lost_runs == [run for _, run in lost]
 
     async def test_child_runs_are_listed(self, tmp_path: Path) -> None:

@@ -348,6 +348,22 @@ class Values(Opening):
             with pytest.raises(NotFound):
                 await store.transact(methodcaller("put_token", evolve(plain, id="tok_none")))
 
+    async def test_the_use_of_a_token_is_marked(self, tmp_path: Path) -> None:
+        """Marks of several engines may arrive in any order."""
+        async with self.opened(tmp_path) as store:
+            token = AccessToken("tok_1", "n", "ann", ("read",), "bob", NOW, None)
+            other = evolve(token, id="tok_2")
+            await store.transact(methodcaller("add_token", token, "1" * 64))
+            await store.transact(methodcaller("add_token", other, "2" * 64))
+            later = NOW + timedelta(minutes=1)
+            notified: list[frozenset[str]] = []
+            with store.listen(notified.append):
+                for token_id, at in (("tok_1", later), ("tok_1", NOW), ("tok_none", later)):
+                    await store.transact(methodcaller("mark_token_used", token_id, at))
+            assert not any(notified)  # streams need not check their access
+            marked = [evolve(token, seen_at=later), other]
+            assert await store.read(lambda view: view.tokens(limit=9)) == marked
+
     async def test_the_audit_trail_is_append_only(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             assert await store.read(lambda view: view.last_audit()) is None
@@ -364,6 +380,10 @@ class Values(Opening):
             assert await store.read(lambda view: view.audit(after=0, limit=9)) == [plain, full]
             assert await store.read(lambda view: view.audit(after=0, limit=1)) == [plain]
             assert await store.read(lambda view: view.audit(after=1, limit=9)) == [full]
+            for after, found in ((None, [full, plain]), (9, [full, plain]), (2, [plain]), (1, [])):
+                newest = methodcaller("audit", order="newest", after=after, limit=9)
+                assert await store.read(newest) == found
+            assert await store.read(methodcaller("audit", order="newest", limit=1)) == [full]
 
     async def test_the_messages_of_a_child_are_counted(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
@@ -404,6 +424,15 @@ class Values(Opening):
                 return [view.session_of_thread(thread_id) for thread_id in ("t-1", "t-2", "t-0")]
 
             assert await store.read(owners) == [session.id, session.id, None]
+            await store.transact(lambda tx: tx.put_thread(other.id, "demo", Thread("t-3", {})))
+
+            def forget(tx: Transaction) -> object:
+                tx.forget_threads(session.id)
+                return query(tx)
+
+            assert await store.transact(forget) == (None, {})
+            assert await store.read(query) == (None, {})
+            assert await store.read(lambda view: view.session_of_thread("t-3")) == other.id
 
     async def test_a_token_is_removed(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:

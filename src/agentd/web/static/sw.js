@@ -59,6 +59,30 @@ async function report(notice, state) {
 /** @param {{ [name: string]: string }} data of a notice */
 const screenOf = (data) => (data.request_id ? `#/r/${data.request_id}` : data.session_id ? `#/s/${data.session_id}` : "#/inbox");
 
+/** Milliseconds that a page has to answer. One that hangs shows nothing. */
+const ANSWER_MS = 500;
+
+/**
+ * Return whether a page in front of the user shows what a notice is about.
+ *
+ * @param {{ [name: string]: string }} data of the notice
+ */
+async function isSeen({ session_id, request_id }) {
+  const windows = await self.clients.matchAll({ type: "window" });
+  const answers = windows
+    .filter(({ focused }) => focused)
+    .map(
+      (client) =>
+        new Promise((resolve) => {
+          const { port1, port2 } = new MessageChannel();
+          port1.onmessage = (event) => resolve(event.data === true);
+          client.postMessage({ type: "is-shown", session_id, request_id }, [port2]);
+          setTimeout(() => resolve(false), ANSWER_MS);
+        }),
+    );
+  return (await Promise.all(answers)).includes(true);
+}
+
 self.addEventListener("push", (event) => event.waitUntil(receive(event.data.json())));
 
 /** @param {{ type: string, data: { [name: string]: string } }} message */
@@ -68,10 +92,7 @@ async function receive({ type, data }) {
     for (const shown of await self.registration.getNotifications({ tag })) shown.close();
     return;
   }
-  const windows = await self.clients.matchAll({ type: "window" });
-  // Who looks at the inbox or at this session in front of the screen sees it there.
-  const isSeen = windows.some(({ focused, url }) => focused && (url.includes(data.session_id ?? "#none") || /#\/(inbox|r\/)|\/$/.test(url)));
-  if (!isSeen || type === "notice.test")
+  if (type === "notice.test" || !(await isSeen(data)))
     await self.registration.showNotification(data.title, {
       body: data.text ?? data.session_title ?? "",
       tag,
@@ -86,12 +107,10 @@ async function receive({ type, data }) {
 self.addEventListener("notificationclick", (event) => {
   const { data } = event.notification;
   event.notification.close();
-  event.waitUntil(
-    (async () => {
-      const target = new URL(screenOf(data), SCOPE).href;
-      const [open] = await self.clients.matchAll({ type: "window" });
-      await (open ? open.focus().then((client) => client.navigate(target)) : self.clients.openWindow(target));
-      if (data.notice_id) await report(data.notice_id, "clicked");
-    })(),
-  );
+  const open = async () => {
+    const target = new URL(screenOf(data), SCOPE).href;
+    const [known] = await self.clients.matchAll({ type: "window" });
+    await (known ? known.focus().then((client) => client.navigate(target)) : self.clients.openWindow(target));
+  };
+  event.waitUntil(Promise.allSettled([open(), data.notice_id && report(data.notice_id, "clicked")]));
 });

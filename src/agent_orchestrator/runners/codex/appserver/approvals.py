@@ -51,7 +51,7 @@ _LASTING: Final = {
     "acceptWithExecpolicyAmendment": "Always allow such commands",
     "applyNetworkPolicyAmendment": "Always allow this host",
 }
-"""Labels of the decisions that codex keeps for good."""
+"""Labels of the decisions that codex stores permanently."""
 
 _SESSION: Final = "without asking again, until codex unloads the conversation"
 
@@ -60,8 +60,8 @@ _PERMANENT: Final = (
     "such as rules/default.rules"
 )
 
-_LONGEST_RULE: Final = 1_000
-"""Characters of a lasting rule that can be shown whole; a longer one is not offered."""
+_MAX_RULE: Final = 1_000
+"""Maximum characters of a permanent rule. A longer one cannot be shown whole, and is not offered."""
 
 
 def question_for(
@@ -188,7 +188,7 @@ def _option(decision: Any, session: str, once: str | None, remember: bool) -> Op
             return Option(CANCEL, "Deny and stop", "deny_and_stop")
         case name:
             scope = _lasting_scope(decision)
-            if not remember or scope is None or len(scope) > _LONGEST_RULE:
+            if not remember or scope is None or len(scope) > _MAX_RULE:
                 return None
             return Option(name, _LASTING.get(name, name), "allow_always", f"{scope} {_PERMANENT}")
 
@@ -209,7 +209,7 @@ def _with_reason(question: str, params: JsonObject) -> str:
 
 
 def _lasting_scope(decision: Any) -> str | None:
-    """Return a description of what codex keeps for good with a decision; None if that is a denial."""
+    """Return a description of what a permanent decision allows; None for a denial."""
     if isinstance(decision, Mapping) and len(decision) == 1:
         (amendment,) = decision.values()
         rule = amendment.get("execpolicy_amendment") if isinstance(amendment, Mapping) else None
@@ -409,7 +409,7 @@ _INTERNAL: Final = frozenset(
 
 
 def _other(params: JsonObject, *shown: str) -> JsonObject:
-    """Return what codex says besides these fields, without what only codex understands."""
+    """Return the other fields of a question, without codex's internal ones."""
     return {
         name: value
         for name, value in params.items()

@@ -31,7 +31,7 @@ _CAMEL_CASE: Final = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
 def exec_item(item: JsonObject) -> dict[str, Any] | None:
-    """Return the item as exec puts it; None for a type that exec has not."""
+    """Return the item in exec's format; None for a type that exec does not have."""
     item_type = _TYPES.get(text(item.get("type")))
     if item_type is None:
         return None

@@ -1,4 +1,4 @@
-"""What went wrong in a turn, from what ``codex app-server`` says of it: to our codes.
+"""Converts the errors of ``codex app-server`` in a turn to our codes.
 
 All names are those of codex 0.169's ``CodexErrorInfo``: a word, or a word with an HTTP status.
 """

@@ -87,7 +87,9 @@ class CodexAppServerRunner(LiveRunner, CodexRunnerBase):
 
     @property
     def capabilities(self) -> Capabilities:
-        return codex_capabilities(self.sandbox, tools=self.tools, is_exec=False)
+        return codex_capabilities(
+            self.sandbox, self.approval_policy, tools=self.tools, is_exec=False
+        )
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Return whether codex is installed, logged in, and of a supported version.
@@ -129,8 +131,8 @@ class CodexAppServerRunner(LiveRunner, CodexRunnerBase):
         url = own.get("AGENTCTL_URL")
         return without_proxy_for(own, url) if self.tools and url else own
 
-    async def _let_go(self, thread_id: str) -> None:
-        await self._pool.let_go(thread_id)
+    async def _release_thread(self, thread_id: str) -> None:
+        await self._pool.release_thread(thread_id)
 
     def _policy_of(self, session: Session) -> ApprovalPolicy | None:
         return session.approval_policy or self.approval_policy
@@ -160,7 +162,7 @@ class CodexAppServerRunner(LiveRunner, CodexRunnerBase):
             )
         except NotStarted as problem:
             availability = self._last_availability.get(spec.env)
-            if problem.is_unknown and availability is not None:
+            if problem.is_incompatible and availability is not None:
                 self._refusals[availability.version] = problem.message
             raise
         finally:
@@ -228,8 +230,8 @@ class CodexAppServerRunner(LiveRunner, CodexRunnerBase):
                     server.retire(
                         ANOTHER_LOGIN
                     )  # the login may have been repaired where no file shows it
-                is_taken = conversation is not None and conversation.is_taken
-                if server.failure is None or is_taken:
+                has_prompt = conversation is not None and conversation.has_prompt
+                if server.failure is None or has_prompt:
                     raise
                 raise PromptNotTaken(failure, thread) from failure
             finally:

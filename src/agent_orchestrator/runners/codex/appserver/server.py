@@ -37,7 +37,7 @@ from agent_orchestrator.runners.program import NotInstalled
 _log = logging.getLogger(__name__)
 
 PROTOCOL: Final = AgentProtocol(
-    "codex's app-server", JsonRpc(has_version=False), streams=STREAMS, kept=TURNS
+    "codex's app-server", JsonRpc(has_version=False), streams=STREAMS, never_dropped=TURNS
 )
 
 STOP: Final = ((Signals.SIGTERM, 2.0),)
@@ -45,10 +45,10 @@ STOP: Final = ((Signals.SIGTERM, 2.0),)
 ms. On SIGINT it leaves them running, unlike exec."""
 
 START_S: Final = 30.0
-"""Seconds that codex has to become ready. It usually takes 0.1 s."""
+"""Maximum seconds until codex is ready. It usually takes 0.1 s."""
 
 _CLOSE_S: Final = 10.0
-"""Seconds that codex has to unload a thread. It usually takes 0.02 s."""
+"""Maximum seconds to unload a thread. It usually takes 0.02 s."""
 
 _MAX_LOGGED: Final = 2_000
 """Maximum bytes to log of a message that belongs to no thread."""
@@ -72,7 +72,7 @@ class Spec:
     """The login: see :func:`~agent_orchestrator.runners.codex.login.identity`."""
 
     def matches(self, other: "Spec") -> bool:
-        """Return whether two are equal except for the login."""
+        """Return whether another is equal except for the login."""
         return evolve(self, login=other.login) == other
 
 
@@ -210,7 +210,7 @@ class Server(LiveProcess):
     def exit_failure(self, exit_code: int | None, stderr: str) -> AgentFailed:
         return AgentFailed(*startup_failure(exit_code, stderr))
 
-    async def greet(self) -> None:
+    async def initialize(self) -> None:
         info = {"name": "agent_orchestrator", "title": None, "version": "1"}
         capabilities = {
             "experimentalApi": True,

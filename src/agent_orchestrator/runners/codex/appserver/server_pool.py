@@ -66,7 +66,7 @@ class ServerPool(ProcessPool[Server]):
         finally:
             lease.end()
 
-    async def let_go(self, thread_id: str) -> None:
+    async def release_thread(self, thread_id: str) -> None:
         """Unload a thread that no run uses, so that another process can have it.
 
         :raises AgentFailed: if codex keeps it.
@@ -76,7 +76,9 @@ class ServerPool(ProcessPool[Server]):
             if thread_id in server.threads:
                 await server.unload(thread_id)
             if thread_id in server.threads and server.failure is None:
-                raise AgentFailed("provider_error", "codex did not let go of the thread: try again")
+                raise AgentFailed(
+                    "provider_error", "codex has not released the thread yet: try again"
+                )
         for leaving in [one for one in self.ending if thread_id in one.threads]:
             await leaving.ended.wait()
 

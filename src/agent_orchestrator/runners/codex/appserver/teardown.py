@@ -22,15 +22,15 @@ _log = logging.getLogger(__name__)
 _CLEAN_S: Final = 60.0
 
 THREAD_VARIABLE: Final = "CODEX_THREAD_ID"
-"""The variable that tells a thread's commands, in the process that serves many threads. Codex 0.169 sets it
-in every command's environment, sandboxed or not."""
+"""The variable that identifies a thread's commands in a process that serves many threads. Codex 0.169 sets it for every
+command, sandboxed or not."""
 
 _BEGIN_S: Final = 1.0
-"""Seconds a sub-agent that was just given work has to begin it; it takes 20 ms."""
+"""Maximum seconds until a sub-agent begins new work. It takes 20 ms."""
 
 
 async def end_turn(server: Server, mailbox: Mailbox, reader: TurnReader) -> None:
-    """Have codex end the turn; one that does not is ended itself."""
+    """Ask codex to end the turn. If it does not, end its process."""
     params = {"threadId": reader.thread_id, "turnId": reader.turn_id}
     await interrupt(
         server,

@@ -27,18 +27,18 @@ from agent_orchestrator.runners.live.messages import RpcError
 _log = logging.getLogger(__name__)
 
 _OPEN_S: Final = 120.0
-"""Seconds codex has to open a thread; it takes 0.03, and what its MCP servers take to start."""
+"""Maximum seconds to open a thread. It takes 0.03 s, and longer with slow MCP servers."""
 
 _BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
 """Seconds before each retry of a thread that another process has open. The lock of a killed process
 is free within moments (codex 0.169)."""
 
 _PLAIN_HISTORY: Final[Mapping[str, Any]] = {"historyMode": "legacy"}
-"""Otherwise codex 0.169 indexes a thread's items at every step, for clients that page through them.
-That is a sixth of its work in a turn. Our clients page through the session's log instead."""
+"""Disables codex 0.169's index of a thread's items. Codex updates it at every step, which is a sixth of its work in a
+turn. Our clients page through the session's log instead."""
 
 _UNLOAD_AT_ONCE: Final[Mapping[str, Any]] = {"thread_unload_delay_secs": 0}
-"""Codex 0.169 otherwise keeps a thread loaded for long after the last who listens to it."""
+"""Makes codex 0.169 unload a thread as soon as its last client has unsubscribed."""
 
 _AS_LOADED: Final = "read-only"
 """The sandbox of each thread until its first turn, which sets the right one.
@@ -217,7 +217,7 @@ async def _request_thread(server: Server, method: str, params: Mapping[str, Any]
                 await anyio.sleep(delay)
                 continue
             if params.keys() >= _PLAIN_HISTORY.keys():
-                # A codex that knows only the other way, perhaps.
+                # This version of codex may know only the default mode.
                 params = {key: params[key] for key in params if key not in _PLAIN_HISTORY}
                 continue
             code = refusal_code(refused.message)
@@ -252,7 +252,7 @@ async def _changes(
     if requested.effort is not None:
         found["effort"] = requested.effort
     if context.run.output_schema is not None:
-        found["outputSchema"] = context.run.output_schema  # of this turn alone
+        found["outputSchema"] = context.run.output_schema  # only for this turn
     if before is None or requested.approval_policy != before.approval_policy:
         found["approvalPolicy"] = requested.approval_policy
     if (before is None or requested.sandbox != before.sandbox) and (
@@ -310,7 +310,7 @@ async def _own_model(server: Server, cwd: str) -> str | None:
 
 
 async def _workspace_settings(server: Server, cwd: str) -> Any:
-    """Return ``sandbox_workspace_write`` of codex's configuration; None where it does not say."""
+    """Return ``sandbox_workspace_write`` of codex's configuration; None if it is not set."""
     try:
         answer = await server.request("config/read", {"cwd": cwd}, _OPEN_S)
         return answer["config"]["sandbox_workspace_write"]

@@ -43,7 +43,7 @@ from agent_orchestrator.runners.live.turn_state import Action, Event, Prompt, Tu
 _log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S: Final = 60.0
-"""Seconds that codex has to accept a turn or a message. It usually takes 10 ms."""
+"""Maximum seconds to accept a turn or a message. It usually takes 10 ms."""
 
 TOOL_CALL: Final = "item/tool/call"
 
@@ -94,12 +94,12 @@ class TurnDriver:
         await self.context.set_thread(self.thread_id, settings)
 
     @property
-    def is_taken(self) -> bool:
+    def has_prompt(self) -> bool:
         """Whether codex has the prompt."""
-        return self._log.state.is_taken
+        return self._log.state.has_prompt
 
     async def run(self) -> Outcome:
-        """Carry it out.
+        """Execute the run.
 
         :raises AgentFailed: if the turn fails.
         :raises ThreadNotLoaded: if codex does not have the thread.
@@ -107,8 +107,8 @@ class TurnDriver:
         try:
             await self._turn(_input(self.context.prompt, self.context.images))
             while self.steered:
-                together = _count_fitting(self.steered)
-                await self._turn(_input("\n\n".join(self.steered[:together])), together)
+                count = _count_fitting(self.steered)
+                await self._turn(_input("\n\n".join(self.steered[:count])), count)
             return self._outcome()
         finally:
             if self._needs_stop:
@@ -117,10 +117,10 @@ class TurnDriver:
 
     # --- a turn
 
-    async def _turn(self, turn_input: _Input, of_steered: int = 0) -> None:
+    async def _turn(self, turn_input: _Input, steered_count: int = 0) -> None:
         """Run a turn of codex from its prompt to its end.
 
-        :param of_steered: number of undelivered steering messages in the prompt.
+        :param steered_count: number of steering messages that the prompt contains.
         """
         reader = self._reader = TurnReader(
             self.thread_id,
@@ -131,7 +131,7 @@ class TurnDriver:
         failure: AgentFailed | ThreadNotLoaded | None = None
         async with anyio.create_task_group() as tasks:
             # Recorded while codex already works, so that the turn does not take longer.
-            tasks.start_soon(self._log.report_late)
+            tasks.start_soon(self._log.record_if_late)
             tasks.start_soon(
                 steer, self.context, self.server, self._log, self.steered, self._steer_with
             )
@@ -139,23 +139,24 @@ class TurnDriver:
                 await run_shielded(
                     self.context, self.server, partial(self._send_prompt, turn_input)
                 )
-                del self.steered[:of_steered]
+                del self.steered[:steered_count]
                 while reader.end is None:
                     await self._receive(tasks, await self._log.next(self.mailbox))
             except anyio.EndOfStream:
-                failure = self._log.lost()
+                failure = self._log.process_lost()
             except (AgentFailed, ThreadNotLoaded) as problem:
                 failure = problem
-            if self.is_taken:
+            if self.has_prompt:
                 await self._log.until(lambda state: state.prompt is Prompt.RECORDED)
             tasks.cancel_scope.cancel()
-        if failure is not None and not self.is_taken:
+        if failure is not None and not self.has_prompt:
             raise failure
         await self._log.emit(reader.finish())
         await self._log.flush()
         if failure is not None:
             if self._log.state.turn in (Turn.REFUSED, Turn.LOST):
-                await self._report_usage()  # otherwise it would count for the thread's next run
+                # Otherwise it would be counted for the next run of the thread.
+                await self._report_usage()
             raise failure
         await self._finish()
 
@@ -169,7 +170,7 @@ class TurnDriver:
             self._log.apply(Event.REFUSED)
             self.server.invalidate(self.thread_id)  # codex may have accepted its settings
             code = refusal_code(refused.message)
-            if code == "thread_missing" and not self.is_taken:
+            if code == "thread_missing" and not self.has_prompt:
                 self.server.threads.pop(self.thread_id, None)  # codex has unloaded it
                 raise ThreadNotLoaded(refused.message) from refused
             raise AgentFailed(code, f"codex refused the turn: {refused.message}") from refused
@@ -193,7 +194,7 @@ class TurnDriver:
                 else:
                     events = self._reader.feed(incoming)
                 actions: tuple[Action, ...] = ()
-                if self._reader.is_recorded and not self.is_taken:
+                if self._reader.is_recorded and not self.has_prompt:
                     actions += self._log.apply(Event.CONFIRMED)
                 if self._reader.end is not None:
                     actions += self._log.apply(
@@ -211,7 +212,7 @@ class TurnDriver:
         assert end is not None
         if self._log.state.turn is Turn.COMPLETED:
             return
-        if not self.is_taken:
+        if not self.has_prompt:
             await self._log.act(self._log.apply(Event.UNCONFIRMED))
         if self._log.state.turn is Turn.FAILED:
             raise AgentFailed(*failure_of(end.error))
@@ -250,7 +251,7 @@ class TurnDriver:
         if self.server.failure is None and is_cut:
             await end_turn(self.server, self.mailbox, reader)
             with anyio.move_on_after(1):
-                if self.is_taken and self.server.failure is None:
+                if self.has_prompt and self.server.failure is None:
                     await self._report_usage()
         await end_background_work(self.server, self.mailbox, reader)
 
@@ -277,23 +278,23 @@ class TurnDriver:
             await self._log.emit([AgentEvent(EventType.BACKEND_EVENT, data)])
             self.server.refuse(incoming, f"this client does not answer {incoming.method}")
             return
-        asked = await self._questions.ask(incoming.id, question)
-        if asked is None:
+        outcome = await self._questions.ask(incoming.id, question)
+        if outcome is None:
             return
-        answer = question.answer(asked.request)
+        answer = question.answer(outcome.request)
         is_canceled = answer.get("decision") == approvals.CANCEL
         if is_canceled:
             self._log.apply(Event.CANCEL_ANSWERED)
-        words = None if is_canceled else question.words(asked.request)
-        if words is not None:
-            self.steered.append(words)  # first: the turn may end with the answer
+        message = None if is_canceled else question.decision_message(outcome.request)
+        if message is not None:
+            self.steered.append(message)  # before the answer, which may end the turn
         self.server.respond(incoming, answer)
-        if words is not None:
+        if message is not None:
             with suppress(AgentFailed):
-                await run_shielded(self.context, self.server, partial(self._steer_with, words))
+                await run_shielded(self.context, self.server, partial(self._steer_with, message))
 
     async def _steer_with(self, message: str) -> None:
-        """Give the turn a message."""
+        """Send a message to the turn."""
         params = {
             "threadId": self.thread_id,
             "expectedTurnId": self._reader.turn_id,
@@ -319,7 +320,7 @@ def _count_fitting(messages: Sequence[str]) -> int:
 
 
 def _input(prompt: str, images: Sequence[ImageContent] = ()) -> _Input:
-    """Return what codex takes as the input of a turn. The images are in it: it need not read files."""
+    """Return the input of a turn in codex's format. Images are embedded, so codex need not read files."""
     return [
         {"type": "text", "text": prompt},
         *({"type": "image", "url": _data_url(content)} for content in images),

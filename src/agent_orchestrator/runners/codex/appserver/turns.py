@@ -52,8 +52,7 @@ IGNORED_METHODS: Final = (
     "thread/status/changed",
     "turn/diff/updated",
 )
-"""Messages that codex is asked not to send: pieces of items that come complete later, and other
-topics."""
+"""Notifications that codex is asked not to send: pieces of items that are sent whole later, and other topics."""
 
 REPEATED_METHODS: Final = frozenset(
     {
@@ -83,11 +82,11 @@ STREAMS: Final = dict.fromkeys(
 """The messages with a piece of a text."""
 
 TURNS: Final = frozenset({"turn/started", "turn/completed"})
-"""Messages that a run gets even if it is too slow."""
+"""Notifications that are never dropped, even if a run reads too slowly."""
 
 
 _MAX_CHILDREN: Final = 1_000
-"""Sub-agents' threads that are known of one turn. Each of them is ended with it, one by one."""
+"""Maximum number of sub-agents' threads of one turn. They are ended one by one."""
 
 
 @frozen
@@ -144,7 +143,7 @@ class TurnReader:
         return events
 
     def finish(self) -> list[AgentEvent]:
-        """Return the events that close what codex left open."""
+        """Return the events that end all open items."""
         return [*self._messages.finish(), *self.items.tools.finish()]
 
     @property

@@ -26,8 +26,8 @@ export class Unreachable extends Error {
   }
 }
 
-const TOKEN = "agentd.token";
-const DEVICE = "agentd.device";
+export const TOKEN = "agentd.token";
+export const DEVICE = "agentd.device";
 
 /** The token that was typed in, if any. */
 const storedToken = () => sessionStorage.getItem(TOKEN) ?? localStorage.getItem(TOKEN);
@@ -52,27 +52,6 @@ export function keepToken(token, remember) {
   localStorage.removeItem(TOKEN);
   localStorage.removeItem(DEVICE);
   (remember ? localStorage : sessionStorage).setItem(TOKEN, token);
-}
-
-/**
- * Become a device of the daemon. The browser keeps the cookie, and the page the other secret.
- *
- * @param {string} code of the invitation
- */
-export async function claimDevice(code) {
-  const { device, secret } = await change("POST", "devices/claim", { code, name: browserName() });
-  sessionStorage.removeItem(TOKEN);
-  localStorage.removeItem(TOKEN);
-  localStorage.setItem(DEVICE, `${device.id}.${secret}`);
-}
-
-/** Return what a person would call this browser. */
-function browserName() {
-  const agent = navigator.userAgent;
-  const pick = (/** @type {[RegExp, string][]} */ names) => names.find(([pattern]) => pattern.test(agent))?.[1];
-  const browser = pick([[/Edg/, "Edge"], [/Firefox|FxiOS/, "Firefox"], [/Chrom|CriOS/, "Chrome"], [/Safari/, "Safari"]]);
-  const system = pick([[/Android/, "Android"], [/iPhone/, "iPhone"], [/iPad/, "iPad"], [/Mac/, "Mac"], [/Windows/, "Windows"], [/Linux/, "Linux"]]);
-  return [browser ?? "Browser", system && `on ${system}`].filter(Boolean).join(" ");
 }
 
 /**

@@ -3,16 +3,18 @@
 import { html, useEffect, useRef, useState } from "./lib.js";
 import { outbox, post } from "./outbox.js";
 import { Icon } from "./parts.js";
-import { isReader, status, toast, work } from "./store.js";
+import { titleOf } from "./sessionfacts.js";
+import { isReader, status, toast, work } from "./state.js";
+import { table } from "./text.js";
 
 /** @import { Log } from "./log.js" */
 /** @import { Session } from "./types.js" */
 
-const MODES = /** @type {{ [mode: string]: [string, string] }} */ ({
+const MODES = /** @type {{ [mode: string]: [string, string] }} */ (table({
   steer: ["Steer", "The agent gets it while it works."],
   queue: ["Queue", "The agent gets it when it has finished."],
   interrupt: ["Interrupt", "The agent is stopped, and begins with this."],
-});
+}));
 
 /** @param {string} id */
 const draftKey = (id) => `agentd.draft.${id}`;
@@ -69,7 +71,7 @@ export function Composer({ session, log }) {
       <span class="muted">${MODES[mode][1]}</span>
     </div>`}
     <div class="compose-row">
-      <textarea ref=${field} rows="1" aria-label="Message" placeholder="Message" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} onKeyDown=${onKeyDown}></textarea>
+      <textarea ref=${field} rows="1" aria-label="Message" placeholder=${`Message to ${titleOf(session)}`} value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} onKeyDown=${onKeyDown}></textarea>
       <button type="submit" class="primary" disabled=${!text.trim()}><${Icon} name="send" /><span>${label}</span></button>
     </div>
     ${waiting && html`<p class="muted" role="status">Waits for the network; it is sent once.</p>`}

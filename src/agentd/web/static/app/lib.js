@@ -5,7 +5,7 @@ import htm from "../vendor/htm.mjs";
 
 export { h, render };
 export { Fragment } from "../vendor/preact.mjs";
-export { useEffect, useLayoutEffect, useMemo, useRef, useState } from "../vendor/hooks.mjs";
+export { useEffect, useErrorBoundary, useLayoutEffect, useMemo, useRef, useState } from "../vendor/hooks.mjs";
 export { batch, computed, effect, signal } from "../vendor/signals.mjs";
 
 /**

@@ -4,14 +4,14 @@
  * not loaded, and links show where they lead.
  */
 
-import { html } from "./lib.js";
+import { html, useRef } from "./lib.js";
 import { Block, Copy } from "./parts.js";
-import { clean, cleanCode } from "./text.js";
+import { clean, cleanCode, table } from "./text.js";
 import { Lexer } from "../vendor/marked.mjs";
 
 /** @typedef {import("../vendor/marked.mjs").Token & { [name: string]: any }} Token */
 
-const ENTITIES = /** @type {{ [name: string]: string }} */ ({ amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0" });
+const ENTITIES = /** @type {{ [name: string]: string }} */ (table({ amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0" }));
 
 /** @param {string} text */
 const decoded = (text) =>
@@ -26,8 +26,13 @@ const decoded = (text) =>
 /** A longer text is shown as it is: to divide it would take too long. */
 const MOST = 200_000;
 
-/** @param {{ text: string }} props */
-export function Markdown({ text }) {
+/**
+ * Text of an agent. While it grows, the blocks at its beginning stay the same elements, which costs nothing.
+ *
+ * @param {{ text: string, isGrowing?: boolean }} props
+ */
+export function Markdown({ text, isGrowing = false }) {
+  const drawn = useRef(/** @type {{ raw: string, element: any }[]} */ ([]));
   const source = clean(text);
   if (source.length > MOST) return html`<${Block} text=${source} />`;
   let tokens;
@@ -36,7 +41,9 @@ export function Markdown({ text }) {
   } catch {
     return html`<p class="plain">${source}</p>`;
   }
-  return html`<div class="markdown">${blocks(tokens, 0)}</div>`;
+  const before = isGrowing ? drawn.current : [];
+  drawn.current = tokens.map((token, index) => (before[index]?.raw === token.raw ? before[index] : { raw: token.raw, element: block(token, 0) }));
+  return html`<div class="markdown">${drawn.current.map(({ element }) => element)}</div>`;
 }
 
 /** @param {Token[]} tokens @param {number} depth @returns {any[]} */
@@ -57,13 +64,13 @@ function block(token, depth) {
         <pre tabindex="0" role="group" aria-label="Code">${cleanCode(token.text)}</pre>
       </div>`;
     case "blockquote":
-      return html`<blockquote>${blocks(token.tokens ?? [], depth + 1)}</blockquote>`;
+      return html`<blockquote dir="auto">${blocks(token.tokens ?? [], depth + 1)}</blockquote>`;
     case "list":
       return token.ordered
-        ? html`<ol start=${Number(token.start) || 1}>${token.items.map((/** @type {Token} */ one) => item(one, depth))}</ol>`
-        : html`<ul>${token.items.map((/** @type {Token} */ one) => item(one, depth))}</ul>`;
+        ? html`<ol dir="auto" start=${Number(token.start) || 1}>${token.items.map((/** @type {Token} */ one) => item(one, depth))}</ol>`
+        : html`<ul dir="auto">${token.items.map((/** @type {Token} */ one) => item(one, depth))}</ul>`;
     case "table":
-      return html`<div class="table" tabindex="0" role="group" aria-label="Table"><table>
+      return html`<div class="table" dir="auto" tabindex="0" role="group" aria-label="Table"><table>
         <thead><tr>${token.header.map((/** @type {Token} */ cell) => html`<th>${inline(cell.tokens, depth)}</th>`)}</tr></thead>
         <tbody>${token.rows.map((/** @type {Token[]} */ row) => html`<tr>${row.map((cell) => html`<td>${inline(cell.tokens, depth)}</td>`)}</tr>`)}</tbody>
       </table></div>`;
@@ -129,6 +136,7 @@ function Link({ href, text, children }) {
   }
   if (!["https:", "http:", "mailto:"].includes(url.protocol)) return html`<span>${children} <code>${cleanCode(href)}</code></span>`;
   const host = url.protocol === "mailto:" ? url.pathname : url.host;
-  const isPlain = text.includes(host) && (text === href || text === href.replace(/^https?:\/\//, ""));
+  // An address may have the name of a user, which looks like a host.
+  const isPlain = !url.username && text.includes(host) && (text === href || text === href.replace(/^https?:\/\//, ""));
   return html`<a href=${url.href} target="_blank" rel="noopener noreferrer nofollow" title=${cleanCode(url.href)}>${children}</a>${!isPlain && html`<span class="host"> (${cleanCode(host)})</span>`}`;
 }

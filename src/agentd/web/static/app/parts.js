@@ -1,8 +1,8 @@
 /** Small parts of which the screens are made. */
 
-import { html, useEffect, useRef, useState } from "./lib.js";
-import { now, toast } from "./store.js";
-import { ago, clean, cleanCode, clock, counted, duration } from "./text.js";
+import { html, useEffect, useErrorBoundary, useRef, useState } from "./lib.js";
+import { now, toast } from "./state.js";
+import { ago, clean, cleanCode, clock, counted, duration, table } from "./text.js";
 
 /** @import { Change } from "./types.js" */
 /** @typedef {import("../vendor/preact.mjs").ComponentChildren} Children */
@@ -31,9 +31,9 @@ export const Icon = ({ name }) => html`
 `;
 
 /** A state's word and shape; its colour is the style sheet's. */
-export const STATES = /** @type {{ [state: string]: [string, string] }} */ ({
+export const STATES = /** @type {{ [state: string]: [string, string] }} */ (table({
   needs: ["needs you", "M12 3l9 9-9 9-9-9z"],
-  running: ["at work", "M12 4a8 8 0 100 16 8 8 0 000-16z"],
+  running: ["at work", "M7 4l13 8-13 8z"],
   waiting: ["waits", "M8 5h3v14H8zM14 5h3v14h-3z"],
   queued: ["queued", "M12 4a8 8 0 100 16 8 8 0 000-16zm0 4a4 4 0 110 8 4 4 0 010-8z"],
   completed: ["done", "M9 19l-6-6 2.5-2.5L9 14 18.500 4.500 21 7z"],
@@ -41,7 +41,7 @@ export const STATES = /** @type {{ [state: string]: [string, string] }} */ ({
   canceled: ["canceled", "M5 5h14v14H5z"],
   idle: ["idle", "M5 11h14v2H5z"],
   closed: ["closed", "M5 11h14v2H5z"],
-});
+}));
 
 /** @param {{ state: string, label?: string }} props */
 export function State({ state, label }) {
@@ -53,6 +53,9 @@ export function State({ state, label }) {
 
 /** @param {{ at: string }} props */
 export const Age = ({ at }) => html`<time datetime=${at} title=${new Date(at).toLocaleString()}>${ago(at, now.value)}</time>`;
+
+/** How long something has gone on. @param {{ since: string }} props */
+export const Elapsed = ({ since }) => html`<span class="elapsed">${duration((now.value - Date.parse(since)) / 1000)}</span>`;
 
 /** @param {{ until: string }} props */
 export function TimeLeft({ until }) {
@@ -85,19 +88,37 @@ export function Copy({ text, label = "Copy" }) {
 }
 
 /**
+ * Unfold a part so that what is above it stays where it is, and what was hidden appears below.
+ *
+ * @param {Event} event of a button in the part
+ * @param {() => void} unfold
+ */
+function openBelow(event, unfold) {
+  const scroller = /** @type {HTMLElement | null} */ (/** @type {Element} */ (event.currentTarget).closest(".scroll"));
+  if (scroller) {
+    // A story would follow its end, and a browser what is in view below the part.
+    scroller.dispatchEvent(new Event("stay"));
+    scroller.style.overflowAnchor = "none";
+    requestAnimationFrame(() => requestAnimationFrame(() => (scroller.style.overflowAnchor = "")));
+  }
+  unfold();
+}
+
+/**
  * Text in lines, folded if it has many.
  *
- * @param {{ text: string, lines?: number, name?: string, copy?: boolean }} props
+ * @param {{ text: string, lines?: number, name?: string, copy?: boolean, isCommand?: boolean }} props
  */
-export function Block({ text, lines = 40, name = "text", copy = true }) {
+export function Block({ text, lines = 40, name = "text", copy = true, isCommand = false }) {
   const [isOpen, setOpen] = useState(false);
   const shown = cleanCode(text).replace(/\n+$/, "");
   const all = shown.split("\n");
   const isLong = all.length > lines;
+  const part = isLong && !isOpen ? all.slice(0, lines).join("\n") : shown;
   return html`<div class="block">
-    <pre tabindex="0" role="group" aria-label=${name}>${isLong && !isOpen ? all.slice(0, lines).join("\n") : shown}</pre>
+    <pre tabindex="0" role="group" aria-label=${name}>${isCommand ? wholeWords(part) : part}</pre>
     ${(isLong || copy) && html`<div class="block-tools">
-      ${isLong && html`<button type="button" class="quiet small" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>
+      ${isLong && html`<button type="button" class="quiet small unfold" aria-expanded=${isOpen} onClick=${(/** @type {Event} */ event) => openBelow(event, () => setOpen(!isOpen))}>
         ${isOpen ? "Show less" : `Show all ${all.length.toLocaleString()} lines`}
       </button>`}
       ${copy && html`<${Copy} text=${text} />`}
@@ -105,14 +126,32 @@ export function Block({ text, lines = 40, name = "text", copy = true }) {
   </div>`;
 }
 
-const KINDS = /** @type {{ [kind: string]: string }} */ ({ add: "new", update: "changed", delete: "deleted" });
+/** Words of a command that are kept whole; a longer one takes too many elements. */
+const MOST_WORDS = 2000;
+
+/**
+ * A command whose lines break between words only: "du -sh" that breaks after its hyphen reads as "sh".
+ *
+ * @param {string} command
+ */
+function wholeWords(command) {
+  const pieces = command.split(/(\s+)/);
+  if (pieces.length > MOST_WORDS) return command;
+  return pieces.map((piece) => (/^\s*$/.test(piece) ? piece : html`<span class="word">${piece}</span>`));
+}
+
+/** What happened to a file, and what is to happen to it. */
+const KINDS = /** @type {{ [kind: string]: [string, string] }} */ (table({ add: ["new", "create"], update: ["changed", "change"], delete: ["deleted", "delete"] }));
 
 /**
  * A change of a file, with the lines of its diff in colours.
  *
- * @param {{ change: Change, isOpen?: boolean }} props
+ * @param {{ change: Change, isOpen?: boolean, base?: string, isAsked?: boolean }} props
+ *   isAsked: whether it is not made yet. base: a directory; paths below it are shown from there on
  */
-export function Diff({ change, isOpen = true }) {
+export function Diff({ change, isOpen = true, base = "", isAsked = false }) {
+  const path = String(change.path ?? "a file");
+  const below = base && path.startsWith(`${base.replace(/\/+$/, "")}/`) ? path.slice(base.replace(/\/+$/, "").length + 1) : path;
   const text = clean(change.diff ?? "").replace(/\n$/, "");
   const lines = text ? text.split("\n") : [];
   const isPatch = change.kind === "update" || /^(@@|diff |--- )/m.test(text);
@@ -122,15 +161,16 @@ export function Diff({ change, isOpen = true }) {
   const most = isWhole ? lines.length : 40;
   return html`<details class="diff" open=${isOpen && lines.length > 0}>
     <summary>
-      <span class="path">${cleanCode(change.path ?? "a file")}</span>
-      <span class="muted">${KINDS[change.kind ?? ""] ?? clean(change.kind)}</span>
+      <span class="path">${cleanCode(below)}</span>
+      <span class="muted">${KINDS[change.kind ?? ""]?.[isAsked ? 1 : 0] ?? clean(change.kind)}</span>
       ${added > 0 && html`<span class="added">+${added.toLocaleString()}</span>`}
       ${removed > 0 && html`<span class="removed">−${removed.toLocaleString()}</span>`}
     </summary>
     ${lines.length > 0 && html`<pre tabindex="0" role="group" aria-label="Changes">${lines.slice(0, most).map(
       (line) => html`<span class=${isPatch ? lineClass(line) : change.kind === "delete" ? "minus" : "plus"}>${line || " "}</span>`,
     )}</pre>`}
-    ${lines.length > most && html`<button type="button" class="quiet small" onClick=${() => setWhole(true)}>Show all ${lines.length.toLocaleString()} lines</button>`}
+    ${isAsked && !lines.length && change.kind !== "delete" && html`<p class="muted">The agent does not say what it changes.</p>`}
+    ${lines.length > most && html`<button type="button" class="quiet small unfold" onClick=${(/** @type {Event} */ event) => openBelow(event, () => setWhole(true))}>Show all ${lines.length.toLocaleString()} lines</button>`}
   </details>`;
 }
 
@@ -162,9 +202,21 @@ export function Twice({ children, onConfirm, question, class: name = "", disable
       onConfirm();
     }
   };
-  return html`<button ref=${button} type="button" disabled=${disabled} class=${`${name} ${askedAt ? "asking" : ""}`} onClick=${press}>
+  // A key that is held down is one press.
+  const onKeyDown = (/** @type {KeyboardEvent} */ event) => event.repeat && event.preventDefault();
+  return html`<button ref=${button} type="button" disabled=${disabled} class=${`${name} ${askedAt ? "asking" : ""}`} onClick=${press} onKeyDown=${onKeyDown}>
     ${askedAt ? question : children}
   </button>`;
+}
+
+/**
+ * A part of a screen that an agent fills: a mistake in it spoils nothing else.
+ *
+ * @param {{ children: Children }} props
+ */
+export function Part({ children }) {
+  const [error] = useErrorBoundary();
+  return error ? html`<p class="note warn"><${Icon} name="warning" />This part cannot be shown: ${clean(error.message)}</p>` : children;
 }
 
 /** @param {{ title: string, back?: string, children?: Children, actions?: Children }} props */
@@ -175,6 +227,14 @@ export const Header = ({ title, back, children, actions }) => html`
     ${actions}
   </header>
 `;
+
+/**
+ * Rows of a list that is read, so that what is below them stays where it is.
+ *
+ * @param {{ count: number, class?: string }} props
+ */
+export const Reserved = ({ count, class: name = "" }) =>
+  html`<ul class="plain-list" aria-hidden="true">${Array.from({ length: count }, (_, index) => html`<li key=${index} class=${`line reserved ${name}`}><span class="muted">Reading…</span></li>`)}</ul>`;
 
 /** @param {{ title: string, children?: Children }} props */
 export const Empty = ({ title, children }) => html`<div class="empty"><h2>${title}</h2>${children}</div>`;

@@ -1,6 +1,7 @@
 /** Where the user is: the part of the address after `#`, such as `#/s/ses_1`. */
 
 import { computed, signal } from "./lib.js";
+import { table } from "./text.js";
 
 /**
  * @typedef {{ name: string, id: string, view: string }} Route
@@ -10,10 +11,10 @@ const hash = signal(location.hash);
 addEventListener("hashchange", () => (hash.value = location.hash));
 
 /** @type {{ [name: string]: "inbox" | "sessions" | "more" }} */
-const TABS = {
+const TABS = table({
   inbox: "inbox", r: "inbox", sessions: "sessions", s: "sessions", new: "sessions", run: "sessions",
   more: "more", status: "more", audit: "more", devices: "more",
-};
+});
 
 /** @param {string} text @returns {Route} */
 function parse(text) {

@@ -1,36 +1,51 @@
-/** The list of sessions by what they need, and the form for a new one. */
+/** The list of sessions by what they need. */
 
-import { computed, html, signal, useState } from "./lib.js";
-import { outbox, post, discard } from "./outbox.js";
+import { computed, html, signal, useEffect, useRef } from "./lib.js";
+import { cursors, NEXT, readMore } from "./pages.js";
 import { Age, Empty, Header, Icon, State } from "./parts.js";
-import { go, route, to } from "./route.js";
-import { isFresh, requests, seen, sessions, status, work } from "./store.js";
-import { providerOf, stateOf, titleOf } from "./sessionfacts.js";
-import { clean, counted, oneLine } from "./text.js";
+import { route, to } from "./route.js";
+import { seen } from "./seen.js";
+import { hostOf, providerOf, stateOf, titleOf } from "./sessionfacts.js";
+import { connection, isFresh, requests, sessions, toast, work } from "./state.js";
+import { clean, counted, inWords, oneLine, plainLine } from "./text.js";
 
+/** @import { List } from "./pages.js" */
 /** @import { Session } from "./types.js" */
 
 const search = signal("");
+const isSearching = signal(false);
 const hidesHelpers = signal(localStorage.getItem("agentd.helpers") === "hide");
 const unfolded = signal(/** @type {Set<string>} */ (new Set()));
 
-const GROUPS = /** @type {[string, string[]][]} */ ([
-  ["Needs you", ["needs"]],
-  ["At work", ["running", "waiting"]],
-  ["Queued", ["queued"]],
-  ["Failed", ["failed"]],
-  ["Done since you looked", ["unread"]],
-  ["Earlier", ["completed", "canceled", "idle", "closed"]],
+/**
+ * The groups: the states that each shows, and the list that it reads more of. What is earlier comes from the
+ * list of all sessions, so its end is the end of all, whatever the other groups have read.
+ */
+const GROUPS = /** @type {[string, string[], List][]} */ ([
+  ["Needs you", ["needs"], "needs-you"],
+  ["At work", ["running", "waiting"], "working"],
+  ["Queued", ["queued"], "queued"],
+  ["Failed", ["failed"], "failed"],
+  ["Done since you looked", ["done"], "done"],
+  ["Earlier", ["idle"], "all"],
 ]);
 
-/** @param {Session} session */
-const isUnread = (session) => session.last_seq > (seen.value[session.id] ?? 0);
+/** The number of rows that a group shows, if the user wanted more than the first. */
+const lengths = signal(/** @type {{ [list: string]: number }} */ ({}));
 
-/** @param {Session} session */
+/** The machines that agents run on: told in the list if there are several. */
+const hosts = computed(() => new Set([...sessions.value.values()].map(hostOf).filter(Boolean)));
+
+/** Whether something was done that the user has not seen. @param {Session} session */
+const isUnread = (session) => work.value.has(session.id) && session.last_seq > (seen.value[session.id] ?? 0);
+
+/** The state of a session as the daemon lists it, from what the events say. @param {Session} session */
 function groupOf(session) {
   const state = stateOf(session);
-  if (state === "failed" && !isUnread(session)) return "completed";
-  return state === "completed" && isUnread(session) ? "unread" : state;
+  if (state === "needs" || state === "running" || state === "waiting" || state === "queued") return state;
+  const last = work.value.get(session.id)?.status;
+  if (!last || !isUnread(session)) return "idle";
+  return last === "failed" ? "failed" : "done";
 }
 
 /** The sessions that are shown: those at the top of their tree, or all that match the search. */
@@ -66,7 +81,33 @@ function urgent(session, depth = 0) {
   return below.includes("running") ? "running" : own;
 }
 
+/** Look on the daemon as well, once the user has stopped typing, unless all sessions are known here. */
+function useSearch() {
+  const words = search.value.trim();
+  const isLive = connection.value === "live";
+  useEffect(() => {
+    if (!words || !isLive || !cursors.value.all) return undefined;
+    let isWanted = true;
+    isSearching.value = true;
+    const look = async () => {
+      try {
+        await (await import("./searching.js")).readMatching(words, () => isWanted);
+      } catch (error) {
+        if (isWanted) toast(error instanceof Error ? error.message : String(error));
+      }
+      if (isWanted) isSearching.value = false;
+    };
+    const timer = setTimeout(look, 250);
+    return () => {
+      isWanted = false;
+      isSearching.value = false;
+      clearTimeout(timer);
+    };
+  }, [words, isLive]);
+}
+
 export function Sessions() {
+  useSearch();
   /** @type {Map<string, Session[]>} */ const groups = new Map(GROUPS.map(([name]) => [name, []]));
   for (const session of shown.value) {
     const state = urgent(session);
@@ -84,11 +125,49 @@ export function Sessions() {
         <input type="search" placeholder="Search" value=${search.value} onInput=${(/** @type {any} */ event) => (search.value = event.target.value)} /></label>
         ${children.value.size > 0 && html`<button type="button" class="quiet small" aria-pressed=${hidesHelpers.value} onClick=${toggle}>${hidesHelpers.value ? "Show helpers" : "Hide helpers"}</button>`}
       </div>
-      ${[...groups].map(([name, found]) => found.length > 0 && html`<section aria-label=${name} key=${name}><h2 class="group">${name} <span class="muted">${found.length}</span></h2>
-        <ul class="rows">${found.slice(0, 200).map((session) => html`<${Row} key=${session.id} session=${session} depth=${0} />`)}</ul></section>`)}
-      ${!shown.value.length && html`<${Empty} title=${search.value ? "No session matches" : isFresh.value ? "No sessions yet" : "Reading…"}>
+      ${GROUPS.map(([name, , list]) => html`<${Group} key=${name} name=${name} list=${list} found=${groups.get(name)} />`)}
+      ${!shown.value.length && html`<${Empty} title=${search.value ? (isSearching.value ? "Searching…" : "No session matches") : isFresh.value ? "No sessions yet" : "Reading…"}>
         ${!search.value && isFresh.value && html`<a class="button primary" href=${to("new")}>Start the first</a>`}<//>`}
     </div>`;
+}
+
+/** @param {{ name: string, list: List, found: Session[] }} props */
+function Group({ name, list, found }) {
+  const cursor = search.value ? undefined : cursors.value[list];
+  const length = lengths.value[list] ?? NEXT;
+  const hasMore = found.length > length || cursor !== undefined;
+  if (!found.length && !(list === "all" && hasMore)) return null;
+  const more = async () => {
+    try {
+      if (cursor && found.length < length + NEXT) await readMore(list);
+      lengths.value = { ...lengths.value, [list]: length + NEXT };
+    } catch (error) {
+      toast(error instanceof Error ? error.message : String(error));
+    }
+  };
+  return html`<section aria-label=${name}><h2 class="group">${name} <span class="muted">${found.length}${cursor && "+"}</span></h2>
+    <ul class="rows">${found.slice(0, length).map((session) => html`<${Row} key=${session.id} session=${session} depth=${0} />`)}</ul>
+    ${hasMore && html`<${MoreRows} place=${`${length} ${cursor}`} isAtEnd=${list === "all"} onMore=${more} />`}</section>`;
+}
+
+/**
+ * The button for more rows. That of the last group presses itself when it is scrolled to.
+ *
+ * @param {{ place: string, isAtEnd: boolean, onMore: () => Promise<void> }} props place: changes with what was read
+ */
+function MoreRows({ place, isAtEnd, onMore }) {
+  const button = useRef(/** @type {HTMLButtonElement | null} */ (null));
+  const isLive = connection.value === "live";
+  useEffect(() => {
+    if (!isAtEnd || !isLive || !button.current) return undefined;
+    const observer = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && void onMore(), {
+      root: button.current.closest(".scroll"),
+      rootMargin: "600px",
+    });
+    observer.observe(button.current);
+    return () => observer.disconnect();
+  }, [place, isAtEnd, isLive]);
+  return html`<button type="button" class="quiet more-rows" ref=${button} disabled=${!isLive} onClick=${() => void onMore()}>More</button>`;
 }
 
 /** @param {{ session: Session, depth: number }} props */
@@ -104,71 +183,17 @@ function Row({ session, depth }) {
   const isCurrent = route.value.name === "s" && route.value.id === session.id;
   const found = work.value.get(session.id);
   const asks = [...requests.value.values()].find((request) => request.session_id === session.id);
-  const line = asks ? oneLine(asks.text, 140) : found?.status === "failed" ? oneLine(found.error, 140) : oneLine(session.last_line, 200);
+  const line = asks ? oneLine(asks.text, 140) : found?.status === "failed" ? inWords(found.error ?? "") : plainLine(session.last_line, 200);
   return html`<li>
     <div class=${`row depth-${Math.min(depth, 4)} ${isCurrent ? "current" : ""}`}>
       <a href=${to(`s/${session.id}`)} aria-current=${isCurrent ? "page" : undefined}>
-        <span class="row-top"><span class="row-title">${isUnread(session) && html`<span class="unread" role="img" aria-label="Unread"></span>`}${titleOf(session)}</span>
+        <span class="row-top">${isUnread(session) && html`<span class="unread">new</span> `}<span class="row-title">${titleOf(session)}</span>
           <span class="muted"><${Age} at=${session.updated_at} /></span></span>
-        <span class="row-state"><${State} state=${stateOf(session)} /> <span class="muted">${[providerOf(session), found?.cost !== undefined && `$${found.cost.toFixed(2)}`].filter(Boolean).map(clean).join(" · ")}</span></span>
+        <span class="row-state"><${State} state=${stateOf(session)} /> <span class="muted">${[providerOf(session), hosts.value.size > 1 && hostOf(session) && `on ${hostOf(session)}`, found?.cost !== undefined && `$${found.cost.toFixed(2)}`].filter(Boolean).map(clean).join(" · ")}</span></span>
         ${line && html`<span class="row-line muted">${line}</span>`}
       </a>
       ${below.length > 0 && html`<button type="button" class="quiet small fold-helpers" aria-expanded=${isOpen} onClick=${toggle}>${counted(below.length, "helper")}${needy > 0 && html`<${State} state="needs" label=${below.length > 1 ? `${needy} need you` : "needs you"} />`}</button>`}
     </div>
     ${isOpen && depth < 12 && html`<ul class="rows below">${below.map((child) => html`<${Row} key=${child.id} session=${child} depth=${depth + 1} />`)}</ul>`}
   </li>`;
-}
-
-/** @param {string} name */
-const draft = (name) => sessionStorage.getItem(`agentd.new.${name}`) ?? "";
-
-export function NewSession() {
-  const [values, setValues] = useState(() => ({
-    text: draft("text"), provider: draft("provider"), cwd: draft("cwd"), title: "", model: "", sandbox: "", approval_policy: "", approvals: "",
-  }));
-  const set = (/** @type {keyof typeof values} */ name) => (/** @type {any} */ event) => {
-    setValues({ ...values, [name]: event.target.value });
-    if (["text", "provider", "cwd"].includes(name)) sessionStorage.setItem(`agentd.new.${name}`, event.target.value);
-  };
-  const providers = status.value?.providers ?? [];
-  const chosen = providers.find((one) => (values.provider ? one.name === values.provider : one.default));
-  const can = chosen?.capabilities ?? {};
-  const recent = [...new Set([...sessions.value.values()].sort((a, b) => b.updated_at.localeCompare(a.updated_at)).map((one) => one.cwd))].slice(0, 6);
-  const refused = outbox.value.filter((entry) => entry.about === "new" && entry.state === "refused");
-  const waiting = outbox.value.filter((entry) => entry.about === "new" && entry.state !== "refused");
-  const submit = async (/** @type {SubmitEvent} */ event) => {
-    event.preventDefault();
-    const { model, sandbox, approval_policy, ...common } = values;
-    const all = { ...common, ...(can.models ? { model } : {}), ...(can.confine ? { sandbox, approval_policy } : {}) };
-    const body = Object.fromEntries(Object.entries(all).filter(([, value]) => value.trim()));
-    refused.forEach((entry) => discard(entry.key));
-    const answer = await post("POST", "sessions", body, "new");
-    if (!answer) return;
-    sessionStorage.removeItem("agentd.new.text");
-    if (route.value.name === "new") go(`s/${answer.session.id}`);
-  };
-  /** @param {string} label @param {keyof typeof values} name @param {[string, string][]} options */
-  const choice = (label, name, options) => html`<label>${label}<select value=${values[name]} onChange=${set(name)}>
-    ${[["", "Default"], ...options].map(([value, text]) => html`<option value=${value} selected=${values[name] === value}>${text}</option>`)}</select></label>`;
-  return html`
-    <${Header} title="New session" back=${to("sessions")} />
-    <div class="scroll" data-screen="new"><form class="form" onSubmit=${submit}>
-      <label>What should the agent do?<textarea rows="5" value=${values.text} onInput=${set("text")}></textarea></label>
-      <label>Provider<select value=${values.provider} onChange=${set("provider")}>
-        <option value="" selected=${!values.provider}>Default${providers.find((one) => one.default) ? `: ${providers.find((one) => one.default)?.name}` : ""}</option>
-        ${providers.map((one) => html`<option value=${one.name} selected=${values.provider === one.name} disabled=${!one.available}>${one.name}${one.available ? "" : " (not ready)"}</option>`)}</select></label>
-      ${chosen && !chosen.available && html`<p class="warn"><${Icon} name="warning" />${clean(chosen.reason)}</p>`}
-      <label>Directory<input type="text" list="recent" placeholder="The daemon's" autocapitalize="off" autocorrect="off" spellcheck=${false} value=${values.cwd} onInput=${set("cwd")} />
-        <datalist id="recent">${recent.map((path) => html`<option value=${path}></option>`)}</datalist></label>
-      <details class="fold"><summary>More settings</summary>
-        <label>Title<input type="text" value=${values.title} onInput=${set("title")} /></label>
-        ${can.models && html`<label>Model<input type="text" autocapitalize="off" value=${values.model} onInput=${set("model")} /></label>`}
-        ${can.confine && choice("Sandbox", "sandbox", [["read-only", "Read only"], ["workspace-write", "May write in the directory"], ["danger-full-access", "Full access"]])}
-        ${can.confine && choice("The agent asks", "approval_policy", [["untrusted", "Before most commands"], ["on-request", "When it needs more than the sandbox allows"], ["never", "Never"]])}
-        ${choice("Who decides its requests", "approvals", [["ask-parent", "The agent above, then you"], ["ask-human", "You"], ["allow", "Allow all"], ["deny", "Deny all"]])}
-      </details>
-      ${refused.map((entry) => html`<div class="failed-note" role="alert"><p>${clean(entry.error)}</p></div>`)}
-      ${waiting.length > 0 && html`<p class="muted" role="status">Waits for the network; the session begins once.</p>`}
-      <button type="submit" class="primary" disabled=${!values.text.trim()}>Start</button>
-    </form></div>`;
 }

@@ -6,7 +6,10 @@ import { ApiError, Unreachable, send } from "./api.js";
 
 /** Milliseconds of silence after which a connection is dead. The daemon sends a comment every 15 s. */
 const SILENCE_MS = 35_000;
-const RETRY_MS = [250, 500, 1000, 2000, 5000, 10_000];
+/** Pauses between tries. A page that somebody looks at tries often for a minute: a daemon that restarts is back within seconds. */
+const RETRY_MS = [250, 500, ...Array(80).fill(700), 2000, 5000, 10_000];
+/** Where nobody looks, and where the network is known to be gone, the last pause is reached sooner. */
+const HIDDEN_RETRY_MS = [250, 1000, 5000, 10_000];
 
 /**
  * @typedef {"connecting" | "live" | "lost" | "draining"} StreamState
@@ -94,7 +97,8 @@ export function follow(reader) {
     while (!closed) {
       reader.onState("connecting");
       lastByteAt = Date.now();
-      let pause = RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)];
+      const pauses = document.hidden || !navigator.onLine ? HIDDEN_RETRY_MS : RETRY_MS;
+      let pause = pauses[Math.min(failures++, pauses.length - 1)];
       try {
         await connect();
       } catch (error) {

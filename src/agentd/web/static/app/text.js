@@ -11,8 +11,17 @@ const CONTROLS = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]/g;
 const NEWLINES = /\r\n?|\u2028|\u2029/g;
 /** Characters that change the order of the text around them, and tags that are never drawn. */
 const REORDERING = /[\u061c\u202a-\u202e\u2066-\u2069]|[\u{e0000}-\u{e007f}]/gu;
-/** Characters that are not drawn; of these, text in commands and paths must show all. */
-const HIDDEN = /[\u00ad\u115f\u1160\u180e\u200b-\u200f\u2060-\u2064\u3164\ufeff\uffa0]/g;
+/** Characters that are not drawn; text in commands and paths must show them all, but for joiners inside an emoji. */
+const HIDDEN = /[\u00ad\u115f\u1160\u180e\u200b\u200c\u200e\u200f\u2060-\u2064\u3164\ufeff\uffa0]|(?<!\p{Extended_Pictographic}(?:\ufe0f|[\u{1f3fb}-\u{1f3ff}])?)\u200d|\u200d(?!\p{Extended_Pictographic})/gu;
+
+/**
+ * Return a table that has no keys but its own: an agent may say that something is a `constructor`.
+ *
+ * @template T
+ * @param {{ [key: string]: T }} entries
+ * @returns {{ [key: string]: T }}
+ */
+export const table = (entries) => Object.assign(Object.create(null), entries);
 
 /** @param {string} character */
 const named = (character) =>
@@ -49,6 +58,22 @@ export function oneLine(value, length = 160) {
   const line = text.replace(/\s+/g, " ").trim();
   return line.length > length ? `${line.slice(0, length - 1)}…` : line;
 }
+
+/**
+ * Return a line of Markdown without its marks, such as the last line of an agent.
+ *
+ * @param {unknown} value
+ */
+export function plainLine(value, length = 160) {
+  return oneLine(value, length)
+    .replace(/^(?:[-*+>]|#{1,6}|\d{1,3}[.)])\s+/, "")
+    .replace(/^\|\s*|\s*\|$/g, "")
+    .replace(/\s*\|\s*/g, " · ")
+    .replace(/\*\*|__|`+/g, "");
+}
+
+/** @param {string} code such as `provider_error` */
+export const inWords = (code) => oneLine(code, 140).replaceAll("_", " ");
 
 /** @param {unknown} value */
 export function asJson(value) {

@@ -4,9 +4,9 @@
  * @typedef {{
  *   id: string, title: string | null, owner: string, provider: string | null, model: string | null,
  *   cwd: string, status: "open" | "closed", parent_session_id: string | null,
- *   root_session_id: string, last_seq: number, created_at: string, updated_at: string,
+ *   root_session_id: string, last_seq: number, oldest_cursor: number, created_at: string, updated_at: string,
  *   sandbox: string | null, approval_policy: string | null, approvals: string | null,
- *   last_line: string | null,
+ *   last_line: string | null, notices: string, host: string | null,
  * }} Session
  *
  * @typedef {{
@@ -26,6 +26,16 @@
  *   cost_usd?: number | null,
  * }} Usage
  *
+ * @typedef {{
+ *   id: string, kind: string, target: string, state: string, updated_at: string,
+ *   shown_at: string | null, error: string | null,
+ * }} Notice
+ *
+ * @typedef {{
+ *   id: string, name: string, token_id: string | null, events: string[], push: "on" | "off",
+ *   quiet_hours: string, time_zone: string | null, muted: string[], seen_at: string,
+ * }} PushDevice
+ *
  * @typedef {{ id: string, label: string, kind: string, reaches: string | null }} Option
  *
  * @typedef {{ path?: string, kind?: string, diff?: string }} Change
@@ -41,7 +51,7 @@
  *   detail: { [name: string]: any } | null, options: Option[] | null,
  *   status: "pending" | "approved" | "denied" | "answered" | "expired" | "canceled",
  *   decision: string | null, answer: string | null, scope: string | null, option: string | null,
- *   decided_by: string | null, created_at: string, expires_at: string, resolved_at: string | null,
+ *   decided_by: string | null, decided_on: string | null, decided_on_id: string | null, created_at: string, expires_at: string, resolved_at: string | null,
  *   audience: string | null, human_at: string | null, cut?: string[],
  * }} Request
  *
@@ -53,15 +63,22 @@
  * @typedef {{
  *   name: string, runner: string, available: boolean, reason: string | null,
  *   version: string | null, default: boolean, mode: string | null, logged_in: boolean | null,
- *   capabilities: { [name: string]: any },
+ *   capabilities: { [name: string]: any }, model: string | null, approvals: string | null,
  * }} Provider
  *
  * @typedef {{
  *   daemon_health: string, version: string, pid: number, uptime_s: number, started_at: string,
  *   alive_workers: number, max_concurrency: number,
- *   queue_counts: { queued_count: number, running_count: number, waiting_count: number },
- *   providers: Provider[], store: { [name: string]: any }, problems: any[], runs: any[],
+ *   machine: string | null, user: string | null, host: string | null, queue_counts: { queued_count: number, running_count: number, waiting_count: number },
+ *   providers: Provider[], store: { [name: string]: any }, problems: any[], runs: any[], cwd: string | null, daemons: any[],
  * }} DaemonStatus
+ *
+ * @typedef {{
+ *   key: string, kind: string, seq: number, at: string, run: string | null,
+ *   rev: import("../vendor/signals.mjs").Signal<number>, [name: string]: any,
+ * }} Item an entry of the story; `rev` changes whenever the item does
+ *
+ * @typedef {{ status: string, messageId: string | null, usage?: Usage, at: string }} RunState
  */
 
 export {};

@@ -1,0 +1,74 @@
+"""The daemons that share a store."""
+
+from datetime import datetime
+from typing import Final
+
+from attrs import frozen
+
+LOCAL_HOST: Final = "local"
+"""The host's name if only one machine can use the store."""
+
+
+@frozen
+class DaemonProfile:
+    """The properties of a daemon that it publishes to the others.
+
+    :param version: its version of the program.
+    :param url: where its own agents call it; None if they cannot.
+    :param capacity: the maximum number of runs that it executes at once.
+    :param providers: the names of its providers. It starts no runs of others.
+    :param host: the host that it serves (:attr:`agent_orchestrator.host.Host.id`). It starts no runs of
+        others.
+    :param labels: what sessions choose the host by.
+    :param draining: whether it is about to end, and takes no new work.
+    """
+
+    version: str
+    url: str | None
+    capacity: int
+    providers: tuple[str, ...]
+    host: str
+    labels: tuple[str, ...] = ()
+    draining: bool = False
+
+
+@frozen
+class DaemonRecord:
+    """A daemon that shares a store, and has not ended, or was lost.
+
+    :param id: the first part of the ``worker_id`` of its runs.
+    :param node: the name of its machine, for people.
+    :param pid: its process.
+    :param started_at: by the store's clock, as ``expires_at``.
+    :param expires_at: when another daemon may take over its runs, unless its lease is extended.
+    :param profile: None while it starts.
+    :param active_runs: number of its runs that are running, or wait with an agent.
+    :param clock_offset_s: seconds that its clock is ahead of the store's; negative if it is behind. None if
+        it was not measured.
+    :param away_since: its last sign of life, if it has missed the latest; None if it is there.
+    """
+
+    id: str
+    node: str
+    pid: int
+    started_at: datetime
+    expires_at: datetime
+    profile: DaemonProfile | None
+    active_runs: int
+    clock_offset_s: float | None = None
+    away_since: datetime | None = None
+
+
+@frozen
+class HostRecord:
+    """A host that a daemon of the store serves, or has served.
+
+    :param name: the host, see :attr:`DaemonProfile.host`.
+    :param away_since: when its last daemon ended, by the store's clock; None while one serves it.
+    :param waiting_runs: number of its runs that are queued, or whose daemon has ended. Counted only while no
+        daemon serves it.
+    """
+
+    name: str
+    away_since: datetime | None
+    waiting_runs: int

@@ -1,0 +1,99 @@
+"""The daemons that share the store."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from attrs import evolve
+
+from agent_orchestrator.domain.daemons import DaemonProfile, DaemonRecord, HostRecord
+from agent_orchestrator.domain.model import Run
+from agent_orchestrator.engine.config import EngineConfig
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.operations.daemon import Problem
+from agent_orchestrator.ports.queries import QueueQueries
+
+
+def profile_of(config: EngineConfig, *, draining: bool = False) -> DaemonProfile:
+    """Return what an engine tells the other daemons."""
+    return DaemonProfile(
+        config.version,
+        config.url,
+        config.max_concurrency,
+        tuple(sorted(config.providers)),
+        config.host.id,
+        tuple(sorted(set(config.host_labels))),
+        draining,
+    )
+
+
+CLOCK_LIMIT_S: Final = 1.0
+"""Seconds that a daemon's clock may differ from the store's without being a problem."""
+
+
+def clock_problems(daemons: Iterable[DaemonRecord]) -> list[Problem]:
+    """Return a problem for each daemon that is there and whose clock is wrong."""
+    return [
+        Problem(
+            "clock_skew",
+            f"the clock of {daemon.node} (process {daemon.pid}) is {_offset_text(daemon.clock_offset_s)} that"
+            " of the database's server",
+        )
+        for daemon in daemons
+        if daemon.away_since is None
+        and daemon.clock_offset_s is not None
+        and abs(daemon.clock_offset_s) > CLOCK_LIMIT_S
+    ]
+
+
+def _offset_text(offset_s: float) -> str:
+    return f"{abs(offset_s):.1f} s {'ahead of' if offset_s > 0 else 'behind'}"
+
+
+def name_host(core: Core) -> None:
+    """Give the host its name in the store. Call it before any agent is started."""
+    host = core.config.host
+    name = core.config.host_name
+    if name is None and core.store.lease is not None:
+        name = host.machine_name()
+    if name is not None:
+        core.config = evolve(core.config, host=host.named(name))
+
+
+def daemon_of(view: QueueQueries, run: Run) -> DaemonRecord | None:
+    """Return the daemon that executes a run, if it shares the store and has not ended."""
+    daemon_id = (run.worker_id or "").partition("/")[0]
+    return next((daemon for daemon in view.daemons() if daemon.id == daemon_id), None)
+
+
+def has_provider(view: QueueQueries, provider: str, host: str | None) -> bool:
+    """Return whether one of the daemons of a host has a provider."""
+    return any(
+        daemon.profile.host == host and provider in daemon.profile.providers
+        for daemon in view.daemons()
+        if daemon.profile is not None
+    )
+
+
+def workers_elsewhere(core: Core, view: QueueQueries, provider: str, host: str | None) -> int:
+    """Return the number of workers of the other daemons of a host that have a provider."""
+    return sum(
+        daemon.profile.capacity
+        for daemon in view.daemons()
+        if daemon.id != core.instance
+        and daemon.profile is not None
+        and daemon.profile.host == host
+        and provider in daemon.profile.providers
+    )
+
+
+def absent_host(core: Core, view: QueueQueries, host: str | None) -> HostRecord | None:
+    """Return a host if no daemon serves it now.
+
+    :param host: that of a session or attempt. None, from an earlier version, is this one's.
+    """
+    if host is None or core.is_here(host):
+        return None
+    found = next((one for one in view.hosts() if one.name == host), None)
+    if found is None:
+        return HostRecord(host, away_since=None, waiting_runs=0)
+    return None if found.away_since is None else found

@@ -1,0 +1,134 @@
+"""The work of deleting what exceeds the limits of sessions, while the engine runs.
+
+Of several engines of a store, one does it. If it stops in the middle, another one goes on later: each change
+leaves the store as it should be.
+"""
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from operator import methodcaller
+from typing import Final
+
+import anyio
+
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.errors import Unavailable
+from agent_orchestrator.domain.model import Session
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.pruning import RETENTION, Limits, Pruner, limits_of, session_of_log
+from agent_orchestrator.ports.queries import View
+
+logger = logging.getLogger("agent_orchestrator.retention")
+
+JOB: Final = "retention"
+
+INTERVAL: Final = timedelta(hours=6)
+"""The time between two passes."""
+
+CLAIM: Final = timedelta(hours=1)
+"""How long an engine may take for a session before another one begins a pass."""
+
+LONGEST_PAUSE_S: Final = 3600.0
+"""Maximum seconds until the engine looks again, as the clock may be set and the machine may sleep."""
+
+RETRY_S: Final = 60.0
+"""Seconds until the next look after a failure."""
+
+PAGE: Final = 50
+"""Maximum number of sessions per read."""
+
+ENGINE: Final = Principal("engine")
+"""Who deletes events, for the audit trail."""
+
+
+async def keep_limits(core: Core) -> None:
+    """Delete what exceeds the limits when it is due, as long as the engine runs."""
+    while True:
+        try:
+            due = await run_if_due(core)
+            pause_s = min(max((due - core.now()).total_seconds(), 1.0), LONGEST_PAUSE_S)
+        except Exception as error:
+            is_known = isinstance(error, Unavailable)
+            text = "old events cannot be deleted now, trying again: %s"
+            logger.warning(text, error, exc_info=not is_known)
+            pause_s = RETRY_S
+        await anyio.sleep(pause_s)
+
+
+async def run_if_due(core: Core) -> datetime:
+    """Make a pass if one is due and no other engine makes it. Return when the next look makes sense.
+
+    :raises Unavailable: if the store is unavailable.
+    """
+    if not await core.store.read(partial(_has_work, core)):
+        return core.now() + CLAIM
+    due = await core.store.read(lambda view: view.job_due(JOB))
+    if (due is None or due <= core.now()) and await _claim(core, core.now(), CLAIM):
+        await prune_all(core)
+        due = core.now() + INTERVAL
+        # Also before the claim ends, so "now" is when it does.
+        await _claim(core, due, timedelta())
+    return due or core.now() + CLAIM
+
+
+def _has_work(core: Core, view: View) -> bool:
+    return bool(
+        any(getattr(core.config, name) for name in RETENTION)
+        or view.limited_sessions(limit=1)
+        or view.unaudited_logs(limit=1)
+    )
+
+
+async def _claim(core: Core, now: datetime, time: timedelta) -> bool:
+    """Claim the job, or keep the claim, for a time from now on."""
+    is_claimed: bool = await core.store.transact(
+        methodcaller("claim_job", JOB, now=now, until=now + time)
+    )
+    return is_claimed
+
+
+async def prune_all(core: Core) -> None:
+    """Prune every session that exceeds its limits."""
+    for session_id in await core.store.read(lambda view: view.unaudited_logs(limit=PAGE)):
+        await _prune(core, session_id, Limits())
+    after: str | None = None
+    while page := await core.store.read(partial(_page, core, after)):
+        after = page[-1].id
+        due = await core.store.read(partial(_exceeding, core, page))
+        for session in due:
+            await _claim(core, core.now() + CLAIM, CLAIM)
+            await _prune(core, session.id, limits_of(core, session))
+
+
+async def _prune(core: Core, session_id: str, limits: Limits) -> None:
+    pruner = Pruner(core, ENGINE, partial(session_of_log, session_id), session_id, limits)
+    await pruner.prune()
+    if pruner.deleted_count:
+        logger.info("%d old events of session %s were deleted", pruner.deleted_count, session_id)
+
+
+def _page(core: Core, after: str | None, view: View) -> Sequence[Session]:
+    """Return the next sessions that have limits."""
+    if any(getattr(core.config, name) for name in RETENTION):
+        return view.sessions(after=after, limit=PAGE)
+    return view.limited_sessions(after=after, limit=PAGE)
+
+
+def _exceeding(core: Core, sessions: Sequence[Session], view: View) -> list[Session]:
+    return [one for one in sessions if _exceeds(view, one, limits_of(core, one))]
+
+
+def _exceeds(view: View, session: Session, limits: Limits) -> bool:
+    if session.last_seq - session.oldest_cursor <= 1:  # the newest event stays
+        return False
+    if limits.before is not None:
+        oldest = view.events(session.id, after=session.oldest_cursor, limit=1)
+        if oldest[0].created_at < limits.before:
+            return True
+    if limits.events is not None:
+        kept = session.last_seq - view.pruned_log(session.id).count
+        if kept > limits.events:
+            return True
+    return limits.size is not None and view.log_size(session.id) > limits.size

@@ -1,0 +1,61 @@
+"""A session is exported, archived and imported."""
+
+import json
+import os
+from pathlib import Path
+
+from driving import Ctl
+
+
+def told(ctl: Ctl) -> str:
+    session = ctl.field("session.id", "session", "create", "--title", "the story")
+    assert ctl("ask", "one", "--session-id", session).code == 0
+    return session
+
+
+def test_a_session_is_exported_and_imported(ctl: Ctl, tmp_path: Path) -> None:
+    session, file = told(ctl), tmp_path / "story.jsonl"
+    done = ctl("session", "export", session, str(file), "--format", "text")
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"session {session} is in {file}: ")
+    assert file.stat().st_mode & 0o777 == 0o600
+    printed = ctl("session", "export", session)
+    assert printed.code == 0, printed.err
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert [lines[0]["kind"], lines[-1]["kind"]] == ["header", "end"]
+    assert ctl("session", "export", session, str(file)).code == 2
+    assert ctl("session", "export", session, str(tmp_path / "no" / "file")).code == 2
+    assert ctl("session", "import", str(file)).code == 6
+    again = ctl("session", "import", str(file), "--new-id", "--format", "text")
+    assert again.code == 0, again.err
+    assert "is imported: 1 run, 1 message, 0 requests, " in again.out
+    for data in (b"", b"{}\n", file.read_bytes()[:-1]):
+        (tmp_path / "bad").write_bytes(data)
+        refused = ctl("session", "import", str(tmp_path / "bad"), "--new-id")
+        assert (refused.code, "line " in refused.err) == (2, True), refused.err
+    assert ctl("session", "import", str(tmp_path / "none")).code == 2
+
+
+def test_an_archive_deletes_what_the_file_has(ctl: Ctl, tmp_path: Path) -> None:
+    session, file = told(ctl), tmp_path / "story.jsonl"
+    last = int(ctl.field("session.last_seq", "session", "get", session))
+    file.write_text("another's")
+    assert ctl("session", "archive", session, str(file)).code == 2
+    assert ctl.field("session.oldest_cursor", "session", "get", session) == "0"
+    file.unlink()
+    done = ctl("session", "archive", session, str(file), "--format", "json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["deleted_count"] == last
+    assert os.listdir(tmp_path).count("story.jsonl") == 1  # noqa: PTH208
+    assert ctl.field("session.status", "session", "get", session) == "closed"
+    assert ctl.field("session.oldest_cursor", "session", "get", session) == str(last)
+    assert len(file.read_text().splitlines()) == last + 4
+
+    held = ctl.field("session.id", "session", "create")
+    assert (
+        ctl("message", "send", "--session-id", held, "--text", "x", "--provider", "manual").code
+        == 0
+    )
+    busy = ctl("session", "archive", held, str(tmp_path / "held"))
+    assert (busy.code, "is queued" in busy.err) == (6, True), busy.err
+    assert not (tmp_path / "held").exists()

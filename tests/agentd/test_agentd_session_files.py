@@ -1,0 +1,141 @@
+"""Files of sessions over HTTP: long ones, cut ones, and several at once."""
+
+import json
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from loops import ON_ONE_LOOP
+from serving import Serving, serving
+
+from agent_orchestrator import connect
+from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.engine import exports
+from agent_orchestrator.long_work import SHORT_TURN_S
+from agent_orchestrator.wire.session_file import Writer
+from agentd.requests import MAX_WAITING, RequestBody
+
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
+
+LINES = {"Content-Type": "application/x-ndjson"}
+
+
+async def file_of_a_session(server: Serving, text: str = "said") -> bytes:
+    made = await server.client.post("/sessions", json={"provider": "manual"})
+    session_id = made.json()["session"]["id"]
+    path = f"/sessions/{session_id}"
+    await server.client.post(f"{path}/messages", json={"text": text})
+    answer = await server.client.get(f"{path}/export")
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    return answer.content
+
+
+async def sessions(server: Serving) -> list[Any]:
+    return list((await server.client.get("/sessions")).json()["sessions"])
+
+
+async def test_a_file_may_be_longer_than_a_body(tmp_path: Path) -> None:
+    async with serving(tmp_path, max_body=100_000) as server:
+        file = await file_of_a_session(server, "x" * 90_000)
+        assert len(file) > 150_000
+        async with connect(server.url) as client:
+
+            async def parts() -> AsyncIterator[bytes]:
+                yield file
+
+            reply = await client.import_session(parts(), new_id=True)
+        assert reply.canceled
+        assert len(await sessions(server)) == 2
+        # Also with its length in the head, and only this type.
+        path = "/sessions/import?new_id=true"
+        answer = await server.client.post(path, content=file, headers=LINES)
+        assert answer.status_code == 201, answer.text
+        for kind in ("application/json", "text/plain"):
+            sent = {"Content-Type": kind}
+            answer = await server.client.post(path, content=file, headers=sent)
+            assert answer.status_code == 415
+        head = await server.client.head(f"/sessions/{answer_id(file)}/export")
+        assert (head.status_code, head.content) == (200, b"")
+
+
+def answer_id(file: bytes) -> str:
+    return str(json.loads(file.splitlines()[0])["session"]["id"])
+
+
+async def test_a_connection_that_breaks_leaves_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        file = await file_of_a_session(server)
+        path = "/sessions/import?new_id=true"
+
+        async def broken() -> AsyncIterator[bytes]:
+            yield file[:-100]
+            await anyio.sleep_forever()
+
+        async def one_more() -> int:
+            return (await server.client.post(path, content=file, headers=LINES)).status_code
+
+        async with anyio.create_task_group() as tasks, httpx.AsyncClient() as other:
+
+            async def send() -> None:
+                await other.post(f"{server.url}{path}", content=broken(), headers=LINES)
+
+            tasks.start_soon(send)
+            with anyio.fail_after(60):
+                while not server.engine.core.imports.count:
+                    await anyio.sleep(0.01)
+                assert await one_more() == 429
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(60):
+            while server.engine.core.imports.count:
+                await anyio.sleep(0.01)
+            assert len(await sessions(server)) == 1
+            assert await one_more() == 201
+        assert len(await sessions(server)) == 2
+
+
+async def test_a_body_that_is_not_taken_is_not_read() -> None:
+    body = RequestBody(10**12, 1000)
+    body.stream()
+    body.append(b"x" * (MAX_WAITING + 1))
+    order: list[str] = []
+    async with anyio.create_task_group() as tasks:
+
+        async def read() -> None:
+            await body.has_room()
+            order.append("room")
+            body.set_complete()
+
+        tasks.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
+        order.append("taken")
+        size = sum([len(part) async for part in body.parts(30)])
+    assert (order, size) == (["taken", "room"], MAX_WAITING + 1)
+
+
+async def test_a_body_that_stops_is_refused() -> None:
+    body = RequestBody(None, None)
+    body.stream()
+    with pytest.raises(InvalidRequest, match="nothing came"):
+        _ = [part async for part in body.parts(0.01)]
+
+
+async def test_lines_are_encoded_in_short_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a long line does not keep other callers waiting."""
+    turns: list[float] = []
+
+    def encoded(writer: Writer, rows: list[Any]) -> Iterator[bytes]:
+        turns.append(sys.getswitchinterval())
+        return lines(writer, rows)
+
+    lines = exports.rows_as_lines
+    monkeypatch.setattr(exports, "rows_as_lines", encoded)
+    async with serving(tmp_path) as server:
+        await file_of_a_session(server)
+    assert turns
+    assert max(turns) == pytest.approx(SHORT_TURN_S, abs=1e-5)

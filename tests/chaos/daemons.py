@@ -1,0 +1,307 @@
+"""Several daemons on one PostgreSQL database, of which one is lost again and again.
+
+It is killed, stopped, or cut off from the database; another one is drained at the same time; one is slow, and
+the clocks of all differ.
+"""
+
+import importlib.util
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+from attrs import define, field
+from tests.chaos.changed import change, changed
+from tests.chaos.daemon import Daemon, NotReady, daemon
+from tests.chaos.outcome import SMALL, Effort, Outcome, Skipped
+from tests.chaos.traffic import Traffic
+from tests.support.cutting import Proxy, proxied
+from tests.support.postgres import Server, programs, served
+
+from agent_orchestrator import connect
+from agent_orchestrator.testing import invariants
+
+LEASE_S: Final = 2.0
+"""Seconds of a lease here, instead of ten: more of them expire."""
+
+BEAT_S: Final = LEASE_S / 4
+
+_LATE_S: Final = 6.0
+"""Seconds after which the row of a lost daemon must have an end: a transaction in which it stands still may
+hold the row for five."""
+
+_ROWS: Final = "agent_orchestrator/stores/postgres/daemons.py"
+
+_CLOCK: Final = (
+    "agent_orchestrator/engine/config.py",
+    "field(default=lambda: datetime.now(UTC))",
+    'field(default=lambda: datetime.now(UTC) + __import__("datetime").timedelta(seconds={}))',
+)
+_IDS: Final = (
+    "agent_orchestrator/domain/ids.py",
+    "clock_ns: Callable[[], int] = time.time_ns",
+    "clock_ns: Callable[[], int] = lambda: time.time_ns() + {} * 10**9",
+)
+"""Where a daemon takes the time of day from, and a clock that is so many seconds off."""
+
+_SETTLES_S: Final = 120.0
+
+_STARTS_S: Final = 60.0
+"""Seconds that a daemon may take to end and to be ready again on a busy machine."""
+
+_KINDS: Final = {"lost": "lost", "doubled": "doubled", "gap": "gaps"}
+"""The counts of violations. All others are counted as broken."""
+
+
+@define(eq=False)
+class Member:
+    """A daemon, and its way to the database."""
+
+    daemon: Daemon
+    proxy: Proxy
+
+
+@define
+class Siege:
+    """Daemons of one database, with clients that go on whatever happens to the daemons."""
+
+    server: Server
+    database: str
+    members: Sequence[Member]
+    traffics: Sequence[Traffic]
+    outcome: Outcome
+    chance: random.Random
+    waits: list[float] = field(factory=list)
+    """Seconds from the loss of each daemon to the end of its row."""
+    losses: Counter[str] = field(factory=Counter)
+    """How often a daemon was lost, by how."""
+
+    async def run(self, tries: int) -> None:
+        """Lose daemons under traffic, and check what is left."""
+        for member in self.members:
+            self.outcome.recoveries.append(await anyio.to_thread.run_sync(member.daemon.start))
+        ways = [self._kill, self._kill, self._stop, self._partition, self._drain]
+        async with AsyncExitStack() as stack:
+            for traffic in self.traffics:
+                await stack.enter_async_context(traffic.going())
+            for number in range(tries):
+                self.outcome.tries += 1
+                self._slow_down()
+                await anyio.sleep(self.chance.uniform(0, 2))
+                # Each way once, also where there are few tries.
+                way = ways[number + 1] if number + 1 < len(ways) else self.chance.choice(ways)
+                await way(self.chance.choice(self.members))
+            for member in self.members:
+                member.proxy.delay_s = 0.0
+            for traffic in self.traffics:
+                traffic.stopping = True
+            for traffic in self.traffics:
+                await traffic.settled(_SETTLES_S)
+            await self._judge()
+        for member in self.members:
+            await self._end(member)
+
+    def _slow_down(self) -> None:
+        """Let one daemon be far from its database, or none."""
+        for member in self.members:
+            member.proxy.delay_s = 0.0
+        if self.chance.random() < 0.5:
+            self.chance.choice(self.members).proxy.delay_s = self.chance.uniform(0.001, 0.02)
+
+    async def _kill(self, member: Member, patience_s: float = 0.0) -> None:
+        """Kill a daemon, wait until another one has seen that, and start it again.
+
+        :param patience_s: seconds after which there may first be another one.
+        """
+        self.losses["killed"] += 1
+        one = member.daemon
+        row = await self._row_of(one)
+        await anyio.to_thread.run_sync(one.kill)
+        await self._ended(row, BEAT_S + _LATE_S + patience_s)
+        await self._find_orphans(one, "a kill")
+        await self._start(one)
+
+    async def _stop(self, member: Member, patience_s: float = 0.0) -> None:
+        """Stop a daemon until another one has taken over, and let it go on."""
+        self.losses["stopped"] += 1
+        one = member.daemon
+        row = await self._row_of(one)
+        await anyio.to_thread.run_sync(one.stand_still)
+        try:
+            await self._ended(row, LEASE_S + BEAT_S + _LATE_S + patience_s)
+            await self._find_orphans(one, "the end of the lease of a stopped daemon")
+            await anyio.sleep(self.chance.uniform(0, 2))
+        finally:
+            one.signal(signal.SIGCONT)
+        await self._await_next_life(one, row)
+
+    async def _partition(self, member: Member) -> None:
+        """Cut a daemon off from the database until another one has taken over. It is not told."""
+        self.losses["cut off"] += 1
+        row = await self._row_of(member.daemon)
+        member.proxy.hold()
+        try:
+            await self._ended(row, LEASE_S + BEAT_S + _LATE_S)
+            await self._find_orphans(member.daemon, "the end of the lease of one that was cut off")
+            await anyio.sleep(self.chance.uniform(0, 2))
+            if self.chance.random() < 0.5:
+                member.proxy.cut_all()  # else what it said meanwhile arrives late
+        finally:
+            member.proxy.release()
+        await self._await_next_life(member.daemon, row)
+
+    async def _drain(self, member: Member) -> None:
+        """Drain a daemon and start it again, while another one is lost."""
+        self.losses["drained"] += 1
+        other = self.chance.choice([one for one in self.members if one is not member])
+        lose = self.chance.choice((self._kill, self._stop))
+        patience_s = _STARTS_S if len(self.members) == 2 else 0.0
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._replace, member)
+            await anyio.sleep(self.chance.uniform(0, 0.5))
+            await lose(other, patience_s)
+
+    async def _replace(self, member: Member) -> None:
+        await self._end(member)
+        await self._start(member.daemon)
+
+    async def _end(self, member: Member) -> None:
+        """End a daemon in good order."""
+        if (status := await anyio.to_thread.run_sync(member.daemon.stop)) != 0:
+            self.outcome.fault("broken", f"it ended with {status}: {_said(member.daemon)}")
+
+    async def _start(self, one: Daemon) -> None:
+        try:
+            self.outcome.recoveries.append(await anyio.to_thread.run_sync(one.start))
+        except NotReady as error:
+            self.outcome.fault("broken", f"it is not ready again: {error}")
+            raise
+
+    async def _find_orphans(self, one: Daemon, when: str) -> None:
+        if left := await anyio.to_thread.run_sync(one.orphans):
+            self.outcome.fault("orphans", f"{left} after {when}", len(left))
+
+    async def _await_next_life(self, one: Daemon, row: str | None) -> None:
+        """Wait until a daemon has begun anew, with another row."""
+        with anyio.move_on_after(_LATE_S * 5) as limit:
+            while await self._row_of(one) in (None, row):
+                await anyio.sleep(0.05)
+        if limit.cancelled_caught:
+            self.outcome.fault("broken", f"it does not begin anew: {_said(one)}")
+
+    async def _row_of(self, one: Daemon) -> str | None:
+        """Return the id of a daemon's present row."""
+        rows = await self._query(
+            "SELECT id FROM agent_orchestrator.daemons WHERE ended_at IS NULL"
+            f" AND pid = {one.pid} ORDER BY started_at DESC"
+        )
+        return str(rows[0][0]) if rows else None
+
+    async def _ended(self, row: str | None, seconds: float) -> None:
+        """Wait until a daemon's row has an end."""
+        began = time.monotonic()
+        query = f"SELECT 1 FROM agent_orchestrator.daemons WHERE id = '{row}' AND ended_at IS NULL"
+        while await self._query(query):
+            if time.monotonic() - began > seconds:
+                self.outcome.fault("broken", f"nobody has taken over from {row} in {seconds:g} s")
+                return
+            await anyio.sleep(0.02)
+        self.waits.append(time.monotonic() - began)
+
+    async def _query(self, sql: str) -> list[tuple[object, ...]]:
+        return await anyio.to_thread.run_sync(self.server.run, sql, self.database)
+
+    async def _judge(self) -> None:
+        """Compare what everybody was told with what is kept."""
+        async with connect(self.members[0].daemon.url) as client:
+            records = await invariants.history(client)
+            report = await client.check_store()
+        acks = [ack for traffic in self.traffics for ack in traffic.acks.values()]
+        acknowledged = [
+            invariants.Acknowledged(ack.message_id, ack.session_id, ack.run_id, ack.text)
+            for ack in acks
+        ]
+        for one in invariants.violations(
+            records, acknowledged=acknowledged, unique=[ack.text for ack in acks]
+        ):
+            self.outcome.fault(_KINDS.get(one.kind, "broken"), f"{one.kind}: {one.detail}")
+        for finding in report.findings:
+            self.outcome.fault("broken", finding)
+        for traffic in self.traffics:
+            if internal := traffic.refusals["Internal"]:
+                errors = "".join(_errors(member.daemon) for member in self.members)
+                self.outcome.fault("broken", f"{internal} answers were an internal error: {errors}")
+            for reader in traffic.subscribers:
+                for session, seen in reader.seen.items():
+                    numbers = [seq for seq, _ in seen]
+                    if numbers != list(range(1, len(numbers) + 1)):
+                        self.outcome.fault("gaps", f"{reader.name} saw of {session} {numbers[:20]}")
+        for member in self.members:
+            if left := member.daemon.family():
+                self.outcome.fault("orphans", f"{left} are alive while no run is", len(left))
+
+
+def _errors(one: Daemon) -> str:
+    """Return the last lines of a daemon's log that hold an exception."""
+    lines = one.log.read_text("utf-8", "replace").splitlines()
+    return "\n".join([line for line in lines if "Traceback" in line][-5:])
+
+
+def _said(one: Daemon) -> str:
+    """Return the end of a daemon's log, without the calls."""
+    lines = one.log.read_text("utf-8", "replace").splitlines()
+    return "\n".join([line for line in lines if '"agentd.access"' not in line][-20:])
+
+
+async def take_overs(effort: Effort, directory: Path) -> Outcome:
+    """Two or three daemons on one PostgreSQL database are killed, stopped, cut off and drained."""
+    outcome = Outcome("daemons", effort.seed)
+    if programs() is None or importlib.util.find_spec("psycopg") is None:
+        raise Skipped("PostgreSQL is not installed")
+    names = "ab" if effort.share < SMALL else "abc"
+    chance = effort.chance("daemons")
+    with served() as server, ExitStack() as stack:
+        url = server.new_database()
+        members = []
+        for number, name in enumerate(names):
+            off_s = (0, 1, -1)[number] * chance.randrange(5, 7200)
+            proxy = stack.enter_context(proxied(server.port))
+            one = daemon(
+                directory / name,
+                source=_source(directory / f"source-{name}", off_s),
+                store=url.replace(f":{server.port}/", f":{proxy.port}/"),
+            )
+            members.append(Member(stack.enter_context(one), proxy))
+        traffics = [
+            Traffic(
+                member.daemon.url,
+                effort,
+                effort.chance("daemons", number),
+                outcome,
+                clients=20,
+                first_client=1_000 * number,
+                further_urls=tuple(other.daemon.url for other in members if other is not member),
+            )
+            for number, member in enumerate(members)
+        ]
+        siege = Siege(server, url.rpartition("/")[2], members, traffics, outcome, chance)
+        await siege.run(effort.tries(500, 6))
+    outcome.notes.append(", ".join(f"{how} {count}" for how, count in siege.losses.items()))
+    if siege.waits:
+        outcome.notes.append(f"taken over after at most {max(siege.waits):.1f} s")
+    return outcome
+
+
+def _source(place: Path, off_s: int) -> Path:
+    """Copy the source, with a short lease, and a clock that is so many seconds off."""
+    old, new = "LEASE_S: Final = 10.0", f"LEASE_S: Final = {LEASE_S}"
+    changed(place, _ROWS, old, new)
+    for path, now, then in (_CLOCK, _IDS):
+        change(place, path, now, then.format(off_s))
+    return place

@@ -1,0 +1,375 @@
+"""Engines of several hosts on one PostgreSQL database."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+from loops import ON_ONE_LOOP
+from shared_daemons import PATIENCE_S, Daemon, check, daemons, heard, until
+
+from agent_orchestrator import Client, RunStatus
+from agent_orchestrator.domain.access import Principal, RunIdentity
+from agent_orchestrator.domain.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    SessionBusy,
+    StoreLocked,
+)
+from agent_orchestrator.domain.model import Run, Session
+from agent_orchestrator.testing.scripted import PROVIDER
+from agent_orchestrator.testing.stores.samples import a_run, a_session, put
+
+__all__ = ["daemons"]
+
+pytestmark = pytest.mark.anyio
+
+
+async def send(daemon: Daemon, session: Session, text: str, **more: Any) -> Run:
+    sent = await daemon.client.send_message(session.id, text, **more)
+    assert sent.run is not None
+    return sent.run
+
+
+async def end_of(daemon: Daemon, run: Run) -> Run:
+    return (await daemon.client.wait_run(run.id, timeout_s=PATIENCE_S)).run
+
+
+async def hosts_of(daemon: Daemon, run: Run) -> list[str | None]:
+    """Return the host of each attempt of a run."""
+    attempts = await daemon.store.read(lambda view: view.attempts(run.id))
+    return [attempt.host for attempt in attempts]
+
+
+async def test_runs_are_executed_on_the_host_of_their_session(daemons: Any) -> None:
+    async with daemons("a", host_name="x", workers=1) as [a], daemons("b", host_name="y") as [b]:
+        of_a = [await a.client.create_session() for _ in range(6)]
+        of_b = [await b.client.create_session() for _ in range(6)]
+        assert {session.host for session in of_a} == {"x"}
+        assert {session.host for session in of_b} == {"y"}
+        # Each is sent to the daemon of the other host. The first one has fewer workers than runs.
+        runs = [(await send(b, session, "say here"), "x") for session in of_a]
+        runs += [(await send(a, session, "say here"), "y") for session in of_b]
+        for run, host in runs:
+            assert (await end_of(a, run)).status is RunStatus.COMPLETED
+            assert await hosts_of(b, run) == [host]
+        status = await a.client.status()
+        assert status.host == "x"
+        assert sorted(str(one.host) for one in status.daemons) == ["x", "y"]
+        assert [(one.name, one.away_since) for one in status.hosts] == [("x", None), ("y", None)]
+        await check(a.client)
+
+
+async def test_a_child_is_on_the_host_of_its_parent(daemons: Any) -> None:
+    async with daemons("a", host_name="x") as [a], daemons("b", host_name="y") as [b]:
+        parent = await a.client.create_session()
+        spawned = await b.client.spawn("say child", session_id=parent.id)
+        assert spawned.session.host == "x"
+        assert (await end_of(b, spawned.run)).status is RunStatus.COMPLETED
+        assert await hosts_of(b, spawned.run) == ["x"]
+        asked = await send(b, parent, "spawn say deep\nwait")
+        assert (await end_of(b, asked)).status is RunStatus.COMPLETED
+        children = (await b.client.list_sessions(parent_session_id=parent.id)).sessions
+        assert [child.host for child in children] == ["x", "x"]
+
+
+async def test_work_waits_for_a_host_that_is_away_and_delays_no_other(daemons: Any) -> None:
+    async with daemons("a", host_name="x", workers=1) as [a]:
+        async with daemons("b", host_name="y") as [b]:
+            far = await b.client.create_session()
+            held = await send(b, far, "hold")
+            await heard(a.client, far.id, "holding")
+        # It has left: its run went back to the queue, with an earlier place than all that follow.
+        await until(lambda: is_(a, held, RunStatus.QUEUED))
+        queued = [
+            await send(a, far, "say later"),
+            *[await send(a, await of_host(a, "y"), "say later") for _ in range(3)],
+        ]
+        near = await a.client.create_session()
+        assert (await end_of(a, await send(a, near, "say near"))).status is RunStatus.COMPLETED
+        issue = (await a.client.diagnose_run(queued[1].id)).diagnostics.likely_issue
+        [left] = [one for one in (await a.client.status()).hosts if one.name == "y"]
+        assert left.away_since is not None
+        assert left.waiting_count == 5
+        assert issue.code == "host_away"
+        assert f"since {left.away_since:%Y-%m-%dT%H:%M:%SZ}" in issue.message
+        status = await a.client.status()
+        assert "host_away" in [problem.code for problem in status.problems]
+        assert status.daemon_health == "ok"
+        assert a.runner.prompts == ["say near"]
+        async with daemons("b", host_name="y") as [b]:
+            await b.client.cancel_run(held.id)
+            for run in queued:
+                assert (await end_of(a, run)).status is RunStatus.COMPLETED
+                assert await hosts_of(a, run) == ["y"]
+            assert "host_away" not in [one.code for one in (await a.client.status()).problems]
+        await check(a.client)
+
+
+async def is_(daemon: Daemon, run: Run, status: RunStatus) -> bool:
+    return (await daemon.client.get_run(run.id)).status is status
+
+
+async def of_host(daemon: Daemon, host: str) -> Session:
+    """Add a session of another host to the store."""
+    session = a_session(host=host)
+    await put(daemon.store, session)
+    return session
+
+
+async def test_a_waiting_run_of_another_host_is_answered_steered_and_canceled_from_here(
+    daemons: Any,
+) -> None:
+    async with daemons("a", host_name="x") as [a], daemons("b", host_name="y") as [b]:
+        session = await b.client.create_session()
+        asked = await send(a, session, "ask May I?\nsteered")
+        await until(lambda: has_request(a))
+        [request] = (await a.client.requests(status="pending")).requests
+        await a.client.resolve_request(request.id, "approve", text="yes")
+        await heard(a.client, session.id, "approved yes")
+        await heard(a.client, session.id, "listening")
+        await a.client.send_message(session.id, "quickly", when_busy="steer")
+        assert (await end_of(a, asked)).status is RunStatus.COMPLETED
+        held = await send(a, session, "hold")
+        await heard(a.client, session.id, "holding")
+        diagnostics = (await a.client.diagnose_run(held.id)).diagnostics
+        assert diagnostics.worker_alive
+        assert diagnostics.likely_issue.code == "none"
+        await a.client.cancel_run(held.id)
+        assert (await end_of(a, held)).status is RunStatus.CANCELED
+        assert a.runner.prompts == []
+
+
+async def has_request(daemon: Daemon) -> bool:
+    return bool((await daemon.client.requests(status="pending")).requests)
+
+
+async def test_a_lost_run_waits_for_a_daemon_of_its_host(daemons: Any) -> None:
+    """Only that one can find out whether the agent still works."""
+    async with daemons("a", host_name="x") as [a]:
+        session = await of_host(a, "y")
+        async with daemons("b", host_name="y"):
+            pass
+        lost = a_run(session.id, status=RunStatus.RUNNING, worker_id="dmn_gone/worker-1")
+        await put(a.store, lost)
+        await a.client.cancel_run(lost.id)
+        a.engine.core.notifier.notify(["daemons"])  # it looks again
+        near = await a.client.create_session()
+        assert (await end_of(a, await send(a, near, "say near"))).status is RunStatus.COMPLETED
+        diagnostics = (await a.client.diagnose_run(lost.id)).diagnostics
+        assert diagnostics.likely_issue.code == "host_away"
+        assert "the cancel of" in diagnostics.likely_issue.message
+        problems = [problem.code for problem in (await a.client.status()).problems]
+        assert "recovery_pending" not in problems
+        assert "host_away" in problems
+        assert (await a.client.get_run(lost.id)).status is RunStatus.RUNNING
+        async with daemons("b", host_name="y") as [b]:
+            assert (await end_of(a, lost)).status is RunStatus.CANCELED
+            await check(b.client)
+
+
+async def test_a_session_moves_between_two_turns_with_its_log_and_queue(
+    daemons: Any, tmp_path: Path
+) -> None:
+    there = str(tmp_path)
+    async with daemons("a", host_name="x") as [a], daemons("b", host_name="y") as [b]:
+        session = await a.client.create_session()
+        first = await send(a, session, "thread t\nwhich")
+        assert (await end_of(a, first)).status is RunStatus.COMPLETED
+        held = await send(a, session, "hold")
+        await heard(a.client, session.id, "holding")
+        queued = await send(a, session, "which")
+        with pytest.raises(SessionBusy):
+            await b.client.update_session(session.id, host="y", cwd=there)
+        # A move that is refused, or is wrong, changes nothing.
+        for wrong in ({"host": "z", "cwd": there}, {"host": "y"}):
+            with pytest.raises(InvalidRequest) as caught:
+                await a.client.update_session(session.id, **wrong)
+            assert list(caught.value.details["fields"]) == (["host"] if "cwd" in wrong else ["cwd"])
+        assert (await a.client.get_session(session.id)).threads == {PROVIDER: "t"}
+        await a.client.cancel_run(held.id)
+        await end_of(a, queued)
+        moved = await a.client.update_session(session.id, host="y", cwd=there)
+        assert (moved.host, moved.cwd, moved.threads) == ("y", there, {})
+        again = await send(a, session, "which")
+        ended = await end_of(a, again)
+        assert ended.result is not None
+        assert ended.result.text == "none", "the conversation stayed on the other host"
+        assert await hosts_of(a, again) == ["y"]
+        log = [event async for event in b.client.events(session.id)]
+        assert [event.seq for event in log] == list(range(1, len(log) + 1))
+        [change] = [event.data for event in log if event.event_type == "session.updated"]
+        assert change == {
+            "cwd": there,
+            "previous_cwd": session.cwd,
+            "host": "y",
+            "previous_host": "x",
+            "left_threads": {PROVIDER: "t"},
+        }
+        await check(a.client)
+
+
+async def test_queued_runs_of_a_host_that_is_away_move_to_another(
+    daemons: Any, tmp_path: Path
+) -> None:
+    async with daemons("a", host_name="x") as [a]:
+        async with daemons("b", host_name="y"):
+            pass
+        session = await of_host(a, "y")
+        queued = [await send(a, session, f"say {number}") for number in range(3)]
+        assert await is_(a, queued[0], RunStatus.QUEUED)
+        await a.client.update_session(session.id, host="x", cwd=str(tmp_path))
+        for run in queued:
+            assert (await end_of(a, run)).status is RunStatus.COMPLETED
+            assert await hosts_of(a, run) == ["x"]
+        assert a.runner.prompts == ["say 0", "say 1", "say 2"]
+
+
+@ON_ONE_LOOP
+async def test_an_agent_moves_no_session_to_another_host(daemons: Any) -> None:
+    async with daemons("a", host_name="x") as [a], daemons("b", host_name="y"):
+        session = await a.client.create_session()
+        run = await send(a, session, "hold")
+        await heard(a.client, session.id, "holding")
+        child = (await a.client.spawn("say child", run_id=run.id)).session
+        agent = Client(
+            a.engine.acting_as(Principal(run.id, run=RunIdentity(run.id, 1, session.id)))
+        )
+        with pytest.raises(Forbidden):
+            await agent.update_session(child.id, host="y", cwd="/")
+        for choice in ({"host": "y"}, {"labels": ["gpu"]}, {"preferred_labels": ["gpu"]}):
+            with pytest.raises(Forbidden):
+                await agent.spawn("say no", run_id=run.id, cwd="/", **choice)
+        assert (await a.client.get_session(child.id)).host == "x"
+
+
+async def test_a_session_and_a_child_are_placed_by_host_and_labels(
+    daemons: Any, tmp_path: Path
+) -> None:
+    there = str(tmp_path)
+    async with (
+        daemons("a", host_name="x", host_labels=("eu",)) as [a],
+        daemons("b", host_name="y", host_labels=("eu", "gpu"), workers=1) as [b],
+        daemons("c", host_name="z", host_labels=("gpu",)) as [c],
+    ):
+        placed = {}
+        for name, choice in {
+            "named": {"host": "y"},
+            "hard": {"labels": ["eu", "gpu"]},
+            "own if it fits": {"labels": ["eu"]},
+            "most free": {"labels": ["gpu"]},
+            "preferred": {"labels": ["eu"], "preferred_labels": ["gpu", "none"]},
+        }.items():
+            placed[name] = await a.client.create_session(cwd=there, **choice)
+        assert {name: session.host for name, session in placed.items()} == {
+            "named": "y",
+            "hard": "y",
+            "own if it fits": "x",
+            "most free": "z",
+            "preferred": "y",
+        }
+        run = await send(a, placed["hard"], "hold")
+        await heard(a.client, run.session_id, "holding")
+        assert await hosts_of(a, run) == ["y"]
+        parent = await c.client.create_session()
+        spawned = await a.client.spawn("say child", session_id=parent.id, host="x", cwd=there)
+        assert (await end_of(c, spawned.run)).status is RunStatus.COMPLETED
+        assert await hosts_of(c, spawned.run) == ["x"]
+        spawned = await b.client.spawn(
+            "say child", session_id=parent.id, labels=["gpu"], preferred_labels=["eu"], cwd=there
+        )
+        assert spawned.session.host == "y"
+        with pytest.raises(Conflict, match="no host with scripted that is there has the labels"):
+            await a.client.create_session(cwd=there, labels=["gpu", "arm"])
+        for wrong, field in (({"host": "w", "cwd": there}, "host"), ({"host": "y"}, "cwd")):
+            with pytest.raises(InvalidRequest) as caught:
+                await a.client.create_session(**wrong)
+            assert list(caught.value.details["fields"]) == [field]
+        with pytest.raises(InvalidRequest):
+            await a.client.create_session(labels=["eu"])
+        await a.client.cancel_run(run.id)
+
+
+async def test_nothing_is_placed_on_a_daemon_that_drains_or_is_full(
+    daemons: Any, tmp_path: Path
+) -> None:
+    there = str(tmp_path)
+    async with (
+        daemons("a", host_name="x") as [a],
+        daemons("b", host_name="y", host_labels=("gpu",), workers=1) as [b],
+        daemons("c", host_name="z", host_labels=("gpu",), workers=1) as [c],
+    ):
+        held = await send(a, await b.client.create_session(), "hold")
+        await heard(a.client, held.session_id, "holding")
+        assert (await a.client.create_session(cwd=there, labels=["gpu"])).host == "z"
+        async with anyio.create_task_group() as tasks:
+            await send(a, await c.client.create_session(), "hold")
+            tasks.start_soon(c.engine.drain, 60)
+            await until(lambda: is_draining(a, c.id))
+            assert (await a.client.create_session(cwd=there, labels=["gpu"])).host == "y"
+            tasks.cancel_scope.cancel()
+        await a.client.cancel_run(held.id)
+
+
+async def is_draining(daemon: Daemon, daemon_id: str) -> bool:
+    shown = (await daemon.client.status()).daemons
+    return any(one.draining for one in shown if one.id == daemon_id)
+
+
+async def test_a_missing_directory_of_another_host_is_found_there(daemons: Any) -> None:
+    async with daemons("a", host_name="x") as [a], daemons("b", host_name="y"):
+        session = await a.client.create_session(host="y", cwd="/no/such/directory")
+        ended = await end_of(a, await send(a, session, "say no"))
+        assert ended.error is not None
+        assert ended.error.code == "invalid_config"
+        issue = (await a.client.diagnose_run(ended.id)).diagnostics.likely_issue
+        assert issue.code == "cwd_missing"
+
+
+@ON_ONE_LOOP
+async def test_sessions_of_an_earlier_version_get_the_host_of_the_first_daemon(
+    daemons: Any,
+) -> None:
+    async with daemons("a", host_name="x") as [a]:
+        earlier, copied, far = (a_session(host=host) for host in (None, "local", "y"))
+        queued = a_run(earlier.id, provider=PROVIDER)
+        await put(a.store, earlier, copied, far, queued)
+        await a.client.cancel_run(queued.id)
+    async with daemons("a", host_name="x") as [a]:
+        hosts = [(await a.client.get_session(one.id)).host for one in (earlier, copied, far)]
+        assert hosts == ["x", "x", "y"]
+        for session in (earlier, copied):
+            run = await send(a, session, "say here")
+            assert (await end_of(a, run)).status is RunStatus.COMPLETED
+
+
+@ON_ONE_LOOP
+async def test_a_machine_cannot_have_the_name_of_another_one(daemons: Any, postgres: Any) -> None:
+    """Neither would see the other's agents, and take that for their end."""
+    async with daemons("a", host_name="x") as [a]:
+        database = a.store.location.rpartition("/")[2]
+    expires = "clock_timestamp() + interval"
+    await anyio.to_thread.run_sync(
+        postgres.run,
+        "INSERT INTO agent_orchestrator.daemons"
+        " (id, host, machine, pid, version, capacity, providers, serves, expires_at)"
+        f" VALUES ('dmn_far', 'far', 'boot/1', 7, '1', 1, '[]', 'x', {expires} '1 hour')",
+        database,
+    )
+
+    async def extend() -> None:
+        await anyio.sleep(0.5)
+        sql = (
+            f"UPDATE agent_orchestrator.daemons SET expires_at = {expires} '2 hours' WHERE pid = 7"
+        )
+        await anyio.to_thread.run_sync(postgres.run, sql, database)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(extend)
+        with anyio.fail_after(PATIENCE_S), pytest.raises(StoreLocked, match="process 7 on far"):
+            async with daemons("b", host_name="x"):
+                pass
+    async with daemons("b", host_name="y") as [b]:
+        assert {one.host for one in (await b.client.status()).daemons} == {"x", "y"}
