@@ -133,6 +133,8 @@ def test_a_stopped_daemon_is_followed_and_begins_anew(directories, database):
             assert (lost["status"], lost["error"]["code"]) == ("failed", "worker_lost")
             wait_for(lambda: not is_alive(agent), "its agent has ended")
             before = events(b, session)
+            shown = {one["url"]: one for one in call(b, "GET", "/daemon/status")["daemons"]}
+            assert shown[a.url]["away_since"] is not None
         finally:
             a.signal(signal.SIGCONT)
 
@@ -143,8 +145,6 @@ def test_a_stopped_daemon_is_followed_and_begins_anew(directories, database):
                 return False
             return ended(a, again)["status"] == "completed"
 
-        shown = {one["url"]: one for one in call(b, "GET", "/daemon/status")["daemons"]}
-        assert shown[a.url]["away_since"] is not None
         wait_for(goes_on, "it has begun anew")
         daemons = call(b, "GET", "/daemon/status")["daemons"]
         assert [one["away_since"] for one in daemons] == [None, None]

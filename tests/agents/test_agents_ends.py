@@ -270,7 +270,8 @@ async def kill_while_it_starts(turns: Turns, client: Client) -> Run:
     await turns.begin(client, *(set(STATES) - {"starting"}))
     await until(lambda: processes(turns.case) - before)
     for process in processes(turns.case) - before:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # a program that it starts for a moment
+            process.kill()
     return await ended(client, turns.runs["starting"][1])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from daemons import Daemon
-from pace import allowed
+from pace import allowed, allowed_work
 from playwright.sync_api import Page, expect
 from scenes import ANSWER, command, plan, tool
 from traces import tasks_of
@@ -171,7 +171,7 @@ def test_text_that_streams_in_leaves_time_for_the_user(shared: Daemon, visit: Vi
         f"\nstreaming {found}, longest {tasks.longest:.0f} ms, busy {tasks.total / found['seconds'] / 10:.0f} %"
     )
     assert found["seconds"] > STREAM_SECONDS * 0.9
-    assert tasks.longest < 100
+    assert tasks.longest < allowed_work(100)
     # Half of the processor is left: frames are late only where other programs take it.
     assert tasks.total / 1000 < found["seconds"] / 2
     assert found["frames_a_second"] > 55 / allowed(1.0)
@@ -218,4 +218,4 @@ def test_log_of_100_000_events_is_smooth(shared: Daemon, visit: Visit) -> None:
         found = smoothness(page)
     print(f"\nopened in {opened:.0f} ms, scrolled {found}, longest {tasks.longest:.0f} ms")
     assert page.evaluate("document.querySelectorAll('.entry').length") <= 360
-    assert tasks.longest < 100
+    assert tasks.longest < allowed_work(100)
