@@ -1,15 +1,16 @@
-"""Several daemons on one PostgreSQL database, of which one is lost again and again.
+"""Daemons of two hosts on one PostgreSQL database, of which one is lost again and again.
 
 It is killed, stopped, or cut off from the database; another one is drained at the same time; one is slow, and
 the clocks of all differ.
 """
 
 import importlib.util
+import json
 import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ import anyio
 import anyio.to_thread
 from attrs import define, field
 from tests.chaos.changed import change, changed
-from tests.chaos.daemon import Daemon, NotReady, daemon
+from tests.chaos.daemon import ORPHAN_S, Daemon, NotReady, daemon
 from tests.chaos.outcome import SMALL, Effort, Outcome, Skipped
 from tests.chaos.traffic import Traffic
 from tests.support.cutting import Proxy, proxied
@@ -52,18 +53,19 @@ _IDS: Final = (
 
 _SETTLES_S: Final = 120.0
 
-_STARTS_S: Final = 60.0
-"""Seconds that a daemon may take to end and to be ready again on a busy machine."""
-
 _KINDS: Final = {"lost": "lost", "doubled": "doubled", "gap": "gaps"}
 """The counts of violations. All others are counted as broken."""
+
+_GONE_S: Final = 0.5
+"""Seconds in which processes must be gone that were to be gone before: a look takes some of them."""
 
 
 @define(eq=False)
 class Member:
-    """A daemon, and its way to the database."""
+    """A daemon, the host that it serves, and its way to the database."""
 
     daemon: Daemon
+    host: str
     proxy: Proxy
 
 
@@ -114,28 +116,26 @@ class Siege:
         if self.chance.random() < 0.5:
             self.chance.choice(self.members).proxy.delay_s = self.chance.uniform(0.001, 0.02)
 
-    async def _kill(self, member: Member, patience_s: float = 0.0) -> None:
-        """Kill a daemon, wait until another one has seen that, and start it again.
-
-        :param patience_s: seconds after which there may first be another one.
-        """
+    async def _kill(self, member: Member) -> None:
+        """Kill a daemon, wait until another one has seen that, and start it again."""
         self.losses["killed"] += 1
         one = member.daemon
         row = await self._row_of(one)
         await anyio.to_thread.run_sync(one.kill)
-        await self._ended(row, BEAT_S + _LATE_S + patience_s)
+        await self._ended(row, BEAT_S + _LATE_S)
         await self._find_orphans(one, "a kill")
         await self._start(one)
 
-    async def _stop(self, member: Member, patience_s: float = 0.0) -> None:
+    async def _stop(self, member: Member) -> None:
         """Stop a daemon until another one has taken over, and let it go on."""
         self.losses["stopped"] += 1
         one = member.daemon
         row = await self._row_of(one)
         await anyio.to_thread.run_sync(one.stand_still)
+        lease_ends_at = time.monotonic() + LEASE_S
         try:
-            await self._ended(row, LEASE_S + BEAT_S + _LATE_S + patience_s)
-            await self._find_orphans(one, "the end of the lease of a stopped daemon")
+            await self._ended(row, LEASE_S + BEAT_S + _LATE_S)
+            await self._find_orphans(one, "the lease of a stopped daemon", lease_ends_at)
             await anyio.sleep(self.chance.uniform(0, 2))
         finally:
             one.signal(signal.SIGCONT)
@@ -146,9 +146,10 @@ class Siege:
         self.losses["cut off"] += 1
         row = await self._row_of(member.daemon)
         member.proxy.hold()
+        lease_ends_at = time.monotonic() + LEASE_S
         try:
             await self._ended(row, LEASE_S + BEAT_S + _LATE_S)
-            await self._find_orphans(member.daemon, "the end of the lease of one that was cut off")
+            await self._find_orphans(member.daemon, "the lease of one cut off", lease_ends_at)
             await anyio.sleep(self.chance.uniform(0, 2))
             if self.chance.random() < 0.5:
                 member.proxy.cut_all()  # else what it said meanwhile arrives late
@@ -161,11 +162,10 @@ class Siege:
         self.losses["drained"] += 1
         other = self.chance.choice([one for one in self.members if one is not member])
         lose = self.chance.choice((self._kill, self._stop))
-        patience_s = _STARTS_S if len(self.members) == 2 else 0.0
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._replace, member)
             await anyio.sleep(self.chance.uniform(0, 0.5))
-            await lose(other, patience_s)
+            await lose(other)
 
     async def _replace(self, member: Member) -> None:
         await self._end(member)
@@ -183,9 +183,16 @@ class Siege:
             self.outcome.fault("broken", f"it is not ready again: {error}")
             raise
 
-    async def _find_orphans(self, one: Daemon, when: str) -> None:
-        if left := await anyio.to_thread.run_sync(one.orphans):
-            self.outcome.fault("orphans", f"{left} after {when}", len(left))
+    async def _find_orphans(self, one: Daemon, what: str, ended_at: float | None = None) -> None:
+        """Look for what is alive of a daemon two seconds after something.
+
+        :param ended_at: when that was at the latest, by :func:`time.monotonic`. Default: now.
+        """
+        seconds = ORPHAN_S
+        if ended_at is not None:
+            seconds = max(_GONE_S, ended_at + ORPHAN_S - time.monotonic())
+        if left := await anyio.to_thread.run_sync(one.orphans, seconds):
+            self.outcome.fault("orphans", f"{left} after {what}", len(left))
 
     async def _await_next_life(self, one: Daemon, row: str | None) -> None:
         """Wait until a daemon has begun anew, with another row."""
@@ -233,6 +240,7 @@ class Siege:
             self.outcome.fault(_KINDS.get(one.kind, "broken"), f"{one.kind}: {one.detail}")
         for finding in report.findings:
             self.outcome.fault("broken", finding)
+        judge_hosts(self.members, records, self.outcome)
         for traffic in self.traffics:
             if internal := traffic.refusals["Internal"]:
                 errors = "".join(_errors(member.daemon) for member in self.members)
@@ -245,6 +253,32 @@ class Siege:
         for member in self.members:
             if left := member.daemon.family():
                 self.outcome.fault("orphans", f"{left} are alive while no run is", len(left))
+
+
+def judge_hosts(
+    members: Collection[Member], records: invariants.History, outcome: Outcome
+) -> None:
+    """Compare where agents have worked, as they themselves have noted, with the hosts of their sessions."""
+    session_of = {run.id: run.session_id for run in records.runs}
+    host_of = {session.id: session.host for session in records.sessions}
+    worked: dict[str, set[str]] = {member.host: set() for member in members}
+    for member in members:
+        worked[member.host] |= _runs_of(member.daemon)
+    for host, run_ids in worked.items():
+        wrong = {run_id for run_id in run_ids if host_of.get(session_of.get(run_id, "")) != host}
+        if wrong:
+            outcome.fault("broken", f"{host} has executed runs of another host: {wrong}", len(wrong))
+        if not run_ids:
+            outcome.fault("broken", f"no agent has worked on {host}")
+    outcome.notes.append(", ".join(f"{len(worked[host])} runs on {host}" for host in worked))
+
+
+def _runs_of(one: Daemon) -> set[str]:
+    """Return the ids of the runs whose agents a daemon has started, which note it themselves."""
+    if not one.trace.exists():
+        return set()
+    lines = one.trace.read_text().splitlines()
+    return {json.loads(line)["mark"].rpartition(".")[0] for line in lines}
 
 
 def _errors(one: Daemon) -> str:
@@ -260,24 +294,27 @@ def _said(one: Daemon) -> str:
 
 
 async def take_overs(effort: Effort, directory: Path) -> Outcome:
-    """Two or three daemons on one PostgreSQL database are killed, stopped, cut off and drained."""
+    """Daemons of two hosts on one PostgreSQL database are killed, stopped, cut off and drained."""
     outcome = Outcome("daemons", effort.seed)
     if programs() is None or importlib.util.find_spec("psycopg") is None:
         raise Skipped("PostgreSQL is not installed")
-    names = "ab" if effort.share < SMALL else "abc"
+    hosts = {"a": "x", "b": "x", "c": "y"}
+    if effort.share >= SMALL:
+        hosts["d"] = "y"
     chance = effort.chance("daemons")
     with served() as server, ExitStack() as stack:
         url = server.new_database()
         members = []
-        for number, name in enumerate(names):
-            off_s = (0, 1, -1)[number] * chance.randrange(5, 7200)
+        for number, (name, host) in enumerate(hosts.items()):
+            off_s = (0, 1, -1, 0)[number] * chance.randrange(5, 7200)
             proxy = stack.enter_context(proxied(server.port))
             one = daemon(
                 directory / name,
                 source=_source(directory / f"source-{name}", off_s),
                 store=url.replace(f":{server.port}/", f":{proxy.port}/"),
+                arguments=("--host-name", host),
             )
-            members.append(Member(stack.enter_context(one), proxy))
+            members.append(Member(stack.enter_context(one), host, proxy))
         traffics = [
             Traffic(
                 member.daemon.url,

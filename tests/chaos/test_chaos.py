@@ -1,5 +1,6 @@
 """That an experiment's failure would be seen. The experiments themselves are in ``fixed_set.py``."""
 
+import json
 import subprocess
 import sys
 from contextlib import suppress
@@ -9,7 +10,7 @@ import anyio
 import psutil
 import pytest
 from tests.chaos import __main__ as chaos
-from tests.chaos import engines, real_agents, size_calls
+from tests.chaos import daemons, engines, real_agents, size_calls
 from tests.chaos.outcome import Effort, Outcome, percentile, table
 from tests.chaos.traffic import Ack, Traffic
 
@@ -141,6 +142,23 @@ def test_a_message_that_an_agent_was_not_given_or_given_twice_is_a_failure(reque
 
     anyio.run(real_agents.check_conversations, Runs(), [agent], traffic, outcome)
     assert [problem.partition(":")[0] for problem in outcome.problems] == faults
+
+
+def test_a_run_whose_agent_worked_on_another_host_is_a_failure(tmp_path):
+    outcome, members = Outcome("thing", seed=7), []
+    for host, run in (("x", "run_1"), ("y", "run_2")):
+        trace = tmp_path / host
+        trace.write_text(json.dumps({"what": "asked", "mark": f"{run}.1"}) + "\n")
+        members.append(daemons.Member(SimpleNamespace(trace=trace), host, SimpleNamespace()))
+    records = SimpleNamespace(
+        sessions=[SimpleNamespace(id="ses", host="x")],
+        runs=[SimpleNamespace(id=run, session_id="ses") for run in ("run_1", "run_2")],
+    )
+    daemons.judge_hosts(members[:1], records, outcome)
+    assert outcome.problems == []
+    daemons.judge_hosts(members, records, outcome)
+    assert len(outcome.problems) == 1
+    assert "y has executed runs of another host: {'run_2'}" in outcome.problems[0]
 
 
 def test_the_document_has_a_place_for_the_table():
