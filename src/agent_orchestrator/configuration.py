@@ -25,6 +25,7 @@ from agent_orchestrator.fields import (
     encoding_problem,
     has_many_digits,
     optional_name,
+    optional_path,
     param,
     problem_of,
     specs,
@@ -121,6 +122,10 @@ class EngineOptions:
         default=(),
         max_length=MAX_LABELS,
         flag="--host-label",
+    )
+    spawn_directory: str | None = optional_path(
+        "The directory of this host in which children of agents of other hosts work. Without it, agents of other "
+        "hosts cannot choose this one. Give all daemons of a host the same one."
     )
 
 

@@ -173,9 +173,19 @@ def optional_path(doc: str) -> Any:
     return param(doc, default=None, max_length=MAX_PATH, not_blank=True, pattern=PATH_PATTERN)
 
 
-def optional_host(doc: str) -> Any:
-    """Declare an optional field that holds the name of a host, for people only."""
-    return param(doc, default=None, max_length=MAX_HOST, pattern=HOST_PATTERN, for_agents=False)
+def optional_host(doc: str, *, tool_doc: str | None = None) -> Any:
+    """Declare an optional field that holds the name of a host.
+
+    :param tool_doc: its description for agents. None if it is for people only.
+    """
+    return param(
+        doc,
+        default=None,
+        max_length=MAX_HOST,
+        pattern=HOST_PATTERN,
+        for_agents=tool_doc is not None,
+        tool_doc=tool_doc,
+    )
 
 
 def optional_identifier(doc: str) -> Any:

@@ -53,6 +53,7 @@ VALUES: dict[str, tuple[Any, str, Any]] = {
     "store_listen": ("postgresql://f:1/d", "postgresql://e:1/d", "postgresql://x:1/d"),
     "host_name": ("f", "e-1", "x.y_z"),
     "host_labels": (["f"], "e,e2", ("x",)),
+    "spawn_directory": ("/f", "/e", "/x"),
     "auth_tokens": (["f1", "f2"], "e1", ("x1", "x2")),
     "max_concurrency": (5, "6", "7"),
     "max_queue": (50, "60", "70"),

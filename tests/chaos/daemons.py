@@ -255,9 +255,7 @@ class Siege:
                 self.outcome.fault("orphans", f"{left} are alive while no run is", len(left))
 
 
-def judge_hosts(
-    members: Collection[Member], records: invariants.History, outcome: Outcome
-) -> None:
+def judge_hosts(members: Collection[Member], records: invariants.History, outcome: Outcome) -> None:
     """Compare where agents have worked, as they themselves have noted, with the hosts of their sessions."""
     session_of = {run.id: run.session_id for run in records.runs}
     host_of = {session.id: session.host for session in records.sessions}
@@ -267,7 +265,9 @@ def judge_hosts(
     for host, run_ids in worked.items():
         wrong = {run_id for run_id in run_ids if host_of.get(session_of.get(run_id, "")) != host}
         if wrong:
-            outcome.fault("broken", f"{host} has executed runs of another host: {wrong}", len(wrong))
+            outcome.fault(
+                "broken", f"{host} has executed runs of another host: {wrong}", len(wrong)
+            )
         if not run_ids:
             outcome.fault("broken", f"no agent has worked on {host}")
     outcome.notes.append(", ".join(f"{len(worked[host])} runs on {host}" for host in worked))

@@ -6,11 +6,13 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from attrs import evolve
 from loops import ON_ONE_LOOP
 from shared_daemons import PATIENCE_S, Daemon, check, daemons, heard, until
 
 from agent_orchestrator import Client, RunStatus
 from agent_orchestrator.domain.access import Principal, RunIdentity
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import (
     Conflict,
     Forbidden,
@@ -19,7 +21,7 @@ from agent_orchestrator.domain.errors import (
     StoreLocked,
 )
 from agent_orchestrator.domain.model import Run, Session
-from agent_orchestrator.testing.scripted import PROVIDER
+from agent_orchestrator.testing.scripted import PROVIDER, ScriptedRunner
 from agent_orchestrator.testing.stores.samples import a_run, a_session, put
 
 __all__ = ["daemons"]
@@ -234,15 +236,120 @@ async def test_an_agent_moves_no_session_to_another_host(daemons: Any) -> None:
         run = await send(a, session, "hold")
         await heard(a.client, session.id, "holding")
         child = (await a.client.spawn("say child", run_id=run.id)).session
-        agent = Client(
-            a.engine.acting_as(Principal(run.id, run=RunIdentity(run.id, 1, session.id)))
-        )
+        agent = agent_of(a, run)
         with pytest.raises(Forbidden):
             await agent.update_session(child.id, host="y", cwd="/")
-        for choice in ({"host": "y"}, {"labels": ["gpu"]}, {"preferred_labels": ["gpu"]}):
-            with pytest.raises(Forbidden):
-                await agent.spawn("say no", run_id=run.id, cwd="/", **choice)
         assert (await a.client.get_session(child.id)).host == "x"
+
+
+def agent_of(daemon: Daemon, run: Run) -> Client:
+    """Return a client with the rights of a run's agent."""
+    identity = RunIdentity(run.id, 1, run.session_id)
+    return Client(daemon.engine.acting_as(Principal(run.id, run=identity)))
+
+
+@ON_ONE_LOOP
+async def test_an_agent_has_children_only_on_hosts_that_let_them_in(
+    daemons: Any, tmp_path: Path
+) -> None:
+    """They work in the directory that their host gives them, with the sandbox of their parent."""
+    open_host = {"host_name": "y", "host_labels": ("gpu",), "spawn_directory": str(tmp_path)}
+    async with (
+        daemons("a", host_name="x", host_labels=("eu",)) as [a],
+        daemons("b", **open_host) as [b],
+        daemons("c", host_name="z", host_labels=("gpu", "arm")) as [c],
+    ):
+        session = await a.client.create_session()
+        run = await send(a, session, "hold")
+        await heard(a.client, session.id, "holding")
+        agent = agent_of(a, run)
+        for choice in ({"host": "z"}, {"host": "w"}, {"labels": ["arm"]}):
+            with pytest.raises(Conflict, match="lets agents of other hosts in has"):
+                await agent.spawn("say no", run_id=run.id, **choice)
+        with pytest.raises(Forbidden, match="leave out `cwd`"):
+            await agent.spawn("say no", run_id=run.id, host="y", cwd=str(tmp_path / "there"))
+        for choice in ({"host": "y"}, {"labels": ["gpu"]}, {"preferred_labels": ["gpu"]}):
+            spawned = await agent.spawn("say child", run_id=run.id, **choice)
+            assert (spawned.session.host, spawned.session.cwd) == ("y", str(tmp_path))
+            assert (await end_of(a, spawned.run)).status is RunStatus.COMPLETED
+            assert await hosts_of(a, spawned.run) == ["y"]
+        for choice in ({"host": "x"}, {"labels": ["eu"]}):
+            spawned = await agent.spawn("say child", run_id=run.id, **choice)
+            assert (spawned.session.host, spawned.session.cwd) == ("x", session.cwd)
+        # Two daemons of a host that say different things let nobody in.
+        async with daemons("d", **open_host | {"spawn_directory": "/"}):
+            with pytest.raises(Conflict, match="lets agents of other hosts in"):
+                await agent.spawn("say no", run_id=run.id, host="y")
+        assert b.runner.prompts == ["say child"] * 3
+        assert c.runner.prompts == []
+        await a.client.cancel_run(run.id)
+
+
+class Confining(ScriptedRunner):
+    @property
+    def capabilities(self) -> Capabilities:
+        return evolve(super().capabilities, confine=True, sandbox="workspace-write")
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [(None, "workspace-write"), ("read-only", "read-only"), ("danger-full-access",) * 2],
+)
+@ON_ONE_LOOP
+async def test_the_sandbox_of_an_agent_goes_along_to_another_host(
+    daemons: Any, tmp_path: Path, own: Any, expected: str
+) -> None:
+    """What the provider of the same name there has by default does not count."""
+    async with (
+        daemons("a", host_name="x") as [a],
+        daemons("b", host_name="y", spawn_directory=str(tmp_path)) as [b],
+    ):
+        providers = a.engine.core.config.providers
+        providers[PROVIDER] = evolve(providers[PROVIDER], runner=Confining())
+        session = await a.client.create_session(sandbox=own)
+        run = await send(a, session, "hold")
+        await heard(a.client, session.id, "holding")
+        spawned = await agent_of(a, run).spawn("say child", run_id=run.id, host="y")
+        assert spawned.session.sandbox == expected
+        # The provider there has no sandbox: what cannot be enforced does not start.
+        ended = await end_of(b, spawned.run)
+        assert ended.error is not None
+        assert ended.error.code == "invalid_config"
+        await a.client.cancel_run(run.id)
+
+
+async def test_every_daemon_takes_messages_for_a_provider_that_only_another_has(
+    daemons: Any,
+) -> None:
+    async with daemons("a", host_name="x", providers=("first",)) as [a]:
+        async with daemons("b", host_name="y", providers=("second", "third")) as [b]:
+            session = await b.client.create_session(provider="second")
+            for choice, provider in (({}, "second"), ({"provider": "third"}, "third")):
+                done = await end_of(a, await send(a, session, "say there", **choice))
+                assert (done.status, done.provider) == (RunStatus.COMPLETED, provider)
+            placed = await a.client.create_session(provider="third", host="y", cwd="/")
+            child = await a.client.spawn("say child", session_id=placed.id, provider="second")
+            assert (await end_of(a, child.run)).status is RunStatus.COMPLETED
+            assert b.runner.prompts == ["say there"] * 2 + ["say child"]
+            with pytest.raises(InvalidRequest, match="unknown provider 'fourth'"):
+                await a.client.send_message(session.id, "no", provider="fourth")
+            # A host without the provider: nobody takes the run, and the reason is shown.
+            stuck = await send(a, session, "say stuck", provider="first")
+            issue = (await b.client.diagnose_run(stuck.id)).diagnostics.likely_issue
+            assert issue.code == "provider_unavailable"
+            assert "no daemon has the provider first" in issue.message
+            issue = (await a.client.diagnose_run(stuck.id)).diagnostics.likely_issue
+            assert "no daemon of the run's host has the provider first" in issue.message
+            await a.client.cancel_run(stuck.id)
+        # The session's own provider is known from the session, also while its host is away.
+        later = await send(a, session, "say later")
+        issue = (await a.client.diagnose_run(later.id)).diagnostics.likely_issue
+        assert issue.code == "host_away"
+        with pytest.raises(InvalidRequest, match="unknown provider 'third'"):
+            await a.client.send_message(session.id, "no", provider="third")
+        async with daemons("b", host_name="y", providers=("second",)) as [b]:
+            assert (await end_of(a, later)).status is RunStatus.COMPLETED
+            await check(a.client)
 
 
 async def test_a_session_and_a_child_are_placed_by_host_and_labels(

@@ -21,6 +21,7 @@ class DaemonProfile:
         others.
     :param labels: what sessions choose the host by.
     :param draining: whether it is about to end, and takes no new work.
+    :param spawn_directory: where children work that agents of other hosts spawn here. None if they may not.
     """
 
     version: str
@@ -30,6 +31,7 @@ class DaemonProfile:
     host: str
     labels: tuple[str, ...] = ()
     draining: bool = False
+    spawn_directory: str | None = None
 
 
 @frozen

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Final
 
-from attrs import frozen
-
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.approvals import is_looser
 from agent_orchestrator.domain.errors import Conflict, Forbidden, InvalidRequest
@@ -13,8 +11,10 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, SourceKind
 from agent_orchestrator.engine import limits, messages, placement, questions, steering
 from agent_orchestrator.engine.access import run_for, session_for
-from agent_orchestrator.engine.confinement import Confinement, of_child
+from agent_orchestrator.engine.confinement import Confinement, of_child, of_child_elsewhere
 from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.engine.daemons import known_provider
+from agent_orchestrator.engine.placement import Place
 from agent_orchestrator.engine.summaries import text_summary
 from agent_orchestrator.engine.turn_options import NOTHING_CHOSEN, TurnOptions
 from agent_orchestrator.operations.messages import (
@@ -74,42 +74,40 @@ async def spawn_from_run(
     return change
 
 
-@frozen
-class _Place:
-    """Where a new child works. None means where its parent does."""
-
-    host: str | None = None
-    cwd: str | None = None
-
-
 async def _child_place(
     core: Core, caller: Principal, command: SpawnOptions, parent_of: Callable[[View], Session]
-) -> _Place:
+) -> Place:
     """Return the host and the checked directory of a new child.
 
     Access is checked first, so that other callers do not learn whether the directory exists.
     """
-    placement.forbid_choice(caller, command.host, command.labels, command.preferred_labels)
-    placement.require_directory(command, command.cwd)
-    if command.cwd is None and command.host is None:
-        return _Place()
+    is_agent, is_chosen = caller.run is not None, placement.is_chosen(command)
+    if not is_agent:
+        placement.require_directory(command, command.cwd)
+    if command.cwd is None and not is_chosen:
+        return Place()
 
-    def query(view: View) -> tuple[Session, str | None]:
+    def query(view: View) -> tuple[Session, Place]:
         parent = parent_of(view)
-        if not (command.host or command.labels or command.preferred_labels):
-            return parent, parent.host
+        if not is_chosen:
+            return parent, Place(parent.host)
         provider = command.provider or parent.provider or core.config.routing.default
-        return parent, placement.chosen_host(core, view, command, parent.host, provider)
+        if is_agent:
+            return parent, placement.place_of_agents_child(core, view, command, parent, provider)
+        return parent, Place(placement.chosen_host(core, view, command, parent.host, provider))
 
-    parent, host = await core.store.read(query)
+    parent, place = await core.store.read(query)
+    if place.cwd is not None:
+        return place
+    host = place.host or parent.host
     if command.cwd is None and host == parent.host:
-        return _Place()
+        return Place()
     if not core.is_here(host) and host != parent.host:
-        return _Place(host, placement.directory_elsewhere(host, command.cwd))
+        return Place(host, placement.directory_elsewhere(host, command.cwd))
     if command.cwd is None or (core.is_here(host) and not core.is_here(parent.host)):
         directory = placement.directory_elsewhere(host, command.cwd)
-        return _Place(host, await core.workspace(directory))
-    return _Place(host, await child_workspace(core, caller, command.cwd, parent))
+        return Place(host, await core.workspace(directory))
+    return Place(host, await child_workspace(core, caller, command.cwd, parent))
 
 
 async def child_workspace(core: Core, caller: Principal, cwd: str, parent: Session) -> str:
@@ -140,10 +138,10 @@ def _spawn(
     parent: Session,
     run: Run | None,
     command: SpawnOptions,
-    place: _Place,
+    place: Place,
 ) -> SpawnReply:
     if command.provider is not None:
-        core.known_provider(command.provider)
+        known_provider(core, tx, command.provider, place.host or parent.host)
     limits.require_depth(core, caller, parent)
     limits.require_child_counts(core, tx, parent, run.id if run else None)
     now = core.now()
@@ -153,11 +151,12 @@ def _spawn(
     floor = core.approvals_of(parent, inherited)
     if command.approvals is not None and is_looser(command.approvals, floor):
         raise InvalidRequest.of({"approvals": f"must not be looser than its parent's, {floor}"})
-    confined = (
-        Confinement.of(run or parent)
-        if caller.run is None
-        else of_child(core, run or parent, inherited, provider)
-    )
+    if caller.run is None:
+        confined = Confinement.of(run or parent)
+    elif place.host in (None, parent.host):
+        confined = of_child(core, run or parent, inherited, provider)
+    else:
+        confined = of_child_elsewhere(core, run or parent, inherited)
     session = Session(
         id=core.config.ids("ses"),
         title=command.title,

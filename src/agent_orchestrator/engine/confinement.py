@@ -102,7 +102,9 @@ def of_child(
     if other in (own, MANUAL):
         return requested
     widest = _sandbox(core, own, requested.sandbox) or "read-only"
-    config = core.config.providers[other]
+    config = core.config.providers.get(other)
+    if config is None:
+        return of_child_elsewhere(core, parent, provider)
     if widest == "danger-full-access" or config.open_to_agents:
         return requested
     if not is_supported_by(config.runner, Confinement(sandbox=widest)):
@@ -115,6 +117,21 @@ def of_child(
     if usual is not None and _STRICTEST_FIRST.index(usual) <= _STRICTEST_FIRST.index(widest):
         return requested
     return Confinement(sandbox=widest).or_else(requested)
+
+
+def of_child_elsewhere(core: Core, parent: Run | Session, provider: str | None) -> Confinement:
+    """Return the confinement of a child that an agent spawns on another daemon.
+
+    The providers there may have other defaults. So the agent's sandbox is stated, and a provider there that has
+    none does not start the child.
+
+    :param provider: the spawning agent's provider; None means the default route.
+    """
+    requested = Confinement.of(parent)
+    widest = _sandbox(core, provider or core.config.routing.default, requested.sandbox)
+    if widest == "danger-full-access":
+        return requested
+    return requested.or_else(Confinement(sandbox=widest or "read-only"))
 
 
 def _sandbox(core: Core, provider: str, requested: Sandbox | None) -> Sandbox | None:

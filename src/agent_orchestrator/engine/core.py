@@ -225,13 +225,6 @@ class Core:
                 "the daemon is stopping: try again shortly", retry_after_s=DRAIN_RETRY_S
             )
 
-    def provider_for(self, session: Session, requested: str | None) -> str:
-        """Return the provider of a message: its own, else its session's, else the default.
-
-        :raises InvalidRequest: if the provider is unknown.
-        """
-        return self.known_provider(requested or session.provider or self.config.routing.default)
-
     async def workspace(self, cwd: str) -> str:
         """Return the checked directory of a session, with symbolic links resolved if there are
         ``workspace_roots``.
@@ -297,7 +290,7 @@ class Core:
         return strictest(session.approvals, config.approvals if config else None)
 
     def known_provider(self, name: str) -> str:
-        """Return a provider's name unchanged.
+        """Return the name of a provider of this engine unchanged.
 
         :raises InvalidRequest: if there is no such provider.
         """

@@ -6,7 +6,7 @@ from typing import Final
 from attrs import evolve
 
 from agent_orchestrator.domain.daemons import DaemonProfile, DaemonRecord, HostRecord
-from agent_orchestrator.domain.model import Run
+from agent_orchestrator.domain.model import Run, Session
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.operations.daemon import Problem
@@ -23,6 +23,7 @@ def profile_of(config: EngineConfig, *, draining: bool = False) -> DaemonProfile
         config.host.id,
         tuple(sorted(set(config.host_labels))),
         draining,
+        config.spawn_directory,
     )
 
 
@@ -72,6 +73,32 @@ def has_provider(view: QueueQueries, provider: str, host: str | None) -> bool:
         for daemon in view.daemons()
         if daemon.profile is not None
     )
+
+
+def known_provider(core: Core, view: QueueQueries, name: str, host: str | None) -> str:
+    """Return a provider's name unchanged, if this daemon has it, or one of a host.
+
+    :raises InvalidRequest: if there is no such provider.
+    """
+    if (
+        name not in core.config.providers
+        and core.store.lease is not None
+        and has_provider(view, name, host)
+    ):
+        return name
+    return core.known_provider(name)
+
+
+def provider_for(core: Core, view: QueueQueries, session: Session, requested: str | None) -> str:
+    """Return the provider of a message: its own, else its session's, else the default.
+
+    :raises InvalidRequest: if the provider is unknown. That of a session may be one that only daemons have which
+        are away.
+    """
+    name = requested or session.provider or core.config.routing.default
+    if name == session.provider and core.store.lease is not None:
+        return name
+    return known_provider(core, view, name, session.host)
 
 
 def workers_elsewhere(core: Core, view: QueueQueries, provider: str, host: str | None) -> int:

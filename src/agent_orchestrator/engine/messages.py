@@ -18,6 +18,7 @@ from agent_orchestrator.engine.confinement import (
     require_supported,
 )
 from agent_orchestrator.engine.core import MAX_READ_ROWS, QUEUE_RETRY_S, Change, Core
+from agent_orchestrator.engine.daemons import known_provider, provider_for
 from agent_orchestrator.engine.images import decode_uploads, store_images
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.engine.prompts import limit_of
@@ -46,14 +47,14 @@ async def send(core: Core, caller: Principal, command: SendMessage) -> Change[Me
     core.require_accepting()
     require_permitted(core, caller, command)
     requested = Confinement.of(command)
-    if command.provider is not None:
-        core.known_provider(command.provider)
     options = TurnOptions.of(command, await decode_uploads(command.images))
     if command.role != "user" and options.names:
         raise InvalidRequest.of(dict.fromkeys(sorted(options.names), "needs the role user"))
 
     def change(tx: Transaction) -> MessageReply:
         session = open_session(tx, caller, Action.CONVERSE, command.session_id)
+        if command.provider is not None:
+            known_provider(core, tx, command.provider, session.host)
         source = Source("client", principal=caller.id)
         if command.role != "user":
             return MessageReply(_add_message(core, tx, session, source, command), None)
@@ -99,7 +100,7 @@ def deliver(
     effective = options
     if sender_limits != NOTHING_CHOSEN:
         effective = with_inherited(
-            core, core.provider_for(session, provider), options, sender_limits
+            core, provider_for(core, tx, session, provider), options, sender_limits
         )
     active = None if busy == "queue" else tx.active_run(session.id)
     if (
@@ -194,7 +195,7 @@ def queue_run(
     :raises Unavailable: if the queue is full.
     """
     assert message.run_id is not None
-    provider = core.provider_for(session, provider)
+    provider = provider_for(core, tx, session, provider)
     require_length(core, provider, message.text, field)
     if confinement := requested.or_else(Confinement.of(session)):
         require_supported(core, provider, confinement)

@@ -1,30 +1,33 @@
 """The host of a session: whether it may be another one, and its directory there."""
 
 import posixpath
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from attrs import define
+from attrs import define, frozen
 
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Conflict, Forbidden, InvalidRequest
 from agent_orchestrator.domain.model import MANUAL, Session
-from agent_orchestrator.engine.access import forbid_runs
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.operations.options import Placement
+from agent_orchestrator.operations.options import Placement, SpawnOptions
 from agent_orchestrator.ports.queries import View
 
 
-def forbid_choice(caller: Principal, *choices: object) -> None:
-    """Raise ``Forbidden`` if an agent chooses a host: that may give it more than it has.
+@frozen
+class Place:
+    """Where a new session works. None means: where its parent does."""
 
-    :param choices: the values of fields that choose one.
-    """
-    if any(choices):
-        forbid_runs(caller)
+    host: str | None = None
+    cwd: str | None = None
+
+
+def is_chosen(command: Placement) -> bool:
+    """Return whether a command chooses a host."""
+    return bool(command.host or command.labels or command.preferred_labels)
 
 
 def chosen_host(core: Core, view: View, command: Placement, own: str | None, provider: str) -> str:
-    """Return the host of a new session.
+    """Return the host of a new session of a person.
 
     :param own: the host without a choice.
     :param provider: the provider of its runs, which a daemon of the host must have.
@@ -36,7 +39,41 @@ def chosen_host(core: Core, view: View, command: Placement, own: str | None, pro
         require_known(core, view, command.host)
     if not command.labels and not command.preferred_labels:
         return command.host or default
+    return _best(_hosts(core, view, provider), command, default, provider)
+
+
+def place_of_agents_child(
+    core: Core, view: View, command: SpawnOptions, parent: Session, provider: str
+) -> Place:
+    """Return the place of a child for which an agent chooses a host.
+
+    It is the agent's own host, or one that lets in children of others, in the directory that it gives them.
+
+    :param provider: as for :func:`chosen_host`.
+    :raises Conflict: if there is no such host with the labels.
+    :raises Forbidden: if the agent chooses the directory on another host.
+    """
+    own = str(core.config.host.id if core.is_here(parent.host) else parent.host)
     hosts = _hosts(core, view, provider)
+    open_hosts = {name: host for name, host in hosts.items() if name == own or host.directory}
+    name = _best(open_hosts, command, own, provider, "lets agents of other hosts in")
+    if name == own:
+        return Place()
+    if command.cwd is not None:
+        raise Forbidden(
+            f"on the host {name} your children work in the directory that it gives them: leave out `cwd`",
+            {"cwd": command.cwd},
+        )
+    return Place(name, open_hosts[name].directory)
+
+
+def _best(
+    hosts: "Mapping[str, _Host]", command: Placement, default: str, provider: str, is_open: str = ""
+) -> str:
+    """Return the host that fits a command best.
+
+    :param is_open: what further holds for these hosts but the default one.
+    """
     required = frozenset(command.labels)
     fitting = {
         name: host
@@ -49,8 +86,9 @@ def chosen_host(core: Core, view: View, command: Placement, own: str | None, pro
             f"{name} has {_listed(host.labels)}" for name, host in sorted(hosts.items())
         )
         where = "" if command.host is None else f" {command.host}"
+        also = f" and {is_open}" if is_open else ""
         raise Conflict(
-            f"no host{where} with {provider} that is there has {_listed(required)}: {there or 'there is none'}",
+            f"no host{where} with {provider} that is there{also} has {_listed(required)}: {there or 'there is none'}",
             {"labels": sorted(required)},
         )
     preferred = frozenset(command.preferred_labels)
@@ -69,17 +107,19 @@ class _Host:
 
     :param labels: those that all its daemons have.
     :param free_workers: number of their workers that execute no run.
+    :param directory: where children of agents of other hosts work; None unless all its daemons say the same.
     """
 
     labels: frozenset[str]
     free_workers: int
+    directory: str | None
 
 
 def _hosts(core: Core, view: View, provider: str) -> dict[str, _Host]:
     """Return the hosts that have a provider, by name. Daemons that are about to end do not count."""
     if core.store.lease is None:
         free = core.workers.alive_workers - core.workers.busy_workers
-        return {core.config.host.id: _Host(frozenset(core.config.host_labels), free)}
+        return {core.config.host.id: _Host(frozenset(core.config.host_labels), free, None)}
     hosts: dict[str, _Host] = {}
     for daemon in view.daemons():
         profile = daemon.profile
@@ -89,10 +129,12 @@ def _hosts(core: Core, view: View, provider: str) -> dict[str, _Host]:
             continue
         labels, free = frozenset(profile.labels), profile.capacity - daemon.active_runs
         if (known := hosts.get(profile.host)) is None:
-            hosts[profile.host] = _Host(labels, free)
+            hosts[profile.host] = _Host(labels, free, profile.spawn_directory)
         else:
             known.labels &= labels
             known.free_workers += free
+            if known.directory != profile.spawn_directory:
+                known.directory = None
     return hosts
 
 

@@ -21,6 +21,7 @@ from agent_orchestrator.domain.model import (
 from agent_orchestrator.engine import queueing, requests, steering, transitions
 from agent_orchestrator.engine.access import access_topics, run_for, session_for, visibility
 from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.engine.daemons import provider_for
 from agent_orchestrator.engine.images import decode_uploads
 from agent_orchestrator.engine.messages import (
     open_session,
@@ -54,8 +55,6 @@ from agent_orchestrator.ports.queries import View
 
 async def create(core: Core, caller: Principal, command: CreateRun) -> Change[RunReply]:
     core.require_accepting()
-    if command.provider is not None:
-        core.known_provider(command.provider)
     options = TurnOptions.of(command, await decode_uploads(command.images))
 
     def change(tx: Transaction) -> RunReply:
@@ -68,7 +67,7 @@ async def create(core: Core, caller: Principal, command: CreateRun) -> Change[Ru
             )
             run = queue_run(core, tx, session, message, command.provider, options=options)
             return RunReply(run)
-        provider = core.provider_for(session, command.provider)
+        provider = provider_for(core, tx, session, command.provider)
         if provider != MANUAL:
             raise InvalidRequest.of({"text": f"is required: a run of {provider} needs one"})
         check_options(core, provider, options)

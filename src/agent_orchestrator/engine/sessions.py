@@ -34,6 +34,7 @@ from agent_orchestrator.engine.access import (
 from agent_orchestrator.engine.children import child_workspace
 from agent_orchestrator.engine.confinement import Confinement, require_permitted, require_supported
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Change, Core
+from agent_orchestrator.engine.daemons import known_provider
 from agent_orchestrator.engine.images import decode_uploads
 from agent_orchestrator.engine.paging import PAGE_SIZE, has_words, page
 from agent_orchestrator.engine.turn_options import TurnOptions
@@ -66,7 +67,7 @@ async def create(
         require_scope(core, caller, "approve")
     require_permitted(core, caller, command)
     if command.provider is not None:
-        require_supported(core, core.known_provider(command.provider), Confinement.of(command))
+        require_supported(core, command.provider, Confinement.of(command))
     options = TurnOptions.of_first_message(command, await decode_uploads(command.images))
     if command.text is None and options.names:
         problem = "needs `text`, as it is for the first message"
@@ -90,6 +91,8 @@ async def create(
 
     def change(tx: Transaction) -> CreateSessionReply:
         require_active(tx, caller)
+        if command.provider is not None:
+            known_provider(core, tx, command.provider, host)
         now = core.now()
         session_id = core.config.ids("ses")
         session = Session(
@@ -199,7 +202,6 @@ def _filter(
 
 async def update(core: Core, caller: Principal, command: UpdateSession) -> Change[SessionReply]:
     require_permitted(core, caller, command)
-    placement.forbid_choice(caller, command.host)
     cwd = await _new_directory(core, caller, command)
 
     def change(tx: Transaction) -> SessionReply:
@@ -241,6 +243,8 @@ async def _new_directory(core: Core, caller: Principal, command: UpdateSession) 
     """
     if command.cwd is None and command.host is None:
         return None
+    if command.host is not None:
+        forbid_runs(caller)  # another host may give its agent more than it has
 
     def query(view: View) -> tuple[Session, Session | None]:
         session = session_for(view, caller, Action.MANAGE, command.session_id)

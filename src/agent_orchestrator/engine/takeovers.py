@@ -22,6 +22,7 @@ from agent_orchestrator.domain.model import ChoiceLimits, Holder, Run, RunKind, 
 from agent_orchestrator.engine import queueing, run_changes, transitions
 from agent_orchestrator.engine.access import forbid_runs, require_admin, session_for
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Change, Core
+from agent_orchestrator.engine.daemons import provider_for
 from agent_orchestrator.engine.messages import require_open, require_queue_room
 from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
 from agent_orchestrator.engine.turn_options import TurnOptions
@@ -41,7 +42,7 @@ async def attach(core: Core, caller: Principal, command: AttachSession) -> Chang
         session = session_for(view, caller, Action.CONVERSE, command.session_id)
         require_open(session)
         _require_free(view, session)
-        provider = core.provider_for(session, command.provider)
+        provider = provider_for(core, view, session, command.provider)
         thread = view.thread(session.id, provider)
         if thread is None:
             problem = (

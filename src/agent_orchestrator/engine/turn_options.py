@@ -124,7 +124,8 @@ def with_inherited(
             {"effort": effort},
         )
     config = core.config.providers.get(provider)
-    accepted = accepted_options(config.runner) if config is not None else frozenset()
+    # A provider that only other daemons have refuses what it does not accept when the run starts.
+    accepted = {"model", "effort"} if config is None else accepted_options(config.runner)
     return options.or_else(
         TurnOptions(
             model=model if "model" in accepted else None,

@@ -278,8 +278,15 @@ class Labels:
     title: str | None = optional_name("A short title.")
 
 
-def _label_list(doc: str, flag: str) -> Any:
-    return param(doc, default=(), max_length=MAX_LABELS, flag=flag, for_agents=False)
+def _label_list(doc: str, flag: str, *, tool_doc: str | None = None) -> Any:
+    return param(
+        doc,
+        default=(),
+        max_length=MAX_LABELS,
+        flag=flag,
+        for_agents=tool_doc is not None,
+        tool_doc=tool_doc,
+    )
 
 
 @command
@@ -290,12 +297,15 @@ class Placement:
 
     host: str | None = optional_host(
         "The host that its agents work on. Another one than the daemon's needs a `cwd`, a directory there, which "
-        "is checked when a run starts."
+        "is checked when a run starts.",
+        tool_doc="Another host for the child to work on, in the directory that its administrator has chosen for this: "
+        "give no `cwd`. Default: yours.",
     )
     labels: Sequence[str] = _label_list(
         "Labels that its host must have. Needs a `cwd`, a directory of that host. 409 `conflict` if no daemon that "
         "is there has them all.",
         "--label",
+        tool_doc="Labels that the child's host must have, such as `gpu`. See `host`.",
     )
     preferred_labels: Sequence[str] = _label_list(
         "Labels that its host should have: the most of these, and then the most free workers, decide. Needs a "

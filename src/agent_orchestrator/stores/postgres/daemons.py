@@ -69,7 +69,7 @@ _JOIN: Final = f"""
     VALUES (?, ?, ?, ?, ?, ?, {_LEASE})"""
 _DESCRIBE: Final = """
     UPDATE daemons SET version = ?, url = ?, capacity = ?, providers = ?, serves = ?,
-        labels = ?, draining = ?, clock_offset_s = ? WHERE id = ?"""
+        labels = ?, draining = ?, spawn_directory = ?, clock_offset_s = ? WHERE id = ?"""
 _ADOPT: Final = """
     UPDATE sessions SET host = ?1 WHERE number IN (
         SELECT number FROM sessions WHERE host IS NULL OR host = 'local' ORDER BY number LIMIT ?2::integer)"""
@@ -287,7 +287,8 @@ def describe(connection: Connection, daemon: Daemon, profile: DaemonProfile, clo
     def change() -> None:
         providers = json.dumps(profile.providers)
         values = (profile.version, profile.url, profile.capacity, providers, profile.host)
-        placing = (json.dumps(profile.labels), int(profile.draining))
+        labels = json.dumps(profile.labels)
+        placing = (labels, int(profile.draining), profile.spawn_directory)
         connection.execute(_DESCRIBE, (*values, *placing, daemon.clock_offset_s, daemon.id))
         connection.execute(_ADOPT_ATTEMPTS, (profile.host,))
         _tell(connection)

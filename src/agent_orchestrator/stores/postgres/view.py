@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from attrs import evolve
-
 from agent_orchestrator.domain.daemons import DaemonProfile, DaemonRecord, HostRecord
 from agent_orchestrator.domain.model import MANUAL, Message, Run, RunResult
 from agent_orchestrator.stores.postgres.connection import Connection
@@ -92,7 +90,7 @@ SILENT_S: Final = 2 * BEAT_S
 _MICROSECONDS: Final = "(extract(epoch FROM {}) * 1000000)::bigint"
 _DAEMONS: Final = f"""
     SELECT id, host, pid, {_MICROSECONDS.format("started_at")}, {_MICROSECONDS.format("expires_at")},
-        version, url, capacity, providers, serves, labels, draining,
+        version, url, capacity, providers, serves, labels, draining, spawn_directory,
         (SELECT count(*) FROM runs WHERE status IN ('running', 'waiting')
             AND split_part(worker_id, '/', 1) = daemons.id), clock_offset_s,
         CASE WHEN {{is_away}} THEN {_MICROSECONDS.format("expires_at - ?1::text::interval")} END
@@ -119,11 +117,19 @@ _HOSTS: Final = f"""
 
 def _daemon_of(row: Row) -> DaemonRecord:
     daemon_id, node, pid, started, expires, version, url, capacity, providers, *more = row
-    host, labels, draining, active, offset_s, away_since = more
+    host, labels, draining, directory, active, offset_s, away_since = more
     profile = None
     if providers is not None:
-        profile = DaemonProfile(version, url, capacity, tuple(json.loads(providers)), host)
-        profile = evolve(profile, labels=tuple(json.loads(labels or "[]")), draining=bool(draining))
+        profile = DaemonProfile(
+            version,
+            url,
+            capacity,
+            tuple(json.loads(providers)),
+            host,
+            tuple(json.loads(labels or "[]")),
+            bool(draining),
+            directory,
+        )
     times = (_moment(started), _moment(expires))
     away = None if away_since is None else _moment(away_since)
     return DaemonRecord(daemon_id, node, pid, *times, profile, active, offset_s, away)
