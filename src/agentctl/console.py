@@ -162,6 +162,8 @@ class Screen:
         others = [n for n in titles.values() if n not in short]
         order = [*short, *others] if self._wide or not short else short
         order = [n for n in order if any(row[n].text for row in rows)]
+        if not self._wide:
+            order = self._fitting(order, block.columns, rows)
         cells = [[self._cell(row[n]) for n in order] for row in rows]
         if short:
             order = [_NUMBER, *order]
@@ -180,6 +182,22 @@ class Screen:
         for row in cells:
             table.add_row(*row)
         return table
+
+    def _fitting(
+        self, order: Sequence[int], columns: Sequence[Column], rows: Sequence[Sequence[Text]]
+    ) -> list[int]:
+        """Return the columns without those optional ones for which the screen has no room."""
+        widths = {
+            n: max(len(columns[n].title), *(self._cell(row[n]).cell_len for row in rows))
+            for n in order
+        }
+        kept = [*order]
+        for n in reversed(order):
+            if sum(widths[one] + 2 for one in kept) - 2 <= self.console.width:
+                break
+            if columns[n].optional:
+                kept.remove(n)
+        return kept
 
     def _cell(self, one: Text) -> RichText:
         text = RichText(one.text if self._wide else short_id(one.text), one.style)

@@ -65,6 +65,8 @@ class Column:
     right: bool = False
     flexible: bool = False
     """Shortened on a narrow terminal."""
+    optional: bool = False
+    """Left out of a terminal without room for it, the last one first."""
     only_on_terminal: bool = False
 
 

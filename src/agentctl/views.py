@@ -649,12 +649,12 @@ def _daemons_table(status: DaemonStatus) -> Table:
     return Table(
         [
             Column("DAEMON", lambda one: Text(one.id, "bold")),
-            Column("HOST", lambda one: one.host or "(starting)"),
-            Column("MACHINE", lambda one: one.node),
-            Column("PID", lambda one: str(one.pid), right=True),
+            Column("HOST", lambda one: one.host or "(starting)", flexible=True),
+            Column("LABELS", lambda one: ", ".join(one.labels), flexible=True),
             Column("RUNS", lambda one: f"{one.active_count} of {one.max_concurrency or '?'}"),
-            Column("VERSION", lambda one: one.version),
-            Column("URL", lambda one: one.url, flexible=True),
+            Column("VERSION", lambda one: one.version, optional=True),
+            Column("URL", lambda one: one.url, optional=True),
+            Column("PROCESS", lambda one: f"{one.pid} on {one.node}", optional=True),
             Column("NOTE", partial(_daemon_note, status.daemon_id), flexible=True),
         ],
         status.daemons,
@@ -664,6 +664,8 @@ def _daemons_table(status: DaemonStatus) -> Table:
 
 def _daemon_note(own_id: str | None, daemon: DaemonView) -> str:
     notes = ["(this one)"] if daemon.id == own_id else []
+    if daemon.draining:
+        notes.append("draining")
     if daemon.away_since is not None:
         notes.append(f"away since {clock(daemon.away_since)}")
     return " ".join(notes)

@@ -181,10 +181,46 @@ def test_the_overview_lists_the_daemons_that_share_the_store() -> None:
     status = evolve(STATUS, daemons=shared, daemon_id="dmn_2", problems=[])
     lines = [line.split() for line in plain_lines(daemon_overview(status, "http://127.0.0.1:2"))]
     assert lines[-3:] == [
-        ["DAEMON", "HOST", "MACHINE", "PID", "RUNS", "VERSION", "URL", "NOTE"],
-        ["dmn_1", "x", "host", "42", "3", "of", "4", "1.0", "http://127.0.0.1:1"],
-        ["dmn_2", "(starting)", "host", "43", "0", "of", "?", "(this", "one)"],
+        ["DAEMON", "HOST", "RUNS", "VERSION", "URL", "PROCESS", "NOTE"],
+        ["dmn_1", "x", "3", "of", "4", "1.0", "http://127.0.0.1:1", "42", "on", "host"],
+        ["dmn_2", "(starting)", "0", "of", "?", "43", "on", "host", "(this", "one)"],
     ]
+
+
+def test_the_table_of_daemons_shows_their_labels_and_fits_80_columns() -> None:
+    shared = [
+        DaemonView(
+            f"dmn_0123456789a{number}",
+            f"build-machine-{number}.example.org",
+            1_234_567,
+            NOW,
+            NOW,
+            "10.11.12",
+            "http://127.0.0.1:18765",
+            16,
+            ("codex", "claude"),
+            12,
+            host=f"m-0123456789a{number}",
+            labels=("gpu", "region=eu-central"),
+            draining=number == 2,
+            away_since=NOW if number == 1 else None,
+        )
+        for number in (1, 2)
+    ]
+    status = evolve(STATUS, daemons=shared, daemon_id="dmn_0123456789a2", problems=[])
+    blocks = daemon_overview(status, "http://127.0.0.1:2")
+    lines = screen_lines(blocks, 80, colour=False)
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert [line[:72].rstrip() for line in lines[-3:]] == [  # a day and a time follow
+        "DAEMON            HOST            LABELS            RUNS      NOTE",
+        "dmn_0123456789a1  m-0123456789a1  gpu, region=eu-…  12 of 16  away since",
+        "dmn_0123456789a2  m-0123456789a2  gpu, region=eu-…  12 of 16  (this one)",
+    ]
+    wider = screen_lines(blocks, 110, colour=False)
+    assert wider[-3].split() == ["DAEMON", "HOST", "LABELS", "RUNS", "VERSION", "NOTE"]
+    plain = "\n".join(plain_lines(blocks))
+    assert "gpu, region=eu-central" in plain
+    assert "(this one) draining" in plain
 
 
 def test_the_daemon_overview_shows_workers_queue_and_providers() -> None:
