@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import shortcuts
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import find, settings, strategies
 from loops import ON_ONE_LOOP
 from order import long_first, processes
@@ -99,6 +100,15 @@ def _certificates() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("httpx._transports.default.create_ssl_context", context)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience() -> Iterator[None]:
+    """Let clients of tests wait a minute, not five seconds, for a daemon that waits for a processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "read", "write", "pool"):
+            patch.setattr(DEFAULT_TIMEOUT_CONFIG, name, 60.0)
         yield
 
 

@@ -40,7 +40,7 @@ async def replayed(name, case, cwd, decisions=()):
     ended = None
     stderr = ""
     async with AcpRunner(name=name, argv=argv) as runner:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             try:
                 ended = (await runner.run(context)).text
             except AgentFailed as failure:

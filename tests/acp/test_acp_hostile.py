@@ -103,7 +103,7 @@ async def test_requests_beyond_a_hundred_are_refused(hostile, record):
     async with hostile() as one:
         context = record("asks 150", [APPROVED] * 200)
         context.decide = None  # nobody decides
-        with anyio.fail_after(30), anyio.CancelScope() as scope:
+        with anyio.fail_after(60), anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(one.run, context)
                 await context.until(lambda _: any("refused 50" in one for one in messages(context)))
@@ -142,7 +142,7 @@ async def test_a_flood_of_unrelated_messages_confirms_the_prompt(hostile, record
     """Its output would be kept in memory for as long as it goes on."""
     async with hostile() as one:
         context = record("flood notification 1500 wait")
-        with anyio.fail_after(30), anyio.CancelScope() as scope:
+        with anyio.fail_after(60), anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(one.run, context)
                 await context.until(lambda one: "emit backend.event" in one.calls)
@@ -221,7 +221,7 @@ async def test_a_silent_agent_times_out_and_the_next_run_works(hostile, monkeypa
     """As one whose model never answers. Its silence counts, whatever the provider's model does."""
     monkeypatch.setattr(stopping, "INTERRUPT_S", 0.3)
     one = hostile()
-    provider = ProviderConfig(one, "hostile", silence_timeout_s=4.0)
+    provider = ProviderConfig(one, "hostile", silence_timeout_s=10.0)
     async with open_embedded(":memory:", providers={"hostile": provider}) as client:
         session = await client.create_session()
         sent = await client.send_message(session.id, "hang")

@@ -1,5 +1,6 @@
 """The real gemini behind agentd. A start of it takes three seconds of a processor, so each test does several things."""
 
+import secrets
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ pytestmark = THROUGH_A_GATEWAY
 
 PROMPTS = ("/help me", "  /quit", "-v", "!ls", "a\u2028b")
 """Texts that mean something else to some command lines."""
+
+LASTS = f"302.{secrets.randbelow(10**9)}"
+"""Seconds that no other command on this machine sleeps."""
 
 Gateways = Callable[..., AcpGateway]
 
@@ -189,10 +193,10 @@ async def test_a_run_that_is_stopped_leaves_nothing_and_the_next_goes_on(
         assert (await ended(client, run_id)).status == "canceled"
 
         async def working() -> str:
-            run_id, request = await asking(client, session.id, "shell sleep 302\nsay unheard")
+            run_id, request = await asking(client, session.id, f"shell sleep {LASTS}\nsay unheard")
             await client.resolve_request(request.id, "approve")
             with anyio.fail_after(PATIENCE_S):
-                while not sleepers("302"):
+                while not sleepers(LASTS):
                     await anyio.sleep(0.05)
             return run_id
 
@@ -200,7 +204,7 @@ async def test_a_run_that_is_stopped_leaves_nothing_and_the_next_goes_on(
         queued = await client.send_message(session.id, "say queued")
         await client.cancel_run(run_id)
         assert (await ended(client, run_id)).status == "canceled"
-        assert sleepers("302") == []
+        assert sleepers(LASTS) == []
         assert queued.run is not None
         assert text_of(await ended(client, queued.run.id)) == "queued"
         assert not (workspace / "never").exists()
@@ -208,7 +212,7 @@ async def test_a_run_that_is_stopped_leaves_nothing_and_the_next_goes_on(
     gemini.daemon.signal(signal.SIGKILL)
     gemini.daemon.wait()
     with anyio.fail_after(PATIENCE_S):
-        while sleepers("302"):
+        while sleepers(LASTS):
             await anyio.sleep(0.05)
     gemini.start()
     async with gemini.client() as client:

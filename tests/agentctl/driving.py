@@ -5,7 +5,6 @@ import os
 import pty
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 
 from attrs import define, field
 from forking import AGENTD, Forked, Forks
+from ports import free_port
 
 CONFIG = """
 [providers.demo]
@@ -250,12 +250,6 @@ def wait_until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def running(directory: Path, *options: str) -> Iterator[Daemon]:

@@ -20,10 +20,10 @@ from driving import (
     Ctl,
     Daemon,
     environment,
-    free_port,
     on_terminal,
     wait_until,
 )
+from ports import free_port
 
 from agentctl.daemon_process import await_end
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from driving import Ctl, Daemon, free_port, named
+from driving import Ctl, Daemon, named
+from ports import free_port
 from test_agentctl_pager import shown_on_terminal
 
 from agentctl.qr import CARD_LINES, code, device_url

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from driving import Ctl, Daemon, free_port
+from driving import Ctl, Daemon
+from ports import free_port
 
 from agent_orchestrator.operations.daemon import Finding
 from agentctl.console import screen_lines

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from certificates import Certificate, make_certificate
-from driving import CONFIG, Ctl, Daemon, free_port
+from driving import CONFIG, Ctl, Daemon
+from ports import free_port
 from test_agentctl_tokens import BARE, expected, modules
 
 from agentctl.main import invoke

@@ -13,7 +13,7 @@ from agentctl.qr import code
 
 def status_of(daemon: Daemon, token: str | None = None) -> int:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return httpx.get(f"{daemon.ctl.url}/sessions", headers=headers, timeout=20).status_code
+    return httpx.get(f"{daemon.ctl.url}/sessions", headers=headers, timeout=60).status_code
 
 
 def test_once_there_is_a_token_every_call_needs_one(daemon: Daemon) -> None:

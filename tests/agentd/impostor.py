@@ -27,7 +27,7 @@ def post(path, body, token=None):
         headers["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(URL + path, json.dumps(body).encode(), headers)
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -41,7 +41,7 @@ def by_socket(path, source=None, host=HOST, family=socket.AF_INET):
     with socket.socket(family) as line:
         if source:
             line.bind((source, 0))
-        line.settimeout(20)
+        line.settimeout(60)
         line.connect((host, PORT))
         return exchange(line, path)
 
@@ -95,7 +95,7 @@ def by_shell(script, path, **options):
     """Return the output of a shell script that calls this program again, as ``$@``."""
     command = ["sh", "-c", script, "sh", *ME, path]
     return subprocess.run(
-        command, stdout=subprocess.PIPE, timeout=30, check=False, **options
+        command, stdout=subprocess.PIPE, timeout=60, check=False, **options
     ).stdout
 
 
@@ -135,7 +135,7 @@ def handed_on(path):
     time.sleep(0.5)
     _, [fd], _, _ = socket.recv_fds(theirs, 1, 1)
     with socket.socket(fileno=fd) as again:
-        again.settimeout(20)
+        again.settimeout(60)
         return int(again.recv(65536).split()[1])
 
 
@@ -191,7 +191,7 @@ def agentctl(path):
         [*command, "request", "approve", request],
         capture_output=True,
         env=env,
-        timeout=30,
+        timeout=90,
         check=False,
     )
     return {0: 200, 5: 403}.get(done.returncode, done.stderr.decode())

@@ -196,7 +196,7 @@ async def serving(
                     async with httpx.AsyncClient(
                         base_url=url,
                         headers=headers,
-                        timeout=20,
+                        timeout=70,
                         verify=trust,
                         # The connection stays open, even if a busy machine is slow between two calls.
                         limits=httpx.Limits(keepalive_expiry=None),
@@ -238,7 +238,7 @@ async def until(condition: Any, what: str) -> None:
 
 def exchange(address: tuple[str, int], request: bytes) -> tuple[int, bytes]:
     """Send bytes on a new connection; return the status and the whole answer."""
-    with socket.create_connection(address, timeout=10) as connection:
+    with socket.create_connection(address, timeout=60) as connection:
         connection.sendall(request)
         answer = bytearray()
         while chunk := connection.recv(65536):
@@ -307,7 +307,7 @@ def run_agentd(
         stdin=b"",
         cwd=directory,
         env=environment(**named(directory), **env or {}),
-        timeout=30,
+        timeout=120,
     )
     out, err = done.stdout.decode(), done.stderr.decode()
     return subprocess.CompletedProcess(done.args, done.returncode, out, err)
@@ -346,7 +346,7 @@ def agentd(
         finally:
             if process.poll() is None:
                 process.kill()
-            process.wait(10)
+            process.wait(60)
 
 
 def _url(process: "Forked | subprocess.Popen[bytes]", ready: Path, errors: Path) -> str:

@@ -345,7 +345,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         serving(
             tmp_path, tokens=(ADMIN,), agents={"agent": agents}, max_concurrency=4
         ) as agents.server,
-        httpx.AsyncClient(base_url=agents.server.url, timeout=20) as client,
+        httpx.AsyncClient(base_url=agents.server.url, timeout=60) as client,
     ):
         world = World(agents, tmp_path, client)
         await world.make()
@@ -359,7 +359,7 @@ async def test_status_of_every_call_for_every_caller(
     world: World, callers: tuple[str, ...]
 ) -> None:
     if "expired" in callers:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while (await world.ask("expired", "GET /openapi.json", {}, {}))[0] != 401:
                 await anyio.sleep(0.05)
     for caller in callers:

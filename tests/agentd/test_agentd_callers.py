@@ -62,7 +62,7 @@ def send(client: httpx.Client, provider: str) -> str:
 
 
 def outcome(client: httpx.Client, run_id: str) -> Any:
-    waited = client.get(f"/runs/{run_id}/wait", params={"timeout_s": 60}, timeout=90)
+    waited = client.get(f"/runs/{run_id}/wait", params={"timeout_s": 200}, timeout=220)
     run = waited.json()["run"]
     assert run["status"] == "completed", run
     return json.loads(run["result"]["text"])
@@ -95,7 +95,7 @@ def call(
         env=os.environ | env,
         preexec_fn=before,
         stdout=subprocess.PIPE,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     return done.stdout.decode().strip()

@@ -123,7 +123,7 @@ def test_secrets_are_only_in_the_expected_places(daemon: Process, tmp_path: Path
     for path in ("/sessions", "/runs", "/requests"):
         assert MESSAGE not in call(daemon, other, "GET", path).text
     with httpx.stream(
-        "GET", f"{daemon.url}/stream", headers={"Authorization": f"Bearer {other}"}, timeout=20
+        "GET", f"{daemon.url}/stream", headers={"Authorization": f"Bearer {other}"}, timeout=60
     ) as stream:
         heard = ""
         for part in stream.iter_text():

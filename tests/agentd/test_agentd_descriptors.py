@@ -13,6 +13,7 @@ import anyio.to_thread
 import httpx
 import pytest
 from loop_cost import loop_cost
+from pace import allowed_work
 from serving import agentd, serving, sse_reader, until
 from websockets.asyncio.client import connect
 
@@ -95,9 +96,9 @@ def test_unauthenticated_connections_cannot_use_up_the_descriptors(tmp_path: Pat
         limits = Path(f"/proc/{daemon.pid}/limits").read_text()
         assert re.search(r"Max open files +256 +256 ", limits)
         address = ("127.0.0.1", int(daemon.url.rpartition(":")[2]))
-        with ExitStack() as held, httpx.Client(base_url=daemon.url, timeout=30) as client:
+        with ExitStack() as held, httpx.Client(base_url=daemon.url, timeout=60) as client:
             for _ in range(300):
-                one = held.enter_context(socket.create_connection(address, timeout=10))
+                one = held.enter_context(socket.create_connection(address, timeout=60))
                 one.sendall(b"GET /sessions HTTP/1.1\r\nHost: ")
             made = client.post("/sessions", json={}).json()["session"]["id"]
             sent = client.post(f"/sessions/{made}/messages", json={"text": "go"}).json()
@@ -120,7 +121,7 @@ def test_agents_connections_cannot_use_up_the_descriptors(tmp_path: Path) -> Non
     with (
         agentd(tmp_path, "--config", str(config), through=LIMITED) as daemon,
         ExitStack() as held,
-        httpx.Client(base_url=daemon.url, timeout=30) as client,
+        httpx.Client(base_url=daemon.url, timeout=60) as client,
     ):
         address = ("127.0.0.1", int(daemon.url.rpartition(":")[2]))
         made = client.post("/sessions", json={"cwd": str(tmp_path)}).json()["session"]["id"]
@@ -138,7 +139,7 @@ def test_agents_connections_cannot_use_up_the_descriptors(tmp_path: Path) -> Non
         lines = streaming.iter_lines()
         next(lines)
         for number in range(400):
-            one = held.enter_context(socket.create_connection(address, timeout=10))
+            one = held.enter_context(socket.create_connection(address, timeout=60))
             one.sendall(asked[number % 2].encode())
             if number % 50 == 0:
                 with httpx.Client(base_url=daemon.url, timeout=10) as other:
@@ -167,10 +168,10 @@ async def test_connection_without_a_free_descriptor_waits_without_a_busy_loop(
                     late.connect(server.address)
                 with loop_cost() as cost:
                     await anyio.sleep(0.5)
-                assert cost.total_s < 0.2
+                assert cost.total_s < allowed_work(0.2)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
-            late.settimeout(10)
+            late.settimeout(60)
             late.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             answer = await anyio.to_thread.run_sync(late.recv, 100)
             assert answer.startswith(b"HTTP/1.1 200")

@@ -10,7 +10,6 @@ import anyio
 import httpx
 import pytest
 from attrs import frozen
-from pace import allowed
 from serving import ADMIN, PATIENCE_S, Serving, serving, sse_reader
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -311,7 +310,7 @@ async def test_a_revoked_device_loses_its_streams(tmp_path: Path) -> None:
             lines = stream.aiter_lines()
             while "caught up" not in await anext(lines):
                 pass
-            with anyio.fail_after(allowed(5)):
+            with anyio.fail_after(60):
                 revoked = await page.post(f"/devices/{phone.device_id}/revoke", json={})
                 assert revoked.status_code == 200, revoked.text
                 async for line in lines:

@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import httpx
 import pytest
+from pace import allowed_work
 from serving import serving, sse_reader, until
 from websockets.asyncio.client import connect
 
@@ -25,15 +26,14 @@ pytestmark = pytest.mark.anyio
 TOKEN = "correct-horse-battery-staple"
 
 
-async def closed_after(stream: anyio.abc.SocketStream) -> float:
-    """Return the seconds until the other side closes; drop the data before."""
-    began = time.monotonic()
-    with anyio.fail_after(10):
+async def until_closed(stream: anyio.abc.SocketStream) -> None:
+    """Wait until the other side closes; drop the data before."""
+    with anyio.fail_after(60):
         try:
             while True:
                 await stream.receive()
         except (anyio.EndOfStream, anyio.BrokenResourceError):
-            return time.monotonic() - began
+            return
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /sess", b"GET /sessions HTTP/1.1\r\nHost: x\r\nX-A: "])
@@ -47,14 +47,16 @@ async def test_connection_without_a_complete_request_is_closed(tmp_path: Path, s
                 await anyio.sleep(0.05)
                 await stream.send(b"a")
 
-    async with (
-        serving(tmp_path, tokens=(TOKEN,), first_request_s=0.5) as server,
-        await anyio.connect_tcp(*server.address) as stream,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(drip, stream)
-        assert 0.3 < await closed_after(stream) < 5
-        tasks.cancel_scope.cancel()
+    async with serving(tmp_path, tokens=(TOKEN,), first_request_s=0.5) as server:
+        began = time.monotonic()
+        async with (
+            await anyio.connect_tcp(*server.address) as stream,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(drip, stream)
+            await until_closed(stream)
+            tasks.cancel_scope.cancel()
+        assert time.monotonic() - began >= 0.5
 
 
 async def test_authenticated_connection_may_be_idle(tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ async def test_request_with_a_slow_body_is_ended(tmp_path: Path) -> None:
                 "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
             )
             await stream.send(head.encode())
-            with anyio.fail_after(10):
+            with anyio.fail_after(45):
                 assert (await stream.receive()).startswith(b"HTTP/1.1 400")
         assert await server.event_count() == 0
 
@@ -116,12 +118,12 @@ async def test_thousands_of_idle_connections_do_not_block_other_callers(
                         if number % 10 == 0:
                             # The time of this process counts; other tests' load does not.
                             began = time.process_time()
-                            with anyio.fail_after(10):
+                            with anyio.fail_after(45):
                                 answer = await other.get(f"/sessions/{session}")
                             took.append(time.process_time() - began)
                             assert answer.status_code == 200
                     took.sort()
-                    assert took[int(len(took) * 0.99)] < 0.25
+                    assert took[int(len(took) * 0.99)] < allowed_work(0.25)
                 # New callers are served, and an existing stream goes on.
                 async with httpx.AsyncClient(
                     base_url=server.url, headers=server.client.headers
@@ -173,13 +175,13 @@ async def test_body_that_came_while_the_daemon_was_stopped_is_accepted(tmp_path:
     body = b'{"title": "in time"}'
     head = b"POST /sessions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-    async with serving(tmp_path, body_s=0.5) as server:
-        with socket.create_connection(server.address, timeout=10) as connection:
+    async with serving(tmp_path, body_s=3.0) as server:
+        with socket.create_connection(server.address, timeout=60) as connection:
             connection.sendall(head + body[:5])
             await anyio.sleep(0.2)  # until it waits for the rest; that is not observable
             connection.sendall(body[5:])
-            time.sleep(1)  # noqa: ASYNC251 - the loop is blocked, as in a stopped process
-            with anyio.fail_after(10):
+            time.sleep(3.5)  # noqa: ASYNC251 - the loop is blocked, as in a stopped process
+            with anyio.fail_after(60):
                 answer = await anyio.to_thread.run_sync(connection.recv, 65536)
     assert answer.startswith(b"HTTP/1.1 201 "), answer
 
@@ -208,7 +210,7 @@ async def test_websocket_frames_are_not_decompressed(tmp_path: Path) -> None:
         tracemalloc.start()
         try:
             await stream.send(head + bomb)
-            assert await closed_after(stream) < 2
+            await until_closed(stream)
             most = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -234,5 +236,5 @@ async def test_endless_websocket_message_is_not_buffered(tmp_path: Path, token: 
         finally:
             tracemalloc.stop()
         assert most < 5_000_000
-        assert await closed_after(stream) < 3
+        await until_closed(stream)
         await until(lambda: server.metrics.streams == 0, "its place is given up")

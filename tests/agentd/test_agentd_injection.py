@@ -154,7 +154,7 @@ def test_special_characters_in_ids_are_just_not_found(client: httpx.Client) -> N
 def raw_status(client: httpx.Client, path: str) -> int:
     import http.client
 
-    connection = http.client.HTTPConnection("127.0.0.1", int(client.base_url.port or 0), timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", int(client.base_url.port or 0), timeout=60)
     try:
         connection.request("GET", path)
         return connection.getresponse().status

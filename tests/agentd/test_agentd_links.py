@@ -9,7 +9,6 @@ import anyio
 import httpx
 import pytest
 from attrs import frozen
-from pace import allowed
 from serving import ADMIN, Serving, serving
 
 from agent_orchestrator.operations import OPERATIONS
@@ -110,7 +109,7 @@ async def test_a_stream_of_a_link_has_only_its_tree_and_ends_with_it(tmp_path: P
             assert one.child_id in seen
             assert one.other_id not in seen
             await one.server.client.patch(f"/sessions/{one.other_id}", json={"title": "hidden"})
-            with anyio.fail_after(allowed(5)):
+            with anyio.fail_after(60):
                 path = f"/sessions/{one.session_id}/links/{one.link_id}/revoke"
                 assert (await one.server.client.post(path, json={})).status_code == 200
                 async for line in lines:
@@ -120,6 +119,6 @@ async def test_a_stream_of_a_link_has_only_its_tree_and_ends_with_it(tmp_path: P
 
 async def test_a_link_expires(tmp_path: Path) -> None:
     async with shared(tmp_path, expires_in_s=1) as one:
-        with anyio.fail_after(allowed(10)):
+        with anyio.fail_after(60):
             while (await one.page.get(f"/sessions/{one.session_id}")).status_code != 401:
                 await anyio.sleep(0.05)

@@ -114,12 +114,12 @@ def test_log_level_is_respected() -> None:
 
 
 def test_log_is_reopened_on_sighup(tmp_path: Path) -> None:
-    with agentd(tmp_path) as daemon, httpx.Client(base_url=daemon.url, timeout=20) as client:
+    with agentd(tmp_path) as daemon, httpx.Client(base_url=daemon.url, timeout=60) as client:
         for _ in range(3):
             assert client.get("/health").status_code == 200
         moved = daemon.stderr_path.rename(tmp_path / "moved.log")
         daemon.signal(signal.SIGHUP)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not daemon.stderr_path.exists() or "reopened" not in daemon.stderr():
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -241,7 +241,7 @@ def test_daemon_rotates_its_log(tmp_path: Path) -> None:
     with agentd(tmp_path, "--log-max-mb", "1") as daemon:
         log = daemon.stderr_path
         aside = log.with_name(f"{log.name}.1")
-        with httpx.Client(base_url=daemon.url, timeout=20) as client:
+        with httpx.Client(base_url=daemon.url, timeout=60) as client:
             # Earlier content counts, and so do other writers.
             with log.open("ab") as stream:
                 stream.write(b"x" * (2**20 - 1) + b"\n")
@@ -251,7 +251,7 @@ def test_daemon_rotates_its_log(tmp_path: Path) -> None:
             # SIGHUP still works.
             log.rename(tmp_path / "moved.log")
             daemon.signal(signal.SIGHUP)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not log.exists() or "reopened" not in daemon.stderr():
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

@@ -135,7 +135,7 @@ async def test_metrics_count_requests_by_route(server: Serving) -> None:
 async def test_metrics_count_streams(server: Serving) -> None:
     session = await server.session()
     async with sse_reader(server.client, f"/stream?sessionId={session}&cursor=0") as frames:
-        with anyio.fail_after(10):
+        with anyio.fail_after(45):
             await anext(frames)
         found = await scraped(server)
         assert of(found, "agentd_streams") == 1

@@ -12,7 +12,6 @@ import httpx
 import psutil
 import pytest
 from attrs import evolve
-from pace import allowed
 from serving import Serving, serving, sse_reader
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -21,6 +20,7 @@ from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Unauthorized
 from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.operations.events import StreamRequest
+from agentd.http1 import STALL_S
 
 pytestmark = pytest.mark.anyio
 
@@ -134,7 +134,7 @@ async def test_principal_sees_only_its_own_sessions(tmp_path: Path) -> None:
 @pytest.mark.parametrize("one", ["?sessionId=", ""])
 async def test_stream_ends_when_its_token_ends(tmp_path: Path, how: str, one: str) -> None:
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
-        expires = {"expires_in_s": 1} if how == "expired" else {}
+        expires = {"expires_in_s": 5} if how == "expired" else {}
         token_id, headers = await token(server, **expires)
         async with httpx.AsyncClient(base_url=server.url, headers=headers) as client:
             session = (await client.post("/sessions", json={})).json()["session"]["id"]
@@ -143,7 +143,7 @@ async def test_stream_ends_when_its_token_ends(tmp_path: Path, how: str, one: st
                 await anext(frames)
                 if how == "revoked":
                     await server.client.post(f"/tokens/{token_id}/revoke")
-                with anyio.fail_after(allowed(1 if how == "revoked" else 5)):
+                with anyio.fail_after(60):
                     assert [frame async for frame in frames] == []
             assert (await client.get("/sessions")).status_code == 401
         assert headers["Authorization"].removeprefix("Bearer apt_").encode() not in kept(tmp_path)
@@ -157,7 +157,7 @@ async def read_to_the_end(reader: ClientConnection) -> None:
 @pytest.mark.parametrize("how", ["revoked", "expired"])
 async def test_websockets_and_waits_end_when_their_token_ends(tmp_path: Path, how: str) -> None:
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
-        token_id, headers = await token(server, **({"expires_in_s": 2} if how == "expired" else {}))
+        token_id, headers = await token(server, **({"expires_in_s": 6} if how == "expired" else {}))
         async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60) as client:
             made = await client.post("/sessions", json={"provider": "forever"})
             session = made.json()["session"]["id"]
@@ -183,7 +183,7 @@ async def test_websockets_and_waits_end_when_their_token_ends(tmp_path: Path, ho
                     tasks.start_soon(ask, f"/sessions/{session}/events?wait_s=50&cursor={cursor}")
                     if how == "revoked":
                         await server.client.post(f"/tokens/{token_id}/revoke")
-                    with anyio.fail_after(allowed(1 if how == "revoked" else 5)):
+                    with anyio.fail_after(45):
                         with pytest.raises(ConnectionClosed) as closed:
                             await read_to_the_end(reader)
                         while len(answers) < 2:
@@ -210,7 +210,7 @@ async def blocked(server: Serving) -> None:
     """Wait until the daemon waits for the reader: it sends nothing and does not read the store."""
     before = unchanged = 0.0
     while unchanged < 3:
-        await anyio.sleep(allowed(0.05))
+        await anyio.sleep(0.05)
         while server.store._reads.borrowed_tokens:
             await anyio.sleep(0.01)
         now = server.metrics._streamed.values[()]
@@ -219,7 +219,7 @@ async def blocked(server: Serving) -> None:
 
 
 def read_on(connection: socket.socket) -> None:
-    connection.settimeout(5)
+    connection.settimeout(60)
     while connection.recv(1 << 16):
         pass
 
@@ -239,7 +239,7 @@ async def test_stalled_reader_is_disconnected_when_its_access_ends(
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         session = await server.session("talkative")
         await server.say(session, "4000")  # 4 MB: more than the buffers between them hold
-        expires = {"expires_in_s": 2} if how == "expired" else {}
+        expires = {"expires_in_s": 5} if how == "expired" else {}
         token_id, headers = await token(server, **expires)
         access = f"/sessions/{session}/access"
         grants = [{"principal": "ann", "role": "reader"}]
@@ -257,9 +257,9 @@ async def test_stalled_reader_is_disconnected_when_its_access_ends(
                 await server.client.post(f"/tokens/{token_id}/revoke")
             elif how == "put out":
                 await server.client.put(access, json={"grants": []})
-            with anyio.fail_after(allowed(4 if how == "expired" else 1)):
+            with anyio.fail_after(STALL_S / 2):
                 while is_served(server, connection):
-                    await anyio.sleep(0.005)
+                    await anyio.sleep(0.02)
             assert server.metrics.streams == 0
             with pytest.raises(ConnectionResetError):
                 await anyio.to_thread.run_sync(read_on, connection)
@@ -271,17 +271,17 @@ async def test_lagging_reader_gets_nothing_after_its_token_expired(tmp_path: Pat
         session = await server.session("talkative")
         await server.say(session, "4000")
         now = server.engine.core.now()
-        who = Principal("ann", admin=True, kind="named", expires_at=now + timedelta(seconds=0.5))
+        who = Principal("ann", admin=True, kind="named", expires_at=now + timedelta(seconds=4))
         engine = server.engine.acting_as(who)
         for ids in ([session], []):
             async with engine.subscribe(StreamRequest(ids, None)) as reader:
                 assert len(await reader.receive()) > 100
-                with anyio.fail_after(5):
+                with anyio.fail_after(60):
                     while server.engine.core.now() < who.expires_at:
                         await anyio.sleep(0.01)
                 with pytest.raises(Unauthorized, match="expired"):
                     await reader.receive()
-            who = evolve(who, expires_at=server.engine.core.now() + timedelta(seconds=0.5))
+            who = evolve(who, expires_at=server.engine.core.now() + timedelta(seconds=4))
             engine = server.engine.acting_as(who)
 
 

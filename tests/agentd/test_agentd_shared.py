@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -98,18 +97,21 @@ def check_log(daemon: Process, session: str, run: str) -> None:
     assert call(daemon, "GET", "/daemon/check")["ok"]
 
 
-def test_another_daemon_takes_over_from_a_killed_one(directories, database):
+def test_another_daemon_takes_over_from_a_killed_one(directories, database, postgres):
     url = database()
     here, there = directories
     with agentd(here, "--store", url) as a, agentd(there, "--store", url) as b:
         session, run, agent = started(a, here)
         queued = send(b, session, provider="quick")
         with httpx.stream("GET", f"{b.url}/stream?sessionId={session}", timeout=60) as stream:
-            began = time.monotonic()
             a.signal(signal.SIGKILL)
+            # It does not wait for the end of the lease of a process that is gone.
+            postgres.run(
+                "UPDATE agent_orchestrator.daemons SET expires_at = expires_at + interval '1 hour'"
+                f" WHERE pid = {a.pid} AND ended_at IS NULL",
+                url.rpartition("/")[2],
+            )
             next(line for line in stream.iter_lines() if '"run.recovered"' in line)
-            took_s = time.monotonic() - began
-        assert took_s < 10, "it does not wait for the end of the lease of a process that is gone"
         shown = {one["url"]: one for one in call(b, "GET", "/daemon/status")["daemons"]}
         assert shown[b.url]["away_since"] is None
         assert shown[a.url]["away_since"] > shown[a.url]["started_at"]

@@ -10,7 +10,6 @@ import anyio
 import httpx
 import pytest
 from attrs import define, field
-from pace import allowed
 from serving import Serving, serving, sse_reader
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -158,7 +157,7 @@ async def test_stream_ends_when_its_grant_is_removed(
     async with opened as frames:
         await anext(frames)
         await people.share(people.session)
-        with anyio.fail_after(allowed(1)):
+        with anyio.fail_after(60):
             last = [frame async for frame in frames]
     if kind == "socket":
         assert last[-1]["error"]["code"] == "not_found"
@@ -168,14 +167,14 @@ async def test_stream_ends_when_its_grant_is_removed(
 async def test_stream_of_all_sessions_goes_on_without_an_unshared_session(people: People) -> None:
     await people.share(people.session, bob="reader")
     async with socket_reader(people, "/stream") as frames:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while (await anext(frames))["type"] != "caught_up":
                 pass
         await people.share(people.session)
         said = {"text": "secret", "role": "system"}
         await people["ann"].post(f"/sessions/{people.session}/messages", json=said)
         await people["bob"].post("/sessions", json={"title": "own"})
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             frame = await anext(frames)
             while (
                 frame["event"]["event_type"] != "session.created"
@@ -190,10 +189,10 @@ async def test_wait_ends_when_its_grant_is_removed(people: People) -> None:
     answers: list[int] = []
 
     async def wait() -> None:
-        answer = await people["bob"].get(f"/runs/{people.run}/wait?timeout_s=20")
+        answer = await people["bob"].get(f"/runs/{people.run}/wait?timeout_s=60")
         answers.append(answer.status_code)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
             while "access:bob" not in people.server.engine.core.notifier._waiters:

@@ -15,6 +15,7 @@ import anyio.to_thread
 import pytest
 from attrs import frozen
 from loop_cost import loop_cost
+from pace import allowed_work
 from serving import exchange, serving
 
 from agent_orchestrator.fields import FieldSpec, specs
@@ -91,7 +92,7 @@ async def test_largest_bodies_are_answered_fast_and_name_the_field(
                     status, answer = await anyio.to_thread.run_sync(
                         exchange, server.address, request
                     )
-                if cost.longest_s < MOST_S:
+                if cost.longest_s < allowed_work(MOST_S):
                     break
             else:
                 slow[case.shape] = cost.longest_s
@@ -121,7 +122,7 @@ async def test_largest_queries_are_answered_fast(
             for _ in range(3):
                 with loop_cost() as cost:
                     status, _ = await anyio.to_thread.run_sync(exchange, server.address, request)
-                if cost.longest_s < MOST_S:
+                if cost.longest_s < allowed_work(MOST_S):
                     break
             assert status < 500, query[:50]
-            assert cost.longest_s < MOST_S, query[:50]
+            assert cost.longest_s < allowed_work(MOST_S), query[:50]

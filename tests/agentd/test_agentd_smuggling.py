@@ -36,7 +36,7 @@ PAIRS = {
 def answers(address: tuple[str, int], sent: bytes) -> bytes:
     """Return all data until the daemon closes the connection."""
     found = b""
-    with socket.create_connection(address, timeout=10) as connection:
+    with socket.create_connection(address, timeout=60) as connection:
         connection.sendall(sent)
         while part := connection.recv(65536):
             found += part

@@ -90,7 +90,7 @@ def say_frames(address: tuple[str, int], frames: bytes) -> bytes:
 
     It is for a session that does not exist, which only authenticated callers are told.
     """
-    with socket.create_connection(address, timeout=10) as connection:
+    with socket.create_connection(address, timeout=60) as connection:
         connection.sendall(SOCKET.replace(b"/stream", b"/stream?sessionId=ses_1") + b"\r\n")
         answer = connection.recv(65536)
         assert answer.startswith(b"HTTP/1.1 101")

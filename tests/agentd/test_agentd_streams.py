@@ -27,7 +27,7 @@ def ws_url(server: Serving, query: str = "") -> str:
 
 
 async def receive(connection: ClientConnection) -> dict[str, Any]:
-    with anyio.fail_after(10):
+    with anyio.fail_after(45):
         frame: dict[str, Any] = json.loads(await connection.recv())
         return frame
 
@@ -38,7 +38,7 @@ def caught_up(cursor: str, server: Serving) -> dict[str, Any]:
 
 async def read_sse(server: Serving, path: str, count: int, **more: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(45):
         async with sse_reader(server.client, path, **more) as frames:
             while len(found) < count:
                 frame = await anext(frames)
@@ -51,7 +51,7 @@ async def read_sse(server: Serving, path: str, count: int, **more: Any) -> list[
 
 async def test_stream_sends_history_and_then_new_events(server: Serving) -> None:
     session = await server.session()
-    with anyio.fail_after(20):
+    with anyio.fail_after(45):
         async with sse_reader(server.client, f"/stream?sessionId={session}") as frames:
             first = await anext(frames)
             assert (first.id, first.event) == ("1", "session.created")
@@ -103,7 +103,7 @@ async def test_stream_of_several_sessions_resumes_at_its_cursor(server: Serving)
 async def test_quiet_stream_sends_keep_alives(tmp_path: Path) -> None:
     async with serving(tmp_path, keepalive_s=0.05) as server:
         session = await server.session()
-        with anyio.fail_after(10):
+        with anyio.fail_after(45):
             url = f"/stream?sessionId={session}&cursor=1"
             async with server.client.stream("GET", url) as response:
                 text = ""
@@ -169,7 +169,7 @@ def stalled_reader(server: Serving, session: str) -> socket.socket:
 
 def check_whole_stream(connection: socket.socket, count: int) -> None:
     """Read all events of a stream late; none may be missing."""
-    connection.settimeout(20)
+    connection.settimeout(60)
     data, seen = b"", 0
     while seen < count:
         chunk = connection.recv(1 << 20)
@@ -255,17 +255,17 @@ async def test_stalled_readers_are_disconnected(
 async def test_slow_reader_is_not_disconnected(
     server: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http1, "STALL_S", 0.5)
+    monkeypatch.setattr(http1, "STALL_S", 2.0)
     session = await server.session("talkative")
     await server.say(session, "2000")
     with stalled_reader(server, session) as connection:
         size, times = 0, 0
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while times < 12:  # more than twice the time in all
                 got = await anyio.to_thread.run_sync(connection.recv, 100_000)
                 assert got
                 size, times = size + len(got), times + 1
-                await anyio.sleep(0.1)
+                await anyio.sleep(0.4)
     assert size
 
 
@@ -285,14 +285,14 @@ async def test_shutdown_ends_streams_and_waits(server: Serving) -> None:
 
         tasks.start_soon(wait, f"/runs/{run}/wait?timeout_s=60")
         events = await server.events(session)
-        with anyio.fail_after(10):
+        with anyio.fail_after(45):
             while events[-1]["event_type"] != "agent.message":
                 events = await server.events(session)
         seq = events[-1]["seq"]
         tasks.start_soon(wait, f"/sessions/{session}/events?cursor={seq}&wait_s=60")
         await until(lambda: len(server.lifetime._until_closing) == 4, "all four wait")
         server.lifetime.close()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async for _ in frames:
                 pass
             async for _ in reader:
@@ -319,7 +319,7 @@ async def test_streams_announce_a_drain_and_go_on_until_the_shutdown(server: Ser
             assert frames[-1]["type"] == "caught_up"
             server.lifetime.drain()
             await until(lambda: ": draining" in "".join(received), "the stream is told")
-            with anyio.fail_after(10):
+            with anyio.fail_after(45):
                 assert await receive(reader) == {"type": "draining"}
             # Events are still sent, and the drain is announced once.
             await server.say(session, "go", wait=False)
@@ -328,7 +328,7 @@ async def test_streams_announce_a_drain_and_go_on_until_the_shutdown(server: Ser
                 if frame["event"]["event_type"] == "agent.message":
                     break
             server.lifetime.close()
-            with anyio.fail_after(10):
+            with anyio.fail_after(45):
                 last = [json.loads(frame) async for frame in reader]
         assert last[-1]["type"] == "error"
         assert last[-1]["error"]["code"] == "unavailable"
@@ -342,7 +342,7 @@ async def test_stream_opened_during_a_drain_announces_it(server: Serving) -> Non
     session = await server.session()
     server.lifetime.drain()
     async with connect(ws_url(server, f"?sessionId={session}")) as reader:
-        with anyio.fail_after(10):
+        with anyio.fail_after(45):
             frames = [await receive(reader) for _ in range(3)]
     assert [frame["type"] for frame in frames] == ["draining", "event", "caught_up"]
 
@@ -462,7 +462,7 @@ async def test_messages_of_a_websocket_reader_are_ignored_and_not_buffered(serve
         assert (await receive(reader))["type"] in ("caught_up", "event")
     async with connect(ws_url(server)) as reader:
         await reader.send("x" * 100_000)
-        with pytest.raises(ConnectionClosed), anyio.fail_after(10):
+        with pytest.raises(ConnectionClosed), anyio.fail_after(45):
             async for _ in reader:
                 pass
         assert reader.close_code == 1009

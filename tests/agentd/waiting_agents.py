@@ -36,7 +36,7 @@ class Agents:
         return await self.at_work(await self.server.say(session_id, "work", wait=False))
 
     async def at_work(self, run_id: str) -> str:
-        with anyio.fail_after(10):
+        with anyio.fail_after(45):
             while run_id not in self.environments:
                 await self._news.wait()
         return run_id

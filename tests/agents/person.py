@@ -128,7 +128,7 @@ def terminal(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> Itera
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         os.close(leader)
-        reader.join(10)
+        reader.join(60)
 
 
 def prepare_for_people(home: Path, workspace: Path) -> None:

@@ -57,7 +57,9 @@ def test_benchmark_returns_its_figures(name, tmp_path):
         assert name in {*REAL_AGENTS, "postgres"}
         pytest.skip(str(reason))
     assert len(figures) == FIGURES[name]
-    assert all(figure.value > 0 and figure.bound > 0 for figure in figures)
+    # A single session may take memory that was freed before.
+    assert all(figure.value > 0 or figure.unit == "KiB" for figure in figures)
+    assert all(figure.bound > 0 for figure in figures)
 
 
 def figure(value, **more):

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Final
 import httpx
 from attrs import define, field
 from tests.chaos.outcome import until
+from tests.support.ports import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SOURCE: Final = ROOT / "src"
@@ -43,13 +43,6 @@ default = "inside"
 
 class NotReady(Exception):
     """The daemon ended, or did not answer, where it was to be ready; the text holds its log."""
-
-
-def free_port() -> int:
-    """Return a port nobody listens on now; the daemon takes it again at every start."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @define
@@ -172,7 +165,7 @@ class Daemon:
         if self.process is not None:
             with suppress(ProcessLookupError):
                 self.process.kill()
-            self.process.wait(20)
+            self.process.wait(60)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""

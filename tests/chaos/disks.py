@@ -272,7 +272,7 @@ async def _fills(traffic: Traffic, outcome: Outcome, seconds: float = 60) -> Non
 async def _readable(url: str, outcome: Outcome) -> None:
     async with connect(url) as client:
         try:
-            with anyio.fail_after(10):
+            with anyio.fail_after(45):
                 page = await client.list_sessions(limit=1)
                 await client.list_events(page.sessions[0].id)
                 await client.status()

@@ -374,7 +374,7 @@ class MessagesServer(ScriptedServer[MessagesRequest]):
         self._server.refusals = _Refusals()  # type: ignore[attr-defined]
         return self
 
-    def wait_for_prompt(self, text: str, timeout: float = 20) -> MessagesRequest:
+    def wait_for_prompt(self, text: str, timeout: float = 90) -> MessagesRequest:
         """Block until a request with this last message has come."""
         end = time.monotonic() + timeout
         count = 0

@@ -8,7 +8,7 @@ import uuid
 import anyio
 import pytest
 from attrs import evolve
-from claude_runs import end_of_descendants, of, problems, run, with_argument
+from claude_runs import end_of_descendants, lasting, of, problems, run, with_argument
 from loops import ON_ONE_LOOP
 from model_server import acknowledgement
 from pictures import RED
@@ -386,7 +386,7 @@ async def test_a_message_reaches_the_turn_while_a_tool_runs(make_runner, record,
 @ON_ONE_LOOP
 async def test_a_message_during_an_answer_gets_a_turn_of_the_same_run(make_runner, record):
     async with make_runner() as runner:
-        context = record("stream 20 50 word")
+        context = record("stream 80 50 word")
         outcomes = []
         async with anyio.create_task_group() as tasks:
 
@@ -401,13 +401,14 @@ async def test_a_message_during_an_answer_gets_a_turn_of_the_same_run(make_runne
     assert context.usage.output_tokens == 20
 
 
+DETACHED = lasting()
 STATES = {
     "hung": ("hang", lambda one: "delivered" in one.calls or one.pid),
     "streaming": ("stream 1000 50 word", lambda one: of(one, "agent.message.delta")),
     "command": ("shell tail -f /dev/null --pid 1", lambda one: of(one, "tool.started")),
     "detached": (
-        "shell (setsid tail -f /dev/null -s 77 &) ; tail -f /dev/null -s 77",
-        lambda one: with_argument("tail -f /dev/null -s 77"),
+        f"shell (setsid {DETACHED} &) ; {DETACHED}",
+        lambda one: with_argument(DETACHED),
     ),
     "retry": ("http 529", lambda one: problems(one) and one.pid),
 }
@@ -424,12 +425,12 @@ async def test_a_cancel_ends_the_turn_and_keeps_the_process(make_runner, record,
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run, runner, context)
             await anyio.to_thread.run_sync(models.wait_for_prompt, script)
-            with anyio.fail_after(20):
+            with anyio.fail_after(45):
                 while not is_there(context):
                     await anyio.sleep(0.02)
             context.steer("this comes too late")
             tasks.cancel_scope.cancel()
-        assert with_argument("tail -f /dev/null -s 77") == []
+        assert with_argument(DETACHED) == []
         await end_of_descendants(context.pid)
         after = record("say after", thread=context.thread, env={"CLAUDE_CODE_MAX_RETRIES": "10"})
         assert (await run(runner, after)).text == "after"
@@ -439,9 +440,10 @@ async def test_a_cancel_ends_the_turn_and_keeps_the_process(make_runner, record,
 @ON_ONE_LOOP
 async def test_processes_that_a_command_left_running_end_with_the_run(make_runner, record):
     async with make_runner() as runner:
-        context = record("shell nohup setsid tail -f /dev/null -s 78 >/dev/null 2>&1 & echo left")
+        command = lasting()
+        context = record(f"shell nohup setsid {command} >/dev/null 2>&1 & echo left")
         await run(runner, context)
-        assert with_argument("tail -f /dev/null -s 78") == []
+        assert with_argument(command) == []
 
 
 @ON_ONE_LOOP

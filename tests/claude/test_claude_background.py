@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from claude_runs import end_of_descendants, of, run, with_argument
+from claude_runs import end_of_descendants, lasting, of, run, with_argument
 from loops import ON_ONE_LOOP
 
 pytestmark = [pytest.mark.anyio, pytest.mark.claude, ON_ONE_LOOP]
 
-LATER = "tail -f /dev/null -s 79"
+LATER = lasting()
 """A command that does not end."""
 
 

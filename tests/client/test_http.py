@@ -53,12 +53,12 @@ class Served:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *exc: object) -> None:
         anyio.from_thread.run_sync(self._stop, token=self._token)
-        self._thread.join(20)
+        self._thread.join(60)
         self._listener.close()
         assert not self._thread.is_alive()
 

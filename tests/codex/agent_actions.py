@@ -43,7 +43,7 @@ def read(*paths):
 
 def connect(path):
     with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(10)
+        line.settimeout(60)
         line.connect(path)
 
 
@@ -53,7 +53,7 @@ def call(url, path, body, token=None):
         headers["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(url + path, json.dumps(body).encode(), headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=20) as answer:
+    with opener.open(request, timeout=60) as answer:
         return json.load(answer)
 
 

@@ -615,7 +615,7 @@ class _Server(ThreadingHTTPServer):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in self._workers:
-            thread.join(10)
+            thread.join(60)
         self.stopping.close()
 
 
@@ -654,7 +654,7 @@ class ScriptedServer(Generic[R]):
         with self._arrivals:
             return list(self._requests)
 
-    def wait_for(self, count: int, timeout: float = 20) -> list[R]:
+    def wait_for(self, count: int, timeout: float = 90) -> list[R]:
         """Block until ``count`` requests have come (call it from a worker thread in async code)."""
         with self._arrivals:
             if not self._arrivals.wait_for(lambda: len(self._requests) >= count, timeout):

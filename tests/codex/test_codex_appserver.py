@@ -43,14 +43,17 @@ def of(context, event_type):
     return [data for kind, data in context.events if kind == event_type]
 
 
-async def run(runner, context, seconds=30):
+async def run(runner, context, seconds=90):
     with anyio.fail_after(seconds):
         return await runner.run(context)
 
 
 async def gone(pid):
     """Wait until a process has ended."""
-    fd = os.pidfd_open(pid)
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
     try:
         await anyio.wait_readable(fd)
     finally:
@@ -179,7 +182,7 @@ async def test_an_idle_process_is_ended_and_its_threads_go_on_in_the_next(codex,
     async with make_runner(codex, home, idle_s=0.2) as runner:
         first = record("say first")
         await run(runner, first)
-        with anyio.fail_after(10):
+        with anyio.fail_after(45):
             await gone(first.pid)
         second = record("say second", thread=first.thread)
         assert (await run(runner, second)).text == "second"
@@ -234,7 +237,7 @@ async def test_an_idle_thread_can_be_resumed_by_exec_meanwhile(codex, home, reco
         first = record("say first")
         await run(runner, first)
         [server] = runner._pool.serving
-        with anyio.fail_after(20):
+        with anyio.fail_after(45):
             while server.threads:
                 await anyio.sleep(0.02)
         by_hand = record("say by hand", thread=first.thread)
@@ -312,7 +315,7 @@ async def test_a_killed_process_fails_its_runs_and_the_next_has_another(codex, h
             except AgentFailed as failure:
                 failures.append(failure)
 
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(failing)
                 await first.until(lambda c: "emit tool.started" in c.calls)
@@ -331,7 +334,7 @@ async def test_a_killed_process_fails_its_runs_and_the_next_has_another(codex, h
 async def test_usage_of_a_killed_run_is_not_counted_for_the_next(codex, home, record, models):
     async with make_runner(codex, home) as runner:
         first = record("usage 30 20 7\nshell true\nhang")
-        with anyio.fail_after(30), pytest.RaisesGroup(AgentFailed):
+        with anyio.fail_after(60), pytest.RaisesGroup(AgentFailed):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(runner.run, first)
                 while len(models.requests) < 2:
@@ -354,7 +357,7 @@ async def test_a_killed_process_does_not_affect_runs_of_other_processes(codex, h
             except AgentFailed as failure:
                 said[name] = failure.code
 
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(execute, killed, "killed")
                 tasks.start_soon(execute, other, "other")
@@ -834,7 +837,7 @@ async def test_a_message_steers_the_turn(codex, home, record, models):
         async def execute():
             outcomes.append(await runner.run(context))
 
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(execute)
                 await context.until(lambda c: "emit tool.started" in c.calls)
@@ -852,7 +855,7 @@ async def test_a_steered_stream_is_not_lost(codex, home, record):
         async def execute():
             outcomes.append(await runner.run(context))
 
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(execute)
                 await context.until(lambda c: "emit agent.message.delta" in c.calls)
@@ -882,7 +885,7 @@ async def test_a_cancel_ends_the_commands_of_its_run_only(codex, home, record, c
         async def execute():
             outcomes.append(await runner.run(other))
 
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(execute)
                 await other.until(lambda c: "emit tool.started" in c.calls)
@@ -891,7 +894,8 @@ async def test_a_cancel_ends_the_commands_of_its_run_only(codex, home, record, c
                     async with anyio.create_task_group() as inner:
                         inner.start_soon(runner.run, context)
                         await context.until(lambda c: "emit tool.started" in c.calls)
-                        assert processes_of_threads({context.thread.id})
+                        while not processes_of_threads({context.thread.id}):  # it is told of first
+                            await anyio.sleep(0.02)
                         scope.cancel()
                 assert processes_of_threads({context.thread.id}) == []
         assert outcomes[0].text == "other"
@@ -924,7 +928,7 @@ async def test_a_cancel_at_the_end_of_a_turn_leaves_nothing_running(codex, home,
         context = record(
             "shell setsid sleep 300 >/dev/null 2>&1 &\nsay done", kind=CancelingWhenAllIsTold
         )
-        with anyio.fail_after(30), scope:
+        with anyio.fail_after(60), scope:
             await runner.run(context)
         assert scope.cancel_called
         assert processes_of_threads({context.thread.id}) == []
@@ -954,7 +958,7 @@ async def test_a_message_for_an_ended_turn_starts_another_turn(codex, home, reco
 async def test_a_cancel_while_codex_asks_ends_the_run(codex, home, record, outside):
     async with make_runner(codex, home, sandbox="workspace-write") as runner:
         context = record(f"escalate touch {outside / 'made'}\nsay done", kind=Deciding)
-        with anyio.fail_after(30), anyio.CancelScope() as scope:
+        with anyio.fail_after(60), anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(runner.run, context)
                 await context.until(lambda c: c.questions)
@@ -1002,7 +1006,7 @@ async def test_a_thread_whose_loading_was_canceled_uses_the_sandbox_of_its_next_
             await run(runner, other)
         gate.unlink()
         begun.unlink()
-        with anyio.fail_after(30), anyio.CancelScope() as scope:
+        with anyio.fail_after(60), anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(runner.run, record("say canceled", thread=first.thread))
                 while not begun.exists():
@@ -1142,7 +1146,7 @@ async def test_a_sub_agent_ends_with_the_run(codex, home, record, models, tmp_pa
     script = spawning(task, gate, *([WAITING] if how == "cancel" else ["say bye"]))
     async with make_runner(codex, home, model="fake-model") as runner:
         context = record(script)
-        with anyio.fail_after(40):
+        with anyio.fail_after(60):
             if how == "end":
                 assert (await runner.run(context)).text == "bye"
             else:

@@ -41,7 +41,7 @@ def backend_events(context):
     return [data for kind, data in context.events if kind == "backend.event"]
 
 
-async def faulty(command, record, fault, seconds=30):
+async def faulty(command, record, fault, seconds=90):
     """Return the context of a run with the fault, its end, and that of a run after it."""
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", fault)
@@ -110,7 +110,7 @@ async def test_a_prompt_that_was_accepted_and_not_recorded_is_given_again(comman
     """Codex 0.169 killed in that moment has it not."""
     async with CodexAppServerRunner(command=command) as runner:
         context = record("hello", "not-taken")
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             assert (await runner.run(context)).text == "hello"
     assert context.calls.count("delivered") == 1
 
@@ -129,7 +129,7 @@ async def test_a_question_that_codex_withdraws_ends_and_the_turn_goes_on(command
     env = {"FAKE_FAULT": "withdrawn", "FAKE_MARK": str(tmp_path / "been-here")}
     async with CodexAppServerRunner(command=command) as runner:
         context = Asked("fault", cwd=tmp_path, env=env)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             assert (await runner.run(context)).text == "hello"
     assert context.calls.count("withdrawn") == 1
 
@@ -138,7 +138,7 @@ async def test_a_steering_message_that_no_turn_got_is_reported(command, record):
     """The process dies of it, when it has the prompt."""
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "steered")
-        with anyio.fail_after(30), pytest.RaisesGroup(AgentFailed):
+        with anyio.fail_after(60), pytest.RaisesGroup(AgentFailed):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(runner.run, context)
                 await context.until(lambda c: "delivered" in c.calls and c.steer("turn right"))
@@ -152,7 +152,7 @@ async def test_a_message_to_a_process_that_has_not_taken_the_prompt_is_given_to_
     monkeypatch.setattr(turn_log, "TURN_START_TIMEOUT_S", 0.05)
     async with CodexAppServerRunner(command=command) as runner:
         context = record("hello", "steered-not-taken")
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(runner.run, context)
                 while not context.steer("turn right"):
@@ -170,7 +170,7 @@ async def test_a_blocked_process_is_ended_when_its_run_is_canceled(command, reco
     monkeypatch.setattr(stopping, "INTERRUPT_S", 0.3)
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "stuck")
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(runner.run, context)
@@ -181,11 +181,12 @@ async def test_a_blocked_process_is_ended_when_its_run_is_canceled(command, reco
         assert second.pid != context.pid
 
 
-async def test_a_blocked_process_is_killed_at_the_stop_deadline(command, record):
+async def test_a_blocked_process_is_killed_at_the_stop_deadline(command, record, monkeypatch):
+    monkeypatch.setattr(stopping, "INTERRUPT_S", 600)
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "stuck")
         context.force_stop.set()
-        with anyio.fail_after(min(stopping.INTERRUPT_S, 8)):
+        with anyio.fail_after(60):
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(runner.run, context)
@@ -202,7 +203,7 @@ async def test_a_process_that_does_not_answer_is_not_waited_for_long_when_the_ru
     monkeypatch.setattr(stopping, "INTERRUPT_S", 60 if is_hurried else 0.3)
     context = record("unanswered" if what == "the-prompt" else "fault", "steered-deaf")
     async with CodexAppServerRunner(command=command) as runner:
-        with anyio.fail_after(30), anyio.CancelScope() as scope:
+        with anyio.fail_after(60), anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(runner.run, context)
                 await context.until(lambda c: "report_process" in c.calls)
@@ -230,7 +231,7 @@ async def test_a_process_that_stops_reading_is_ended(command, record, monkeypatc
             except AgentFailed as failure:
                 failures.append(failure)
 
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(failing)
                 await context.until(lambda c: "delivered" in c.calls)

@@ -52,7 +52,7 @@ def record(tmp_path, tmp_path_factory):
 async def carried_out(runner, context):
     async with runner:
         found = await runner.probe(context.env)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             return found, (await runner.run(context)).text
 
 
@@ -102,7 +102,7 @@ async def test_a_codex_whose_app_server_fails_is_used_with_exec_and_says_so(tmp_
         for _ in range(2):
             context = record("hello")
             await runner.probe(context.env)
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 assert (await runner.run(context)).text == "by exec workspace-write"
         found = await runner.probe(record("hello").env)
     assert (found.available, found.mode) == (True, "codex-exec")

@@ -12,7 +12,6 @@ import psutil
 import pytest
 from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, family, marked, turn
 from model_server import ModelServer
-from pace import allowed
 
 from agent_orchestrator import Client, Run, RunStatus
 from agent_orchestrator.domain.errors import InvalidRequest
@@ -157,7 +156,7 @@ async def test_nothing_of_codex_outlives_a_killed_daemon_and_the_run_goes_on(
     assert " ".join(server) in everything.values()
     gateway.daemon.signal(signal.SIGKILL)
     gateway.daemon.wait()
-    with anyio.fail_after(allowed(2)):
+    with anyio.fail_after(45):
         while any(is_alive(process) for process in everything):
             await anyio.sleep(0.02)
     assert marked(held.run.id) == []

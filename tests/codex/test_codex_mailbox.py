@@ -59,7 +59,7 @@ async def test_a_run_that_reads_no_messages_does_not_delay_others():
     )
     server = serving(channel)
     with server.open_mailbox("slow") as slow, server.open_mailbox("other") as other:
-        with anyio.fail_after(20):
+        with anyio.fail_after(45):
             await server._peer.read()
             assert (await other.take()).method == "turn/completed"
         assert [one.params["n"] for one in await heard(slow)] == list(range(count))
@@ -85,7 +85,7 @@ async def test_a_run_too_far_behind_is_told_and_its_requests_are_refused(monkeyp
         assert [one.method for one in rest] == ["turn/started", "turn/completed"]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server._peer.write)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while len(channel.told) < 2:
                 await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()

@@ -7,7 +7,6 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateways, marked, turn
-from pace import allowed
 
 from agent_orchestrator import RunStatus
 
@@ -31,7 +30,7 @@ async def test_a_conversation_survives_a_killed_daemon(
         with anyio.fail_after(PATIENCE_S):
             assert await anyio.to_thread.run_sync((workspace / "begun").read_text) == "yes\n"
     gateway.kill()
-    with anyio.fail_after(allowed(2)):
+    with anyio.fail_after(45):
         while marked(held.run.id):
             await anyio.sleep(0.02)
     gateway.start()

@@ -67,7 +67,7 @@ def required(codex, tmp_path):
     program = tmp_path / "codex"
     program.write_text(f'#!/bin/sh\nexec unshare -m sh -c {shlex.quote(script)} codex "$@"\n')
     program.chmod(0o755)
-    tried = subprocess.run([program, "--version"], capture_output=True, check=False, timeout=30)
+    tried = subprocess.run([program, "--version"], capture_output=True, check=False, timeout=60)
     if os.geteuid() != 0 or tried.returncode != 0:
         pytest.skip(f"no mount namespaces: {tried.stderr.decode()}")
     return str(program)
@@ -81,7 +81,7 @@ async def test_a_run_reports_the_sandbox_that_requirements_impose(required, home
     context = RecordingContext("shell touch f\nsay hi", cwd=workspace, env=codex_env(home))
     context.run = evolve(context.run, sandbox="workspace-write")
     async with kind(command=required, home=str(home)) as runner:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             outcome = await runner.run(context)
     assert outcome.text == "hi"
     assert not (workspace / "f").exists()

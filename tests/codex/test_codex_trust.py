@@ -88,7 +88,7 @@ async def turn(runner, world, cwd, sandbox=None, prompt="say hi", **more):
     """
     before = world.config.read_bytes(), world.config.lstat().st_ino
     context = world.context(prompt, cwd, sandbox, **more)
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await runner.run(context)
     assert (world.config.read_bytes(), world.config.lstat().st_ino) == before
     return world.has_run, context
@@ -97,7 +97,7 @@ async def turn(runner, world, cwd, sandbox=None, prompt="say hi", **more):
 def git(directory: Path, *arguments: str) -> None:
     author = ("-c", "user.name=n", "-c", "user.email=n@example.org")
     command = ["git", *author, *arguments]
-    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=30)
+    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=60)
 
 
 def repository(directory: Path) -> Path:

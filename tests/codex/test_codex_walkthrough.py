@@ -11,9 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 from attrs import define
-from driving import FORKS, finished, free_port, wait_until
+from driving import FORKS, finished, wait_until
 from forking import AGENTD
 from model_server import codex_env
+from ports import free_port
 
 pytestmark = [pytest.mark.codex, pytest.mark.timeout(300)]
 

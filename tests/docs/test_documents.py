@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 import pytest
-from driving import FORKS, finished, free_port
+from driving import FORKS, finished
 from pages import PAGES, ROOT, Block, blocks, inline_code, name_of, prose
+from ports import free_port
 
 from agent_orchestrator.known_runners import BUILT_IN
 from agent_orchestrator.runners.registry import build_runner

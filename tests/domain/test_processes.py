@@ -24,5 +24,5 @@ def test_process_start_id_has_the_boot_and_the_start_tick() -> None:
         process.stdin.close()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert not is_running(process.pid, before)  # it has ended, and is not reaped yet
-        process.wait(10)
+        process.wait(60)
     assert process_start_id(process.pid) is None

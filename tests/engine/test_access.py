@@ -140,7 +140,7 @@ async def test_open_streams_and_waits_of_a_run_end_with_its_attempt(
             await agent.wait_run(child.run.id, timeout_s=60)
         over.append("wait")
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(45):
         async with anyio.create_task_group() as tasks:
             following = anyio.Event()
             tasks.start_soon(follow)

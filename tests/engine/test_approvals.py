@@ -143,7 +143,7 @@ async def test_parent_has_half_the_lifetime_of_a_short_request_to_answer() -> No
 
 
 async def test_request_answered_in_time_is_not_escalated_to_a_human() -> None:
-    async with open_embedded(":memory:", runners=[ScriptedRunner()], parent_answer_s=0.3) as client:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()], parent_answer_s=30) as client:
         _, child = await family(client)
         request = await asked(client, child)
         other = await client.reply_parent(child.id, "?", request_kind="input_request")

@@ -172,7 +172,7 @@ async def test_diagnosis_of_a_running_agent_lists_its_processes(tmp_path: Path) 
 
 
 async def test_diagnosis_is_canceled_while_the_agent_ignores_the_cancel(tmp_path: Path) -> None:
-    async with playing(tmp_path, ["stubborn"], stop_grace_s=1.0) as (client, run):
+    async with playing(tmp_path, ["stubborn"], stop_grace_s=3.0) as (client, run):
         while not (await diagnosed(client, run)).last_output_at:
             await anyio.sleep(0.01)
         await client.cancel_run(run.id)

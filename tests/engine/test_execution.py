@@ -231,7 +231,7 @@ async def test_message_is_refused_and_not_stored_if_the_queue_is_full() -> None:
     ) as client:
         session = await client.create_session()
         await client.send_message(session.id, "hold")
-        with anyio.fail_after(20):
+        with anyio.fail_after(45):
             while (await client.status()).queue_counts.running_count == 0:
                 await anyio.sleep(0.01)
         for _ in range(2):
@@ -459,7 +459,7 @@ async def test_writes_of_an_earlier_attempt_are_refused(status: RunStatus) -> No
         await store.transact(move_on)
         engine.pool.release("test")
         runner.stopped.set()
-        with anyio.fail_after(20):
+        with anyio.fail_after(45):
             await engine.pool.wait_idle()
         run = await store.read(lambda view: view.run(run_id))
         events = await store.read(lambda view: view.events(session.id, after=0, limit=100))

@@ -35,7 +35,7 @@ class Writes:
         self.all[-1][token_id] = at
 
     async def next(self) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(45):
             await self.written.wait()
         self.written = anyio.Event()
 

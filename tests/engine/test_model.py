@@ -159,7 +159,7 @@ async def taken(client: Client, model: Model, step: tuple[Any, ...]) -> tuple[An
             content = None
         case _:
             return None
-    with anyio.fail_after(20):
+    with anyio.fail_after(45):
         try:
             answer: Any = await asked
         except OrchestratorError as error:

@@ -49,7 +49,7 @@ async def agent(context: RunContext) -> Outcome:
 
 async def spoken(client: Client, session_id: str, text: str, *, after: int) -> int:
     """Wait until an agent has emitted a text and return the event's ``seq``."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(45):
         async with client.events(session_id, cursor=after, follow=True) as events:
             async for event in events:
                 if event.event_type == "agent.message" and event.data["text"] == text:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 async def said(client: Client, session_id: str, text: str, *, attempt: int = 1) -> None:
     """Wait until an agent has emitted a text in an attempt."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(45):
         async with client.events(session_id, follow=True) as events:
             async for event in events:
                 if (event.data.get("text"), event.attempt) == (text, attempt):

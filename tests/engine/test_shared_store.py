@@ -405,7 +405,7 @@ async def test_the_lease_of_a_silent_daemon_ends_and_another_takes_over(
     from agent_orchestrator.stores.postgres import daemons as rows
     from agent_orchestrator.stores.postgres.store import PostgresStore
 
-    monkeypatch.setattr(rows, "LEASE_S", 2.0)
+    monkeypatch.setattr(rows, "LEASE_S", 5.0)
     monkeypatch.setattr(rows, "BEAT_S", 0.2)
     async with daemons("a") as [a]:
         session = await a.client.create_session()

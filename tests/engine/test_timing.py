@@ -344,21 +344,31 @@ async def test_run_fails_at_run_timeout_s_though_it_emits_events() -> None:
     assert "run_timeout_s" in run.error.message
     assert run.started_at is not None
     assert run.finished_at is not None
-    assert 0.2 <= (run.finished_at - run.started_at).total_seconds() < 5
+    assert (run.finished_at - run.started_at).total_seconds() >= 0.2
     assert (issue.code, "run_timeout_s" in issue.message) == ("unknown", True)
 
 
-async def test_waiting_time_does_not_count_for_timeouts() -> None:
+def test_waiting_time_does_not_count_for_timeouts() -> None:
     async def what(context: RunContext) -> str:
         return (await context.ask_parent("May I?", kind="approval_request")).status
 
-    settings = limited(what, run_timeout_s=0.3, silence_timeout_s=0.3)
-    async with open_embedded(":memory:", **settings) as client:
-        run = await sent(client)
-        request = await asked(client, run)
-        await anyio.sleep(0.5)
-        await client.resolve_request(request.id, "approve")
-        assert (await end_of(client, run)).status is RunStatus.COMPLETED
+    async def live() -> Run:
+        config = EngineConfig(
+            routing=Routing("doing"),
+            **limited(what, run_timeout_s=100, silence_timeout_s=100),
+            host=this_host(),
+        )
+        async with MemoryStore() as store, Orchestrator(store, config) as engine:
+            client = Client(engine)
+            run = await sent(client)
+            request = await asked(client, run)
+            await anyio.sleep(200)
+            await client.resolve_request(request.id, "approve")
+            return await end_of(client, run)
+
+    # On a virtual clock, so that no machine is too slow.
+    run = trio.run(live, clock=trio.testing.MockClock(autojump_threshold=0.2))
+    assert run.status is RunStatus.COMPLETED
 
 
 async def test_timeouts_are_those_of_the_fallback_that_executes_the_run() -> None:

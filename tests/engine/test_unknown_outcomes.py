@@ -103,9 +103,12 @@ async def test_request_abandoned_while_its_write_is_retried_is_canceled(
 
     async def hasty(context: RunContext) -> Outcome:
         doubts.is_armed = True
-        with anyio.move_on_after(0.05):
-            await context.ask_parent("May I?", kind="approval_request")
-        with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(context.ask_parent, "May I?", kind="approval_request"))
+            while not doubts.refused:
+                await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(30):
             while (await store.read(lambda view: view.requests(limit=9)))[0].is_open:
                 await anyio.sleep(0.005)
         return Outcome("went on")

@@ -5,7 +5,6 @@ import hmac
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from forking import Forks
+from ports import free_port
 from serving import Process, agentd, answering
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -84,9 +84,7 @@ def wait_until(condition: Callable[[], Any]) -> None:
 @contextmanager
 def server(name: str, *arguments: str, cwd: Path, **env: str) -> Iterator[str]:
     """Run an example that serves on the address in the place of ``{}`` among its arguments."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
 
     def answers() -> bool:
         assert process.poll() is None
@@ -107,10 +105,10 @@ def server(name: str, *arguments: str, cwd: Path, **env: str) -> Iterator[str]:
             wait_until(answers)
             yield f"http://{address}"
             process.terminate()
-            assert process.wait(20) == 0, (cwd / "stderr").read_text()
+            assert process.wait(60) == 0, (cwd / "stderr").read_text()
         finally:
             process.kill()
-            process.wait(20)
+            process.wait(60)
     assert "Traceback" not in (cwd / "stderr").read_text()
 
 
@@ -298,7 +296,7 @@ def test_quart_app_streams_the_answer(tmp_path: Path) -> None:
     with server("quart_app.py", "{}", cwd=tmp_path) as url:
         assert 'fetch("ask"' in httpx.get(url).text
         session = httpx.post(f"{url}/ask", data={"text": "Hello"}).json()["session"]
-        with httpx.stream("GET", f"{url}/said/{session}", timeout=20) as said:
+        with httpx.stream("GET", f"{url}/said/{session}", timeout=60) as said:
             assert said.headers["content-type"] == "text/event-stream"
             lines = []
             for line in said.iter_lines():

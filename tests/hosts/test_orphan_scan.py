@@ -9,6 +9,7 @@ from collections.abc import Callable
 import anyio
 import psutil
 import pytest
+from pids import is_gone
 
 from agent_orchestrator.host import ReapResult
 from agent_orchestrator.hosts.linux import orphans
@@ -75,16 +76,16 @@ async def test_scan_without_orphans_finds_nothing(tag):
 async def test_orphan_is_found_by_the_tag_that_it_inherited(tag, orphan, bears):
     pid = orphan(**bears)
     stranger = orphan()
-    with anyio.fail_after(10):
+    with anyio.fail_after(45):
         assert await kill_orphans(tag) == ReapResult("gone", (pid,))
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert is_gone(pid)
     assert psutil.pid_exists(stranger)
 
 
 async def test_stopped_orphan_is_killed(tag, orphan):
     pid = orphan(limited=True)
     os.kill(pid, signal.SIGSTOP)
-    with anyio.fail_after(10):
+    with anyio.fail_after(45):
         assert (await kill_orphans(tag)).ended == (pid,)
 
 
@@ -93,7 +94,7 @@ async def test_recorded_process_is_killed_if_its_start_id_matches(tag, orphan):
     start_id = process_start_id(pid)
     for stranger in (None, f"{start_id}0", f"another-boot/{start_id.partition('/')[2]}"):
         assert await kill_orphans(tag, pid, stranger) == ReapResult()
-    with anyio.fail_after(10):
+    with anyio.fail_after(45):
         assert await kill_orphans(tag, pid, start_id) == ReapResult("gone", (pid,))
 
 
@@ -109,7 +110,7 @@ async def test_orphan_whose_environment_is_empty_during_execve_is_killed(
         "read_proc",
         lambda asked: next(shown, read_proc(asked)) if asked == path else read_proc(asked),
     )
-    with anyio.fail_after(10):
+    with anyio.fail_after(45):
         assert await kill_by_variable(TAG_VARIABLE, {"another", tag}) == (pid,)
         assert await kill_by_variable(TAG_VARIABLE, {tag}) == ()
 

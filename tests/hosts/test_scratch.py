@@ -145,7 +145,7 @@ async def test_lock_of_another_process_is_waited_for(monkeypatch: pytest.MonkeyP
 
 
 async def test_waiting_for_the_lock_can_be_cancelled() -> None:
-    with locked_by_another(), anyio.fail_after(4):
+    with locked_by_another(), anyio.fail_after(60):
         with anyio.move_on_after(0.2) as scope:
             async with scratch.private_directory():
                 raise AssertionError("it is locked")
@@ -160,7 +160,7 @@ async def test_lock_that_is_not_released_is_an_error_naming_its_process(
     state = user_state()
     assert state is not None
     with locked_by_another() as locker:
-        with pytest.raises(OSError, match="has locked it") as caught, anyio.fail_after(4):
+        with pytest.raises(OSError, match="has locked it") as caught, anyio.fail_after(60):
             async with scratch.private_directory():
                 raise AssertionError("it is locked")
         assert str(state.runs) in str(caught.value)

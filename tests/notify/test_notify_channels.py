@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import psutil
 import pytest
 from attrs import evolve
+from pids import is_gone
 from receiver import Received, Receiver, receiving, status
 
 from agent_orchestrator import open_embedded
@@ -313,7 +313,7 @@ async def test_program_and_its_children_are_ended_when_the_time_is_over(tmp_path
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
     for pid in map(int, pids.read_text().split()):
-        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+        assert is_gone(pid)
 
 
 async def _run(script: str) -> None:

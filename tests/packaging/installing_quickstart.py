@@ -90,7 +90,7 @@ def test_quickstart_uses_codex_if_it_is_ready(env: dict[str, str], tmp_path: Pat
         with start(["./bin/quickstart"], {**env, **logged_in}) as process:
             done = finish(process)
         server.stdin.close()  # it stops
-        server.wait(10)
+        server.wait(60)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"The agent: codex \(codex [\d.]+ is installed and ready\)", done.stdout)

@@ -80,7 +80,7 @@ def test_setup_is_repeated_after_it_was_killed(tmp_path: Path, python: Path) -> 
         try:
             assert gate.read_text() == "building"  # pip is in the middle of it
             killed.kill()
-            killed.wait(10)
+            killed.wait(60)
             # pip goes on without its shell, and the next set-up must wait for it.
             next_one = checkout.start("bin/agentctl", "healed")
             assert next_one.stderr is not None

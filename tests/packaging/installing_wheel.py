@@ -80,7 +80,7 @@ def run(installed: Path, tmp_path: Path) -> Run:
             check=False,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
         )
 
     return run_program
@@ -109,7 +109,7 @@ def daemon(agentd: Path, folder: Path) -> Iterator[str]:
         finally:
             process.terminate()
             try:
-                process.communicate(timeout=30)
+                process.communicate(timeout=60)
             finally:
                 process.kill()
     assert process.returncode == 0

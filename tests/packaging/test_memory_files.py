@@ -17,7 +17,7 @@ def place(**environ: str) -> str:
     kept = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", SCRIPT],
-        cwd=ROOT, env=kept | environ, capture_output=True, text=True, timeout=30, check=True,
+        cwd=ROOT, env=kept | environ, capture_output=True, text=True, timeout=60, check=True,
     ).stdout  # fmt: skip
 
 

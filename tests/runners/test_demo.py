@@ -18,7 +18,7 @@ class TestDemoContract(RunnerContract):
 
 async def test_the_demo_agent_introduces_itself_and_shows_each_kind_of_event(tmp_path):
     context = RecordingContext("hello there", cwd=tmp_path)
-    with anyio.fail_after(10):
+    with anyio.fail_after(45):
         outcome = await DemoRunner(pause_s=0).run(context)
     kinds = [kind for kind, _ in context.events]
     assert kinds[0] == "agent.message"
@@ -39,7 +39,7 @@ async def test_the_demo_agent_introduces_itself_and_shows_each_kind_of_event(tmp
 async def test_a_second_message_resumes_the_conversation(tmp_path):
     first = RecordingContext("one", cwd=tmp_path)
     second = RecordingContext("two", cwd=tmp_path)
-    with anyio.fail_after(10):
+    with anyio.fail_after(45):
         await DemoRunner(pause_s=0).run(first)
         second.thread = first.thread
         outcome = await DemoRunner(pause_s=0).run(second)
@@ -51,7 +51,7 @@ async def test_a_second_message_resumes_the_conversation(tmp_path):
 
 async def test_the_demo_agent_says_so_if_it_cannot_read_or_write(tmp_path):
     context = RecordingContext("one", cwd=tmp_path / "nowhere")
-    with anyio.fail_after(10):
+    with anyio.fail_after(45):
         outcome = await DemoRunner(pause_s=0).run(context)
     assert "could not write" in outcome.text
     assert "run.error" in [kind for kind, _ in context.events]
@@ -62,7 +62,7 @@ async def test_the_demo_agent_says_so_if_it_cannot_read_or_write(tmp_path):
 async def test_file_names_that_are_not_utf8_are_shown(tmp_path):
     (tmp_path / "caf\udce9").touch()
     context = RecordingContext("one", cwd=tmp_path)
-    with anyio.fail_after(10):
+    with anyio.fail_after(45):
         await DemoRunner(pause_s=0).run(context)
     [tool] = [data for kind, data in context.events if kind == "tool.completed"]
     assert "caf?" in tool["output"]

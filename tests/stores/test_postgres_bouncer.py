@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 from loops import ON_ONE_LOOP
-from postgres import free_port
+from ports import free_port
 from serving import agentd
 from test_agentd_process import call, wait_for
 
@@ -45,8 +45,7 @@ def pooled(server, mode, *, size=4):
     bouncer = program()
     folder = Path(server.folder) / f"bouncer-{mode}-{time.monotonic_ns()}"
     folder.mkdir()
-    with free_port() as port:
-        pass
+    port = free_port()
     config = folder / "pgbouncer.ini"
     config.write_text(
         f"""
@@ -128,7 +127,7 @@ async def hears(listening, writing, session):
         if topics & {f"session:{session.id}", "*"}:
             heard.set()
 
-    with listening.listen(note), anyio.fail_after(20):
+    with listening.listen(note), anyio.fail_after(45):
         await writing.transact(lambda tx: tx.append(session.id, drafts("told"), NOW))
         await heard.wait()
 

@@ -78,7 +78,7 @@ async def test_a_password_file_and_tls_are_used(guarded, opened, tmp_path, monke
             await anyio.to_thread.run_sync(
                 server.run, "SELECT pg_notify('agent_orchestrator', 'x')", "guarded"
             )
-            with anyio.fail_after(20):
+            with anyio.fail_after(45):
                 await heard.wait()
 
 

@@ -55,7 +55,7 @@ async def test_a_commit_whose_answer_is_lost_is_made_once(postgres, database, op
             await put(store, session)
             for number in range(3):
                 proxy.cut_at(b"COMMIT", forwards=forwards)
-                with anyio.fail_after(20):
+                with anyio.fail_after(45):
                     await store.transact(
                         methodcaller("append", session.id, drafts(str(number)), NOW)
                     )
@@ -82,7 +82,7 @@ async def test_a_change_that_is_run_again_has_the_answer_of_its_last_run(
                 return tx.append(session.id, drafts("x"), NOW)
 
             proxy.cut_at(b"COMMIT", forwards=False)
-            with anyio.fail_after(20):
+            with anyio.fail_after(45):
                 assert await store.transact(change) == 1
             assert (proxy.cuts, len(runs)) == (1, 2)
 
@@ -97,7 +97,7 @@ async def test_a_lost_connection_is_found_again_without_a_refusal(postgres, data
             with store.listen(notified.append):
                 for number in range(5):
                     proxy.cut_all()
-                    with anyio.fail_after(20):
+                    with anyio.fail_after(45):
                         await store.transact(
                             methodcaller("append", session.id, drafts(str(number)), NOW)
                         )
@@ -161,7 +161,7 @@ async def test_calls_are_refused_while_the_server_is_away(own_server, opened):
             lambda: store.transact(methodcaller("append", session.id, drafts("x"), NOW)),
             lambda: store.read(lambda view: view.session(session.id)),
         ):
-            with anyio.fail_after(10), pytest.raises(Unavailable) as raised:
+            with anyio.fail_after(45), pytest.raises(Unavailable) as raised:
                 await call()
             assert raised.value.retry_after_s >= 1
             assert raised.value.details["problem"] == "database_unreachable"
@@ -170,7 +170,7 @@ async def test_calls_are_refused_while_the_server_is_away(own_server, opened):
         notified = []
         with store.listen(notified.append):
             own_server.start()
-            with anyio.fail_after(20):
+            with anyio.fail_after(45):
                 while not any(ANY_TOPIC in topics for topics in notified):
                     await anyio.sleep(0.05)  # nobody calls: the store comes back by itself
                 while await store.problems():
@@ -205,7 +205,8 @@ async def test_a_daemon_that_was_killed_is_followed_at_once(database, opened):
     url = database()
     held = (
         "import anyio, sys\n"
-        "from agent_orchestrator.stores.postgres import PostgresStore\n"
+        "from agent_orchestrator.stores.postgres import PostgresStore, daemons\n"
+        "daemons.LEASE_S = 600.0\n"
         "async def main():\n"
         "    async with PostgresStore(sys.argv[1]):\n"
         "        print('open', flush=True)\n"
@@ -220,7 +221,7 @@ async def test_a_daemon_that_was_killed_is_followed_at_once(database, opened):
             assert [one.pid for one in both] == [process.pid, os.getpid()]
             process.kill()
             process.wait()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with opened(url) as store:
             [own] = await store.read(lambda view: view.daemons())
             assert own.id == store.lease.daemon_id
@@ -242,22 +243,24 @@ async def test_a_daemon_on_another_machine_keeps_the_database_while_it_extends_i
     url = database()
     async with opened(url):
         pass  # the tables
-    elsewhere(postgres, url, "5 seconds")
+    elsewhere(postgres, url, "1 hour")
 
     async def extend():
-        await anyio.sleep(0.5)
-        await anyio.to_thread.run_sync(
-            postgres.run,
-            "UPDATE agent_orchestrator.daemons SET expires_at = expires_at + interval '1 minute'"
-            " WHERE ended_at IS NULL",
-            url.rpartition("/")[2],
-        )
+        while True:  # a busy machine may look for the first time after the first of them
+            await anyio.sleep(0.5)
+            await anyio.to_thread.run_sync(
+                postgres.run,
+                "UPDATE agent_orchestrator.daemons SET expires_at = expires_at + interval '1 minute'"
+                " WHERE ended_at IS NULL",
+                url.rpartition("/")[2],
+            )
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(extend)
-        with anyio.fail_after(20), pytest.raises(StoreLocked, match="process 7 on far"):
+        with anyio.fail_after(60), pytest.raises(StoreLocked, match="process 7 on far"):
             async with opened(url):
                 pass
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_daemon_whose_lease_has_expired_is_followed(postgres, database, opened):
@@ -265,7 +268,7 @@ async def test_a_daemon_whose_lease_has_expired_is_followed(postgres, database, 
     async with opened(url):
         pass
     elsewhere(postgres, url, "0.5 seconds")
-    with anyio.fail_after(20):
+    with anyio.fail_after(45):
         async with opened(url) as store:
             await put(store, a_session())
 
@@ -280,7 +283,7 @@ async def test_the_lease_is_extended_by_commits_and_without_them(database, opene
         assert began < first <= began + daemons.LEASE_S
         await put(store, a_session())
         assert first < store.lease.expires_at <= time.monotonic() + daemons.LEASE_S
-        with anyio.fail_after(20):
+        with anyio.fail_after(45):
             while store.lease.expires_at < began + 1 + daemons.LEASE_S:
                 await anyio.sleep(0.02)
         assert not store.lease.lost.is_set()
@@ -297,7 +300,7 @@ async def test_a_daemon_that_was_taken_over_commits_nothing_more(postgres, datab
         for _ in range(2):
             with pytest.raises(Unavailable, match="taken over by another daemon"):
                 await store.transact(methodcaller("append", session.id, drafts("late"), NOW))
-        with anyio.fail_after(20):
+        with anyio.fail_after(45):
             await store.lease.lost.wait()
         [problem] = await store.problems()
         assert problem.code == "lease_lost"
@@ -325,7 +328,7 @@ async def test_other_daemons_commits_are_heard_of(postgres, database, opened):
                 heard = anyio.Event()
                 sql = f"SELECT pg_notify('agent_orchestrator', '{payload}')"
                 await anyio.to_thread.run_sync(postgres.run, sql, url.rpartition("/")[2])
-                with anyio.fail_after(10):
+                with anyio.fail_after(45):
                     await heard.wait()
                 assert notified == [frozenset(topics)]
             notified.clear()
@@ -337,7 +340,7 @@ async def test_other_daemons_commits_are_heard_of(postgres, database, opened):
                 """SELECT pg_notify('agent_orchestrator', '["dmn_far", "last"]')""",
                 url.rpartition("/")[2],
             )
-            with anyio.fail_after(10):
+            with anyio.fail_after(45):
                 while frozenset({"last"}) not in notified:
                     await anyio.sleep(0.01)
             assert notified == [frozenset({"mine"}), frozenset({"last"})]

@@ -160,8 +160,8 @@ async def test_a_migration_that_waits_does_not_block_others(postgres, url):
             assert not migrating.is_alive()
             connection.close()
     assert version_in(postgres, url)[0] == newest
-    # The wait for the lock, and what a busy machine adds.
-    assert longest < 1.5
+    # The wait for the lock, and what a busy machine adds. Without a limit it had lasted as long as the other reader.
+    assert longest < 15
 
 
 async def test_a_migration_gives_up_in_the_end(url, monkeypatch):

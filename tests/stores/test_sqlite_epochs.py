@@ -203,6 +203,6 @@ async def test_finding_the_last_common_event_takes_few_queries(path, tmp_path):
             view._execute = lambda *a: looked.append(a) or execute(*a)
             return view.last_common_seq(session.id, epoch)
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(45):
             assert await store.read(query) == 100
         assert len(looked) < 25

@@ -100,14 +100,14 @@ async def codes(store):
 
 async def healed(store):
     """Wait until the store reports no problem, asking as the status call does."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while await store.problems():
             await anyio.sleep(0.05)
 
 
 async def opening_ends():
     """Wait for the read that a store makes by itself after its opening."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while any(task.name == "store's index" for task in anyio.get_running_tasks()):
             await anyio.sleep(0.01)
 

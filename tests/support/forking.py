@@ -153,7 +153,7 @@ class Forks:
             # What it started is in its group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)
 
     @property
     def command(self) -> list[str]:

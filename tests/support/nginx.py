@@ -41,7 +41,7 @@ http {{
 }}
 """
 
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 90.0
 
 
 def program() -> str:
@@ -53,12 +53,6 @@ def program() -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

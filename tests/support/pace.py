@@ -8,12 +8,16 @@ how busy the machine is.
 import os
 from pathlib import Path
 
+from order import processes
+
 
 def crowding() -> float:
     """Return how many times longer than alone a program waits for a processor, at least 1."""
     average, _, _, tasks, _ = Path("/proc/loadavg").read_text().split()
     runnable = int(tasks.partition("/")[0])
-    return max(1.0, float(average) / (os.cpu_count() or 1), runnable / (os.cpu_count() or 1))
+    processors = os.cpu_count() or 1
+    # The load is that of this moment and of a minute. In the whole suite it may grow at any time.
+    return max(float(processes()), float(average) / processors, runnable / processors)
 
 
 def allowed(seconds: float) -> float:

@@ -16,6 +16,7 @@ from typing import Final
 
 import pytest
 from attrs import define, field
+from tests.support.ports import free_port
 
 _DEBIAN: Final = Path("/usr/lib/postgresql")
 
@@ -185,8 +186,7 @@ def served() -> Iterator[Server]:
             check=True,
             capture_output=True,
         )
-        with free_port() as port:
-            server = Server(bin_, folder, port, user)
+        server = Server(bin_, folder, free_port(), user)
         server.start()
         try:
             yield server
@@ -194,15 +194,6 @@ def served() -> Iterator[Server]:
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def free_port() -> Iterator[int]:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        yield probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ class Standing:
         self._news = anyio.Event()
 
     async def at_work(self, run_id: str) -> str:
-        with anyio.fail_after(10):
+        with anyio.fail_after(45):
             while run_id not in self.environments:
                 await self._news.wait()
         return run_id
@@ -62,7 +62,7 @@ class Standing:
     ) -> AsyncIterator[Client]:
         """Connect as a run."""
         headers = {"Authorization": f"Bearer {self.token(run_id)}"}
-        async with httpx2.AsyncClient(headers=headers, timeout=20) as http:
+        async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
             there = streamable_http_client(f"{self.server.url}/mcp{query}", http_client=http)
             async with Client(there, mode=mode) as client:
                 yield client

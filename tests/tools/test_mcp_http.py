@@ -419,12 +419,12 @@ async def test_held_call_sends_keep_alive_comments(talkative: Standing) -> None:
         response = await talkative.server.client.send(request, stream=True)
         assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
         decoder, comments, frames = sse.Decoder(), 0, []
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             async for chunk in response.aiter_raw():
                 for frame in decoder.feed(chunk):
                     comments += bool(frame.comment)
                     frames += [frame] if frame.data else []
-                if comments == 3:
+                if comments >= 3 and child not in talkative._ends:
                     talkative._ends[child] = "at last"
                     talkative._tell()
         (frame,) = frames
@@ -451,7 +451,7 @@ async def test_held_call_ends_when_the_daemon_stops(talkative: Standing) -> None
         chunks = response.aiter_raw()
         await anext(chunks)
         talkative.server.lifetime.close()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             rest = b"".join([chunk async for chunk in chunks])
         assert b"data:" not in rest
         answer = await talkative.send(parent, call("session_wait", {"run_id": child}))
@@ -473,6 +473,6 @@ async def test_hold_s_in_the_url_sets_the_default_timeout(agents: Standing) -> N
         (wait,) = [tool for tool in listed if tool.name == "session_wait"]
         assert wait.input_schema["properties"]["timeout_s"]["default"] == 0
         spawned = await use(tools, "session_spawn", task="work")
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             waited = await use(tools, "session_wait", run_id=spawned["run"]["id"])
         assert waited["timed_out"] is True

@@ -26,7 +26,7 @@ def test_agentctl_mcp_outside_of_a_run_names_the_missing_option() -> None:
         capture_output=True,
         text=True,
         env=environment(**NOWHERE),
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
@@ -50,4 +50,4 @@ def test_agentctl_mcp_ends_on_an_interrupt_while_its_input_is_open() -> None:
         process.stdin.flush()
         assert json.loads(process.stdout.readline())["result"] == {}
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == -signal.SIGINT
+        assert process.wait(60) == -signal.SIGINT

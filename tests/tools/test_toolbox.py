@@ -306,9 +306,11 @@ async def test_canceled_wait_takes_its_worker_back_and_can_be_repeated() -> None
         child = await use(work.tools, "session_spawn", task="hold", provider="scripted")
         run_id = child["run"]["id"]
         for _ in range(2):
-            with anyio.move_on_after(0.05) as cut:
-                await work.tools.call("session_wait", {"run_id": run_id})
-            assert cut.cancelled_caught
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(work.tools.call, "session_wait", {"run_id": run_id})
+                while not work.engine.pool.running[work.run.id].is_blocked:
+                    await anyio.sleep(0.001)
+                tasks.cancel_scope.cancel()
             assert not work.engine.pool.running[work.run.id].is_blocked
         await work.client.cancel_run(run_id)
         waited = await use(work.tools, "session_wait", run_id=run_id)
@@ -319,9 +321,11 @@ async def test_canceled_question_stays_open_and_is_not_asked_twice() -> None:
     question = {"text": "May I?", "request_kind": "approval_request"}
     async with at_work() as work:
         for _ in range(2):
-            with anyio.move_on_after(0.05) as cut:
-                await work.tools.call("session_reply_parent", question)
-            assert cut.cancelled_caught
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(work.tools.call, "session_reply_parent", question)
+                while not work.engine.pool.running[work.run.id].is_blocked:
+                    await anyio.sleep(0.001)
+                tasks.cancel_scope.cancel()
         (request,) = (await work.client.requests()).requests
         await work.client.resolve_request(request.id, "approve")
         reply = await use(work.tools, "session_reply_parent", **question)

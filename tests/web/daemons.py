@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 from attrs import define
+from ports import free_port
 from serving import Process, agentd
 
 HERE = Path(__file__).parent
@@ -31,7 +32,7 @@ target = "scripted:play"
 default = "DEFAULT"
 """
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 
 
 @define
@@ -127,13 +128,15 @@ def daemon_at(
             directory,
             "--db",
             str(directory / "data.db"),
+            "--port",
+            str(free_port()),  # it may be started again there
             *arguments,
             env={"PYTHONPATH": f"{HERE}:{packages or ''}"},
             through=() if packages is None else ("env",),
         ) as process,
         httpx.Client(
             base_url=process.url,
-            timeout=30,
+            timeout=60,
             verify=ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify,
         ) as client,
     ):

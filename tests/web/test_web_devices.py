@@ -1,13 +1,14 @@
 """Who is let in: devices, share links, tokens; and the page below a path."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
 from daemons import Daemon, daemon_at
 from playwright.sync_api import Route, expect
 from scanning import scanned
-from visits import Visit, until
+from visits import PATIENCE_S, Visit, until
 
 
 def test_device_is_let_in_by_another_and_sent_away(daemon: Daemon, visit: Visit) -> None:
@@ -74,7 +75,10 @@ def test_lists_of_devices_move_nothing_when_they_are_there(
     page.reload()
     expect(page.locator("[data-screen=devices]")).to_contain_text("Reading…")
     before = page.evaluate(PLACES)
-    assert held
+    deadline = time.monotonic() + PATIENCE_S
+    while not held:
+        assert time.monotonic() < deadline, "nothing is read"
+        page.wait_for_timeout(20)
     page.unroute_all()  # lets all go on
     expect(page.locator(".device")).to_contain_text("this one")
     expect(page.get_by_text("Reading…")).to_have_count(0)

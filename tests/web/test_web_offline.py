@@ -3,12 +3,13 @@
 import re
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from daemons import Daemon, daemon_at
 from playwright.sync_api import Page, expect
-from visits import Visit, until
+from visits import PATIENCE_S, Visit, until
 
 import agentd
 
@@ -30,8 +31,10 @@ def said(daemon: Daemon, session: str) -> list[str]:
 
 def expect_log(page: Page, daemon: Daemon, session: str) -> None:
     texts = said(daemon, session)
-    expect(page.locator(".story .bubble, .story .agent")).to_have_count(len(texts), timeout=5000)
-    assert shown(page) == texts
+    deadline = time.monotonic() + PATIENCE_S
+    while (found := shown(page)) != texts:
+        assert time.monotonic() < deadline, (found, texts)
+        page.wait_for_timeout(20)
 
 
 def test_page_equals_the_log_after_losses_of_the_network(shared: Daemon, visit: Visit) -> None:

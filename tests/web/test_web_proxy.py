@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +14,9 @@ from chromium import ARGUMENTS, page_browser
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from daemons import Daemon, daemon_at
-from nginx import free_port, program, proxy
+from nginx import program, proxy
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from ports import free_port
 from visits import Visit
 
 NAME: Final = "desk.localhost"
@@ -115,11 +115,9 @@ def check_page(daemon: Daemon, page: Page, url: str) -> None:
     [cookie] = page.context.cookies()
     assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Strict")
     # A request appears at once: nothing holds the stream back.
-    began = time.monotonic()
     request = asking(daemon, "Through the proxy")
     card = page.locator(f"article[data-request={request['id']}]")
     expect(card).to_contain_text("Through the proxy?")
-    assert time.monotonic() - began < 5
     card.get_by_role("button", name="Approve once", exact=True).click()
     expect(page.get_by_text("Approved by boss, here")).to_be_visible()
     assert "caught_up" in page.evaluate(SOCKET, "stream?cursor=head")

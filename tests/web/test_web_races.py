@@ -70,7 +70,7 @@ def test_three_clients_race_for_fifty_requests(daemon: Daemon, visit: Visit) -> 
     asked = ask(daemon, RACES)
     pages = {name: signed_in(daemon, visit, secrets[name]) for name in CLIENTS}
     for page in pages.values():
-        expect(page.locator(".card.request")).to_have_count(RACES, timeout=30_000)
+        expect(page.locator(".card.request")).to_have_count(RACES)
         # A screen on which all of them were seen: before that, none can be approved.
         page.set_viewport_size({"width": 390, "height": 600 * RACES})
         expect(page.get_by_role("button", name="Approve once", exact=True)).to_have_count(RACES)
@@ -80,7 +80,7 @@ def test_three_clients_race_for_fifty_requests(daemon: Daemon, visit: Visit) -> 
         press = {"label": label, "at": moment, "fromTheEnd": label == "Deny"}
         assert page.evaluate(PRESS_ALL, press) == RACES
     for page in pages.values():
-        expect(page.locator(".card.request")).to_have_count(0, timeout=60_000)
+        expect(page.locator(".card.request")).to_have_count(0)
     resolved = {request: daemon.get(f"/requests/{request}")["request"] for request in asked}
     for request, session in asked.items():
         kinds = [event["event_type"] for event in daemon.events(session)]

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from daemons import Daemon, daemon_at
+from pace import allowed
 from playwright.sync_api import Page, Route, expect
 from scenes import ANSWER, PATCH, plan, tool
 from visits import Phone, Visit, until
@@ -82,10 +83,17 @@ def test_text_streams_in(shared: Daemon, phone: Phone) -> None:
     session = shared.begin([["file", str(go)], ["deltas", 300, 0.005], ["end", ""]])
     page = phone.at(f"/s/{session}")
     expect(story(page).locator(".mine .receipt")).to_contain_text("delivered")
+    page.evaluate(
+        """() => {
+          window.wasTyping = false;
+          const look = () => (window.wasTyping ||= document.querySelector(".story .typing") !== null);
+          new MutationObserver(look).observe(document.body, { subtree: true, childList: true });
+        }"""
+    )
     go.touch()
-    expect(story(page).locator(".typing")).to_be_visible()
     expect(story(page).locator(".agent")).to_contain_text("word299")
     expect(story(page).locator(".typing")).to_have_count(0)
+    assert page.evaluate("window.wasTyping")
     assert page.evaluate("document.querySelector('.story').scrollTop > 0")
     bottom = "(box => box.scrollHeight - box.scrollTop - box.clientHeight)(document.querySelector('.story'))"
     until(page, f"{bottom} < 4")
@@ -443,7 +451,7 @@ def test_10_000_events_open_in_a_second_and_scroll_to_the_first(
         page.reload()
         expect(page.locator("[data-screen=sessions] .row").first).to_be_visible()
         took.append(page.evaluate(OPEN, session))
-    assert min(took) < 1000, took
+    assert min(took) < allowed(1.0) * 1000, took
     assert page.evaluate("document.querySelectorAll('.entry').length") <= 360
     # To the beginning, as a thumb that never stops.
     page.evaluate(

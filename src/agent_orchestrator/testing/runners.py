@@ -400,7 +400,7 @@ class RunnerContract:
     """A prompt on which the agent calls the tool ``session_spawn`` once; None if it has no tools."""
     shares_processes: ClassVar[bool] = False
     """True if one process serves several runs."""
-    time_limit_s: ClassVar[float] = 30
+    time_limit_s: ClassVar[float] = 60
 
     def make_runner(self) -> Runner:
         """Return a new runner."""
@@ -493,7 +493,7 @@ class RunnerContract:
                 tasks.start_soon(execute)
                 await context.until(lambda c: "delivered" in c.calls)
                 scope.cancel()
-                with anyio.fail_after(10):
+                with anyio.fail_after(45):
                     await ended.wait()
             assert scope.cancelled_caught, "the run ended by itself"
             assert tagged_processes(context.tag) == []

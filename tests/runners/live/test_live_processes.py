@@ -9,6 +9,7 @@ import anyio
 import psutil
 import pytest
 from attrs import define
+from pids import is_gone
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.runners.live.jsonrpc import JsonRpc
@@ -50,7 +51,7 @@ async def pool_of(**options):
 
 
 async def until_gone(pid):
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while not is_gone(pid):
         await anyio.sleep(0.01)
 
 

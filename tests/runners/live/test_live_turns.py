@@ -58,7 +58,7 @@ async def test_events_wait_until_the_agent_has_the_prompt_and_keep_their_order(t
 
 async def test_a_process_is_recorded_without_the_prompt_if_that_is_late(turn, monkeypatch):
     monkeypatch.setattr(turn_log, "TURN_START_TIMEOUT_S", 0.01)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await turn.log.record_if_late()
     assert turn.context.calls == ["report_process"]
     await turn.log.act(turn.log.apply(Event.CONFIRMED))
@@ -82,7 +82,7 @@ async def test_pieces_are_recorded_while_waiting_for_the_next_message(turn):
     async def take():
         found.append(await turn.log.next(mailbox))
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take)
             await turn.context.until(lambda context: context.texts("agent.message.delta") == ["a"])
@@ -117,7 +117,7 @@ async def test_an_agent_that_ends_its_turn_keeps_its_process():
     async def read_one():
         read.append((await mailbox.take()).method)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await interrupt(process, ask, read_one, lambda: "ended" in read)
     assert read == ["more", "ended"]
     assert process.failure is None
@@ -126,7 +126,7 @@ async def test_an_agent_that_ends_its_turn_keeps_its_process():
 async def test_the_process_of_an_agent_that_does_not_end_its_turn_is_ended(monkeypatch):
     monkeypatch.setattr(stopping, "INTERRUPT_S", 0.01)
     process, mailbox = Process(), Mailbox()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await interrupt(process, anyio.sleep_forever, mailbox.take, lambda: False)
     assert process.failure.message == "the agent did not end its turn when asked to"
 
@@ -134,7 +134,7 @@ async def test_the_process_of_an_agent_that_does_not_end_its_turn_is_ended(monke
 async def test_the_end_of_a_process_ends_the_interrupt():
     process, mailbox = Process(), Mailbox()
     mailbox.end()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await interrupt(process, anyio.sleep_forever, mailbox.take, lambda: False)
     assert process.failure is None
 
@@ -142,7 +142,7 @@ async def test_the_end_of_a_process_ends_the_interrupt():
 async def test_steps_after_the_stop_deadline_end_with_the_process(tmp_path):
     context, process = RecordingContext("x", cwd=tmp_path), Process()
     context.force_stop.set()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await until_deadline(context, process, process.ended.wait)
     assert process.killed
 
@@ -156,7 +156,7 @@ async def test_a_step_goes_on_when_the_run_is_canceled(tmp_path):
         await go_on.wait()
         steps.append("done")
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run_shielded, context, process, work)
             await begun.wait()
@@ -174,7 +174,7 @@ async def test_a_canceled_step_without_an_answer_ends_the_process(
     context, process = RecordingContext("x", cwd=tmp_path), Process()
     if is_hurried:
         context.force_stop.set()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run_shielded, context, process, process.ended.wait)
             await anyio.wait_all_tasks_blocked()
