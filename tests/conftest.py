@@ -4,6 +4,7 @@ import functools
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import find, settings, strategies
 from loops import ON_ONE_LOOP
 from order import long_first, processes
 from quick import AT_LENGTH
+from rewriting import rewrite_once
 
 # A shell lets what it starts in the background ignore interrupts, and so would whatever a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -38,6 +40,11 @@ gc.disable()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only what one runs before each commit")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None) and not sys.dont_write_bytecode:
+        rewrite_once(config, [*HERE.glob("*/test_*.py"), *HERE.glob("runners/*/test_*.py")])
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
