@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
+from cutting import proxied
+from postgres import Server
 from serving import Process, agentd
 from test_agentd_process import call, wait_for
 
@@ -158,3 +160,40 @@ def test_a_stopped_daemon_is_followed_and_begins_anew(directories, database):
         ]
         check_log(b, session, run)
         assert os.path.exists(f"/proc/{a.pid}")  # noqa: PTH110 - not a file
+
+
+def test_a_daemon_behind_a_proxy_that_forwards_nothing_is_followed_and_begins_anew(
+    directories, database, postgres: Server
+):
+    """Its connections stay open, so nothing tells it that it is cut off."""
+    url = database()
+    here, there = directories
+    with proxied(postgres.port) as proxy:
+        through = url.replace(f":{postgres.port}/", f":{proxy.port}/")
+        assert through != url
+        with agentd(here, "--store", through) as a, agentd(there, "--store", url) as b:
+            session, run, agent = started(a, here)
+            proxy.hold()
+            lost = ended(b, run)  # after the lease, and a beat
+            assert (lost["status"], lost["error"]["code"]) == ("failed", "worker_lost")
+            wait_for(lambda: not is_alive(agent), "its agent has ended")
+            before = events(b, session)
+            # It notices by itself, and says so instead of letting callers wait.
+            message = {"text": "hello", "provider": "quick"}
+            refused = httpx.post(f"{a.url}/sessions/{session}/messages", json=message, timeout=120)
+            assert refused.status_code == 503
+            assert "Retry-After" in refused.headers
+            proxy.release()  # what it has said meanwhile arrives late
+
+            def has_begun_anew() -> bool:
+                daemons = call(b, "GET", "/daemon/status")["daemons"]
+                return [one["away_since"] for one in daemons] == [None, None]
+
+            wait_for(has_begun_anew, "it has begun anew")
+            assert "begins anew" in a.stderr()
+            again = send(a, session, provider="quick")
+            assert ended(b, again)["status"] == "completed"
+            assert [event for event in events(b, session) if event["run_id"] == run] == [
+                event for event in before if event["run_id"] == run
+            ]
+            check_log(b, session, run)

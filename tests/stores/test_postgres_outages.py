@@ -151,6 +151,61 @@ async def test_the_server_is_killed_while_many_write(own_server, opened):
 
 
 @ON_ONE_LOOP
+async def test_calls_are_refused_while_nothing_goes_through_a_connected_proxy(
+    postgres, database, opened, monkeypatch
+):
+    """The connections stay open, so the system reports nothing."""
+    from agent_orchestrator.stores.postgres import daemons
+    from agent_orchestrator.stores.postgres import store as module
+
+    monkeypatch.setattr(daemons, "BEAT_S", 0.2)
+    monkeypatch.setattr(module, "SILENT_LIMIT_S", 0.5)
+    with proxied(postgres.port) as proxy:
+        async with opened(through(database(), proxy)) as store:
+            session = a_session()
+            await put(store, session)
+            refused = []
+
+            async def is_refused(call):
+                with pytest.raises(Unavailable) as raised:
+                    await call()
+                refused.append(raised.value.details["problem"])
+
+            proxy.hold()
+            with anyio.fail_after(60):
+                async with anyio.create_task_group() as tasks:
+                    for call in (
+                        lambda: store.transact(
+                            methodcaller("append", session.id, drafts("lost"), NOW)
+                        ),
+                        lambda: store.read(lambda view: view.session(session.id)),
+                    ):
+                        tasks.start_soon(is_refused, call)
+                [problem] = await store.problems()
+            assert refused == ["database_unreachable"] * 2
+            assert problem.code == "database_unreachable"
+            proxy.release()
+            with anyio.fail_after(60):
+                while await store.problems():
+                    await anyio.sleep(0.05)
+                await store.transact(methodcaller("append", session.id, drafts("kept"), NOW))
+            assert await texts_of(store, session) in (["kept"], ["lost", "kept"])
+            assert await store.check() == []
+
+
+@ON_ONE_LOOP
+async def test_a_store_is_closed_while_nothing_goes_through_a_connected_proxy(
+    postgres, database, opened, monkeypatch
+):
+    from agent_orchestrator.stores.postgres import store as module
+
+    monkeypatch.setattr(module, "SILENT_LIMIT_S", 0.5)
+    with proxied(postgres.port) as proxy, anyio.fail_after(60):
+        async with opened(through(database(), proxy)):
+            proxy.hold()
+
+
+@ON_ONE_LOOP
 async def test_calls_are_refused_while_the_server_is_away(own_server, opened):
     url = own_server.new_database()
     async with opened(url) as store:

@@ -4,8 +4,13 @@ Statements are sent by libpq's blocking calls, from threads. A cursor of psycopg
 much processor time for a small statement, and a store's transaction has many of them.
 """
 
+import os
 import select
-from collections.abc import Iterator, Sequence
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
@@ -23,6 +28,9 @@ SCHEMA: Final = "agent_orchestrator"
 IDLE_LIMIT_S: Final = 5
 """Seconds that a transaction may be idle before the server ends it, so that a stopped daemon does not keep
 its locks."""
+
+_OPENING_S: Final = 10.0
+"""Seconds until the first answers of a server that has accepted a connection."""
 
 LOCK_LIMIT_S: Final = 10
 """Seconds to wait for a lock of another session."""
@@ -122,6 +130,12 @@ class Connection:
         self._readable.register(self.pgconn.socket, select.POLLIN)
         self.writes = 0
         """How many statements were sent that change rows."""
+        self.waits_since: float | None = None
+        """Since when an answer of the server is waited for, by :func:`time.monotonic`."""
+        # Its own descriptor, which no other thread closes while this one uses it.
+        self._socket = socket.socket(fileno=os.dup(self.pgconn.socket))
+        silence = threading.Timer(_OPENING_S, self.give_up)
+        silence.start()
         try:
             self.is_pooled = self._session_process() != self.pgconn.backend_pid
             """Whether there is a pooler between here and the server, such as PgBouncer."""
@@ -130,10 +144,12 @@ class Connection:
         except BaseException:
             self.close()
             raise
+        finally:
+            silence.cancel()
 
     def _session_process(self) -> int:
         """Return the id of the server's process that serves the session. A pooler gives another one."""
-        result = self._finished(self.pgconn.exec_(b"SELECT pg_backend_pid()"))
+        result = self._run(self.pgconn.exec_, b"SELECT pg_backend_pid()")
         return int(result.fetchone()[0])
 
     @property
@@ -204,7 +220,7 @@ class Connection:
         """Begin or end a transaction or a part of one."""
         if self.is_pooled and sql.startswith(_BEGIN):
             return self._send(self._begin(sql))
-        return self._finished(self.pgconn.exec_(sql))
+        return self._run(self.pgconn.exec_, sql)
 
     def roll_back(self) -> None:
         """Forget the queued statements, and end the transaction if there is one.
@@ -256,10 +272,11 @@ class Connection:
 
     def _send_alone(self, one: _Prepared) -> "Result":
         if one.name is None:
-            sent = self.pgconn.exec_params(one.sql, one.cells, None, one.formats, _BINARY)
+            exec_params = self.pgconn.exec_params
+            result = self._run(exec_params, one.sql, one.cells, None, one.formats, _BINARY)
         else:
-            sent = self.pgconn.exec_prepared(one.name, one.cells, one.formats, _BINARY)
-        result = self._finished(sent)
+            exec_prepared = self.pgconn.exec_prepared
+            result = self._run(exec_prepared, one.name, one.cells, one.formats, _BINARY)
         if one.must_change and not result.rowcount:
             raise NotChanged
         return result
@@ -291,13 +308,15 @@ class Connection:
     def _next_result(self) -> pq.abc.PGresult | None:
         # libpq would wait itself, but would keep the interpreter lock meanwhile.
         while self.pgconn.is_busy():
+            self.waits_since = time.monotonic()
             self._readable.poll()
+            self.waits_since = None
             self.pgconn.consume_input()
         return self.pgconn.get_result()
 
     def _prepare(self, sql: str, translation: bytes) -> bytes:
         name = b"s%d" % len(self._prepared)
-        self._finished(self.pgconn.prepare(name, translation))
+        self._run(self.pgconn.prepare, name, translation)
         self._prepared[sql] = name
         return name
 
@@ -307,7 +326,16 @@ class Connection:
 
     def run_script(self, sql: str) -> None:
         """Run several statements without values."""
-        self._finished(self.pgconn.exec_(sql.encode()))
+        self._run(self.pgconn.exec_, sql.encode())
+
+    def _run(self, send: Callable[..., pq.abc.PGresult], *values: Any) -> "Result":
+        """Call a function of libpq that waits for the answer."""
+        self.waits_since = time.monotonic()
+        try:
+            result = send(*values)
+        finally:
+            self.waits_since = None
+        return self._finished(result)
 
     def _finished(self, result: pq.abc.PGresult | None) -> "Result":
         if result is None:
@@ -319,7 +347,19 @@ class Connection:
         raise errors.error_from_result(result, encoding="utf-8")
 
     def close(self) -> None:
+        self._socket.close()
         self._connection.close()
+
+    def give_up_after(self, seconds: float) -> None:
+        """Give up if an answer is waited for since longer than that."""
+        since = self.waits_since
+        if since is not None and time.monotonic() - since > seconds:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """End the wait of another thread for an answer: to that thread the connection is lost."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class Result:

@@ -56,19 +56,24 @@ class Listener:
 
         :raises psycopg.Error: if that fails.
         """
-        connection = Connection(self._url)
+        self._connection = connection = Connection(self._url)
         try:
             connection.execute(f"LISTEN {CHANNEL}")
         except BaseException:
-            connection.close()
+            self.close()
             raise
-        self._connection = connection
 
     def close(self) -> None:
         """Close the connection, if there is one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def give_up(self) -> None:
+        """Let go of the connection: it waits for notifications, so nothing shows whether it is lost."""
+        connection = self._connection
+        if connection is not None:
+            connection.give_up()
 
     async def run(self) -> None:
         """Receive until cancelled. After a lost connection, notify of everything, because something may have been missed."""

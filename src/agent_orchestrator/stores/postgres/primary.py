@@ -49,6 +49,7 @@ class Primary:
         self._url = url
         self._name = name
         self._connection: Connection | None = connection
+        self._new_connection: Connection | None = None
         self._place = daemons.place_of(connection)
         self._next_try = 0.0
         self.daemon = daemon
@@ -87,12 +88,14 @@ class Primary:
         :raises psycopg.Error: if that fails.
         """
         self._close()
-        connection = Connection(self._url)
+        connection = self._new_connection = Connection(self._url)
         try:
             self._adopt(connection)
         except BaseException:
             connection.close()
             raise
+        finally:
+            self._new_connection = None
         self._connection = connection
 
     def _adopt(self, connection: Connection) -> None:
@@ -195,6 +198,12 @@ class Primary:
         self.lease.extend(asked_at)
         self.daemon.commits += 1
         self.fault = None
+
+    def give_up_after(self, seconds: float) -> None:
+        """Do what :meth:`.Connection.give_up_after` does, if there is a connection."""
+        for connection in (self._connection, self._new_connection):
+            if connection is not None:
+                connection.give_up_after(seconds)
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -36,6 +36,10 @@ T = TypeVar("T")
 
 READERS: Final = 4
 
+SILENT_LIMIT_S: Final = 15.0
+"""Seconds without an answer to a sign of life after which no connection is expected to have another answer. It is
+longer than a wait for a lock."""
+
 _NOTIFY: Final = f"SELECT pg_notify('{daemons.CHANNEL}', ?)"
 
 
@@ -58,6 +62,12 @@ class Reader:
             self.close()
             self._connection = Connection(self._url)
         return self._connection
+
+    def give_up_after(self, seconds: float) -> None:
+        """Do what :meth:`.Connection.give_up_after` does, if there is a connection."""
+        connection = self._connection
+        if connection is not None:
+            connection.give_up_after(seconds)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -125,10 +135,17 @@ class PostgresStore(SqlStore[Reader]):
         self._ordering = writer
         self._all_readers = [Reader(self._url) for _ in range(READERS)]
         self._pulse = Reader(self._url)
+        self._has_closed = anyio.Event()
+        self._answered_at = time.monotonic()
+        """When the last sign of life was answered."""
         self._pulse_thread = anyio.CapacityLimiter(1)
         self._pulse_lock = threading.Lock()
         """Held by whoever uses that connection: the store may be closed meanwhile."""
-        tasks = {"listener": self._hear, "lease": self._extend_lease}
+        tasks = {
+            "listener": self._hear,
+            "lease": self._extend_lease,
+            "silence": self._watch_silence,
+        }
         await self._begin(writer, self._all_readers, tasks)
         return self
 
@@ -266,6 +283,29 @@ class PostgresStore(SqlStore[Reader]):
                 with contextlib.suppress(Unavailable), anyio.move_on_after(daemons.BEAT_S):
                     await self.transact(lambda _: None)
 
+    async def _watch_silence(self) -> None:
+        """Give up connections that wait for an answer while signs of life have had none for too long.
+
+        The system notices a server that is gone, but not one behind a proxy that keeps the connection and forwards
+        nothing. Then what waits for an answer would wait forever.
+        """
+        while not self._has_closed.is_set():
+            with anyio.move_on_after(daemons.BEAT_S):
+                await self._has_closed.wait()
+            if time.monotonic() - self._answered_at <= SILENT_LIMIT_S:
+                continue
+            self._primary.give_up_after(SILENT_LIMIT_S)
+            for reader in (*self._all_readers, self._pulse):
+                reader.give_up_after(SILENT_LIMIT_S)
+            if not self._primary.lease.lost.is_set():  # else there are no signs of life
+                self._listener.give_up()
+
+    async def _write(self) -> None:
+        try:
+            await super()._write()
+        finally:
+            self._has_closed.set()
+
     def _beat(self) -> bool:
         """Extend the lease once. Return False if the writer should look what is wrong."""
         primary = self._primary
@@ -280,6 +320,7 @@ class PostgresStore(SqlStore[Reader]):
             except psycopg.Error:
                 self._pulse.close()
                 return False
+        self._answered_at = time.monotonic()
         lease.extend(asked_at)
         lease.clock_offset_s = primary.daemon.clock_offset_s
         return primary.fault is None
