@@ -149,6 +149,22 @@ MUTANTS: Final = (
         needs_postgres=True,
     ),
     Mutant(
+        "an agent has children on a host that does not let them in",
+        _ENGINE + "placement.py",
+        "if name == own or host.directory}",
+        "if True}",
+        ("tests/engine/test_hosts.py", "-k", "let_them_in"),
+        needs_postgres=True,
+    ),
+    Mutant(
+        "the sandbox of an agent stays behind",
+        _ENGINE + "confinement.py",
+        'return requested.or_else(Confinement(sandbox=widest or "read-only"))',
+        "return requested",
+        ("tests/engine/test_hosts.py", "-k", "sandbox_of_an_agent"),
+        needs_postgres=True,
+    ),
+    Mutant(
         "a conversation goes along to another host",
         _ENGINE + "sessions.py",
         "        tx.forget_threads(session.id)\n",
