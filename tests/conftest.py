@@ -16,8 +16,8 @@ from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import find, settings, strategies
 from loops import ON_ONE_LOOP
 from order import long_first, processes
+from preparing import prepare_once
 from quick import AT_LENGTH
-from rewriting import rewrite_once
 
 # A shell lets what it starts in the background ignore interrupts, and so would whatever a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -44,7 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None) and not sys.dont_write_bytecode:
-        rewrite_once(config, [*HERE.glob("*/test_*.py"), *HERE.glob("runners/*/test_*.py")])
+        modules = [*HERE.glob("*/test_*.py"), *HERE.glob("runners/*/test_*.py")]
+        prepare_once(config, modules, [*modules, *HERE.parent.glob("src/**/*.py")])
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -63,12 +64,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = long_first(items, count, _module, _is_long)
 
 
-def pytest_collection_finish() -> None:
-    """Let the garbage collector look only at what tests make, and seldom: each of its looks at some 400,000
-    objects of loaded modules and collected tests takes as long as many a test."""
-    # Hypothesis asks the collector who holds its generator, and the collector does not see frozen holders.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Use Hypothesis once before there is much: it asks the collector who holds its generator, which looks at all
+    objects, and does not see frozen ones."""
     find(strategies.none(), lambda _: True, settings=settings(derandomize=True, database=None))
-    gc.collect()
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector look only at what tests make, and seldom: each of its looks at some 500,000
+    objects of loaded modules and collected tests takes as long as many a test."""
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
     gc.enable()
