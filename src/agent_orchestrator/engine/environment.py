@@ -5,6 +5,7 @@ are wrong for an agent, which works elsewhere and lives longer.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from attrs import frozen
@@ -138,6 +139,7 @@ _NAMES: Final = frozenset(name for group in HOST_VARIABLES for name in group.nam
 _PREFIXES: Final = tuple(prefix for group in HOST_VARIABLES for prefix in group.prefixes)
 
 
+@lru_cache(maxsize=4096)  # each run asks about all variables of the daemon
 def is_host_variable(name: str) -> bool:
     """Return whether agents do not inherit a variable by default."""
     return name in _NAMES or name.startswith(_PREFIXES)

@@ -115,8 +115,15 @@ class RunDriver:
             await self._work()
             return Outcome(self._answer())
         finally:
-            with anyio.CancelScope(shield=True):
-                await until_deadline(self.context, self.process, self._clean_up)
+            is_cut = self._log.state.is_working
+            self._log.apply(Event.STOP)
+            if is_cut or self._reader.has_run_commands or self._texts:
+                with anyio.CancelScope(shield=True):
+                    await until_deadline(
+                        self.context, self.process, partial(self._clean_up, is_cut=is_cut)
+                    )
+            if self.context.is_parking:
+                self.process.retire(PARKED)
 
     def _answer(self) -> str:
         """Return the result of the run.
@@ -354,10 +361,12 @@ class RunDriver:
 
     # --- the end
 
-    async def _clean_up(self) -> None:
-        """End the turn, and processes that commands have left running."""
-        process, is_cut = self.process, self._log.state.is_working
-        self._log.apply(Event.STOP)
+    async def _clean_up(self, *, is_cut: bool) -> None:
+        """End the turn, and processes that commands have left running.
+
+        :param is_cut: whether the agent was still working.
+        """
+        process = self.process
         if process.failure is None and is_cut:
             await interrupt(
                 process, self._interrupt, self._drain_one, lambda: self._messages.are_ended
@@ -369,8 +378,6 @@ class RunDriver:
             ended = await current_host().kill_by_variable(COMMANDS_VARIABLE, [str(process.pid)])
             if ended:
                 _log.info("Claude Code %d left %d processes", process.pid, len(ended))
-        if self.context.is_parking:
-            process.retire(PARKED)
         await report_undelivered(self.context, self._texts.values())
 
     async def _interrupt(self) -> None:

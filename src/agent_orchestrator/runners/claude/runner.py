@@ -53,7 +53,7 @@ from agent_orchestrator.runners.claude.record import (
     is_uuid,
     record_of,
 )
-from agent_orchestrator.runners.claude.self_test import SelfTest
+from agent_orchestrator.runners.claude.self_test import SelfTest, Version, supported
 from agent_orchestrator.runners.claude.trust import setting_sources
 from agent_orchestrator.runners.conversations import ConversationMissing, PromptNotTaken
 from agent_orchestrator.runners.live.pool import NotStarted, ProcessPool
@@ -189,23 +189,28 @@ class ClaudeRunner(LiveRunner):
 
         :raises AgentFailed: if Claude Code cannot be started, fails, or ends before its turn does.
         """
-        spec = await self._spec(context)
-        await self._self_test.require(spec, self._probe)
+        env = environment(context.env, self.home)
+        # In one thread, as each change of the thread delays a turn.
+        spec, version = await anyio.to_thread.run_sync(self._prepared, context, env)
+        await self._self_test.require(spec, version)
         return await self.deliver(context, partial(self._turn, context, spec))
 
-    async def _spec(self, context: RunContext) -> Spec:
-        env = environment(context.env, self.home)
+    def _prepared(self, context: RunContext, env: Mapping[str, str]) -> tuple[Spec, Version]:
+        """Return the settings of a run's process, and the version of its program. Blocks.
+
+        :raises AgentFailed: ``provider_unavailable``, if it is not a supported version.
+        """
+        version = supported(self.command, env, self._probe)
         session, run = context.session, context.run
         sandbox, policy = run.sandbox or self.sandbox, run.approval_policy or self.approval_policy
         # Without questions, an agent is not kept from anything.
         protected = ProtectedPaths() if decides_alone(sandbox, policy) else context.protected
-        cwd = await anyio.to_thread.run_sync(os.path.realpath, session.cwd)
-        return Spec(
+        spec = Spec(
             self.command,
             session.cwd,
             context.is_cwd_resolved,
             frozenset(env.items()),
-            await anyio.to_thread.run_sync(setting_sources, env, session.cwd, context.shared_cwd),
+            setting_sources(env, session.cwd, context.shared_cwd),
             permission_mode(sandbox, policy),
             context.model or self.model,
             run.effort or self.effort,
@@ -213,8 +218,9 @@ class ClaudeRunner(LiveRunner):
             self.tools,
             None if run.output_schema is None else json.dumps(dict(run.output_schema)),
             own_files.deny_rules(protected),
-            tuple(own_files.ask_rules(protected, cwd)),
+            tuple(own_files.ask_rules(protected, os.path.realpath(session.cwd))),
         )
+        return spec, version
 
     async def _turn(self, context: RunContext, spec: Spec, thread: Thread | None) -> Outcome:
         if thread is None or not is_uuid(thread.id):

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
-import anyio.to_thread
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.hosts import current_host
@@ -40,8 +39,17 @@ _KEPT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
 """The variables of a provider that the self-test uses. Others could select another model."""
 
 
-_PASSED: Final[set[tuple[str, int]]] = set()
-"""The programs that have passed, with their times of modification, for all runners of this process."""
+@frozen
+class Version:
+    """A version of Claude Code, as a program with its time of modification."""
+
+    program: str
+    modified_ns: int
+    name: str
+
+
+_PASSED: Final[set[Version]] = set()
+"""Those that have passed, for all runners of this process."""
 
 
 @define(eq=False)
@@ -55,30 +63,32 @@ class SelfTest:
         """Return why a version is refused; None if it has passed or was not tested yet."""
         return self._refusals.get(version or "")
 
-    async def require(self, spec: Spec, probe: Probe) -> None:
+    async def require(self, spec: Spec, version: Version) -> None:
         """Test the program of a run, unless its version has passed.
 
         :raises AgentFailed: ``provider_unavailable``, if it does not ask, or cannot be tested.
         """
-        env = dict(spec.env)
-        key, version = await anyio.to_thread.run_sync(_supported, spec.command, env, probe)
+        if version in _PASSED:
+            return
         self._lock = self._lock or anyio.Lock()
         async with self._lock:
-            if key in _PASSED:
+            if version in _PASSED:
                 return
-            if (refusal := self.refusal(version)) is None:
+            if (refusal := self.refusal(version.name)) is None:
                 problem, is_known = await _problem(spec)
                 if problem is None:
-                    _PASSED.add(key)
+                    _PASSED.add(version)
                     return
-                refusal = f"{CANNOT_ASK}: the self-test of Claude Code {version} failed: {problem}"
+                refusal = (
+                    f"{CANNOT_ASK}: the self-test of Claude Code {version.name} failed: {problem}"
+                )
                 if is_known:
-                    self._refusals[version] = refusal
+                    self._refusals[version.name] = refusal
         raise AgentFailed("provider_unavailable", refusal)
 
 
-def _supported(command: str, env: Mapping[str, str], probe: Probe) -> tuple[tuple[str, int], str]:
-    """Return program and version of a command.
+def supported(command: str, env: Mapping[str, str], probe: Probe) -> Version:
+    """Return the version of a command. Blocks.
 
     :raises AgentFailed: ``provider_unavailable``, if it is not a supported one.
     """
@@ -92,7 +102,7 @@ def _supported(command: str, env: Mapping[str, str], probe: Probe) -> tuple[tupl
     found = VERSIONS.judged(Availability(available=True, version=version))
     if not found.available:
         raise AgentFailed("provider_unavailable", found.reason or "")
-    return (str(program), program.stat().st_mtime_ns), version
+    return Version(str(program), program.stat().st_mtime_ns, version)
 
 
 async def _problem(spec: Spec) -> tuple[str | None, bool]:

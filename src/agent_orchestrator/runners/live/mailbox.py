@@ -30,6 +30,9 @@ _OVERHEAD: Final = 1_000
 _MAX_JOINED: Final = 64 * 2**10
 """Size of a joined message, in characters, after which the next piece begins another."""
 
+_TURN: Final = 16
+"""Number of messages after which other tasks get a turn, if more of them wait."""
+
 Path = Sequence[str]
 
 Streams = Mapping[str, Sequence[Path]]
@@ -123,6 +126,7 @@ class Mailbox:
     _arrived: anyio.Event = field(factory=anyio.Event, init=False)
     _has_ended: bool = field(default=False, init=False)
     _has_dropped: bool = field(default=False, init=False)
+    _taken: int = field(default=0, init=False)
 
     def put(self, incoming: Message | Answer) -> Sequence[AgentRequest]:
         """Add a message. Return the requests that the run will not get, which the caller must refuse."""
@@ -157,7 +161,9 @@ class Mailbox:
 
         :raises anyio.EndOfStream: if no more will come.
         """
-        await anyio.lowlevel.checkpoint()
+        self._taken += 1
+        if self._taken % _TURN == 0:
+            await anyio.lowlevel.checkpoint()
         while not self._waiting:
             if self._has_ended:
                 raise anyio.EndOfStream

@@ -66,17 +66,12 @@ class TurnLog:
         if not self.state.has_prompt:
             await self.act(self.apply(Event.DELAYED))
 
-    async def _record_process(self) -> None:
-        await self._context.report_process(self._process.pid, self._invocation)
-
     async def act(self, actions: Sequence[Action]) -> None:
         """Execute the actions of a change of the state."""
-        async with anyio.create_task_group() as tasks:
-            if Action.RECORD_PROCESS in actions:
-                tasks.start_soon(self._record_process)
-            if Action.RECORD_PROMPT in actions:
-                tasks.start_soon(self._context.delivered)
+        if Action.RECORD_PROCESS in actions:
+            await self._context.report_process(self._process.pid, self._invocation)
         if Action.RECORD_PROMPT in actions:
+            await self._context.delivered()
             await self._record_thread()
             await self._release()
             self.apply(Event.RECORDED)
