@@ -18,7 +18,8 @@ A prompt is a script, one step per line:
 ``slow SECONDS``         wait before going on
 ``wait PATH``            wait until a file is there
 ``hang``                 never answer
-``disconnect``           break the connection in the middle of the answer
+``disconnect``           end the connection in the middle of the answer
+``reset``                break the connection here, the first time that the model is asked this (TCP reset)
 ``http STATUS [TEXT]``   refuse the request with this status
 ======================== =====================================================================
 
@@ -33,8 +34,11 @@ such as the one for a title, is answered with ``a title``. Every request with to
 import base64
 import contextlib
 import json
+import os
+import struct
 import time
-from typing import Any, Final
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Any, Final, Self
 
 import attrs
 from model_server import (
@@ -55,7 +59,7 @@ __all__ = ["ChatModel", "Request", "acknowledgement"]
 CALLS: Final = frozenset({"tool", "mcp", "shell", "add", "update"})
 VERBS: Final = CALLS | {
     *("say", "reason", "big", "stream", "relay"),
-    *("usage", "slow", "wait", "hang", "disconnect", "http"),
+    *("usage", "slow", "wait", "hang", "disconnect", "reset", "http"),
 }
 
 
@@ -116,6 +120,8 @@ def _tool(step: Step) -> tuple[str, dict[str, Any]]:
 
 class _Handler(ModelHandler):
     server: Any
+    _breaks = False
+    """Whether this answer breaks off."""
 
     def do_POST(self) -> None:  # noqa: N802 - the name of the base class
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -123,7 +129,13 @@ class _Handler(ModelHandler):
             self._answer(body)
 
     def begin_stream(self) -> None:
-        """The stream ends with the connection. To opencode, one that ends early is an answer that it goes on with."""
+        """The stream ends with the connection. To opencode, one that ends early is an answer that it goes on with.
+
+        One that breaks off is sent in chunks, as model servers do.
+        """
+        if self._breaks:
+            super().begin_stream()
+            return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
@@ -131,6 +143,9 @@ class _Handler(ModelHandler):
         self.close_connection = True
 
     def chunk(self, data: bytes) -> None:
+        if self._breaks:
+            super().chunk(data)
+            return
         self.wfile.write(data)
         self.wfile.flush()
 
@@ -148,6 +163,9 @@ class _Handler(ModelHandler):
                 if step.verb == "usage":
                     first, second, third = step.rest.split()
                     usage = (int(first), int(second), int(third))
+        if any(step.verb == "reset" for step in steps):
+            self._breaks = prompt not in self.server.broken
+            self.server.broken.add(prompt)
         try:
             self._refuse_if_asked(steps)
             self._stream(steps, outputs, usage, body.get("model"))
@@ -230,6 +248,12 @@ class _Handler(ModelHandler):
                 self._pause(None)
             case "disconnect":
                 raise BrokenOff
+            case "reset" if self._breaks:
+                self.connection.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+                os.close(
+                    self.connection.detach()
+                )  # at once, as the handler's end would end it first
+                raise BrokenOff
         return None
 
     def _pause(self, seconds: float | None) -> None:
@@ -242,3 +266,8 @@ class ChatModel(ScriptedServer[Request]):
     """The server."""
 
     handler = _Handler
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._server.broken = set()  # type: ignore[attr-defined]
+        return self

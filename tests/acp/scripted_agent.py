@@ -3,7 +3,7 @@
 SETTINGS is a JSON object: ``version`` of the protocol; ``mode`` to start in and ``modes`` to have; ``resumes``, ``loads``;
 ``steers``; ``sticky``: it does not change its mode; ``mute``: methods that it never answers; ``refuses``: methods with
 the code that they are refused with; ``sessions``: a directory of the sessions that it knows; ``deaf``: it does not end on SIGTERM;
-``late_replay``: it repeats a conversation after the answer, ``endless``: without end; ``says``, ``says_more``: values in its
+``first``: a directory that it fills at its first start, in a second, and alone; ``late_replay``: it repeats a conversation after the answer, ``endless``: without end; ``says``, ``says_more``: values in its
 answer to ``initialize``.
 
 A prompt is a list of steps in JSON:
@@ -19,6 +19,8 @@ A prompt is a list of steps in JSON:
 ["steered"]             wait for a message during the turn, and keep it as the answer
 ["variable", NAME]      say the value of an environment variable
 ["model"]               say which model it has
+["mode"]                say which mode it is in, and how often that was set
+["leave", mode]         go into another mode by itself, and tell so
 ["raw", TEXT]           write a line
 ["stderr", TEXT]        write a line on stderr
 ["line", N]             write a line of N bytes that is no message
@@ -48,6 +50,7 @@ given = [argument for argument in sys.argv[1:] if argument.startswith("{")]
 SETTINGS = json.loads(given[0]) if given else {}
 INCOMING: "queue.Queue[dict | None]" = queue.Queue()
 state = {"mode": SETTINGS.get("mode", "auto"), "model": "small", "session": None, "answer": None}
+state["sets"] = 0
 numbers = iter(range(10**9))
 
 
@@ -170,6 +173,11 @@ def do(step):
             say(os.environ.get(name, ""))
         case ["model"]:
             say(state["model"])
+        case ["mode"]:
+            say(f"{state['mode']}, set {state['sets']} times")
+        case ["leave", mode]:
+            state["mode"] = mode
+            update({"sessionUpdate": "current_mode_update", "currentModeId": mode})
         case ["raw", text]:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
@@ -203,6 +211,7 @@ def turn(number, prompt):
         script = None
     if not isinstance(script, list):
         script = [["say", text]]
+    is_ended = False
     try:
         for step in script:
             match step:
@@ -212,11 +221,13 @@ def turn(number, prompt):
                     return
                 case ["end", result]:
                     send(id=number, result=result)
-                    return
+                    is_ended = True
                 case _:
                     do(step)
     except Canceled:
         send(id=number, result={"stopReason": "cancelled"})
+        return
+    if is_ended:
         return
     usage = {"inputTokens": 10, "outputTokens": 5, "cachedReadTokens": 2}
     send(id=number, result={"stopReason": "end_turn", "usage": usage})
@@ -272,6 +283,7 @@ def handle(message):
                 return
             if not SETTINGS.get("sticky"):
                 state[params["configId"]] = params["value"]
+            state["sets"] += params["configId"] == "mode"
             send(id=number, result={"configOptions": options()})
         case "session/prompt":
             turn(number, params["prompt"])
@@ -289,6 +301,13 @@ def handle(message):
             send(id=number, error={"code": -32601, "message": f"there is no {method}"})
 
 
+if (first := SETTINGS.get("first")) and not (made := Path(first, "made")).exists():
+    try:
+        Path(first, "making").mkdir()
+    except FileExistsError:
+        sys.exit("Failed query: CREATE TABLE")
+    time.sleep(1)  # as long as it takes
+    made.touch()
 if SETTINGS.get("deaf"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 threading.Thread(target=read, daemon=True).start()

@@ -278,6 +278,21 @@ async def test_a_mode_that_the_agent_leaves_by_itself_is_set_again(record, known
     assert "'default' again" in note
 
 
+async def test_the_mode_is_set_again_for_a_later_run_only_if_the_agent_has_left_it(record, known):
+    async with known() as one:
+        first = record([["mode"]])
+        assert (await run(one, first)).text == "default, set 1 times"
+        assert (await run(one, following(first, [["mode"]]))).text == "default, set 1 times"
+        leaves = [["end", {"stopReason": "end_turn"}], ["leave", "auto"]]
+        await run(one, following(first, leaves))
+        (process,) = one._pool.serving
+        with anyio.fail_after(20):
+            while not process.has_left_mode:
+                await anyio.sleep(0.01)
+        assert (await run(one, following(first, [["mode"]]))).text == "default, set 2 times"
+        assert (await run(one, following(first, [["mode"]]))).text == "default, set 2 times"
+
+
 async def test_the_model_of_a_message_does_not_affect_the_next(record):
     async with make_runner() as one:
         first = record([["model"]], model="large")
@@ -289,6 +304,31 @@ async def test_the_model_of_a_message_does_not_affect_the_next(record):
         assert "'huge'" in failure.message
     async with make_runner() as one:  # the agent itself goes on with the model of the last message
         assert (await run(one, following(second, [["model"]]))).text == "small"
+
+
+async def test_the_first_process_in_a_home_starts_alone(record, known, tmp_path):
+    outcomes = []
+
+    async def answer(name):
+        outcomes.append((await run(one, record(name, env=home))).text)
+
+    home = {"HOME": str(tmp_path)}
+    starting = known({"first": str(tmp_path)}, home=("HOME",))
+    async with starting as one, anyio.create_task_group() as tasks:
+        for name in ("one", "two", "three"):
+            tasks.start_soon(answer, name)
+    assert sorted(outcomes) == ["one", "three", "two"]
+
+
+async def test_after_a_first_start_that_failed_the_next_is_alone(record, known, tmp_path):
+    home = {"HOME": str(tmp_path)}
+    (tmp_path / "making").mkdir()
+    async with known({"first": str(tmp_path)}, home=("HOME",)) as one:
+        assert "CREATE TABLE" in (await failed(one, record("one", env=home))).message
+        (tmp_path / "making").rmdir()
+        async with anyio.create_task_group() as tasks:
+            for name in ("two", "three"):
+                tasks.start_soon(run, one, record(name, env=home))
 
 
 # --- questions
@@ -501,6 +541,7 @@ async def test_an_agent_that_ignores_a_cancel_is_ended(record, monkeypatch):
         ),
         (["error", 401, "who are you"], "auth_failed", "who"),
         (["error", -32603, "ran out of its context window"], "context_exceeded", "context"),
+        (["error", -32603, "The socket connection was closed"], "provider_unreachable", "socket"),
         (["end", {"stopReason": "refusal"}], "provider_error", "refused"),
         (["end", {"stopReason": "max_tokens"}], "provider_error", "tokens"),
         (["end", {"stopReason": "cancelled"}], "provider_error", "cancelled"),

@@ -52,6 +52,13 @@ async def test_errors_of_the_model_and_unreachable_tools_are_reported(
             told = of(context, "run.error")[0]["message"]
             assert told == "a request to the model of opencode failed: broken"
 
+            # A connection that breaks in the middle of the answer: it repeats the request.
+            context = following(first, "say whole\nreset", env=env)
+            with anyio.fail_after(PATIENCE_S):
+                assert (await one.run(context)).text == "whole"
+            told = of(context, "run.error")[0]["message"]
+            assert told.startswith("a request to the model of opencode failed: Cannot connect")
+
             # An answer that is cut off: it asks again by itself.
             context = following(first, "say half\ndisconnect", env=env)
             with anyio.fail_after(PATIENCE_S):

@@ -238,6 +238,7 @@ AGENTS: Final = (
         states=("commanding",),
         cannot={
             "exclusive": "opencode does not lock it; the run is not disturbed, and the session goes on with what both added",
+            "takeover": "the daemon does not read what its own program records; `agentctl attach` and `adopt` refuse it",
             "steer": "it takes no message during a turn; the message is queued",
             "usage": "it reports the tokens of the last call only",
             "context": "it shortens the conversation and goes on",

@@ -21,6 +21,7 @@ BEHAVIOURS: Final = {
     "daemon_killed": "After `kill -9` of the daemon in each of these states, or when the agent has just answered, nothing is left alive, and the run goes on after a restart",
     "agent_killed": "`kill -9` of the agent in each of these states fails the run, and the next message goes on in the conversation",
     "exclusive": "While a run works, the agent's own program is refused its conversation",
+    "takeover": "A person takes a session over in the agent's own program (`agentctl attach`); what is done there is logged, and the next run knows it",
     "deltas": "Its answer is logged in pieces while it writes",
     "allow": "It asks before a command, and an approval counts once",
     "allow_session": "An approval for the session counts for later runs",

@@ -1,6 +1,7 @@
 """A person takes a session over in the agent's own program, and hands it back."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ import attrs
 import psutil
 import pytest
 from adapters import AGENTS, Agent
+from behaviours import behaviour, instead
 from cases import Case, answer, ended, log, send, turn
 from gateway import Daemon, by_command_line
 from person import prepare_for_people, terminal
@@ -20,6 +22,7 @@ from real_agents import required
 from serving import environment
 
 from agent_orchestrator import Client, Run, Session
+from agent_orchestrator.domain.errors import InvalidRequest
 
 pytestmark = [
     pytest.mark.anyio,
@@ -107,7 +110,7 @@ async def takeover_of(client: Client, session: Session) -> Run:
     return found[0]
 
 
-@each_agent
+@behaviour("takeover")
 async def test_a_turn_in_the_agents_program_is_logged_and_known_to_the_next_run(
     place: Place,
 ) -> None:
@@ -140,6 +143,21 @@ async def test_a_turn_in_the_agents_program_is_logged_and_known_to_the_next_run(
     known = case.agent.texts(case.requests[-1])
     assert known[-1].strip() == "say queued-meanwhile"
     assert any(text.strip() == "say typed-by-hand" for text in known)
+
+
+@instead("takeover")
+async def test_an_agent_without_a_program_to_take_over_says_so(case: Case) -> None:
+    problem = f"{case.agent.name} has no program whose conversations can be taken over"
+    person = {"pid": os.getpid(), "process_start_id": "any"}
+    async with case.client() as client:
+        session = await case.session(client)
+        for call in (
+            client.attach_session(session.id, **person),
+            client.adopt_session(provider=case.agent.name, thread_id="any"),
+        ):
+            with pytest.raises(InvalidRequest) as refused:
+                await call
+            assert refused.value.details["fields"] == {"provider": problem}
 
 
 @each_program

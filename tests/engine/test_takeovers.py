@@ -352,7 +352,7 @@ async def test_what_cannot_be_handed_over_is_refused_and_leaves_nothing(tmp_path
             before = await client.get_session(session_id)
             with pytest.raises(Conflict, match="no conversation"):
                 await client.attach_session(fresh.id, **person.holder)
-            with pytest.raises(Conflict, match="no conversation"):
+            with pytest.raises(InvalidRequest, match="other has no program"):
                 await client.attach_session(session_id, **person.holder, provider="other")
             holder = {**person.holder, "process_start_id": f"{person.start_id}0"}
             with pytest.raises(InvalidRequest) as caught:

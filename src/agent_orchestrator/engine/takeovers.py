@@ -43,6 +43,8 @@ async def attach(core: Core, caller: Principal, command: AttachSession) -> Chang
         require_open(session)
         _require_free(view, session)
         provider = provider_for(core, view, session, command.provider)
+        if core.is_here(session.host):
+            _attachable(core, provider)  # before it is said that a message would help
         thread = view.thread(session.id, provider)
         if thread is None:
             problem = (

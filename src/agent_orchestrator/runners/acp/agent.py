@@ -38,6 +38,7 @@ class AcpAgent:
     :param env: environment variables that it needs.
     :param child_env: further variables for the agents of child sessions, so that they do not execute what is
         configured in their directory. A parent's agent may have written it.
+    :param home: the variables that name its home, if two processes may not use a new home at once.
     :param ask_mode: the mode in which it asks; None to leave the mode as it is.
     :param usage: where it reports its tokens.
     :param own_tool: how to recognise a call of an orchestration tool; None if it does not ask before one.
@@ -64,6 +65,7 @@ class AcpAgent:
     version: str = "--version"
     env: Mapping[str, str] = field(factory=dict)
     child_env: Mapping[str, str] = field(factory=dict)
+    home: tuple[str, ...] = ()
     ask_mode: str | None = None
     usage: UsageSource = "turn"
     own_tool: OwnTool | None = None

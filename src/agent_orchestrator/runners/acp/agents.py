@@ -26,6 +26,7 @@ AGENTS: Final[Mapping[str, AcpAgent]] = {
         argv=("opencode", "acp", "--print-logs", "--log-level", "ERROR"),
         env={"OPENCODE_PERMISSION": json.dumps(_OPENCODE_PERMISSION)},
         child_env={"OPENCODE_DISABLE_PROJECT_CONFIG": "1"},
+        home=("HOME", "XDG_DATA_HOME"),
         ask_mode="build",
         usage="last_call",
         own_tool=OwnTool("title", rf"{TOOL_SERVER}_(\w+)", kind="other"),

@@ -45,7 +45,7 @@ _WORDS: Final = (
     (
         "provider_unreachable",
         re.compile(
-            r"econnrefused|connection (?:failed|error)|fetch failed|unable to connect",
+            r"econnrefused|econnreset|connection (?:failed|error|was closed)|fetch failed|(?:unable to|cannot) connect",
             re.IGNORECASE,
         ),
     ),

@@ -11,7 +11,7 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.host import StopSequence
 from agent_orchestrator.runners.acp.agent import AcpAgent
 from agent_orchestrator.runners.acp.failures import failure_of
-from agent_orchestrator.runners.acp.settings import Category, Setting
+from agent_orchestrator.runners.acp.settings import Category, Setting, told_mode
 from agent_orchestrator.runners.acp.usage import Totals
 from agent_orchestrator.runners.acp.values import value_at
 from agent_orchestrator.runners.events import JsonObject, text
@@ -86,7 +86,8 @@ class AcpProcess(LiveProcess):
     :ivar address: that session's id in messages.
     :ivar token: the token with which that session reaches the orchestration tools; None without them.
     :ivar totals: its usage since its start.
-    :ivar settings: the mode and the model of the session, as they are now.
+    :ivar settings: the mode and the model of the session, as they were set last.
+    :ivar has_left_mode: whether it has told another mode since its mode was set.
     :ivar capabilities: its ``agentCapabilities``.
     """
 
@@ -99,6 +100,7 @@ class AcpProcess(LiveProcess):
     version: str | None = field(default=None, init=False)
     can_steer: bool = field(default=False, init=False)
     settings: dict[Category, Setting] = field(factory=dict, init=False)
+    has_left_mode: bool = field(default=False, init=False)
     _seen_stderr: str = field(default="", init=False)
     """The lines of stderr that were searched."""
 
@@ -148,6 +150,11 @@ class AcpProcess(LiveProcess):
 
     async def receive(self, message: Message) -> None:
         """Deliver a message. Notifications that arrive between two runs are dropped."""
+        if isinstance(message, Notification) and isinstance(
+            update := message.params.get("update"), Mapping
+        ):
+            mode, known = told_mode(update), self.settings.get("mode")
+            self.has_left_mode |= mode is not None and (known is None or known.value != mode)
         if self._mailboxes or isinstance(message, AgentRequest):
             self.route("", message)
 

@@ -24,6 +24,7 @@ from agent_orchestrator.ports.runner import (
 )
 from agent_orchestrator.runners.acp.agent import AcpAgent
 from agent_orchestrator.runners.acp.agents import AGENTS
+from agent_orchestrator.runners.acp.first_start import first_start
 from agent_orchestrator.runners.acp.permissions import Approvals
 from agent_orchestrator.runners.acp.probe import Probe
 from agent_orchestrator.runners.acp.process import AcpProcess, Spec
@@ -173,7 +174,8 @@ class AcpRunner(LiveRunner):
         lease = self._pool.lease_by_key(context.session.id, is_usable, make)
         async with AsyncExitStack() as stack:
             try:
-                process = await stack.enter_async_context(lease)
+                async with first_start(spec.agent, dict(spec.env)):
+                    process = await stack.enter_async_context(lease)
             except NotStarted as problem:
                 if is_new:
                     raise

@@ -72,6 +72,7 @@ async def open_session(
     :raises AgentFailed: if the agent does not open it.
     """
     token = None if requested.tools is None else requested.tools[1]
+    is_open = False
     state = {} if thread is None else dict(thread.state)
     params: dict[str, Any] = {"cwd": requested.cwd, "mcpServers": requested.servers()}
     if thread is None:
@@ -83,13 +84,18 @@ async def open_session(
             )
     else:
         thread_id = thread.id
-        if process.session_id == thread_id and process.token == token:
+        is_open = process.session_id == thread_id and process.token == token
+        if is_open:
             answer, session_id = {}, process.address
         else:
             answer, session_id = await _continue(process, mailbox, thread_id, params)
     process.session_id, process.address, process.token = thread_id, session_id, token
     try:
-        mode = await _set(process, mailbox, answer, session_id, "mode", requested.mode)
+        if is_open and not process.has_left_mode and _is(process, "mode", requested.mode):
+            mode = requested.mode
+        else:
+            process.has_left_mode = False
+            mode = await _set(process, mailbox, answer, session_id, "mode", requested.mode)
         first = setting_of(answer, "model")
         if thread is None and first is not None and first.value:
             state["model"] = first.value
@@ -172,6 +178,8 @@ async def _set(
     process.settings[category] = setting
     if value is None or (category == "model" and value == setting.value):
         return setting.value
+    # Before the request, as the agent may change it again right after its answer.
+    process.settings[category] = setting.having(value)
     try:
         changed = await exchange(
             process, mailbox, setting.method, setting.change(session_id, value)
@@ -185,8 +193,13 @@ async def _set(
             f"{process.spec.name} stayed in the {category} {found.value!r} instead of {value!r}"
         )
         raise AgentFailed("provider_error", _named(process, category, value, message))
-    process.settings[category] = setting.having(value)
     return value
+
+
+def _is(process: AcpProcess, category: Category, value: str | None) -> bool:
+    """Return whether a setting was set to this value last."""
+    setting = process.settings.get(category)
+    return setting is not None and setting.value == value
 
 
 def _named(process: AcpProcess, category: Category, value: str, message: str) -> str:

@@ -47,11 +47,18 @@ def setting_of(answer: JsonObject, category: Category) -> Setting | None:
     return Setting(value, f"session/set_{category}", {}, f"{category}Id")
 
 
-def mode_of(answer: JsonObject) -> str | None:
-    """Return the present mode from an answer or an update; None if it is not in it."""
-    if (option := _option(answer, "mode")) is not None:
-        return text(option.get("currentValue")) or None
-    return text(value_at(answer, ["modes", "currentModeId"])) or None
+def told_mode(update: JsonObject) -> str | None:
+    """Return the mode that an agent tells in an update of a session; None if it tells none."""
+    match update.get("sessionUpdate"):
+        case "current_mode_update":
+            return text(update.get("currentModeId")) or None
+        case "config_option_update":
+            option = _option(update, "mode") or {}
+            mode = text(option.get("currentValue")) or text(
+                value_at(update, ["modes", "currentModeId"])
+            )
+            return mode or None
+    return None
 
 
 def _option(answer: JsonObject, category: Category) -> JsonObject | None:

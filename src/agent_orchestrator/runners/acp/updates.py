@@ -23,7 +23,7 @@ from attrs import define, field, frozen
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.runners.acp.agent import AcpAgent
-from agent_orchestrator.runners.acp.settings import mode_of
+from agent_orchestrator.runners.acp.settings import told_mode
 from agent_orchestrator.runners.acp.tool_calls import ToolCall
 from agent_orchestrator.runners.acp.usage import UsageMeter
 from agent_orchestrator.runners.acp.values import objects, value_at
@@ -130,11 +130,8 @@ class UpdateReader:
             case "usage_update":
                 self.usage.add_cost(update)
                 return []
-            case "current_mode_update":
-                self.mode = text(update.get("currentModeId")) or self.mode
-                return []
-            case "config_option_update":
-                self.mode = mode_of(update) or self.mode
+            case "current_mode_update" | "config_option_update":
+                self.mode = told_mode(update) or self.mode
                 return []
             case kind if kind in IGNORED:
                 return []
