@@ -42,7 +42,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only what one runs before each commit")
 
 
-def pytest_configure(config: pytest.Config) -> None:
+@pytest.hookimpl(
+    trylast=True
+)  # Hypothesis keeps nothing before; the processes are started after it
+def pytest_sessionstart(session: pytest.Session) -> None:
+    config = session.config
     if config.getoption("numprocesses", None) and not sys.dont_write_bytecode:
         modules = [*HERE.glob("*/test_*.py"), *HERE.glob("runners/*/test_*.py")]
         prepare_once(config, modules, [*modules, *HERE.parent.glob("src/**/*.py")])
