@@ -4,7 +4,6 @@ import functools
 import gc
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import find, settings, strategies
 from loops import ON_ONE_LOOP
 from order import long_first, processes
-from preparing import prepare_once
 from quick import AT_LENGTH
 
 # A shell lets what it starts in the background ignore interrupts, and so would whatever a test starts.
@@ -40,16 +38,6 @@ gc.disable()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only what one runs before each commit")
-
-
-@pytest.hookimpl(
-    trylast=True
-)  # Hypothesis keeps nothing before; the processes are started after it
-def pytest_sessionstart(session: pytest.Session) -> None:
-    config = session.config
-    if config.getoption("numprocesses", None) and not sys.dont_write_bytecode:
-        modules = [*HERE.glob("*/test_*.py"), *HERE.glob("runners/*/test_*.py")]
-        prepare_once(config, modules, [*modules, *HERE.parent.glob("src/**/*.py")])
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
