@@ -58,8 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection() -> None:
-    """Use Hypothesis once before there is much: it asks the collector who holds its generator, which looks at all
-    objects, and does not see frozen ones."""
+    """Use Hypothesis once while there are few objects: it looks through all of them for its generator, and does not
+    see frozen ones."""
     find(strategies.none(), lambda _: True, settings=settings(derandomize=True, database=None))
 
 
@@ -108,7 +108,7 @@ def _certificates() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _patience() -> Iterator[None]:
+def _timeouts() -> Iterator[None]:
     """Let clients of tests wait a minute, not five seconds, for a daemon that waits for a processor."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("connect", "read", "write", "pool"):

@@ -174,7 +174,7 @@ def optional_path(doc: str) -> Any:
 
 
 def optional_host(doc: str, *, tool_doc: str | None = None) -> Any:
-    """Declare an optional field that holds the name of a host.
+    """Declare an optional field for the name of a host.
 
     :param tool_doc: its description for agents. None if it is for people only.
     """

@@ -1,5 +1,7 @@
 """The real opencode, of which the runner hears that its model or its tools fail."""
 
+from typing import Final
+
 import anyio
 import pytest
 from chat_model import ChatModel
@@ -13,6 +15,9 @@ from agent_orchestrator.runners.acp.agents import AGENTS
 from agent_orchestrator.runners.acp.runner import AcpRunner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.acp, pytest.mark.timeout(600), ON_ONE_LOOP]
+
+
+FAILED: Final = "a request to the model of opencode failed: "
 
 
 async def test_errors_of_the_model_and_unreachable_tools_are_reported(
@@ -30,6 +35,7 @@ async def test_errors_of_the_model_and_unreachable_tools_are_reported(
             assert note == "opencode worked without its tools: it did not connect to the daemon"
 
             # Errors that it does not repeat.
+            words = set[str]()
             for prompt, code in (
                 ("http 401 Incorrect API key provided", "auth_failed"),
                 ("http 402 insufficient_quota", "quota_exhausted"),
@@ -38,26 +44,25 @@ async def test_errors_of_the_model_and_unreachable_tools_are_reported(
                 context = following(first, prompt, env=env)
                 failure = await failed(one, context)
                 assert (failure.code, failure.message) == (code, prompt.split(" ", 2)[2])
-                # Its log comes through another pipe, perhaps only after the failure with the same words.
-                words = f"a request to the model of opencode failed: {failure.message}"
-                assert {data["message"] for data in of(context, "run.error")} <= {words}
+                # Its log comes through another pipe, perhaps only after the failure, in the next run.
+                words.add(f"{FAILED}{failure.message}")
+                assert {data["message"] for data in of(context, "run.error")} <= words
 
             # One that it repeats for a minute or more, without a word in the protocol.
             context = following(first, "http 500 broken", env=env)
             with anyio.fail_after(PATIENCE_S), anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(one.run, context)
-                    await context.until(lambda one: "emit run.error" in one.calls)
+                    broken = {"message": f"{FAILED}broken"}
+                    await context.until(lambda one: broken in of(one, "run.error"))
                     scope.cancel()
-            told = of(context, "run.error")[0]["message"]
-            assert told == "a request to the model of opencode failed: broken"
 
             # A connection that breaks in the middle of the answer: it repeats the request.
             context = following(first, "say whole\nreset", env=env)
             with anyio.fail_after(PATIENCE_S):
-                assert (await one.run(context)).text == "whole"
-            told = of(context, "run.error")[0]["message"]
-            assert told.startswith("a request to the model of opencode failed: Cannot connect")
+                text = (await one.run(context)).text
+            assert text in ("whole", "wholewhole")  # with what it said before, if that had arrived
+            assert all(data["message"].startswith(FAILED) for data in of(context, "run.error"))
 
             # An answer that is cut off: it asks again by itself.
             context = following(first, "say half\ndisconnect", env=env)

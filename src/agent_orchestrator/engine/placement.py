@@ -72,7 +72,7 @@ def _best(
 ) -> str:
     """Return the host that fits a command best.
 
-    :param is_open: what further holds for these hosts but the default one.
+    :param is_open: what these hosts have in common besides the labels, for the error message.
     """
     required = frozenset(command.labels)
     fitting = {
