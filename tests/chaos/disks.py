@@ -259,13 +259,13 @@ async def disk_full(effort: Effort, directory: Path) -> Outcome:
 
 async def _fills(traffic: Traffic, outcome: Outcome, seconds: float = 60) -> None:
     """Wait until nothing is accepted for a second."""
-    with anyio.move_on_after(seconds) as patience:
+    with anyio.move_on_after(seconds) as waiting:
         while True:
             before, refused = outcome.acknowledged, traffic.refusals["Unavailable"]
             await anyio.sleep(1)
             if outcome.acknowledged == before and traffic.refusals["Unavailable"] > refused:
                 return
-    if patience.cancelled_caught:
+    if waiting.cancelled_caught:
         outcome.fault("broken", f"the disk is not full after {seconds:g} s")
 
 

@@ -254,7 +254,7 @@ MUTANTS: Final = (
         needs_postgres=True,
     ),
     Mutant(
-        "the times of a daemon are those of its own clock",
+        "a daemon writes times of its machine, not of the database",
         _ENGINE + "core.py",
         "if lease is None or not lease.clock_offset_s:",
         "if True:",

@@ -197,10 +197,10 @@ async def _at(
                 for words in moments[epoch : epoch + EPOCH]:
                     outcome.tries += 1
                     one.launch([word.replace("{db}", str(one.db)) for word in words])
-                    with anyio.move_on_after(20) as patience:
+                    with anyio.move_on_after(20) as waiting:
                         while one.alive:
                             await anyio.sleep(0.01)
-                    missed += patience.cancelled_caught
+                    missed += waiting.cancelled_caught
                     await anyio.to_thread.run_sync(one.kill)
                     await under.check()
                 if await under.start():

@@ -338,14 +338,14 @@ class Traffic:
         """
         self.stopping = True
         async with connect(self.url) as http:
-            with anyio.move_on_after(seconds) as patience:
+            with anyio.move_on_after(seconds) as waiting:
                 before = self.unsettled
                 while not await self._is_settled(http):
                     if self.unsettled != before:
                         before = self.unsettled
-                        patience.deadline = anyio.current_time() + seconds
+                        waiting.deadline = anyio.current_time() + seconds
                     await anyio.sleep(0.2)
-        if patience.cancelled_caught:
+        if waiting.cancelled_caught:
             self.outcome.fault("broken", f"not settled after {seconds:g} s: {self.unsettled}")
 
     async def _is_settled(self, http: Client) -> bool:

@@ -28,7 +28,7 @@ CONTRACTS = "-- min_reader: {}\nALTER TABLE sessions DROP COLUMN title;\n"
 
 @pytest.fixture
 def url(postgres):
-    """A database of its own, which is migrated further than others."""
+    """A database for one test, which may be migrated further than this version knows."""
     return postgres.new_database()
 
 

@@ -240,7 +240,7 @@ async def test_all_tables_are_known(tmp_path, database):
     with closing(sqlite3.connect(path)) as connection:
         found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         names = {name for (name,) in found}
-        # FTS5 keeps the index in some tables of its own.
+        # FTS5 makes these tables for its index.
         assert {name for name in names if not name.startswith("search_index_")} - known == set()
 
 

@@ -64,7 +64,7 @@ def test_form_shows_the_daemons_directory_and_those_used_before(
     offered.get_by_role("button", name="shop").click()
     page.get_by_label("What should the agent do?").fill("Count the\nwindows")
     page.get_by_label("What should the agent do?").press("Control+Enter")
-    # Without a title of its own it has the first words of the task.
+    # A session that is given no title gets the first words of its task.
     expect(page.get_by_role("heading", level=1)).to_have_text("Count the windows")
     found = shared.get("/sessions", order="newest", limit=1)["sessions"][0]
     assert (found["cwd"], found["title"]) == (str(other), "Count the windows")
