@@ -401,7 +401,32 @@ async def test_hard_link_to_an_open_database_is_refused(tmp_path):
 
 # --- forked children --------------------------------------------------------------------------
 
-_FORKS = """
+_FORK = """
+import os, anyio, traceback
+
+async def fork(store, child):
+    '''Fork, and call a function in the child, which ends with status 0 if that succeeds.'''
+    # A connection that another thread uses during a fork stays in use in the child, which could never
+    # close it. The store reads once after its opening, to find texts that are not indexed.
+    while any(task.name == "store's index" for task in anyio.get_running_tasks()):
+        await anyio.sleep(0.001)
+    pid = os.fork()
+    if not pid:
+        try:
+            child()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return pid
+
+def is_successful(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+
+_FORKS = f"""
+{_FORK}
 import gc, os, sys, anyio, multiprocessing, subprocess
 from concurrent.futures import ProcessPoolExecutor
 from agent_orchestrator.domain.errors import Unavailable
@@ -413,6 +438,19 @@ def nothing():
 
 def wait(pipe):
     os.read(pipe, 1)
+
+def use(store):
+    '''Try to use the file and to release its lock: the child has the objects, and may do neither.'''
+    try:
+        store._check_accepting()
+    except Unavailable as error:
+        assert "forked" in str(error), error
+    else:
+        raise AssertionError("not refused")
+    for lock in store._database.locks:
+        lock.release()
+    for connection in (*store._database.readers, store._database.writer):
+        connection.close()
 
 async def main(path, how):
     children, inner, outer = [], *os.pipe()
@@ -427,21 +465,7 @@ async def main(path, how):
         elif how == "exec":
             child = subprocess.Popen(["sleep", "60"], close_fds=False)
         elif how == "using":
-            child = os.fork()
-            if not child:
-                # The child has the objects, and may neither use the file nor release its lock.
-                try:
-                    store._check_accepting()
-                except Unavailable as error:
-                    assert "forked" in str(error), error
-                else:
-                    os._exit(1)
-                for lock in store._database.locks:
-                    lock.release()
-                for connection in (*store._database.readers, store._database.writer):
-                    connection.close()
-                os._exit(0)
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert is_successful(await fork(store, lambda: use(store)))
             assert os.path.exists(path + "-wal")
             await put(store, a_session(id="ses_other"))
             try:
@@ -474,29 +498,25 @@ def test_forked_child_does_not_hold_the_lock(tmp_path, how):
 
 def test_forked_child_that_closes_late_does_not_remove_the_next_ones_log(tmp_path):
     """SQLite removes the log of a database when its last connection is closed: by name."""
-    program = """
-import os, sys, anyio
+    program = f"""
+{_FORK}
+import subprocess, sys
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing.stores.samples import a_session, put
+def close_late(store, inner, outer):
+    os.close(outer)
+    os.read(inner, 1)
+    for one in (store._database.maintenance, *store._database.readers, store._database.writer):
+        one.close()
 async def main(path):
     inner, outer = os.pipe()
     async with SqliteStore(path) as store:
         await put(store, a_session(id="ses_0"))
-        child = os.fork()
-        if not child:
-            os.read(inner, 1)
-            for one in (store._database.maintenance, *store._database.readers, store._database.writer):
-                one.close()
-            os._exit(0)
-    next_ = os.fork()
-    if not next_:
-        from subprocess import run
-        run([sys.executable, "-c", NEXT, path])
-        os._exit(0)
-    os.waitpid(next_, 0)
+        child = await fork(store, lambda: close_late(store, inner, outer))
+    subprocess.run([sys.executable, "-c", NEXT, path], check=True)
     assert os.path.getsize(path + "-wal")
     os.write(outer, b"x")
-    os.waitpid(child, 0)
+    assert is_successful(child)
     async with SqliteStore(path) as store:
         found = await store.read(lambda view: view.sessions(limit=9))
     print(*(session.id for session in found), flush=True)
