@@ -289,9 +289,7 @@ class Guard:
         if holder is None:
             if not is_random:
                 self._lockout.count_failure(peer.address)
-            raise Unauthorized(
-                "the token is unknown, revoked or expired, or its run's attempt has ended"
-            )
+            raise Unauthorized("the token is unknown, revoked or expired")
         return holder
 
     async def device(self, presented: PresentedDevice, gateway: Gateway, peer: Peer) -> Principal:

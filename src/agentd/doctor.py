@@ -90,7 +90,7 @@ async def _closed_store(settings: Settings) -> list[Finding]:
             return []
         return [Finding("ok", "database", f"{settings.location}, {await store.reach()}")]
     except (ConfigError, StoreOpenError) as error:
-        return [Finding("error", "database", str(error), "see docs/operations.md, PostgreSQL")]
+        return [Finding("error", "database", str(error), "see docs/postgresql.md")]
 
 
 def _password(settings: Settings) -> Iterator[Finding]:
