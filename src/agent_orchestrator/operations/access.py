@@ -22,7 +22,7 @@ class CreateToken:
         "The token's name in lists.", kw_only=False, max_length=MAX_NAME, not_blank=True
     )
     principal: str | None = param(
-        "The principal that the token stands for, and that owns its sessions. Default: its name.",
+        "The principal that calls with the token, and that owns its sessions. Default: its name.",
         default=None,
         max_length=MAX_PRINCIPAL,
         pattern=PRINCIPAL_PATTERN,

@@ -312,8 +312,8 @@ row(
     "views:audit_table:entries",
     """List the audit trail. Needs the scope admin.
 
-    It records decisions about requests, cancels, transitions, and refused calls of agents, each
-    with the caller.
+    It records decisions about requests, cancels, transitions, closes, tokens, shares, exports,
+    imports, deletions of events, and refused calls of agents, each with the caller.
     """,
     """
     agentctl daemon audit
