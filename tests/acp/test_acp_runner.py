@@ -723,6 +723,14 @@ async def test_the_probe_shows_whether_the_agent_was_logged_in(record):
         assert (found.logged_in, found.reason) == (True, None)
 
 
+async def test_the_probe_says_that_there_are_no_tools_without_a_daemon(known):
+    async with known() as one:
+        with_daemon = await one.probe({**os.environ, "AGENTCTL_URL": "http://127.0.0.1:1"})
+        assert (with_daemon.capabilities or one.capabilities).tools
+        alone = await one.probe({"PATH": os.environ["PATH"]})
+    assert alone.capabilities == evolve(one.capabilities, tools=False)
+
+
 async def test_the_tools_are_reached_without_a_proxy(record):
     env = {"AGENTCTL_URL": "http://127.0.0.1:1", "HTTP_PROXY": "http://proxy", "NO_PROXY": "x"}
     async with make_runner() as one:

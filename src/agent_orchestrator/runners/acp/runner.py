@@ -90,10 +90,15 @@ class AcpRunner(LiveRunner):
         )
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
-        """Return whether the agent is installed, its version, and whether it was logged in at its last run."""
+        """Return whether the agent is installed, its version, and whether it was logged in at its last run.
+
+        Agents have the tools only if a daemon serves them over MCP (``AGENTCTL_URL``).
+        """
         found = await self._probe(self._agent, self._argv, self._own_env(env))
         if found.version is None and self._versions:  # it may have been too slow to print it
             found = evolve(found, version=self._versions[-1])
+        if "AGENTCTL_URL" not in env:
+            found = evolve(found, capabilities=evolve(self.capabilities, tools=False))
         if not found.available or not self._logins:
             return found
         is_logged_in = self._logins[-1]
