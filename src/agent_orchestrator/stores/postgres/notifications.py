@@ -17,10 +17,10 @@ PROBE_S: Final = 60.0
 """Seconds between two probes of whether notifications arrive."""
 
 PROBE_TIMEOUT_S: Final = 5.0
-"""Maximum seconds until a probe arrives, unless the one before did not."""
+"""Maximum seconds until a probe arrives."""
 
 POLL_S: Final = 2.5
-"""Seconds between two probes, and two reads of the database, while notifications do not arrive."""
+"""Seconds between two reads of the database while notifications do not arrive."""
 
 RETRY_S: Final = 0.5
 """Seconds between two attempts to connect."""
@@ -105,14 +105,13 @@ class Listener:
             except psycopg.Error:
                 await anyio.sleep(POLL_S)  # the server is away, which others report
                 continue
-            with anyio.move_on_after(POLL_S if self.misses_notifications else PROBE_TIMEOUT_S):
+            with anyio.move_on_after(PROBE_TIMEOUT_S):
                 await self._received.wait()
             if was_connected and self._connection is not None:
                 self._note(misses_notifications=not self._received.is_set())
             if self.misses_notifications:
                 self._notify(frozenset({ANY_TOPIC}))
-            else:
-                await anyio.sleep(PROBE_S)
+            await anyio.sleep(POLL_S if self.misses_notifications else PROBE_S)
 
     def _note(self, *, misses_notifications: bool) -> None:
         if misses_notifications and not self.misses_notifications:
