@@ -9,7 +9,7 @@ from typing import Any
 
 from anyio.to_thread import run_sync
 
-from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.errors import Conflict, InvalidRequest
 from agent_orchestrator.operations.retention import PRUNE_SESSION
 from agent_orchestrator.operations.runs import LIST_RUNS
 from agent_orchestrator.operations.session_files import IMPORT_SESSION, ImportReply, ImportSession
@@ -18,7 +18,7 @@ from agent_orchestrator.session_files import PART, WrittenFile, read_parts, writ
 from agent_orchestrator.wire.session_file import Reader
 from agentctl.call import here
 from agentctl.connection import DaemonConnection
-from agentctl.failures import CONFLICT, Failure, usage_failure
+from agentctl.failures import CONFLICT, Failure, failure_of, usage_failure
 from agentctl.times import counted
 
 
@@ -65,6 +65,10 @@ async def import_session(
     try:
         async with aclosing(parts) as data:
             reply = (await connection.upload(IMPORT_SESSION, request, data)).answer
+    except Conflict as error:
+        failure = failure_of(error)
+        failure.message = error.message.replace("`new_id`", "`--new-id`")
+        raise failure from None
     except OSError as error:
         raise usage_failure(f"{file}: {error.strerror or error}") from None
     connection.output.answer(reply, lambda: _imported(reply))

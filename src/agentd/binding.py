@@ -121,9 +121,10 @@ def _download(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifeti
     async def view(**path_values: str) -> Response:
         received = current_request(request, HttpRequest)
         command = _command(operation, received, path_values)
-        if received.method == "HEAD":
-            return Response(b"", 200, content_type=LINES)
         caller = gateway.acting_as(received.principal)
+        if received.method == "HEAD":
+            async with caller.download(operation, command):
+                return Response(b"", 200, content_type=LINES)
         return LinesResponse(partial(caller.download, operation, command), lifetime)
 
     return view

@@ -3,6 +3,7 @@
 import fcntl
 import getpass
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -420,8 +421,28 @@ def _agents(settings: Settings) -> Iterator[Finding]:
                 "list the directories of projects",
                 security=True,
             )
+    yield from _spawn_directory(settings)
     for name, provider in settings.providers.items():
         yield from _provider(f"provider {name}", provider, is_remote=is_remote)
+
+
+def _spawn_directory(settings: Settings) -> Iterator[Finding]:
+    if settings.spawn_directory is None:
+        return
+    directory = Path(os.path.realpath(settings.spawn_directory))  # also of a loop of links
+    roots = [Path(root).expanduser().resolve() for root in settings.workspace_roots]
+    if not directory.is_dir():
+        problem, hint = "is not a directory", f"mkdir -p {shlex.quote(str(directory))}"
+    elif roots and not any(directory.is_relative_to(root) for root in roots):
+        problem, hint = "is not in one of the workspace_roots", "name one in them"
+    else:
+        return
+    yield Finding(
+        "error",
+        "workspaces",
+        f"children that agents of other hosts spawn here cannot start: spawn_directory {directory} {problem}",
+        hint,
+    )
 
 
 def _provider(about: str, provider: ProviderSettings, *, is_remote: bool) -> Iterator[Finding]:

@@ -25,7 +25,8 @@ def test_a_session_is_exported_and_imported(ctl: Ctl, tmp_path: Path) -> None:
     assert [lines[0]["kind"], lines[-1]["kind"]] == ["header", "end"]
     assert ctl("session", "export", session, str(file)).code == 2
     assert ctl("session", "export", session, str(tmp_path / "no" / "file")).code == 2
-    assert ctl("session", "import", str(file)).code == 6
+    taken = ctl("session", "import", str(file))
+    assert (taken.code, "import with `--new-id`" in taken.err) == (6, True), taken.err
     again = ctl("session", "import", str(file), "--new-id", "--format", "text")
     assert again.code == 0, again.err
     assert "is imported: 1 run, 1 message, 0 requests, " in again.out

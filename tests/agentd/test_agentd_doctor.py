@@ -161,6 +161,28 @@ def test_doctor_reports_unrestricted_workspaces(directory: Path) -> None:
     assert one(found(workspace_roots=("/",)), "workspaces", "hardly restricts").level == "warning"
 
 
+def test_doctor_reports_a_spawn_directory_in_which_nothing_can_start(directory: Path) -> None:
+    root, elsewhere, loop = directory / "root", directory / "elsewhere", directory / "loop"
+    (root / "children").mkdir(parents=True)
+    elsewhere.mkdir()
+    (root / "link").symlink_to(elsewhere)
+    loop.symlink_to(loop)
+    for wrong, text in (
+        (root / "none", "is not a directory"),
+        (loop, "is not a directory"),
+        (elsewhere, "workspace_roots"),
+        (root / "link", "workspace_roots"),
+    ):
+        findings = found(spawn_directory=str(wrong), workspace_roots=(str(root),))
+        assert one(findings, "workspaces", text).level == "error"
+    for options in (
+        {"spawn_directory": str(root / "children"), "workspace_roots": (str(root),)},
+        {"spawn_directory": str(elsewhere)},
+        {},
+    ):
+        assert not any("spawn_directory" in one.message for one in found(**options))
+
+
 @pytest.mark.parametrize(
     "options",
     [

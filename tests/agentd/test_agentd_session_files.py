@@ -60,6 +60,9 @@ async def test_a_file_may_be_longer_than_a_body(tmp_path: Path) -> None:
             assert answer.status_code == 415
         head = await server.client.head(f"/sessions/{answer_id(file)}/export")
         assert (head.status_code, head.content) == (200, b"")
+        for method in ("HEAD", "GET"):
+            missing = await server.client.request(method, "/sessions/ses_none/export")
+            assert missing.status_code == 404
 
 
 def answer_id(file: bytes) -> str:

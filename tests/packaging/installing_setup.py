@@ -215,3 +215,15 @@ def test_test_command_needs_npm_only_with_require_real_agents(
     calls = (tested.root / "npm.calls").read_text()
     assert calls.startswith("ci ")
     assert calls.count("\n") == 1
+
+
+def test_npm_packages_may_be_the_first_set_up(tmp_path: Path, python: Path, tools: Path) -> None:
+    checkout = Checkout.create(tmp_path / "new", python)
+    (checkout.root / "tests/web").mkdir(parents=True)
+    (checkout.root / "tests/web/package-lock.json").write_text("{}")
+    (tools / "python3").symlink_to(sys.executable)
+    program(tools / "npm", "mkdir -p tests/web/node_modules")
+    done = checkout.run("bin/setup", "web", PATH=str(tools))
+    assert done.returncode == 0, done.stderr
+    done = checkout.run("bin/setup", "dev")
+    assert done.returncode == 0, done.stderr
