@@ -1,7 +1,7 @@
 """Run agents until killed: ``python holder.py`` with a JSON list of agents on stdin.
 
 Each has ``argv``, ``env``, ``cwd`` and the text for its ``stdin``. It prints ``{"pids": […]}``
-once each agent has printed its ``until`` line.
+once each agent has printed its ``until`` line, and has ended if it has ``ends``.
 """
 
 import json
@@ -22,7 +22,11 @@ async def hold(agent, pids, ready):
         async for line in process.lines():
             if agent["until"] in line.data.decode():
                 pids.append(process.pid)
-                ready.set()
+                if not agent["ends"]:
+                    ready.set()
+        if agent["ends"]:
+            await process.wait()
+            ready.set()
         await anyio.sleep_forever()
 
 

@@ -84,7 +84,13 @@ def holding(*agents, backend="asyncio", env=None):
 
 
 def scene(name, tmp_path):
-    return {"argv": [*AGENT, name], "cwd": str(tmp_path), "stdin": "", "until": "ready"}
+    return {
+        "argv": [*AGENT, name],
+        "cwd": str(tmp_path),
+        "stdin": "",
+        "until": "ready",
+        "ends": name == "escaped-dead",
+    }
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -38,7 +38,7 @@ class Stage:
     @asynccontextmanager
     async def play(self, *scene, **options):
         argv = [*AGENT, *map(str, scene)]
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             async with agent_process(argv, cwd=self.cwd, env=self.env, **options) as process:
                 yield process
 
@@ -203,7 +203,7 @@ async def test_no_process_is_left_after_a_normal_end(stage, scene):
 async def test_no_process_is_left_if_the_scope_is_left_early(stage, scene, how):
     expected = pytest.raises(KeyError, match="mine") if how == "error" else nullcontext()
     with anyio.CancelScope() as scope, expected:
-        grace = 0.5 if scene == "stubborn" else 10
+        grace = 0.5 if scene == "stubborn" else 60
         async with stage.play(scene, stop=[(signal.SIGINT, grace)]) as process:
             await first_line(process)
             if how == "cancel":

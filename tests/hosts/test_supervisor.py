@@ -14,6 +14,7 @@ import anyio
 import anyio.lowlevel
 import psutil
 import pytest
+from pids import is_gone
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.hosts.linux import forkserver as program
@@ -88,7 +89,7 @@ async def test_agent_of_a_killed_supervisor_crashed(play):
                 await process.wait()
             assert [line async for line in process.lines()] == []
     assert caught.value.code == "agent_crashed"
-    assert not any(one.is_running() for one in everything)
+    assert not any(map(is_alive, everything))
 
 
 async def test_agent_is_killed_though_its_supervisor_is_stopped(play):
@@ -97,8 +98,8 @@ async def test_agent_is_killed_though_its_supervisor_is_stopped(play):
             await begun(process)
             supervisor = supervisor_of(process)
             supervisor.suspend()
-    assert not psutil.pid_exists(process.pid)
-    assert not supervisor.is_running()
+    assert is_gone(process.pid)
+    assert not is_alive(supervisor)
 
 
 async def test_agents_survive_the_fork_server_and_later_ones_get_a_new_one(play):
@@ -237,7 +238,7 @@ async def test_fork_storm_is_killed_and_does_not_affect_other_agents(play, how):
                     if how == "cancel":
                         scope.cancel()
                         await anyio.sleep_forever()
-            assert not any(one.is_running() for one in children)
+            assert not any(map(is_alive, children))
             assert await begun(bystander) == b"calm"
             assert await bystander.wait() == 0
 
