@@ -175,7 +175,7 @@ async def test_agentctl_reads_utf8_in_any_locale(tmp_path: Path) -> None:
         environ = {**plain, "AGENTCTL_URL": server.url}
         command = [sys.executable, "-m", "agentctl.main", "message", "send", session, "--text"]
         for text, stdin in (("héllo", ""), ("-", "héllo")):
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 done = await anyio.run_process(
                     [*command, text], env=environ, input=stdin.encode(), check=False
                 )

@@ -250,7 +250,7 @@ async def test_idempotency_keys_are_bounded_by_the_size_of_their_answers(
 
 
 async def eventually(condition: Any) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while not await condition():
             await anyio.sleep(0.001)
 
@@ -377,7 +377,7 @@ async def test_deletion_pass_that_fails_is_retried_and_the_engine_goes_on(
 
     monkeypatch.setattr(retention, "delete_due", failing)
     async with kept.engine() as engine:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while len(tries) <= 3:
                 await anyio.sleep(0.001)
         await Client(engine).create_session(provider=MANUAL)

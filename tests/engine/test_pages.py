@@ -95,7 +95,7 @@ async def test_stream_is_read_in_batches_of_limited_size(tmp_path: Path, readers
         last_seq = (await client.get_session(session)).last_seq
         seen: list[int] = []
         request = StreamRequest([session] if readers == "one" else [])
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with engine.subscribe(request) as subscription:
                 while len(seen) < last_seq:
                     received = await subscription.receive()

@@ -94,7 +94,7 @@ class Opened:
     async def turn(self, session_id: str, text: str) -> str:
         sent = await self.client.send_message(session_id, text)
         assert sent.run is not None
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             await self.client.wait_run(sent.run.id)
         return sent.run.id
 
@@ -139,7 +139,7 @@ async def test_pieces_of_ended_runs_go_first_and_what_is_whole_stays(here: Opene
     before = await here.log(session.id)
     live = await here.client.send_message(session.id, "still here\nhold")
     assert live.run is not None
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with here.client.events(session.id, follow=True, cursor=before[-1].seq) as events:
             async for event in events:
                 if event.data.get("text") == "whole":
@@ -320,7 +320,7 @@ async def test_the_engine_does_it_by_itself(tmp_path: Path) -> None:
         session = await here.client.create_session()
         await here.turn(session.id, "one")
     async with opened(tmp_path / "data.db", retain_events=2) as here:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while len((await here.client.list_events(session.id)).events) != 2:
                 await anyio.sleep(0.01)
             while not await here.prunings():

@@ -46,7 +46,7 @@ async def diagnosed(client: Client) -> Diagnostics:
     session = await client.create_session()
     sent = await client.send_message(session.id, "hello")
     assert sent.run is not None
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await client.wait_run(sent.run.id)
     return (await client.diagnose_run(sent.run.id)).diagnostics
 

@@ -47,7 +47,7 @@ async def told(client: Client, *texts: str) -> str:
     for text in texts:
         sent = await client.send_message(session.id, text)
         assert sent.run is not None
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             await client.wait_run(sent.run.id)
     return session.id
 
@@ -146,7 +146,7 @@ async def test_a_session_at_work_is_exported_as_of_one_moment_and_ends_at_the_im
         waiting = await one.send_message(session_id, "later")
         assert sent.run is not None
         assert waiting.run is not None
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async for event in one.events(session_id, follow=True):
                 if event.data.get("text") == "held":
                     break

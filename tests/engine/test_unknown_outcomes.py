@@ -108,12 +108,12 @@ async def test_request_abandoned_while_its_write_is_retried_is_canceled(
             while not doubts.refused:
                 await anyio.sleep(0.001)
             tasks.cancel_scope.cancel()
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while (await store.read(lambda view: view.requests(limit=9)))[0].is_open:
                 await anyio.sleep(0.005)
         return Outcome("went on")
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with open_embedded(
             Handle(store, doubts=doubts), runners=[FunctionRunner("agent", hasty)]
         ) as client:

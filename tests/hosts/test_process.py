@@ -350,7 +350,7 @@ async def test_resolved_directory_with_a_symbolic_link_is_refused(stage, tmp_pat
         async with agent_process(argv, cwd=str(cwd), env=stage.env, **options) as process:
             return [line.data.decode() async for line in process.lines()]
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with fork_server():  # one supervisor for all: a refusal must leave no state in it
             below = tmp_path / "real/below"
             assert await where(below, is_cwd_resolved=True) == [str(below)]

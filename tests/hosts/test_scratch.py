@@ -138,7 +138,7 @@ async def test_lock_of_another_process_is_waited_for(monkeypatch: pytest.MonkeyP
             return lock(path, how)
 
         monkeypatch.setattr(scratch, "_lock", counted)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with scratch.private_directory() as own:
                 assert own.exists()
         assert len(tries) == 4  # the third try got it, the fourth is of its own directory

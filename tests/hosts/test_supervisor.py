@@ -93,7 +93,7 @@ async def test_agent_of_a_killed_supervisor_crashed(play):
 
 
 async def test_agent_is_killed_though_its_supervisor_is_stopped(play):
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with play("stubborn", stop=[(signal.SIGINT, 0.1)]) as process:
             await begun(process)
             supervisor = supervisor_of(process)
@@ -103,7 +103,7 @@ async def test_agent_is_killed_though_its_supervisor_is_stopped(play):
 
 
 async def test_agents_survive_the_fork_server_and_later_ones_get_a_new_one(play):
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with fork_server() as held:
             await held.prepare()
             async with play("echo", stdin=b"first") as first:
@@ -119,7 +119,7 @@ async def test_agents_survive_the_fork_server_and_later_ones_get_a_new_one(play)
 
 
 async def test_idle_supervisor_starts_an_agent_though_the_fork_server_is_stopped(play):
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with fork_server():
             async with play("echo", stdin=b"one") as process:
                 supervisor = supervisor_of(process)

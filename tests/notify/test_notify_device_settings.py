@@ -237,7 +237,7 @@ async def test_caller_waits_for_the_next_state_of_a_test(store: Store, service: 
         [test] = await here.client.test_notice()
         sent = await here.client.get_notice(test.id, wait_s=30)
         assert sent.state == "sent"
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
 
                 async def show() -> None:
@@ -298,7 +298,7 @@ async def test_claim_of_a_daemon_that_ended_expires(database: Callable[[], str])
         request = await here.ask()
         await here.until_states("queued")
         here.pass_time(5)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             await stuck.wait()
         [claimed] = await here.notices()
         assert claimed.claimed_by == here.engine.core.instance
@@ -307,7 +307,7 @@ async def test_claim_of_a_daemon_that_ended_expires(database: Callable[[], str])
         there.pass_time(60)
         assert desk.given == []
         # The engine has the database's time, and sees at each beat that this clock is ahead of it.
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while await there.states() != ["sent"]:
                 there.pass_time(60 + notice_delivery.CLAIM_MARGIN_S)
                 await anyio.sleep(0.05)

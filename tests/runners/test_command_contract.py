@@ -49,7 +49,7 @@ class TestObjectsContract(RunnerContract):
 @pytest.mark.anyio
 async def test_lines_come_while_the_agent_works(tmp_path):
     context = RecordingContext("", cwd=tmp_path)
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(CommandRunner("mine", [*AGENT, "last"]).run, context)
             await context.until(lambda c: c.texts() == ["ready"])

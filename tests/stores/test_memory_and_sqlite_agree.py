@@ -242,7 +242,7 @@ async def outcome(store, change):
 
 
 async def compare(directory, played):
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with MemoryStore() as memory, SqliteStore(directory / "data.db") as sqlite:
             for change in played:
                 assert await outcome(memory, change) == await outcome(sqlite, change)

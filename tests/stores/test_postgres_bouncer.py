@@ -72,14 +72,14 @@ server_login_retry = 0.2
             yield lambda url: url.replace(f":{server.port}/", f":{port}/")
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(60)
             shutil.rmtree(folder)
 
 
 def wait_until_open(process, folder, port):
     import socket
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 5).close()
@@ -95,7 +95,7 @@ async def codes(store):
 
 
 async def is_deaf(store, expected):
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while ("notifications_late" in await codes(store)) != expected:
             await anyio.sleep(0.05)
 

@@ -71,7 +71,7 @@ async def test_an_older_daemon_goes_on_while_a_newer_one_migrates(postgres, url)
                 async with PostgresStore(url) as newer:
                     assert version_in(postgres, url) == (newest, oldest) == (present + 1, oldest)
                     before = len(seqs)
-                    with anyio.fail_after(30):
+                    with anyio.fail_after(60):
                         while len(seqs) < before + 20:
                             await anyio.sleep(0.01)
                     other = a_session()

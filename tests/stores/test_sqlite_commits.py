@@ -41,7 +41,7 @@ anyio.run(main)
 
 async def killed(path: Path) -> str:
     """Make a database with 40 events and kill its process, so that they are only in the log."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with await anyio.open_process(
             [sys.executable, "-c", _WRITER, str(path)], stderr=None
         ) as process:
@@ -53,7 +53,7 @@ async def killed(path: Path) -> str:
 
 
 async def make(path: Path, *texts: str) -> str:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             session = a_session()
             await put(store, session)
@@ -73,7 +73,7 @@ def commits(path: Path) -> int:
 
 
 async def problems(path: Path) -> list[str]:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             return [problem.code for problem in await store.problems()]
 
@@ -82,7 +82,7 @@ async def test_watermark_counts_each_commit_once_and_no_empty_change(tmp_path):
     path = tmp_path / "data.db"
     session_id = await make(path, "a", "b")
     assert commits(path) == 3
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             await store.transact(lambda tx: tx.session(session_id))
             await store.transact(lambda tx: tx.notify("x"))
@@ -110,7 +110,7 @@ async def test_damaged_write_ahead_log_is_detected_at_the_start(tmp_path, where)
                 pytest.fail("opened")
         assert str(path) in str(raised.value)
         assert (path.read_bytes(), log.read_bytes(), watermark_file(path).read_bytes()) == before
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path, accept_loss=True) as store:
             assert [problem.code for problem in await store.problems()] == ["commits_lost"]
             session = await store.read(lambda view: view.session(session_id))
@@ -123,7 +123,7 @@ async def test_killed_process_loses_no_commit_and_reports_none_lost(tmp_path):
     path = tmp_path / "data.db"
     session_id = await killed(path)
     assert await problems(path) == []
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             session = await store.read(lambda view: view.session(session_id))
             assert session is not None
@@ -134,7 +134,7 @@ async def test_older_copy_of_the_database_in_its_place_is_refused(tmp_path):
     path = tmp_path / "data.db"
     session_id = await make(path, "a")
     shutil.copy(path, tmp_path / "old.db")
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             await store.transact(lambda tx: tx.append(session_id, drafts("b"), NOW))
     shutil.copy(tmp_path / "old.db", path)
@@ -197,7 +197,7 @@ async def test_a_log_lost_together_with_the_watermark_is_a_problem(tmp_path):
 
 async def test_a_new_database_has_a_watermark_from_the_start(tmp_path):
     path = tmp_path / "data.db"
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path):
             assert watermark_file(path).exists()
     assert await problems(path) == []
@@ -207,7 +207,7 @@ async def test_backup_opened_elsewhere_has_its_own_watermark(tmp_path):
     path, other = tmp_path / "data.db", tmp_path / "elsewhere" / "data.db"
     other.parent.mkdir()
     await make(path, "a", "b")
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             await store.back_up(other, replace=False)
     assert await problems(other) == []
@@ -218,7 +218,7 @@ async def test_backup_opened_elsewhere_has_its_own_watermark(tmp_path):
 async def test_a_watermark_that_cannot_be_written_is_a_problem(tmp_path):
     path = tmp_path / "data.db"
     watermark_file(path).with_name("data.db.commits.new").mkdir()
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             while not (found := await store.problems()):
                 await anyio.sleep(0.01)

@@ -234,7 +234,7 @@ async def test_read_cancelled_by_asyncio_keeps_its_connection_until_its_thread_e
     import asyncio
 
     gate = Gate()
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(tmp_path / "data.db") as store:
             looks = [asyncio.ensure_future(store.read(gate)) for _ in range(4)]
             await anyio.wait_all_tasks_blocked()

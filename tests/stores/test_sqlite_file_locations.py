@@ -146,7 +146,7 @@ TAKEN = [
 async def test_write_is_refused_if_a_database_file_was_moved_or_replaced(tmp_path, take):
     path = tmp_path / "data" / "x.db"
     session = a_session()
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             await put(store, session)
             await append(store, session)
@@ -176,7 +176,7 @@ async def test_write_is_refused_if_a_database_file_was_moved_or_replaced(tmp_pat
 async def test_writes_resume_when_the_file_is_back_in_its_place(tmp_path):
     path, away = tmp_path / "x.db", tmp_path / "y.db"
     session = a_session()
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             await put(store, session)
             path.rename(away)
@@ -192,7 +192,7 @@ async def test_writes_resume_when_the_file_is_back_in_its_place(tmp_path):
 async def test_renamed_database_is_complete_after_closing(tmp_path):
     path, away = tmp_path / "x.db", tmp_path / "y.db"
     session = a_session()
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             await put(store, session)
             await append(store, session)
@@ -206,7 +206,7 @@ async def test_write_is_refused_if_the_symbolic_link_now_leads_elsewhere(tmp_pat
     await make(other)
     link.symlink_to(one)
     session = a_session()
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(link) as store:
             await put(store, session)
             link.unlink()
@@ -226,7 +226,7 @@ async def test_commit_is_not_acknowledged_if_the_file_vanishes_during_it(tmp_pat
             path.unlink()
         return find(self, is_written=is_written)
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             await put(store, session)
             monkeypatch.setattr(Health, "check_files", looked)
@@ -239,7 +239,7 @@ async def test_files_of_another_database_in_the_same_place_are_left_alone(tmp_pa
     path = tmp_path / "data" / "x.db"
     note = path.with_name("x.db.commits")
     session = a_session()
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             await put(store, session)
             path.parent.rename(tmp_path / "elsewhere")
@@ -255,7 +255,7 @@ async def test_checking_the_files_takes_a_few_stat_calls_per_commit(tmp_path, mo
     stats = []
     stat = Path.stat
     session = a_session()
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(tmp_path / "x.db") as store:
             await put(store, session)
             monkeypatch.setattr(
@@ -271,7 +271,7 @@ async def test_checking_the_files_takes_a_few_stat_calls_per_commit(tmp_path, mo
 
 async def test_backup_over_a_hard_link_of_the_database_is_refused(tmp_path):
     path = tmp_path / "x.db"
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             os.link(path, tmp_path / "same.db")
             with pytest.raises(Conflict, match="in use"):
@@ -390,7 +390,7 @@ async def test_file_mounted_in_two_places_has_one_daemon(tmp_path, way):
 
 async def test_hard_link_to_an_open_database_is_refused(tmp_path):
     path = tmp_path / "x.db"
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             os.link(path, tmp_path / "y.db")
             with pytest.raises(StoreOpenError, match=r"hard link|in use"):

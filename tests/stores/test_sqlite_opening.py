@@ -75,7 +75,7 @@ def contents(directory: Path) -> dict[str, bytes | None]:
 async def refused(path: Path, kind: type[StoreOpenError], *words: str) -> None:
     """Open the file, which must be refused with these words and leave everything as it was."""
     before = contents(path.parent)
-    with anyio.fail_after(30), pytest.raises(StoreOpenError) as raised:
+    with anyio.fail_after(60), pytest.raises(StoreOpenError) as raised:
         async with SqliteStore(path):
             pytest.fail("opened")
     assert type(raised.value) is kind
@@ -86,7 +86,7 @@ async def refused(path: Path, kind: type[StoreOpenError], *words: str) -> None:
 
 async def make(path: Path, events: int = 1) -> str:
     """Make a database with one session and some events, and close it."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             session = a_session()
             await put(store, session)
@@ -110,7 +110,7 @@ async def test_files_and_directories_are_made_for_their_owner_only(tmp_path, mas
 
 
 async def _check_modes(path):
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             await put(store, a_session())
             names = {
@@ -138,7 +138,7 @@ async def test_file_name_with_special_characters_is_used_literally(tmp_path, mon
     for name in ("file:x?mode=memory", ":memory:", "a b%20ü#?.db"):
         session_id = await make(Path(name))
         assert (tmp_path / name).is_file()
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with SqliteStore(name) as store:
                 assert await store.read(lambda view, s=session_id: view.session(s)) is not None
 
@@ -185,7 +185,7 @@ async def test_connections_have_the_required_settings(tmp_path):
 
 
 async def test_view_of_a_read_has_no_write_methods(tmp_path):
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(tmp_path / "data.db") as store:
             with pytest.raises(AttributeError):
                 await store.read(lambda view: view.add_session(a_session()))
@@ -195,7 +195,7 @@ async def test_committed_events_are_there_after_a_restart(tmp_path):
     path = tmp_path / "data.db"
     session_id = await make(path, events=100)
     for _ in range(2):
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with SqliteStore(path) as store:
                 events = await store.read(lambda view: view.events(session_id, after=0, limit=500))
                 assert [event.seq for event in events] == list(range(1, 101))
@@ -267,11 +267,11 @@ async def test_newer_schema_in_the_write_ahead_log_is_refused(tmp_path):
         "import apsw, os, sys\n"
         "c = apsw.Connection(sys.argv[1]); c.pragma('user_version', 99); os._exit(0)"
     )
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await anyio.run_process([sys.executable, "-c", program, str(path)])
     log = tmp_path / "data.db-wal"
     before = path.read_bytes(), log.read_bytes()
-    with anyio.fail_after(30), pytest.raises(SchemaTooNew, match="99"):
+    with anyio.fail_after(60), pytest.raises(SchemaTooNew, match="99"):
         async with SqliteStore(path):
             pytest.fail("opened")
     assert (path.read_bytes(), log.read_bytes()) == before
@@ -311,7 +311,7 @@ async def test_interrupted_checkpoint_is_completed_at_the_next_start(tmp_path, p
         "        os._exit(0)\n"
         "anyio.run(main)\n"
     )
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await anyio.run_process([sys.executable, "-c", program, str(path)])
     unfinished, frames = path.read_bytes(), log.read_bytes()
     connection = apsw.Connection(str(path))
@@ -323,14 +323,14 @@ async def test_interrupted_checkpoint_is_completed_at_the_next_start(tmp_path, p
     assert len(unfinished) < len(finished)
     path.write_bytes(finished[:size] + unfinished[size:])
     log.write_bytes(frames)
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             assert await store.read(lambda view: view.event_count()) == 2001
 
 
 async def test_second_store_is_refused_and_names_the_process_that_has_the_lock(tmp_path):
     path = tmp_path / "data.db"
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             link = tmp_path / "link.db"
             link.symlink_to(path)
@@ -372,7 +372,7 @@ async def test_lock_ends_with_its_process_even_when_it_is_killed(tmp_path):
 async def test_child_processes_do_not_inherit_the_lock(tmp_path):
     """A child that outlives the store must not block the next one."""
     path = tmp_path / "data.db"
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path):
             child = await anyio.open_process(["sleep", "60"])
         try:
@@ -414,7 +414,7 @@ async def test_failed_migration_leaves_the_previous_schema(tmp_path, monkeypatch
             pytest.fail("opened")
     steps = (*migrations(), "CREATE TABLE extra (x TEXT) STRICT")
     monkeypatch.setattr("agent_orchestrator.stores.sqlite.schema.migrations", lambda: steps)
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             assert store.schema_version == len(migrations()) + 1
             assert await store.read(lambda view: view.session(session_id)) is not None

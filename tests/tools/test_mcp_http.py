@@ -473,6 +473,6 @@ async def test_hold_s_in_the_url_sets_the_default_timeout(agents: Standing) -> N
         (wait,) = [tool for tool in listed if tool.name == "session_wait"]
         assert wait.input_schema["properties"]["timeout_s"]["default"] == 0
         spawned = await use(tools, "session_spawn", task="work")
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             waited = await use(tools, "session_wait", run_id=spawned["run"]["id"])
         assert waited["timed_out"] is True

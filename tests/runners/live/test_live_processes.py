@@ -45,7 +45,7 @@ def made(fault="", idle_s=60.0, **more):
 
 @asynccontextmanager
 async def pool_of(**options):
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with ProcessPool(**options) as pool:
             yield pool
 

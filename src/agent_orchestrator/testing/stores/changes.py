@@ -291,7 +291,7 @@ class Changes(Opening):
             assert set(range(1, 60, 2)) <= set(answered)
 
     async def test_a_canceled_scope_closes_the_store(self, tmp_path: Path) -> None:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             with anyio.CancelScope() as scope:
                 async with self.open_store(tmp_path) as store:
                     await put(store, a_session())
@@ -304,7 +304,7 @@ class Changes(Opening):
                 await store.read(lambda view: view.feed_head())
 
     async def test_an_error_inside_the_scope_is_raised_unchanged(self, tmp_path: Path) -> None:
-        with anyio.fail_after(30), pytest.raises(LookupError, match="mine"):
+        with anyio.fail_after(60), pytest.raises(LookupError, match="mine"):
             async with self.open_store(tmp_path):
                 raise LookupError("mine")
 
@@ -315,7 +315,7 @@ class Changes(Opening):
                 raise LookupError("mine")
 
         with (
-            anyio.fail_after(30),
+            anyio.fail_after(60),
             anyio.CancelScope() as scope,
             pytest.raises(LookupError, match="mine"),
         ):

@@ -23,6 +23,6 @@ class Opening:
     @asynccontextmanager
     async def opened(self, directory: Path) -> AsyncIterator[Store]:
         """Open a store for one test."""
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with self.open_store(directory) as store:
                 yield store
