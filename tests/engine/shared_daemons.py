@@ -22,7 +22,7 @@ from agent_orchestrator.hosts import this_host
 from agent_orchestrator.ports.store import Store
 from agent_orchestrator.testing.scripted import PROVIDER, ScriptedRunner
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @define

@@ -37,7 +37,7 @@ from agent_orchestrator.testing import ScriptedRunner
 
 pytestmark = pytest.mark.anyio
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 Agent = Callable[[RunContext], Awaitable[str | Outcome | None]]
 

@@ -24,7 +24,7 @@ from agent_orchestrator.testing import ScriptedRunner
 
 pytestmark = pytest.mark.anyio
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 AGENTS = Path(__file__).parents[1] / "runners" / "agents.py"
 

@@ -30,7 +30,7 @@ GIF = b"GIF89a" + b"\2" * 10
 WEBP = b"RIFF\x10\0\0\0WEBP" + b"\3" * 10
 LARGE = b"\x89PNG\r\n\x1a\n" + b"\5" * (5 * 2**20 - 8)
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @define

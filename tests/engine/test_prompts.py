@@ -31,7 +31,7 @@ from agent_orchestrator.stores.memory import MemoryStore
 
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 async def nothing(_: RunContext) -> None:

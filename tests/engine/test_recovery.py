@@ -32,7 +32,7 @@ def _no_daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -19,7 +19,7 @@ from agent_orchestrator.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from agent_orchestrator.testing.scripted import ScriptedRunner
 
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 @define

@@ -24,7 +24,7 @@ from agent_orchestrator.testing.invariants import history, violations
 
 pytestmark = pytest.mark.anyio
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @define

@@ -27,10 +27,10 @@ class Gate:
 
     def __call__(self, _):
         self._reached.set()
-        assert self._open.wait(30)
+        assert self._open.wait(60)
 
     async def reached(self):
-        assert await anyio.to_thread.run_sync(self._reached.wait, 30)
+        assert await anyio.to_thread.run_sync(self._reached.wait, 60)
 
     def open(self):
         self._open.set()

@@ -187,7 +187,7 @@ async def test_long_maintenance_ends_when_its_caller_or_the_store_ends(tmp_path)
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store._run_aside, endless)
-                assert await anyio.to_thread.run_sync(begun.wait, 30)
+                assert await anyio.to_thread.run_sync(begun.wait, 60)
                 tasks.cancel_scope.cancel()
             assert await store.check() == []
         begun.clear()
@@ -201,7 +201,7 @@ async def test_long_maintenance_ends_when_its_caller_or_the_store_ends(tmp_path)
 
         async with anyio.create_task_group() as tasks, SqliteStore(path) as store:
             tasks.start_soon(work, store)
-            assert await anyio.to_thread.run_sync(begun.wait, 30)
+            assert await anyio.to_thread.run_sync(begun.wait, 60)
         assert outcomes == ["the store is closing"]
         async with SqliteStore(path) as store:
             assert await count(store) == 2000

@@ -115,7 +115,7 @@ async def until(
     check: Callable[[], Awaitable[bool]], shown: Callable[[], Awaitable[object]] | None = None
 ) -> None:
     """Wait until a check holds; a failure shows what there is instead."""
-    with anyio.move_on_after(30):
+    with anyio.move_on_after(60):
         while not await check():
             await anyio.sleep(0.005)
         return

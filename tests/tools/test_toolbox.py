@@ -38,7 +38,7 @@ from agent_orchestrator.tools.undelivered import MAX_ATTEMPTS, QuestionsOfAttemp
 
 pytestmark = pytest.mark.anyio
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 Act = Callable[[RunContext], Awaitable[str | Outcome | None]]
 

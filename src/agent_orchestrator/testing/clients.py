@@ -53,7 +53,7 @@ from agent_orchestrator.testing.scripted import PROVIDER
 PNG = b"\x89PNG\r\n\x1a\n"
 """The signature of a PNG file. The engine checks nothing else."""
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 """Seconds after which an operation has failed the contract."""
 
 
