@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
-import psutil
 import pytest
 from attrs import define
 from pids import is_gone
@@ -65,7 +64,7 @@ async def test_a_process_serves_one_run_after_the_other():
             assert await process.request("hello", {}, 20) == {"pid": pid}
         assert pool.serving == [process]
     await process.ended.wait()
-    assert not psutil.pid_exists(pid)
+    assert is_gone(pid)
 
 
 async def test_a_process_without_a_run_ends_when_it_was_idle_long_enough():
@@ -75,7 +74,7 @@ async def test_a_process_without_a_run_ends_when_it_was_idle_long_enough():
             child = await process.request("child", {}, 20)
             await anyio.sleep(0.4)
             process.check()
-        assert psutil.pid_exists(child)
+            assert not is_gone(child)
         await process.ended.wait()
         assert process.failure.message == "the agent was idle"
         await until_gone(child)
@@ -129,7 +128,7 @@ async def test_a_process_that_dies_fails_all_its_runs_and_is_cleaned_up():
                 with pytest.raises(anyio.EndOfStream):
                     await mailbox.take()
         # The lease ends when all that the process started has ended.
-        assert not psutil.pid_exists(child)
+        assert is_gone(child)
 
 
 @pytest.mark.parametrize(
