@@ -60,14 +60,14 @@ async def test_connection_without_a_complete_request_is_closed(tmp_path: Path, s
 
 
 async def test_authenticated_connection_may_be_idle(tmp_path: Path) -> None:
-    async with serving(tmp_path, tokens=(TOKEN,), first_request_s=0.2) as server:
+    async with serving(tmp_path, tokens=(TOKEN,), first_request_s=1.0) as server:
         stream = await anyio.connect_tcp(*server.address)
         async with stream:
             asked = f"GET /sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
             for _ in range(2):
                 await stream.send(asked.encode())
                 assert (await stream.receive()).startswith(b"HTTP/1.1 200")
-                await anyio.sleep(0.6)
+                await anyio.sleep(1.3)
 
 
 async def test_request_with_a_slow_body_is_ended(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ async def test_thousands_of_idle_connections_do_not_block_other_callers(
                 ) as late:
                     await late.patch(f"/sessions/{session}", json={"title": "new"})
                 # Connections that the full backlog dropped are retried after 1, 3, 7 and 15 s.
-                with anyio.fail_after(40):
+                with anyio.fail_after(120):
                     assert (await anext(frames)).event == "session.updated"
                     while sum(is_open(one) for one in idle) > MAX_UNAUTHENTICATED:
                         await anyio.sleep(0.01)

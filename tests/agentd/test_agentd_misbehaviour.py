@@ -5,6 +5,7 @@ diagnosis, memory stays bounded, and another session is not affected.
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,10 @@ def test_misbehaving_agents_end_are_diagnosed_and_do_not_affect_others(configure
             assert words in issue["message"]
             assert answer["diagnostics"]["process_tree"] == []
         # None of their processes is left, only the fork server and its idle supervisors.
-        names = {child.name() for child in process.children(recursive=True)}
+        names = set()
+        for child in process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # a supervisor without an agent may be ending
+                names.add(child.name())
         assert names <= {"agent-forkserv", "agent-supervise"}, names
         assert slowest < allowed(SLOWEST_S)
         print(f"slowest {slowest:.2f} s, memory {peak(daemon.pid) >> 20} MiB")

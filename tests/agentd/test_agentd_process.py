@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from pids import is_gone
 from serving import Process, agentd, run_agentd
 
 from agent_orchestrator.wire import sse
@@ -125,7 +126,7 @@ def test_run_that_outlasts_the_grace_period_is_queued_again(configured: Path) ->
         agent = int((configured / "begun").read_text())
         daemon.signal(signal.SIGINT)
         assert daemon.wait() == 0
-        assert not psutil.pid_exists(agent)
+        assert is_gone(agent)
     (configured / "go").touch()
     with agentd(configured) as daemon:
         ended = call(daemon, "GET", f"/runs/{run}/wait")["run"]
@@ -140,7 +141,7 @@ def test_second_signal_stops_the_daemon_at_once(configured: Path) -> None:
         wait_for(lambda: call(daemon, "GET", "/health")["status"] == "draining", "it drains")
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 1
-        assert not psutil.pid_exists(agent)
+        assert is_gone(agent)
         assert "Traceback" not in daemon.stderr(), daemon.stderr()
 
 

@@ -109,7 +109,7 @@ async def test_quiet_stream_sends_keep_alives(tmp_path: Path) -> None:
                 text = ""
                 async for chunk in response.aiter_text():
                     text += chunk
-                    if text.count(": still here\n\n") == 2:
+                    if text.count(": still here\n\n") >= 2:
                         break
             assert text.startswith(": caught up\n\n")
             async with connect(ws_url(server, f"?sessionId={session}&cursor=1")) as reader:
@@ -243,7 +243,7 @@ async def test_stalled_readers_are_disconnected(
         for connection in connections:
             poll = select.poll()
             poll.register(connection, select.POLLRDHUP)
-            found = await anyio.to_thread.run_sync(poll.poll, 20_000)
+            found = await anyio.to_thread.run_sync(poll.poll, 60_000)
             assert found, "the connection is still open"
         assert (await server.client.get("/health")).status_code == 200
     finally:
