@@ -181,7 +181,7 @@ def _misuse(daemon: Process, named: str) -> None:
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Protocol: bearer.{WRONG}\r\n\r\n"
         ),
     ):
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(sent.encode())
             while connection.recv(65536):
                 pass

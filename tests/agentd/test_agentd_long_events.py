@@ -15,6 +15,7 @@ import anyio.to_thread
 import pytest
 from attrs import evolve
 from loop_cost import loop_cost
+from pace import allowed_work
 from serving import Serving, serving
 from websockets.asyncio.client import connect as connect_socket
 
@@ -144,14 +145,19 @@ async def test_reading_a_long_value_has_bounded_cost(server: Serving, way: str) 
         tracemalloc.stop()
         return cost.longest_s, spent, peak
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(120):
         await read(100_000)  # the first read imports modules
-        best = min([await read(SIZE) for _ in range(2)])
-        half = await read(SIZE // 2)
-    longest_s, spent_s, peak = best
-    assert longest_s < 0.02
+        wholes, halves = [], []
+        for _ in range(4):  # the least of each: a busy machine makes a step longer
+            halves.append(await read(SIZE // 2))
+            wholes.append(await read(SIZE))
+            longest_s, spent_s, peak = map(min, zip(*wholes, strict=True))
+            most_s = 2.5 * min(spent for _, spent, _ in halves) + 0.05
+            if longest_s < allowed_work(0.02) and spent_s < most_s:
+                break
+    assert longest_s < allowed_work(0.02)
     assert peak < 4 * SIZE
-    assert spent_s < 2.5 * half[1] + 0.05
+    assert spent_s < most_s
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -164,7 +164,7 @@ def test_url_for_agents_is_one_that_the_daemon_listens_on(only_ipv6: bool) -> No
             url = url_of(listener, host)
             assert url.startswith("http://[::1]:" if only_ipv6 else "http://127.0.0.1:")
         name, _, port = url.removeprefix("http://").rpartition(":")
-        with socket.create_connection((name.strip("[]"), int(port)), timeout=10):
+        with socket.create_connection((name.strip("[]"), int(port)), timeout=60):
             pass
 
 

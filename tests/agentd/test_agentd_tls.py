@@ -209,7 +209,7 @@ async def test_old_tls_versions_are_refused(tmp_path: Path, certificate: Certifi
 async def test_connection_without_a_tls_handshake_is_closed(
     tmp_path: Path, certificate: Certificate, said: bytes
 ) -> None:
-    async with secured(tmp_path, certificate, first_request_s=0.5) as server:
+    async with secured(tmp_path, certificate, first_request_s=2.0) as server:
         async with await anyio.connect_tcp(*server.address) as stream:
             if said:
                 await stream.send(said)
@@ -220,7 +220,7 @@ async def test_connection_without_a_tls_handshake_is_closed(
 
 
 async def test_idle_tls_connection_is_closed(tmp_path: Path, certificate: Certificate) -> None:
-    async with secured(tmp_path, certificate, first_request_s=0.5) as server:
+    async with secured(tmp_path, certificate, first_request_s=2.0) as server:
 
         def idle() -> None:
             context = certificate.trust()
