@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,12 +11,14 @@ import pytest
 from attrs import define
 from driving import PATIENCE_S, Daemon, running
 from textual import events
+from textual._time import get_time
 from textual.pilot import Pilot
 from textual.widget import Widget
 
 from agent_orchestrator.client import Client
 from agentctl.connection import connected
 from agentctl.output import Output
+from agentctl.screens import question_panel
 from agentctl.screens.app import DaemonApp
 from agentctl.screens.question_panel import QuestionPanel
 from agentctl.settings import CallSettings
@@ -175,12 +178,14 @@ class Stage:
 
     async def press(self, key: str, condition: Callable[[], Any], what: str) -> None:
         """Press until it has worked: what has only just come into view is not answered."""
+        for panel in self.app.screen.query(QuestionPanel):
+            await self.until(partial(_has_been_seen, panel), "the time to read")
         end = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < end, f"never: {what}\n{self.text}"
             await self.pilot.press(key)
             # A second one too early would be for what comes after the answer.
-            again = time.monotonic() + (0.1 if key in ("space", "pageup") else 5)
+            again = time.monotonic() + (0.1 if key in ("space", "pageup") else 20)
             while not condition() and time.monotonic() < again:
                 await self.pilot.pause(0.05)
 
@@ -198,6 +203,10 @@ class Stage:
 
     async def answered(self) -> None:
         await self.until(lambda: not self.find(QuestionPanel).display, "the end of the question")
+
+
+def _has_been_seen(panel: QuestionPanel) -> bool:
+    return not panel.display or get_time() > panel._shown_at + question_panel.SEEN_S
 
 
 def on_stage(

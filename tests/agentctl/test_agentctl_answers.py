@@ -1,5 +1,6 @@
 """Questions of agents answered by keys, on a terminal where their run is shown."""
 
+import codecs
 import os
 import re
 import select
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import define
+from attrs import define, field
 from driving import PATIENCE_S, Daemon, environment, on_terminal, running, wait_until
 from forking import Forked
 
@@ -74,6 +75,9 @@ class Terminal:
     process: Forked
     descriptor: int
     raw: str = ""
+    _decoder: codecs.IncrementalDecoder = field(
+        factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
+    )
 
     @property
     def text(self) -> str:
@@ -86,7 +90,7 @@ class Terminal:
             assert time.monotonic() < end, f"never: {what}\n{self.text[-3000:]}"
             if select.select([self.descriptor], [], [], 0.1)[0]:
                 try:
-                    self.raw += os.read(self.descriptor, 65536).decode(errors="replace")
+                    self.raw += self._decoder.decode(os.read(self.descriptor, 65536))
                 except OSError:
                     raise AssertionError(f"ended without {what}\n{self.text[-3000:]}") from None
 
@@ -104,7 +108,7 @@ class Terminal:
     def _drain(self) -> None:
         if select.select([self.descriptor], [], [], 0.05)[0]:
             try:
-                self.raw += os.read(self.descriptor, 65536).decode(errors="replace")
+                self.raw += self._decoder.decode(os.read(self.descriptor, 65536))
             except OSError:
                 return
 
@@ -309,7 +313,6 @@ def test_on_a_dumb_terminal_requests_are_answered_with_lines(asking: Daemon) -> 
 
 def test_keys_work_again_after_ask_was_suspended_and_resumed(asking: Daemon) -> None:
     with terminal(asking, "ask", "options", "--provider", "approval") as shown:
-        before = termios.tcgetattr(shown.descriptor)
         shown.until(MENU)
         shown.process.send_signal(signal.SIGSTOP)
         cooked = termios.tcgetattr(shown.descriptor)
@@ -320,7 +323,8 @@ def test_keys_work_again_after_ask_was_suspended_and_resumed(asking: Daemon) -> 
         shown.press("a")
         shown.until("approved accept None")
         assert shown.wait() == 0
-        assert termios.tcgetattr(shown.descriptor)[3] == before[3]
+        flags = termios.ICANON | termios.ECHO
+        assert termios.tcgetattr(shown.descriptor)[3] & flags == flags
 
 
 def test_without_a_terminal_the_command_to_answer_is_printed(asking: Daemon) -> None:

@@ -489,7 +489,8 @@ def test_following_goes_on_after_the_daemon_was_killed(daemon: Daemon) -> None:
             daemon.start()
             ctl("message", "send", session, "--text", "after", "--when-busy", "interrupt")
             wait_until(lambda: told("run.completed") == 2)
-            assert any("connected again" in note for note in notes)
+            # Another thread reads what is told of it.
+            wait_until(lambda: any("connected again" in note for note in notes))
         finally:
             tail.send_signal(signal.SIGINT)
             for thread in threads:
@@ -598,7 +599,7 @@ def test_the_end_of_a_daemon_is_seen_though_nobody_takes_its_exit_status() -> No
         try:
             assert not await_end(process, 0.1)
             process.kill()
-            assert await_end(process, 30)
+            assert await_end(process, PATIENCE_S)
             assert process.status() == psutil.STATUS_ZOMBIE
         finally:
             keeper.kill()

@@ -79,8 +79,9 @@ def test_a_run_that_starts_while_top_reads_its_lists_shows_its_activity(daemon: 
     top(daemon, play)
 
 
-def test_top_updates_while_runs_change(daemon: Daemon) -> None:
+def test_top_updates_while_runs_change(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     ctl = daemon.ctl
+    monkeypatch.setattr("agentctl.screens.top.CONFIRM_S", PATIENCE_S)  # however slow the machine is
 
     async def play(stage: Stage) -> None:
         await stage.shows("agentd ok · 0 of ", "0 queued")
