@@ -37,7 +37,7 @@ class Standing:
         self._news = anyio.Event()
 
     async def at_work(self, run_id: str) -> str:
-        with anyio.fail_after(45):
+        with anyio.fail_after(60):
             while run_id not in self.environments:
                 await self._news.wait()
         return run_id
@@ -50,7 +50,7 @@ class Standing:
     async def end(self, run_id: str, text: str = "done") -> None:
         self._ends[run_id] = text
         self._tell()
-        waited = await self.server.client.get(f"/runs/{run_id}/wait", params={"timeout_s": 20})
+        waited = await self.server.client.get(f"/runs/{run_id}/wait", params={"timeout_s": 50})
         assert waited.json()["run"]["status"] == "completed"
 
     def token(self, run_id: str) -> str:
