@@ -179,7 +179,7 @@ class TestOverAnotherHost(ClientContract):
         session = await client.create_session()
         run = (await client.send_message(session.id, "say here")).run
         assert run is not None
-        await client.wait_run(run.id, timeout_s=30)
+        await client.wait_run(run.id, timeout_s=60)
         attempts = (await client.diagnose_run(run.id)).diagnostics.attempts
         assert [attempt.host for attempt in attempts] == ["there"]
 

@@ -153,7 +153,7 @@ async def test_spans_of_two_attempts_are_linked(traces: Traces, tmp_path: Path) 
         session = await client.create_session(provider="stays")
         sent = await client.send_message(session.id, "go")
         assert sent.run is not None
-        with anyio.fail_after(45):
+        with anyio.fail_after(60):
             async with client.events(session.id, follow=True) as events:
                 async for event in events:
                     if event.event_type == "agent.message":
