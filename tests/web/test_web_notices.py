@@ -122,7 +122,7 @@ def test_request_reaches_the_phone_and_its_receipts_the_log(
         phone.page.goto(f"{phone.daemon.url}/#/status")
         request = phone.ask("Disk is <b>full</b>")
         message = phone.next_message()
-        assert phone.receipts(request) == ["sent"]
+        phone.daemon.until(lambda: phone.receipts(request) == ["sent"])
         phone.deliver(message)
         title = "Approval needed: Disk is <b>full</b>"
         phone.shows([title, "Disk is <b>full</b>", request["id"]])
