@@ -46,9 +46,19 @@ async def replayed(name, case, cwd, decisions=()):
             except AgentFailed as failure:
                 ended = failure
             (process,) = [*runner._pool.serving] or [None]
+            # What the agent was told comes through another pipe than its result, perhaps later.
+            count = len(offered(name, case)) if case in ("ask", "deny", "tools") else 0
+            while process is not None and len(outcomes(process.stderr_tail)) < count:
+                await anyio.sleep(0.01)
             stderr = process.stderr_tail if process is not None else ""
-    answers = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
-    return context, ended, [one["result"]["outcome"] for one in answers if "result" in one]
+    return context, ended, outcomes(stderr)
+
+
+def outcomes(stderr):
+    """Return our answers to the questions of a replayed agent, of which it has told."""
+    lines = stderr[: stderr.rfind("\n") + 1].splitlines()
+    answers = [json.loads(line) for line in lines if line.startswith("{")]
+    return [one["result"]["outcome"] for one in answers if "result" in one]
 
 
 def offered(name, case):

@@ -201,8 +201,8 @@ async def test_a_failed_request_to_the_model_is_reported(record, known):
     pattern = re.compile(r"failed: (.*)")
     noise = ["stderr", "x" * 20_000]
     script = [
-        *[["stderr", "failed: slow down"], noise, ["sleep", 0.3]],
-        *[["stderr", "no failure"], ["stderr", "failed: " + "y" * 20_000], noise, ["sleep", 0.3]],
+        *[["stderr", "failed: slow down"], noise, ["sleep", 1]],
+        *[["stderr", "no failure"], ["stderr", "failed: " + "y" * 20_000], noise, ["sleep", 1]],
         ["say", "done"],
     ]
     async with known(failed_request=pattern) as one:
@@ -214,7 +214,7 @@ async def test_a_failed_request_to_the_model_is_reported(record, known):
         assert len(notes[1]) < 3_000
         assert context.calls.index("delivered") < context.calls.index("emit run.error")
         # What was told is not told again.
-        after = following(context, [["stderr", "else"], ["sleep", 0.3], ["say", "on"]])
+        after = following(context, [["stderr", "else"], ["sleep", 1], ["say", "on"]])
         await run(one, after)
         assert of(after, "run.error") == []
 
@@ -271,7 +271,7 @@ async def test_an_agent_without_the_mode_in_which_it_asks_gets_no_prompt(record,
 async def test_a_mode_that_the_agent_leaves_by_itself_is_set_again(record, known):
     changed = {"sessionUpdate": "current_mode_update", "currentModeId": "auto"}
     async with known() as one:
-        context = record([["update", changed], ["sleep", 0.3], ["say", "done"]])
+        context = record([["update", changed], ["sleep", 1], ["say", "done"]])
         assert (await run(one, context)).text == "done"
     (note,) = [data["message"] for data in of(context, "run.error")]
     assert "'auto'" in note
@@ -286,7 +286,7 @@ async def test_the_mode_is_set_again_for_a_later_run_only_if_the_agent_has_left_
         leaves = [["end", {"stopReason": "end_turn"}], ["leave", "auto"]]
         await run(one, following(first, leaves))
         (process,) = one._pool.serving
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while not process.has_left_mode:
                 await anyio.sleep(0.01)
         assert (await run(one, following(first, [["mode"]]))).text == "default, set 2 times"
@@ -510,7 +510,7 @@ async def test_a_run_that_used_tools_is_canceled_with_all_it_started(record):
                 await context.until(lambda c: "emit tool.started" in c.calls)
                 scope.cancel()
         (pid,) = (int(text) for text in messages(context))
-        with anyio.fail_after(45):
+        with anyio.fail_after(60):
             await gone(pid)
             await gone(context.pid)
 

@@ -227,7 +227,7 @@ async def test_an_agent_cannot_stay_in_a_mode_that_does_not_ask(make_runner, ask
     settings = Path(env["CLAUDE_CONFIG_DIR"]) / "settings.json"
     settings.parent.mkdir(parents=True)
     settings.write_text('{"disableAllHooks": true}')
-    script = "tool EnterPlanMode\nslow 0.5\nshell sh -c 'echo ran > ran'"
+    script = "tool EnterPlanMode\nslow 2\nshell sh -c 'echo ran > ran'"
     async with make_runner(sandbox="workspace-write") as runner:
         context = await ask(runner, script, {"decision": "deny"})
     assert [question["detail"]["type"] for question in context.questions] == ["command"]

@@ -168,7 +168,7 @@ async def test_another_claude_of_the_user_cannot_start_a_turn(
         """Run Claude Code as its user would."""
         command = [claude, "-p", prompt]
         done = subprocess.run(
-            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=True
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=True
         )
         return done.stdout
 
