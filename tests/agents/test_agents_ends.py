@@ -13,6 +13,7 @@ from adapters import STATES
 from attrs import define, field
 from behaviours import behaviour
 from cases import (
+    PATIENCE_S,
     Case,
     Lasting,
     answer,
@@ -105,7 +106,7 @@ class Turns:
         self.case.daemon.daemon.signal(signal.SIGSTOP)
         self._gate.touch()
         if "answered" in self.runs:
-            with anyio.fail_after(60):
+            with anyio.fail_after(PATIENCE_S):
                 while not self.case.has_stored(self.answer.split()[-1]):
                     await anyio.sleep(0.05)
 
@@ -254,7 +255,7 @@ async def test_a_killed_agent_fails_its_run_and_the_conversation_goes_on(case: C
 
 async def pid_of(client: Client, run_id: str) -> int:
     """Wait until the agent of a run is known."""
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         while (found := (await client.diagnose_run(run_id)).diagnostics.active_pid) is None:
             await anyio.sleep(0.05)
     return found

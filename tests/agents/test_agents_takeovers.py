@@ -15,7 +15,7 @@ import psutil
 import pytest
 from adapters import AGENTS, Agent
 from behaviours import behaviour, instead
-from cases import Case, answer, ended, log, send, turn
+from cases import PATIENCE_S, Case, answer, ended, log, send, turn
 from gateway import Daemon, by_command_line
 from person import prepare_for_people, terminal
 from real_agents import required
@@ -104,7 +104,7 @@ async def takeover_of(client: Client, session: Session) -> Run:
         found[:] = [run for run in runs if run.is_held]
         return bool(found)
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         while not await look():
             await anyio.sleep(0.05)
     return found[0]

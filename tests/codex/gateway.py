@@ -18,7 +18,7 @@ from serving import Process, agentd, environment
 
 from agent_orchestrator import Client, Run, connect
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 THROUGH_A_GATEWAY = [pytest.mark.anyio, pytest.mark.codex, ON_ONE_LOOP]
 """Marks of tests of what another process does: the loop that they themselves run on changes none of it,

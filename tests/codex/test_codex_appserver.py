@@ -849,7 +849,7 @@ async def test_a_message_steers_the_turn(codex, home, record, models):
 @ON_ONE_LOOP
 async def test_a_steered_stream_is_not_lost(codex, home, record):
     async with make_runner(codex, home) as runner:
-        context = record("stream 100 20 word")
+        context = record("stream 500 20 word")
         outcomes = []
 
         async def execute():

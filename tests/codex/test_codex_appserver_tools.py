@@ -18,7 +18,7 @@ from agent_orchestrator.tools.toolbox import TOOLS
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def embedded(path: Path, codex: str, home: Path, *, tools: bool = True):

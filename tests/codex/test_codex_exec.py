@@ -464,7 +464,7 @@ async def test_a_server_that_cannot_be_reached_ends_the_run(codex, tmp_path, rec
     with closed_port() as port:
         home = write_codex_home(tmp_path / "home", port, retries=2)
         context = record("say x")
-        failure = await failing(make_runner(codex, home), context, seconds=40)
+        failure = await failing(make_runner(codex, home), context)
     assert failure.code == "provider_unreachable"
     assert "Connection failed" in failure.message
     assert any("Reconnecting" in data["message"] for data in of(context, "run.error"))
@@ -796,6 +796,7 @@ async def test_a_version_query_that_timed_out_is_repeated_after_a_pause(
         while tagged_processes(f"{tmp_path}"):
             await anyio.sleep(0.01)
     (tmp_path / "hang").unlink()
+    monkeypatch.setattr(probe, "_VERSION_TIMEOUT", 60)
     again = await runner.probe(env)
     assert (again.version, again.reason) == (version, None if version else found.reason)
 

@@ -41,7 +41,7 @@ def record(account, workspace):
 
 
 async def run(runner, context):
-    with anyio.fail_after(60):
+    with anyio.fail_after(120):
         return await runner.run(context)
 
 

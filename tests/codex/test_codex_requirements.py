@@ -81,7 +81,7 @@ async def test_a_run_reports_the_sandbox_that_requirements_impose(required, home
     context = RecordingContext("shell touch f\nsay hi", cwd=workspace, env=codex_env(home))
     context.run = evolve(context.run, sandbox="workspace-write")
     async with kind(command=required, home=str(home)) as runner:
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             outcome = await runner.run(context)
     assert outcome.text == "hi"
     assert not (workspace / "f").exists()
@@ -115,7 +115,7 @@ async def test_a_run_and_its_children_record_the_imposed_sandbox(tmp_path):
     async with open_embedded(":memory:", runners=[Confined()]) as client:
         session = await client.create_session(cwd=str(tmp_path), sandbox="workspace-write")
         sent = await client.send_message(session.id, "go")
-        run = (await client.wait_run(sent.run.id, timeout_s=30)).run
+        run = (await client.wait_run(sent.run.id, timeout_s=60)).run
         events = [event async for event in client.events(session.id)]
     assert run.result is not None, run.error
     assert (run.result.text, run.sandbox) == ("read-only", "read-only")
