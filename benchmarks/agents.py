@@ -155,7 +155,7 @@ async def _turns(
 
 async def _resumed(subject: Subject, count: int) -> Figure:
     """Compare turns whose agent's process was ended after the turn before."""
-    kept = len(subject.processes())
+    kept = set(subject.processes())
     session_id = await subject.session("ended")
     await subject.turn(session_id)
     async with subject.bare() as bare:
@@ -163,7 +163,7 @@ async def _resumed(subject: Subject, count: int) -> Figure:
     conversation = bare.conversation
 
     async def ours() -> float:
-        await _until(lambda: len(subject.processes()) == kept)
+        await _until(lambda: not set(subject.processes()) - kept)
         return await subject.turn(session_id)
 
     async def alone() -> float:
@@ -222,7 +222,11 @@ def _name(process: psutil.Process) -> str:
 def _helpers(daemon: psutil.Process) -> int:
     """Return the memory that the daemon's own other processes do not share."""
     own = [one for one in _children(daemon.pid) if _name(one).startswith("agent-")]
-    return sum(one.memory_full_info().uss for one in own)
+    size = 0
+    for one in own:
+        with suppress(psutil.NoSuchProcess):  # that of an agent that has just ended
+            size += one.memory_full_info().uss
+    return size
 
 
 async def _alternately(

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -347,7 +347,7 @@ async def _codex_fan(
 
 @asynccontextmanager
 async def _socket(url: str) -> AsyncIterator[Any]:
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         while True:
             try:
                 link = await websockets.connect(url, max_size=None, proxy=None)
@@ -400,12 +400,12 @@ async def _idle_sessions(client: Client, daemon: int, work: Path, count: int) ->
         async with anyio.create_task_group() as tasks:
             for _ in range(min(count, 10)):
                 tasks.start_soon(one)
-    found = [
-        process
-        for process in psutil.Process(daemon).children(recursive=True)
-        if process.name() == "codex"
-    ]
-    weight = sum(process.memory_info().rss for process in found) / 1024**2
+    found = []
+    for process in psutil.Process(daemon).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a program that it starts for a moment
+            if process.name() == "codex":
+                found.append(process.memory_info().rss)
+    weight = sum(found) / 1024**2
     return Figure(
         name=f"codex processes that {count} idle sessions keep",
         value=len(found),

@@ -164,7 +164,7 @@ def _idle(effort: Effort, directory: Path, postgres: Any) -> list[Figure]:
         time.sleep(settle_s)  # what it does at its start is no part of the figure
         size, before = log.stat().st_size, _cpu(process)
         time.sleep(window_s)
-        used = _cpu(process) - before
+        used = sum(seconds - before.get(task, 0.0) for task, seconds in _cpu(process).items())
         with log.open("rb") as file:
             file.seek(size)
             lines = file.read().splitlines()
@@ -187,8 +187,12 @@ def _idle(effort: Effort, directory: Path, postgres: Any) -> list[Figure]:
     ]
 
 
-def _cpu(process: psutil.Process) -> float:
-    """Return the seconds of processor time of a process and its children, in nanoseconds' resolution."""
-    every = [process, *process.children(recursive=True)]
-    tasks = [task for one in every for task in Path(f"/proc/{one.pid}/task").iterdir()]
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+def _cpu(process: psutil.Process) -> dict[Path, float]:
+    """Return the seconds of processor time of each thread of a process and its children, in nanoseconds' resolution."""
+    found: dict[Path, float] = {}
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(OSError):  # it has ended
+            for task in [*Path(f"/proc/{one.pid}/task").iterdir()]:
+                with contextlib.suppress(OSError):
+                    found[task] = int((task / "schedstat").read_text().split()[0]) / 1e9
+    return found

@@ -19,8 +19,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PROGRAMS: Final = Path(sys.executable).parent
 """Where this environment's ``agentd`` and ``agentctl`` are."""
 
-_READY_S: Final = 30.0
-_STOP_S: Final = 15.0
+_READY_S: Final = 120.0
+_STOP_S: Final = 60.0
 
 
 @frozen
@@ -87,7 +87,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], ready: Path, log: Path) 
         check(time.monotonic() < deadline, f"no answer in {_READY_S} s:\n{log.read_text()}")
         time.sleep(0.001)
     url = str(json.loads(ready.read_text())["url"])
-    answer = httpx.get(f"{url}/health", trust_env=False)
+    answer = httpx.get(f"{url}/health", trust_env=False, timeout=_READY_S)
     check(answer.json()["status"] == "ok", f"GET /health: {answer.text}")
     return url
 

@@ -39,7 +39,7 @@ time.sleep(600)
 
     anyio.run(cut_short)
     with suppress(psutil.NoSuchProcess):
-        psutil.Process(int(made.read_text())).wait(20)
+        psutil.Process(int(made.read_text())).wait(60)
 
 
 def failed(kind):

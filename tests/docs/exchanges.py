@@ -288,7 +288,7 @@ def said() -> Said:
 
     async def main(directory: Path) -> Said:
         agent = Agent()
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             agents = {"forever": agent, "codex": Codex()}
             phone = Target(channel=_Phone(), kind="ntfy", timeout_s=10, events=frozenset())
             async with serving(

@@ -97,7 +97,7 @@ def check(title: str, called: list[CodeType]) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_message_takes_the_path_in_the_document(tmp_path: Path) -> None:
-    with tracing() as called, anyio.fail_after(60):
+    with tracing() as called, anyio.fail_after(120):
         async with serving(tmp_path) as server, connect(server.url) as client:
             session = await client.create_session(cwd=str(tmp_path))
             called.clear()
