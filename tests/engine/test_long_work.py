@@ -32,8 +32,8 @@ async def test_switch_interval_stays_short_until_the_last_call_ends() -> None:
     begun = threading.Barrier(3)
 
     def wait(end: threading.Event) -> None:
-        begun.wait(10)
-        end.wait(10)
+        begun.wait(60)
+        end.wait(60)
 
     async def handle(end: threading.Event, ended: anyio.Event) -> None:
         await run_long(wait, end)
@@ -43,7 +43,7 @@ async def test_switch_interval_stays_short_until_the_last_call_ends() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(handle, ends[0], first)
         tasks.start_soon(handle, ends[1], second)
-        await anyio.to_thread.run_sync(begun.wait, 10)
+        await anyio.to_thread.run_sync(begun.wait, 60)
         ends[0].set()
         await first.wait()
         assert sys.getswitchinterval() == pytest.approx(SHORT_TURN_S, abs=1e-5)

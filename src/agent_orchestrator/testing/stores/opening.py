@@ -11,7 +11,7 @@ from agent_orchestrator.ports.store import Store
 
 
 class Opening:
-    """Each test opens an empty store with :meth:`open_store`, and may take 30 seconds."""
+    """Each test opens an empty store with :meth:`open_store`, and may take a minute."""
 
     def open_store(self, directory: Path) -> AbstractAsyncContextManager[Store]:
         """Return an empty store, not yet opened.
