@@ -89,7 +89,7 @@ def server(name: str, *arguments: str, cwd: Path, **env: str) -> Iterator[str]:
     def answers() -> bool:
         assert process.poll() is None
         try:
-            httpx.get(f"http://{address}/", timeout=TIMEOUT_S)
+            httpx.get(f"http://{address}/")
         except httpx.TransportError:
             return False
         return True
@@ -289,14 +289,13 @@ def test_batch_example_runs_each_file_once_even_if_repeated(
     assert [(report.returncode, report.stderr) for report in reports] == [(0, "")] * 2
     assert reports[0].stdout == reports[1].stdout
     assert "## a.txt\n\nRead:\n\nthis is a.txt\n\n## b.txt" in reports[0].stdout
-    assert len(httpx.get(f"{daemon.url}/runs", timeout=TIMEOUT_S).json()["runs"]) == 2
+    assert len(httpx.get(f"{daemon.url}/runs").json()["runs"]) == 2
 
 
 def test_quart_app_streams_the_answer(tmp_path: Path) -> None:
     with server("quart_app.py", "{}", cwd=tmp_path) as url:
-        assert 'fetch("ask"' in httpx.get(url, timeout=TIMEOUT_S).text
-        asked = httpx.post(f"{url}/ask", data={"text": "Hello"}, timeout=TIMEOUT_S)
-        session = asked.json()["session"]
+        assert 'fetch("ask"' in httpx.get(url).text
+        session = httpx.post(f"{url}/ask", data={"text": "Hello"}).json()["session"]
         with httpx.stream("GET", f"{url}/said/{session}", timeout=60) as said:
             assert said.headers["content-type"] == "text/event-stream"
             lines = []
@@ -334,8 +333,7 @@ def test_webhooks_become_messages_and_results_are_posted(daemon: Process, tmp_pa
     def deliver(url: str, text: str, delivery: str, secret: str = "s3cret") -> int:
         signature = hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
         headers = {"X-Hub-Signature-256": f"sha256={signature}", "X-Delivery": delivery}
-        hook = f"{url}/hooks/builds"
-        return httpx.post(hook, content=text, headers=headers, timeout=TIMEOUT_S).status_code
+        return httpx.post(f"{url}/hooks/builds", content=text, headers=headers).status_code
 
     def has_read_all() -> bool:
         """Return whether the bridge has kept that nothing is left for it: else it posts a result once more."""
@@ -343,8 +341,7 @@ def test_webhooks_become_messages_and_results_are_posted(daemon: Process, tmp_pa
         if not cursor.exists():
             return False
         place = {"cursor": cursor.read_text()}
-        stream = f"{daemon.url}/stream"
-        with httpx.stream("GET", stream, params=place, timeout=TIMEOUT_S) as items:
+        with httpx.stream("GET", f"{daemon.url}/stream", params=place) as items:
             return next(items.iter_lines(), "").startswith(": caught up")
 
     with target() as (results, posted):
@@ -359,4 +356,4 @@ def test_webhooks_become_messages_and_results_are_posted(daemon: Process, tmp_pa
             assert deliver(url, "it broke again", "3") == 202
             wait_until(lambda: len(posted) == 2)
     assert [one["result"]["text"] for one in posted] == ["it broke", "it broke again"]
-    assert len(httpx.get(f"{daemon.url}/sessions", timeout=TIMEOUT_S).json()["sessions"]) == 1
+    assert len(httpx.get(f"{daemon.url}/sessions").json()["sessions"]) == 1

@@ -154,7 +154,8 @@ async def test_a_missing_program_is_provider_unavailable(execute):
     assert "no-such-agent" in availability.reason
 
 
-async def test_the_version_is_queried_once(tmp_path):
+async def test_the_version_is_queried_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("agent_orchestrator.runners.command.runner._VERSION_S", 60.0)
     program = tmp_path / "agent"
     program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/log\necho agent 7.1\necho more\n")
     program.chmod(0o755)
@@ -183,7 +184,10 @@ async def test_a_version_query_that_times_out_is_not_repeated(tmp_path):
     ("argv", "words"),
     [(["true"], "it printed none"), (["no-such-agent"], "no-such-agent is not installed")],
 )
-async def test_a_failed_version_query_is_reported_and_the_program_is_available(argv, words):
+async def test_a_failed_version_query_is_reported_and_the_program_is_available(
+    argv, words, monkeypatch
+):
+    monkeypatch.setattr("agent_orchestrator.runners.command.runner._VERSION_S", 60.0)
     found = await CommandRunner("mine", ["true"], version_argv=argv).probe(os.environ)
     assert (found.available, found.version) == (True, None)
     assert words in found.reason
