@@ -796,7 +796,8 @@ async def test_a_version_query_that_timed_out_is_repeated_after_a_pause(
         while tagged_processes(f"{tmp_path}"):
             await anyio.sleep(0.01)
     (tmp_path / "hang").unlink()
-    monkeypatch.setattr(probe, "_VERSION_TIMEOUT", 60)
+    if version:
+        monkeypatch.setattr(probe, "_VERSION_TIMEOUT", 60)  # to answer on a busy machine
     again = await runner.probe(env)
     assert (again.version, again.reason) == (version, None if version else found.reason)
 
