@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import anyio
@@ -15,10 +16,13 @@ from loops import ON_ONE_LOOP
 from shared_daemons import PATIENCE_S, Daemon, check, daemons, heard, until
 
 from agent_orchestrator import Client, Outcome, RunContext, RunStatus
+from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.engine import inquiries
 from agent_orchestrator.engine.run_changes import StaleAttempt, require_current_attempt
+from agent_orchestrator.ports.store import ANY_TOPIC
 from agent_orchestrator.runners.command import CommandRunner
 from agent_orchestrator.testing.scripted import PROVIDER
+from agent_orchestrator.testing.stores.samples import NOW
 
 __all__ = ["daemons"]
 
@@ -439,3 +443,20 @@ async def test_the_lease_of_a_silent_daemon_ends_and_another_takes_over(
 async def _is_ended(daemon: Daemon, other: str) -> bool:
     alive = await daemon.store.read(lambda view: view.daemons())
     return other not in [one.id for one in alive]
+
+
+async def test_the_first_token_of_another_daemon_is_noticed_whatever_was_missed(
+    daemons: Any,
+) -> None:
+    """From then on its own callers need one, too."""
+    async with daemons("a", "b") as (a, b):
+        assert not b.engine.has_tokens()
+        token = AccessToken("tok_1", "phone", "bob", ("read",), "local", NOW, None)
+        await a.store.transact(methodcaller("add_token", token, "hash"))
+        # What another daemon hears after it lost its connection, or of a commit with too many topics.
+        await a.store.transact(methodcaller("notify", ANY_TOPIC))
+        await until(lambda: _has_tokens(b))
+
+
+async def _has_tokens(daemon: Daemon) -> bool:
+    return daemon.engine.has_tokens()

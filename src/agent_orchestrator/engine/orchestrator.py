@@ -35,11 +35,13 @@ from agent_orchestrator.engine.calls import dispatch, download, upload
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.daemons import name_host, profile_of
+from agent_orchestrator.engine.persistence import read_with_retry
 from agent_orchestrator.engine.providers import with_default
 from agent_orchestrator.engine.worker_pool import WorkerPool
 from agent_orchestrator.host import Host, use_host
 from agent_orchestrator.operations.events import StreamRequest
 from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.ports.runner import Runner
 from agent_orchestrator.ports.store import Store, Synchronizing
 from agent_orchestrator.ports.transport import Download, Reply, Subscription
@@ -115,7 +117,8 @@ class Orchestrator:
             await self.core.store.join(profile_of(self.core.config))
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             # After listening, so that no token created meanwhile is missed.
-            self._has_tokens |= await self.core.store.read(lambda view: bool(view.tokens(limit=1)))
+            self._has_tokens |= await self.core.store.read(_has_tokens)
+            self._tasks.start_soon(self._look_for_tokens)
             await self._recover_lost_runs()
             self._tasks.start_soon(expiry.keep_agents, self.core)
             self._tasks.start_soon(sharing.keep_lease, self.core, self.pool)
@@ -179,6 +182,16 @@ class Orchestrator:
     def _note(self, topics: frozenset[str]) -> None:
         self._has_tokens |= tokens.MADE_TOPIC in topics
 
+    async def _look_for_tokens(self) -> None:
+        """Find the first token of another daemon, also if the store only says that anything may have changed."""
+        with self.core.notifier.subscribe(tokens.MADE_TOPIC) as waiter:
+            while self.core.store.lease is not None and not self._has_tokens:
+                waiter.clear()
+                if await read_with_retry(self.core, _has_tokens):
+                    self._has_tokens = True
+                else:
+                    await waiter.wait()
+
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         """Call an operation for the local principal."""
         return await dispatch(self.core, LOCAL, operation, request)
@@ -237,6 +250,10 @@ class Orchestrator:
         self._tasks.start_soon(recovery.recover, self.core, done)
         with anyio.move_on_after(RECOVERY_S):
             await done.wait()
+
+
+def _has_tokens(view: View) -> bool:
+    return bool(view.tokens(limit=1))
 
 
 def _distinct_runners(providers: Iterable[ProviderConfig]) -> list[Runner]:
