@@ -29,6 +29,7 @@ class Proxy:
     _passing: threading.Event = field(factory=threading.Event)
     """Not set while nothing is forwarded."""
     _sockets: set[socket.socket] = field(factory=set)
+    _stranded: set[socket.socket] = field(factory=set)
     _lock: threading.Lock = field(factory=threading.Lock)
 
     def __attrs_post_init__(self) -> None:
@@ -53,6 +54,11 @@ class Proxy:
             for one in self._sockets:
                 with contextlib.suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
+
+    def strand(self) -> None:
+        """Forward nothing more of the present connections, which stay open. Later ones work."""
+        with self._lock:
+            self._stranded |= self._sockets
 
     def serve(self, client: socket.socket) -> None:
         self._passing.wait()
@@ -87,6 +93,8 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if source in self._stranded:
+                    continue
                 if not passes(data):
                     # The answer is lost: the client's end is closed before the target has it.
                     source.shutdown(socket.SHUT_RDWR)

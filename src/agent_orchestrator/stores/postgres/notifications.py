@@ -27,7 +27,8 @@ RETRY_S: Final = 0.5
 
 NO_NOTIFICATIONS: Final = (
     "notifications of other daemons do not arrive, so their changes are noticed some seconds late: the URL leads"
-    " through a connection pooler in transaction mode; set store_listen to the address of the server itself"
+    " through a connection pooler in transaction mode, or the address in store_listen cannot be reached; set"
+    " store_listen to the address of the server itself"
 )
 
 _log = logging.getLogger("agent_orchestrator.store")
@@ -47,9 +48,13 @@ class Listener:
         self._notify = notify
         self._limiter = anyio.CapacityLimiter(1)
         self._connection: Connection | None = None
+        self._has_received = False
+        """Whether anything arrived through the connection."""
         self._received = anyio.Event()
+        self._lost = anyio.Event()
         self.misses_notifications = False
-        """True if a probe did not arrive, because there is a connection pooler in transaction mode."""
+        """True if a probe did not arrive, because there is a connection pooler in transaction mode, or no
+        connection."""
 
     def connect(self) -> None:
         """Subscribe to the notifications. Called in a thread.
@@ -57,6 +62,7 @@ class Listener:
         :raises psycopg.Error: if that fails.
         """
         self._connection = connection = Connection(self._url)
+        self._has_received = False
         try:
             connection.execute(f"LISTEN {CHANNEL}")
         except BaseException:
@@ -88,6 +94,7 @@ class Listener:
                 except (psycopg.Error, OSError) as error:
                     _log.debug("the connection for notifications was lost: %s", error)
                 self.close()
+                self._lost.set()
                 await anyio.sleep(RETRY_S)
         finally:
             self.close()
@@ -98,20 +105,25 @@ class Listener:
         :param send_probe: sends a notification through the store's own connections. It may raise ``psycopg.Error``.
         """
         while True:
-            was_connected = self._connection is not None
+            connection = self._connection
+            self._lost = anyio.Event()
             self._received = anyio.Event()
             try:
                 await send_probe()
             except psycopg.Error:
                 await anyio.sleep(POLL_S)  # the server is away, which others report
                 continue
-            with anyio.move_on_after(PROBE_TIMEOUT_S):
+            with anyio.move_on_after(POLL_S if self.misses_notifications else PROBE_TIMEOUT_S):
                 await self._received.wait()
-            if was_connected and self._connection is not None:
+            if self._connection is connection:
                 self._note(misses_notifications=not self._received.is_set())
             if self.misses_notifications:
+                if self._has_received:
+                    self.give_up()  # they arrived before, so the connection is dead
                 self._notify(frozenset({ANY_TOPIC}))
-            await anyio.sleep(POLL_S if self.misses_notifications else PROBE_S)
+            else:
+                with anyio.move_on_after(PROBE_S):
+                    await self._lost.wait()
 
     def _note(self, *, misses_notifications: bool) -> None:
         if misses_notifications and not self.misses_notifications:
@@ -127,6 +139,7 @@ class Listener:
             await anyio.wait_readable(pgconn.socket)
             pgconn.consume_input()
             while (notice := pgconn.notifies()) is not None:
+                self._has_received = True
                 self._received.set()
                 topics = topics_of(notice.extra, self.daemon_id)
                 if topics:
