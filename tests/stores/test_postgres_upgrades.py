@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from loops import ON_ONE_LOOP
 
-from agent_orchestrator.domain.errors import StoreOpenError
+from agent_orchestrator.domain.daemons import DaemonProfile
+from agent_orchestrator.domain.errors import SchemaTooNew, StoreOpenError, Unavailable
 from agent_orchestrator.stores.postgres import PostgresStore, schema
 from agent_orchestrator.stores.postgres.connection import Connection
 from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put
@@ -111,6 +112,32 @@ async def test_a_version_that_cannot_use_the_tables_is_refused(postgres, url):
     with pytest.raises(StoreOpenError, match="which this program cannot use"):
         async with PostgresStore(url):
             pass
+
+
+async def test_a_daemon_that_was_silent_does_not_come_back_to_tables_that_it_cannot_use(
+    postgres, url, monkeypatch
+):
+    present = schema.schema_version()
+    profile = DaemonProfile("1", None, 1, (), "here")
+    async with PostgresStore(url) as older:
+        await older.join(profile)
+        monkeypatch.setattr(older, "_beat", lambda: True)
+        postgres.run(
+            "UPDATE agent_orchestrator.daemons SET expires_at = now() - interval '1 second'",
+            url.rpartition("/")[2],
+        )
+        with version_of(CONTRACTS.format(present + 1)):
+            connection = Connection(url)
+            schema.prepare(connection)
+            connection.close()
+        with pytest.raises(Unavailable, match="taken over"):
+            await older.transact(lambda _: None)
+        with anyio.fail_after(30):
+            await older.lease.lost.wait()
+        with pytest.raises(SchemaTooNew):
+            await older.join(profile)
+        [problem] = await older.problems()
+        assert problem.code == "lease_lost"
 
 
 async def test_each_script_of_a_jump_is_run_once(postgres, url):

@@ -24,6 +24,7 @@ from agent_orchestrator.ports.store import DAEMONS_TOPIC
 from agent_orchestrator.processes import is_running, process_start_id
 from agent_orchestrator.stores.encoding import new_epoch
 from agent_orchestrator.stores.postgres.connection import Connection
+from agent_orchestrator.stores.postgres.schema import check_database
 from agent_orchestrator.stores.sql.epochs import add_epoch
 
 T = TypeVar("T")
@@ -174,6 +175,7 @@ def join(connection: Connection) -> Daemon:
     until its lease expires, unless it can see that the process has ended.
 
     :raises StoreLocked: if a daemon uses the database that cannot share it with this one.
+    :raises StoreOpenError: if the tables were migrated, and this program cannot use them any more.
     :raises psycopg.Error: if the database fails.
     """
     return _alone(
@@ -249,6 +251,7 @@ def _others(connection: Connection, daemon_id: str) -> list[_Other]:
 
 
 def _join(connection: Connection) -> Daemon:
+    check_database(connection)  # a daemon that begins anew may have been away during a migration
     daemon_id = f"dmn_{new_epoch()}"
     pid = os.getpid()
     joined_at = time.monotonic()

@@ -42,6 +42,8 @@ _MIN_READER: Final = re.compile(r"^-- min_reader: (\d+)$", re.MULTILINE)
 
 _LIVE: Final = """
     SELECT host, pid FROM daemons WHERE ended_at IS NULL AND expires_at > clock_timestamp() LIMIT 1"""
+_LOCK_COMMITS: Final = "SELECT 1 FROM head FOR UPDATE"
+_END_SILENT: Final = "UPDATE daemons SET ended_at = clock_timestamp() WHERE ended_at IS NULL"
 
 _log = logging.getLogger("agent_orchestrator.store")
 
@@ -176,7 +178,7 @@ def _migrate_once(connection: Connection) -> bool:
             return True
         reader = max(oldest, min_reader(version + 1))
         if found is not None and reader > oldest:
-            _refuse_older_daemons(connection, version)
+            _end_older_daemons(connection, version)
         connection.run_script(migrations()[version])
         connection.execute(
             "INSERT INTO schema VALUES (1, ?, ?)"
@@ -190,14 +192,18 @@ def _migrate_once(connection: Connection) -> bool:
     return False
 
 
-def _refuse_older_daemons(connection: Connection, version: int) -> None:
+def _end_older_daemons(connection: Connection, version: int) -> None:
     """Check that no daemon is running, which may have been started with an older version.
 
-    :raises StoreOpenError: if one is.
+    One that is silent may come back: it loses its lease, and finds that it cannot use the tables.
+
+    :raises StoreOpenError: if one is running.
     """
+    connection.execute(_LOCK_COMMITS)  # none joins until the end of the migration
     live = connection.execute(_LIVE).fetchone()
     if live is not None:
         raise StoreOpenError(
             f"the tables of schema version {version} are changed in a way that a running agentd of an older version"
             f" cannot use: stop process {live[1]} on {live[0]}, and all others of that version, first"
         )
+    connection.execute(_END_SILENT)
