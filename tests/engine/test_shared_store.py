@@ -185,6 +185,13 @@ async def test_messages_keep_their_order_although_the_clocks_of_two_daemons_diff
             await check(b.client)
 
 
+async def test_ids_are_in_the_order_of_the_changes_also_without_events(daemons: Any) -> None:
+    async with daemons("a", clock_off_s=3600) as [a], daemons("b") as [b]:
+        made = [await one.client.create_token(f"t{n}") for n, one in enumerate((a, b, a, b))]
+        ids = [one.token.id for one in made]
+        assert ids == sorted(ids)
+
+
 async def test_the_times_of_two_daemons_agree_although_their_clocks_differ(daemons: Any) -> None:
     async with daemons("a") as [a], daemons("b", clock_off_s=7200) as [b]:
         session = await a.client.create_session()

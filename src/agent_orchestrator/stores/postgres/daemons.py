@@ -53,7 +53,8 @@ COMMIT: Final = f"""
     WITH counted AS (
         UPDATE daemons SET commits = ?1, expires_at = clock_timestamp() + ?5::text::interval
         WHERE id = ?2 AND ended_at IS NULL RETURNING 1),
-    advanced AS (UPDATE head SET position = ?3, newest_id = greatest(newest_id, ?6) WHERE position <> ?3)
+    advanced AS (UPDATE head SET position = ?3, newest_id = greatest(newest_id, ?6)
+        WHERE position <> ?3 OR newest_id < ?6)
     SELECT count(*), CASE WHEN ?4::text IS NOT NULL THEN pg_notify('{CHANNEL}', ?4)::text END FROM counted"""
 """The last statement of a change: the number of the commit, the daemon, the last position, what to notify
 others of, the length of the lease, and the newest id. Returns 0 if the daemon may not commit any more."""
