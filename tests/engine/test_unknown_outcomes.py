@@ -14,6 +14,8 @@ import anyio.to_thread
 import pytest
 from attrs import define
 from crashing import Handle
+from loops import ON_ONE_LOOP
+from shared_memory import SharedHandle, SharedMemory
 
 from agent_orchestrator import open_embedded
 from agent_orchestrator.domain.errors import Unavailable
@@ -170,6 +172,46 @@ async def test_run_whose_start_is_unconfirmed_takes_a_worker(
             [first] = (await client.list_runs(session_id=sessions[0].id)).runs
             assert first.status == "completed"
     assert most == 1
+
+
+@ON_ONE_LOOP
+async def test_run_whose_start_is_unconfirmed_is_not_begun_under_a_later_lease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever took over has recovered it, or will: it would be executed twice."""
+    doubts, gate, has_looked = Doubts(1, 1_000), anyio.Event(), anyio.Event()
+    begun: list[int] = []
+
+    async def note(context: RunContext) -> Outcome:
+        begun.append(context.run.attempt)
+        return Outcome("done")
+
+    async def told_late(*args: Any) -> Any:
+        found = await read_again(*args)
+        has_looked.set()
+        await gate.wait()
+        return found
+
+    read_again = worker_pool.read_with_retry
+    monkeypatch.setattr(worker_pool, "read_with_retry", told_late)
+    handle = SharedHandle(SharedMemory(), closes=True, doubts=doubts)
+    with anyio.fail_after(60):
+        async with open_embedded(handle, runners=[FunctionRunner("agent", note)]) as client:
+            session = await client.create_session()
+            doubts.is_armed = True
+            with pytest.raises(Unavailable):
+                await client.send_message(session.id, "go")
+            doubts.is_armed = False
+            await has_looked.wait()
+            former = handle.lease
+            former.has_ended = True
+            former.lost.set()
+            while handle.lease is former:
+                await anyio.sleep(0.001)
+            gate.set()
+            [run] = (await client.list_runs(session_id=session.id)).runs
+            assert (await client.wait_run(run.id)).run.status == "completed"
+    assert begun == [2]
 
 
 async def test_call_from_a_forked_process_is_refused() -> None:

@@ -357,10 +357,17 @@ class WorkerPool:
                 and (run.attempt, run.worker_id) == (running.run.attempt, running.run.worker_id)
                 and run.status in ACTIVE
                 and not self._stopping  # else the next start recovers it
+                and self._is_of_lease(run)
             ):
                 self._begin(running, slot, tasks)
             else:
                 self._return_slots([slot])
+
+    def _is_of_lease(self, run: Run) -> bool:
+        """Return whether a run was assigned under the present lease. Otherwise it is recovered, here or elsewhere."""
+        lease = self.core.store.lease
+        is_lost = lease is not None and lease.lost.is_set()
+        return not is_lost and (run.worker_id or "").partition("/")[0] == self.core.instance
 
     def _return_slots(self, slots: Sequence[_Slot]) -> None:
         for slot in slots:
