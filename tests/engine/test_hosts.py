@@ -285,6 +285,26 @@ async def test_an_agent_has_children_only_on_hosts_that_let_them_in(
         await a.client.cancel_run(run.id)
 
 
+@ON_ONE_LOOP
+async def test_an_agent_has_children_only_by_the_daemon_that_executes_it(daemons: Any) -> None:
+    """Another one may have other settings for its provider, or no such provider, and so not know its sandbox."""
+    async with (
+        daemons("a", host_name="x") as [a],
+        daemons("b", host_name="x", providers=("other",)) as [b],
+    ):
+        session = await a.client.create_session()
+        run = await send(a, session, "hold")
+        await heard(a.client, session.id, "holding")
+        for provider in (PROVIDER, "other"):
+            with pytest.raises(Forbidden, match="AGENTCTL_URL"):
+                await agent_of(b, run).spawn("say no", run_id=run.id, provider=provider)
+        spawned = await agent_of(a, run).spawn("say child", run_id=run.id)
+        assert (await end_of(b, spawned.run)).status is RunStatus.COMPLETED
+        by_a_person = await b.client.spawn("say child", run_id=run.id)
+        assert (await end_of(b, by_a_person.run)).status is RunStatus.COMPLETED
+        await a.client.cancel_run(run.id)
+
+
 class Confining(ScriptedRunner):
     @property
     def capabilities(self) -> Capabilities:

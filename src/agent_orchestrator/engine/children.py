@@ -15,6 +15,7 @@ from agent_orchestrator.engine.confinement import Confinement, of_child, of_chil
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.daemons import known_provider
 from agent_orchestrator.engine.placement import Place
+from agent_orchestrator.engine.run_changes import is_executed_here
 from agent_orchestrator.engine.summaries import text_summary
 from agent_orchestrator.engine.turn_options import NOTHING_CHOSEN, TurnOptions
 from agent_orchestrator.operations.messages import (
@@ -68,10 +69,22 @@ async def spawn_from_run(
             raise Conflict(
                 f"run {run.id} is canceled: it cannot spawn any more", {"run_id": run.id}
             )
+        if caller.run is not None:
+            _require_own_daemon(core, run)
         messages.require_open(parent)
         return _spawn(core, tx, caller, parent, run, command, place)
 
     return change
+
+
+def _require_own_daemon(core: Core, run: Run) -> None:
+    """Raise ``Forbidden`` if another daemon executes a run, and so has the settings of its provider."""
+    if core.store.lease is not None and not is_executed_here(core, run):
+        raise Forbidden(
+            "agents spawn children by the daemon that executes them, at the URL in AGENTCTL_URL: only it knows what"
+            " the agent may do, and so what its children may",
+            {"run_id": run.id},
+        )
 
 
 async def _child_place(

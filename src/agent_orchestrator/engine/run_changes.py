@@ -52,9 +52,14 @@ def require_current_attempt(core: Core, tx: RunQueries, run_id: str, attempt: in
     run = tx.run(run_id)
     if run is None or run.attempt != attempt or run.status not in ACTIVE:
         raise StaleAttempt(f"attempt {attempt} of {run_id}")
-    if (run.worker_id or "").partition("/")[0] != core.instance:
+    if not is_executed_here(core, run):
         raise StaleAttempt(f"attempt {attempt} of {run_id}, of {run.worker_id}")
     return run
+
+
+def is_executed_here(core: Core, run: Run) -> bool:
+    """Return whether a worker of this engine has a run, under its present lease."""
+    return (run.worker_id or "").partition("/")[0] == core.instance
 
 
 def log(tx: Transaction, run: Run, event_type: str, data: Mapping[str, Any], at: datetime) -> None:

@@ -367,7 +367,7 @@ class WorkerPool:
         """Return whether a run was assigned under the present lease. Otherwise it is recovered, here or elsewhere."""
         lease = self.core.store.lease
         is_lost = lease is not None and lease.lost.is_set()
-        return not is_lost and (run.worker_id or "").partition("/")[0] == self.core.instance
+        return not is_lost and run_changes.is_executed_here(self.core, run)
 
     def _return_slots(self, slots: Sequence[_Slot]) -> None:
         for slot in slots:
