@@ -160,3 +160,16 @@ async def test_a_newer_schema_is_refused(postgres, database, opened):
                 pass
     finally:
         postgres.run(change.format(*before), name)
+
+
+async def test_the_server_notices_that_a_client_vanished(postgres):
+    """By default after hours, and meanwhile it keeps the locks of a transaction whose statements are arriving."""
+    from agent_orchestrator.stores.postgres.connection import Connection
+
+    connection = Connection(postgres.url("postgres"))
+    try:
+        for name, value in (("idle", "10"), ("interval", "3"), ("count", "3")):
+            sql = f"SELECT current_setting('tcp_keepalives_{name}')"
+            assert connection.first_row(sql) == (value,)
+    finally:
+        connection.close()

@@ -214,6 +214,31 @@ async def test_a_store_is_closed_while_nothing_goes_through_a_connected_proxy(
 
 
 @ON_ONE_LOOP
+async def test_a_value_may_take_longer_to_arrive_than_a_transaction_may_be_idle(
+    postgres, database, opened, monkeypatch
+):
+    """The server takes a transaction for idle until it has the whole of a statement."""
+    from agent_orchestrator.stores.postgres import connection
+
+    shorter = connection._SETTINGS.replace("session_timeout = '5s'", "session_timeout = '1s'")
+    assert shorter != connection._SETTINGS
+    monkeypatch.setattr(connection, "_SETTINGS", shorter)
+    text = "x" * 1_500_000
+    with proxied(postgres.port) as proxy:
+        async with opened(through(database(), proxy)) as store:
+            session = a_session()
+            await put(store, session)
+            proxy.delay_s = 0.1  # for each 64 KiB at most
+            with anyio.fail_after(60):
+                await store.transact(
+                    methodcaller("append", session.id, drafts(text, "short"), NOW)
+                )
+            proxy.delay_s = 0.0
+            assert await texts_of(store, session) == [text, "short"]
+            assert await store.problems() == ()
+
+
+@ON_ONE_LOOP
 async def test_calls_are_refused_while_the_server_is_away(own_server, opened):
     url = own_server.new_database()
     async with opened(url) as store:

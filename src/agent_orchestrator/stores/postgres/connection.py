@@ -32,6 +32,9 @@ its locks."""
 _OPENING_S: Final = 10.0
 """Seconds until the first answers of a server that has accepted a connection."""
 
+_SLOWEST: Final = 1_000_000
+"""Bytes per second that a connection is expected to take at least."""
+
 LOCK_LIMIT_S: Final = 10
 """Seconds to wait for a lock of another session."""
 
@@ -50,10 +53,15 @@ _SETTINGS: Final = (
     " SET default_transaction_read_only = off; SET statement_timeout = 0;"
     f" SET lock_timeout = '{LOCK_LIMIT_S}s';"
     f" SET idle_in_transaction_session_timeout = '{IDLE_LIMIT_S}s'; SET jit = off;"
+    " SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3;"
     " SELECT set_config('synchronous_commit', 'on', false)"
     " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
 )
-"""A role or database may have other settings. An acknowledged change is on the server's disk."""
+"""A role or database may have other settings. An acknowledged change is on the server's disk.
+
+The server notices as well that this machine vanished. If it vanishes while it sends statements, no other limit ends
+its transaction, whose locks stop all daemons.
+"""
 
 _LOCAL_SETTINGS: Final = (
     f"SELECT set_config('search_path', '{SCHEMA}', true), set_config('statement_timeout', '0', true),"
@@ -64,6 +72,9 @@ _LOCAL_SETTINGS: Final = (
     " ELSE current_setting('synchronous_commit') END, true)"
 ).encode()
 """The same for one transaction. Through a pooler, the next transaction may be in another session."""
+
+_IDLE_LIMIT: Final = b"SET LOCAL idle_in_transaction_session_timeout = %d"
+"""For the rest of a transaction, in milliseconds."""
 
 _BEGIN: Final = b"BEGIN"
 _BEGIN_WRITING: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
@@ -98,9 +109,14 @@ class _Prepared:
     must_change: bool = False
 
     @property
+    def size(self) -> int:
+        """The bytes of its values."""
+        return sum(map(len, filter(None, self.cells)))
+
+    @property
     def is_large(self) -> bool:
         """Whether it is sent alone."""
-        return sum(map(len, filter(None, self.cells))) > LARGE
+        return self.size > LARGE
 
 
 def _plain(sql: bytes) -> _Prepared:
@@ -188,9 +204,10 @@ class Connection:
         prepared = self._ready(sql, values)
         if self.is_pooled and not self._queue and not self.in_transaction:
             return self._send([*self._begin(_BEGIN), prepared, _plain(_COMMIT)], place=2)
-        if self._queue and not prepared.is_large:
+        if prepared.is_large:
+            return self._send_large(prepared)
+        if self._queue:
             return self._send([*self._queue, prepared])
-        self.flush()
         return self._send_alone(prepared)
 
     def queue(self, sql: str, values: Sequence[Any], *, must_change: bool = False) -> None:
@@ -205,8 +222,7 @@ class Connection:
             self._queue += self._begin(prepared.sql)
             return
         if prepared.is_large:
-            self.flush()
-            self._send_alone(prepared)
+            self._send_large(prepared)
             return
         self._queue.append(prepared)
         if len(self._queue) >= MAX_QUEUED:
@@ -269,6 +285,20 @@ class Connection:
         if not self.is_pooled:
             name = self._prepared.get(sql) or self._prepare(sql, statement.sql)
         return _Prepared(statement.sql, name, cells, formats, must_change)
+
+    def _send_large(self, one: _Prepared) -> "Result":
+        """Send the queued statements, and then one that may take long to arrive.
+
+        The server takes a transaction for idle until it has the whole of the next statement.
+        """
+        self.flush()
+        if not self.in_transaction:
+            return self._send_alone(one)
+        seconds = IDLE_LIMIT_S + one.size / _SLOWEST
+        self._run(self.pgconn.exec_, _IDLE_LIMIT % round(1000 * seconds))
+        result = self._send_alone(one)
+        self._queue.append(_plain(_IDLE_LIMIT % (1000 * IDLE_LIMIT_S)))
+        return result
 
     def _send_alone(self, one: _Prepared) -> "Result":
         if one.name is None:
