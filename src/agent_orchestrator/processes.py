@@ -90,6 +90,30 @@ def is_running(pid: int, start_id: str | None) -> bool:
     return start_id is not None and process_start_id(pid) == start_id and state not in (b"Z", b"X")
 
 
+def has_ended(pid: int, start_id: str | None) -> bool:
+    """Return True if the process with this pid and start id has certainly ended. Its boot must be this one.
+
+    It is not certain if the process is hidden, as those of other users may be (proc(5), hidepid), or if this process
+    is out of file descriptors.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # another user's
+    if sys.platform != "linux":
+        found = portable_start_id(pid)
+        return None not in (found, start_id) and found != start_id
+    text = read_proc(f"/proc/{pid}/stat")
+    if text is None or start_id is None:
+        return False
+    fields = text[text.rindex(b")") + 2 :].split()
+    # A process whose first thread has exited is shown as a zombie while other threads run.
+    is_zombie = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+    return is_zombie or fields[19] != start_id.rpartition("/")[2].encode()
+
+
 def flock_holder(device: int, inode: int) -> str | None:
     """Return the pid of a process that holds a ``flock`` on a file; None if unknown.
 

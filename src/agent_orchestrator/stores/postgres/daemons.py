@@ -21,7 +21,7 @@ from agent_orchestrator.domain.daemons import DaemonProfile
 from agent_orchestrator.domain.errors import StoreLocked
 from agent_orchestrator.ports.clock import Clock
 from agent_orchestrator.ports.store import DAEMONS_TOPIC
-from agent_orchestrator.processes import is_running, process_start_id
+from agent_orchestrator.processes import has_ended, process_start_id
 from agent_orchestrator.stores.encoding import new_epoch
 from agent_orchestrator.stores.postgres.connection import Connection
 from agent_orchestrator.stores.postgres.schema import check_database
@@ -159,7 +159,7 @@ class _Other:
         if not self.is_here:
             return False
         is_closed = self.pid == os.getpid() and self.id not in _OPEN
-        return is_closed or not is_running(self.pid, self.process_start_id)
+        return is_closed or has_ended(self.pid, self.process_start_id)
 
     def end(self, connection: Connection) -> bool:
         """End its row if it is gone or its lease has expired. Return whether that was done now."""
