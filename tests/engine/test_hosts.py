@@ -11,7 +11,7 @@ from loops import ON_ONE_LOOP
 from shared_daemons import PATIENCE_S, Daemon, check, daemons, heard, until
 
 from agent_orchestrator import Client, RunStatus
-from agent_orchestrator.domain.access import Principal, RunIdentity
+from agent_orchestrator.domain.access import LOCAL, Principal, RunIdentity
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import (
     Conflict,
@@ -21,6 +21,8 @@ from agent_orchestrator.domain.errors import (
     StoreLocked,
 )
 from agent_orchestrator.domain.model import Run, Session
+from agent_orchestrator.engine import sessions
+from agent_orchestrator.operations.sessions import UpdateSession
 from agent_orchestrator.testing.scripted import PROVIDER, ScriptedRunner
 from agent_orchestrator.testing.stores.samples import a_run, a_session, put
 
@@ -227,6 +229,20 @@ async def test_queued_runs_of_a_host_that_is_away_move_to_another(
             assert (await end_of(a, run)).status is RunStatus.COMPLETED
             assert await hosts_of(a, run) == ["x"]
         assert a.runner.prompts == ["say 0", "say 1", "say 2"]
+
+
+@ON_ONE_LOOP
+async def test_a_directory_that_was_checked_on_one_host_is_not_set_on_another(
+    daemons: Any, tmp_path: Path
+) -> None:
+    async with daemons("a", host_name="x") as [a], daemons("b", host_name="y"):
+        session = await a.client.create_session()
+        command = UpdateSession(session_id=session.id, cwd=str(tmp_path))
+        change = await sessions.update(a.engine.core, LOCAL, command)
+        await a.client.update_session(session.id, host="y", cwd="/there")
+        with pytest.raises(SessionBusy, match="has moved to the host y"):
+            await a.store.transact(change)
+        assert (await a.client.get_session(session.id)).cwd == "/there"
 
 
 @ON_ONE_LOOP

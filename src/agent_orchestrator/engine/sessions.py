@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from agent_orchestrator.domain.access import Action, Principal, Visibility
 from agent_orchestrator.domain.approvals import DEFAULT, is_looser
@@ -202,10 +202,15 @@ def _filter(
 
 async def update(core: Core, caller: Principal, command: UpdateSession) -> Change[SessionReply]:
     require_permitted(core, caller, command)
-    cwd = await _new_directory(core, caller, command)
+    move = await _checked_move(core, caller, command)
+    cwd = None if move is None else move.cwd
 
     def change(tx: Transaction) -> SessionReply:
         session = session_for(tx, caller, Action.MANAGE, command.session_id)
+        if move is not None and session.host != move.from_host:
+            raise SessionBusy(
+                f"session {session.id} has moved to the host {session.host} in the meantime: try again"
+            )
         changes: dict[str, Any] = {}
         if command.title is not None and command.title != session.title:
             changes["title"] = command.title
@@ -235,8 +240,20 @@ async def update(core: Core, caller: Principal, command: UpdateSession) -> Chang
     return change
 
 
-async def _new_directory(core: Core, caller: Principal, command: UpdateSession) -> str | None:
-    """Return the checked new directory of a session; None if the command has none.
+@frozen
+class _Move:
+    """A change of the directory or host of a session, which was checked.
+
+    :param from_host: the host for which it was checked.
+    :param cwd: the new directory; None if it stays.
+    """
+
+    from_host: str | None
+    cwd: str | None
+
+
+async def _checked_move(core: Core, caller: Principal, command: UpdateSession) -> _Move | None:
+    """Return the change of directory or host that a command makes; None if it makes none.
 
     Access is checked first, so that other callers do not learn whether the directory exists. A directory of
     another host is checked there.
@@ -256,12 +273,14 @@ async def _new_directory(core: Core, caller: Principal, command: UpdateSession) 
     session, parent = await core.store.read(query)
     host = command.host or session.host
     if command.cwd is None and host == session.host:
-        return None
-    if command.cwd is None or not core.is_here(host):
-        return placement.directory_elsewhere(host, command.cwd)
-    if parent is None or not core.is_here(parent.host):
-        return await core.workspace(command.cwd)
-    return await child_workspace(core, caller, command.cwd, parent)
+        cwd = None
+    elif command.cwd is None or not core.is_here(host):
+        cwd = placement.directory_elsewhere(host, command.cwd)
+    elif parent is None or not core.is_here(parent.host):
+        cwd = await core.workspace(command.cwd)
+    else:
+        cwd = await child_workspace(core, caller, command.cwd, parent)
+    return _Move(session.host, cwd)
 
 
 def _require_idle(tx: RunQueries, session: Session) -> None:
