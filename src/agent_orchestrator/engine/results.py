@@ -147,8 +147,10 @@ def deliver_child_results(core: Core, tx: Transaction, session: Session, at: dat
     if session.status != "open":
         return
     waiting = tx.waiting_messages(session.id, limit=1)
+    if not waiting:
+        return
     queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_READ_ROWS)
-    if not waiting or any(_carries_results(core, session, run) for run in queued):
+    if any(_carries_results(core, session, run) for run in queued):
         return
     run_id = waiting[0].own_run_id
     if run_id is None or tx.run(run_id) is not None:

@@ -56,11 +56,12 @@ def start(
     :param token_hash: the hash of its agent's token.
     """
     at = core.now()
+    session = session_of(tx, run)
     if run.kind == "message":
-        attach_results(core, tx, run, session_of(tx, run))
+        attach_results(core, tx, run, session)
     started = evolve(run, status=step(run.status, Signal.START), worker_id=worker_id, started_at=at)
-    if (thread := tx.thread(run.session_id, run.provider)) is not None:
-        started = evolve(started, thread_id=thread.id)  # the runner may replace it
+    if (thread_id := session.threads.get(run.provider)) is not None:
+        started = evolve(started, thread_id=thread_id)  # the runner may replace it
     tx.put_run(started)
     attempt = Attempt(
         run.id,

@@ -44,6 +44,19 @@ class _Slot:
     """The bearer token for its agent."""
 
 
+@frozen
+class _Assigned:
+    """The runs that a change assigns to slots.
+
+    :param is_more: whether there may be more runs that could be assigned here.
+    :param changed_count: number of those that the change itself has queued.
+    """
+
+    runs: list[Assignment]
+    is_more: bool
+    changed_count: int = 0
+
+
 def _assigning_slots(
     assignments: Sequence[Assignment], slots: Sequence[_Slot]
 ) -> list[tuple[RunningAttempt, _Slot]]:
@@ -225,8 +238,8 @@ class WorkerPool:
         """Start up to ``free`` queued runs, and return their number."""
 
         def change(tx: Transaction, slots: Sequence[_Slot]) -> tuple[int, list[Assignment]]:
-            started, _ = self._assign_runs(tx, slots)
-            return len(started), started
+            assigned = self._assign_runs(tx, slots)
+            return len(assigned.runs), assigned.runs
 
         slots = self._reserve(free)
         return await self._transact_with_slots(self.core.store, change, slots, tasks, reserve=False)
@@ -242,12 +255,16 @@ class WorkerPool:
 
         def both(tx: Transaction, slots: Sequence[_Slot]) -> tuple[T, list[Assignment]]:
             answer = change(tx)
-            if not tx.suppress(run_changes.QUEUE_TOPIC):
+            count = tx.suppress(run_changes.QUEUE_TOPIC)
+            if not count:
                 return answer, []
-            started, is_more = self._assign_runs(tx, slots)
-            if is_more or self._is_work_for_others(tx):
+            assigned = self._assign_runs(tx, slots)
+            # Each notification is for one run at most. Others need not look for those that are assigned here.
+            if assigned.is_more or (
+                count > assigned.changed_count and self._is_work_for_others(tx)
+            ):
                 tx.notify(run_changes.QUEUE_TOPIC)
-            return answer, started
+            return answer, assigned.runs
 
         # In a task of the pool: if the caller is cancelled, the worker must start nevertheless.
         deferred = _Deferred[T]()
@@ -257,19 +274,19 @@ class WorkerPool:
         tasks.start_soon(deferred.run, change_with_slots)
         return await deferred.result()
 
-    def _assign_runs(
-        self, tx: Transaction, slots: Sequence[_Slot]
-    ) -> tuple[list[Assignment], bool]:
-        """Assign queued runs to slots. Return the assignments, and whether there may be more such runs."""
+    def _assign_runs(self, tx: Transaction, slots: Sequence[_Slot]) -> _Assigned:
+        """Assign queued runs to slots."""
         if self._stopping:
-            return [], True
+            return _Assigned([], is_more=True)
         # A run whose earlier attempt has not ended here must wait for that. The writer's thread reads
         # this dict, in one atomic step.
         executing = frozenset(self.running)
         candidates = self._next_runs(tx, len(slots) + len(executing) + 1)
         runs = [run for run in candidates if run.id not in executing]
         taken = []
+        changed_count = 0
         for slot, run in zip(slots, runs, strict=False):
+            changed_count += tx.suppress(f"run:{run.id}") > 0  # its start notifies again
             hashed = slot.token and token_hash(slot.token)
             # The lease may have changed since the slot was reserved.
             worker = f"{self.core.instance}/worker-{slot.number}"
@@ -280,7 +297,7 @@ class WorkerPool:
             thread = tx.thread(session.id, run.provider) if has_thread else None
             messages = steering.prompt_messages(self.core, tx, started, thread)
             taken.append(Assignment(started, session, messages, thread, slot.token))
-        return taken, len(runs) > len(taken)
+        return _Assigned(taken, len(runs) > len(taken), changed_count)
 
     def _next_runs(self, tx: QueueQueries, limit: int) -> Sequence[Run]:
         """Return queued runs that may be assigned here.

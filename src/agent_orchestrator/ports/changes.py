@@ -290,6 +290,8 @@ class Transaction(View, Protocol):
         """Notify every process's subscribers of the topic after the commit."""
         ...
 
-    def suppress(self, topic: str) -> bool:
-        """Withdraw this change's notification of the topic. Return True if there was one."""
+    def suppress(self, topic: str) -> int:
+        """Withdraw this change's notifications of the topic. Return the number of calls of :meth:`notify`, or 1 for a
+        topic of the store.
+        """
         ...

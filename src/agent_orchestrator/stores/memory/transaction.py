@@ -53,6 +53,7 @@ class MemoryTransaction(MemoryView):
         super().__init__(state)
         self._undo_steps: list[Callable[[], object]] = []
         self.topics: set[str] = set()
+        self._notified: dict[str, int] = {}
 
     def undo(self) -> None:
         while self._undo_steps:
@@ -465,11 +466,13 @@ class MemoryTransaction(MemoryView):
 
     def notify(self, topic: str) -> None:
         self.topics.add(topic)
+        self._notified[topic] = self._notified.get(topic, 0) + 1
 
-    def suppress(self, topic: str) -> bool:
-        had = topic in self.topics
+    def suppress(self, topic: str) -> int:
+        if topic not in self.topics:
+            return 0
         self.topics.discard(topic)
-        return had
+        return self._notified.pop(topic, 1)
 
 
 def _truncate(entries: list[Any], length: int) -> None:

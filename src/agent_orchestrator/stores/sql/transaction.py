@@ -11,6 +11,7 @@ from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.events import OUTPUT_EVENTS, EventType
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.notices import Notice, PushSubscription
+from agent_orchestrator.domain.search import REPEATS_WITHIN
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.changes import Draft, PastEvent, last_line, max_deleted_records
 from agent_orchestrator.ports.queries import IdempotencyRecord
@@ -183,6 +184,9 @@ class SqlTransaction(SqlView):
     ) -> None:
         super().__init__(execute, epoch, long_values)
         self.topics: set[str] = set()
+        self._notified: dict[str, int] = {}
+        self._said: dict[tuple[int, str], tuple[int, str | None]] = {}
+        """By session and run, the last message of its agent that this change has added: its ``seq`` and text."""
 
     _max_long_rows: ClassVar[int] = 64
     """Maximum number of events in one statement if any event is long."""
@@ -380,14 +384,24 @@ class SqlTransaction(SqlView):
         """
         for seq, draft, data in zip(seqs, drafts, texts, strict=True):
             text = draft.searchable
+            if draft.event_type == EventType.AGENT_MESSAGE and draft.run_id is not None:
+                said = None if text is None else text.text
+                self._said[session, draft.run_id] = seq, said
             if text is None:
                 continue
-            if draft.event_type == EventType.RUN_COMPLETED and self._is_repeated(
+            if draft.event_type == EventType.RUN_COMPLETED and self._repeats(
                 session, seq, draft.run_id, text.text
             ):
                 continue
             is_long = isinstance(data, bytes)
             self._add_entry(self._entry(offset + seq, session, owner, text, is_long=is_long))
+
+    def _repeats(self, session: int, seq: int, run_id: str | None, text: str) -> bool:
+        """Do what :meth:`_is_repeated` does, without a query if this change has added the agent's last message."""
+        last = None if run_id is None else self._said.get((session, run_id))
+        if last is None:
+            return self._is_repeated(session, seq, run_id, text)
+        return seq - last[0] <= REPEATS_WITHIN and last[1] == text
 
     def _note_activity(
         self, drafts: Sequence[Draft], seqs: Sequence[int], times: Sequence[datetime]
@@ -410,6 +424,7 @@ class SqlTransaction(SqlView):
     def delete_events(
         self, session_id: str, *, through: int = 0, seqs: Sequence[int] = (), digest: str = ""
     ) -> int:
+        self._said.clear()
         row = self._first_row("SELECT number, last_seq FROM sessions WHERE id = ?", session_id)
         if row is None:
             raise NotFound(f"no session {session_id}", {"session_id": session_id})
@@ -546,11 +561,13 @@ class SqlTransaction(SqlView):
 
     def notify(self, topic: str) -> None:
         self.topics.add(topic)
+        self._notified[topic] = self._notified.get(topic, 0) + 1
 
-    def suppress(self, topic: str) -> bool:
-        had = topic in self.topics
+    def suppress(self, topic: str) -> int:
+        if topic not in self.topics:
+            return 0
         self.topics.discard(topic)
-        return had
+        return self._notified.pop(topic, 1)
 
 
 def _texts(drafts: Sequence[Draft]) -> list[str | bytes]:

@@ -351,8 +351,11 @@ class Changes(Opening):
                     tx.notify("mine")
                     tx.notify("mine")
                     tx.notify("taken back")
-                    assert tx.suppress("taken back")
+                    tx.notify("taken back")
+                    assert tx.suppress("taken back") == 2
                     assert not tx.suppress("taken back")
+                    assert tx.suppress(f"run:{run.id}") == 1
+                    tx.put_run(run)
                     assert not notified
 
                 async with anyio.create_task_group() as tasks:
