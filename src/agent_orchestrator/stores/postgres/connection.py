@@ -210,6 +210,15 @@ class Connection:
             return self._send([*self._queue, prepared])
         return self._send_alone(prepared)
 
+    def execute_all(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list["Result"]:
+        """Run small statements of a transaction, after the queued ones, in one round trip. Return their results.
+
+        :raises psycopg.Error: if one of them fails, or a queued one.
+        :raises NotChanged: if a queued statement did not change a row that it must change.
+        """
+        prepared = [self._ready(sql, values) for sql, values in statements]
+        return self._results([*self._queue, *prepared])[-len(prepared) :]
+
     def queue(self, sql: str, values: Sequence[Any], *, must_change: bool = False) -> None:
         """Send a statement together with the next one that is run: many need one round trip.
 
@@ -313,6 +322,10 @@ class Connection:
 
     def _send(self, statements: Sequence[_Prepared], *, place: int = -1) -> "Result":
         """Send statements in one go, and return the result of one of them, by default of the last."""
+        return self._results(statements)[place]
+
+    def _results(self, statements: Sequence[_Prepared]) -> list["Result"]:
+        """Send statements in one go, and return their results."""
         self._queue = []
         pgconn = self.pgconn
         pgconn.enter_pipeline_mode()
@@ -333,7 +346,7 @@ class Connection:
             finished.append(self._finished(result))  # raises at the first that failed
             if one.must_change and not finished[-1].rowcount:
                 raise NotChanged
-        return finished[place]
+        return finished
 
     def _next_result(self) -> pq.abc.PGresult | None:
         # libpq would wait itself, but would keep the interpreter lock meanwhile.

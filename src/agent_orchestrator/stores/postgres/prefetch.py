@@ -5,37 +5,38 @@ read of a row that is not there yet, or its first write. The rows are then read 
 A change may be run again at any time: it has no effects but those on its transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from attrs import define, field
 
 from agent_orchestrator.domain.model import Attempt, Run, Session
+from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.queries import IdempotencyRecord
-from agent_orchestrator.stores.postgres.connection import Connection
+from agent_orchestrator.stores.postgres.connection import Connection, Result
 from agent_orchestrator.stores.postgres.row_cache import RecordKey, RowCache
 from agent_orchestrator.stores.postgres.transaction import (
-    ATTEMPTS_OF,
+    ATTEMPTS_OF_RUNS,
     RECORD,
-    RUN,
     SESSION,
+    TOKEN,
     Head,
     PostgresTransaction,
+    Read,
+    related_reads,
 )
-from agent_orchestrator.stores.sql.rows import ATTEMPTS
 from agent_orchestrator.stores.sql.writer import Pending
 
 MIN_CHANGES: Final = 4
 """Changes of a group from which on it pays to run them twice."""
 
 _ROUNDS: Final = 2
-"""Maximum number of reads of rows: an accepted message needs a record of its key, and then its session."""
+"""Maximum number of further reads."""
 
 _RECORDS: Final = (
     f"{RECORD} WHERE (caller, call, key) IN (SELECT * FROM unnest(?::text[], ?::text[], ?::text[]))"
 )
-_RUN_ID: Final = ATTEMPTS.columns.split(", ").index("run_id")
 
 
 class _Stop(BaseException):
@@ -50,10 +51,40 @@ class _Needs:
     runs: set[str] = field(factory=set)
     attempts: set[str] = field(factory=set)
     records: set[RecordKey] = field(factory=set)
+    tokens: set[str] = field(factory=set)
 
     @property
     def count(self) -> int:
-        return len(self.sessions) + len(self.runs) + len(self.attempts) + len(self.records)
+        kinds = (self.sessions, self.runs, self.attempts, self.records, self.tokens)
+        return sum(map(len, kinds))
+
+    def reads(self, rows: RowCache) -> Iterator[Read]:
+        """Yield the queries of these rows.
+
+        :param rows: receives them.
+        """
+        if self.records:
+            columns = tuple(list(column) for column in zip(*self.records, strict=True))
+            rows.records.update(dict.fromkeys(self.records))
+            yield Read(
+                _RECORDS,
+                columns,
+                lambda found: rows.records.update({row[:3]: row for row in found}),
+            )
+        if self.tokens:
+            yield Read(
+                f"{TOKEN} WHERE id = ANY(?)",
+                (list(self.tokens),),
+                lambda found: rows.tokens.update({row[0]: row for row in found}),
+            )
+        if self.sessions:
+            sql = f"{SESSION} WHERE id = ANY(?)"
+            yield Read(sql, (list(self.sessions),), rows.add_sessions)
+        if self.runs:
+            yield from related_reads(list(self.runs), rows)
+        if self.attempts:
+            ids = list(self.attempts)
+            yield Read(ATTEMPTS_OF_RUNS, (ids,), lambda found: rows.add_attempts(ids, found))
 
 
 class _Scout(PostgresTransaction):
@@ -64,6 +95,19 @@ class _Scout(PostgresTransaction):
         self._cache = rows
         self._needs = needs
         self._execute = self._stop
+        self.needs_more = False
+        """Whether the change will need further rows when it has those that are to be read."""
+
+    def _want(
+        self, wanted: set[Any], key: object, known: Container[object], *, is_first: bool = False
+    ) -> None:
+        """Note a row that is needed, if it is not there.
+
+        :param is_first: whether a change that has it needs further rows.
+        """
+        if key not in known:
+            wanted.add(key)
+            self.needs_more |= is_first
 
     def _stop(self, *_: object) -> NoReturn:
         raise _Stop
@@ -80,66 +124,92 @@ class _Scout(PostgresTransaction):
     def _advance(self, *_: object) -> NoReturn:
         raise _Stop
 
+    def _read_run(self, *_: object) -> NoReturn:
+        raise _Stop
+
     def session(self, session_id: str) -> Session | None:
-        if session_id not in self._cache.sessions:
-            self._needs.sessions.add(session_id)
+        self._want(self._needs.sessions, session_id, self._cache.sessions)
         return super().session(session_id)
 
     def run(self, run_id: str) -> Run | None:
-        if run_id not in self._cache.runs:
-            self._needs.runs.add(run_id)
+        self._want(self._needs.runs, run_id, self._cache.runs)
         return super().run(run_id)
 
     def attempts(self, run_id: str) -> list[Attempt]:
-        if run_id not in self._cache.attempts:
-            self._needs.attempts.add(run_id)
+        self._want(self._needs.attempts, run_id, self._cache.attempts)
         return super().attempts(run_id)
 
+    def token(self, token_id: str) -> AccessToken | None:
+        self._want(self._needs.tokens, token_id, self._cache.tokens, is_first=True)
+        return super().token(token_id)
+
     def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None:
-        if (caller, call, key) not in self._cache.records:
-            self._needs.records.add((caller, call, key))
+        record = caller, call, key
+        self._want(self._needs.records, record, self._cache.records, is_first=True)
         return super().idempotency(caller, call, key)
 
 
-def prefetch(connection: Connection, batch: Sequence[Pending], rows: RowCache) -> None:
-    """Read rows that the changes of a group need.
+class Prefetch:
+    """The reads that the changes of a group need first.
 
-    :param rows: receives them.
-    :raises psycopg.Error: if the database fails.
+    :param connection: where the changes will run.
+    :param rows: receives the rows.
     """
-    waiting = list(batch)
-    for _ in range(_ROUNDS):
+
+    def __init__(self, connection: Connection, batch: Sequence[Pending], rows: RowCache) -> None:
+        self._connection = connection
+        self._rows = rows
+        self._waiting = list(batch) if len(batch) >= MIN_CHANGES else []
+        self._needs = self._next_needs()
+
+    def _next_needs(self) -> _Needs:
+        """Run the changes that need more rows, and return what they need next."""
         needs = _Needs()
-        waiting = [pending for pending in waiting if _needs_more(connection, pending, rows, needs)]
-        if needs.count < MIN_CHANGES:
-            return
-        _read(connection, needs, rows)
+        self._waiting = [
+            pending
+            for pending in self._waiting
+            if _needs_more(self._connection, pending, self._rows, needs)
+        ]
+        return needs
+
+    def first_row(self, sql: str) -> Any:
+        """Run a query, read the rows that were found out before the transaction, and return the query's first row.
+
+        All of it is one round trip.
+
+        :raises psycopg.Error: if the database fails.
+        """
+        reads = list(self._needs.reads(self._rows))
+        first, *results = self._connection.execute_all(
+            [(sql, ()), *((one.sql, one.values) for one in reads)]
+        )
+        _fill(reads, results)
+        return first.fetchone()
+
+    def read_rest(self) -> None:
+        """Read the rows that the changes need next, if many changes wait for them.
+
+        An accepted message needs the token of its caller, a record of its key, and then its session.
+
+        :raises psycopg.Error: if the database fails.
+        """
+        for _ in range(_ROUNDS):
+            if len(self._waiting) < MIN_CHANGES:
+                return
+            needs = self._next_needs()
+            if needs.count < MIN_CHANGES:
+                return
+            reads = list(needs.reads(self._rows))
+            _fill(reads, self._connection.execute_all([(one.sql, one.values) for one in reads]))
 
 
 def _needs_more(connection: Connection, pending: Pending, rows: RowCache, needs: _Needs) -> bool:
-    before = needs.count
+    scout = _Scout(connection, rows, needs)
     with suppress(BaseException):  # a refusal comes again when the change runs
-        pending.change(_Scout(connection, rows, needs))
-    return needs.count > before
+        pending.change(scout)
+    return scout.needs_more
 
 
-def _read(connection: Connection, needs: _Needs, rows: RowCache) -> None:
-    def found(sql: str, *values: Any) -> list[Any]:
-        return connection.execute(sql, values).fetchall()
-
-    if needs.records:
-        rows.records.update(dict.fromkeys(needs.records))
-        columns = [list(column) for column in zip(*needs.records, strict=True)]
-        rows.records.update({row[:3]: row for row in found(_RECORDS, *columns)})
-    if needs.sessions:
-        read = found(f"{SESSION} WHERE id = ANY(?)", list(needs.sessions))
-        rows.sessions.update({row[0]: list(row) for row in read})
-    if needs.runs:
-        rows.runs.update(
-            {row[0]: row for row in found(f"{RUN} WHERE id = ANY(?)", list(needs.runs))}
-        )
-    if needs.attempts:
-        rows.attempts.update({run_id: [] for run_id in needs.attempts})
-        sql = f"{ATTEMPTS_OF} WHERE run_id = ANY(?) ORDER BY attempt"
-        for row in found(sql, list(needs.attempts)):
-            rows.attempts[row[_RUN_ID]].append(row)
+def _fill(reads: Sequence[Read], results: Sequence[Result]) -> None:
+    for one, result in zip(reads, results, strict=True):
+        one.fill(result.fetchall())

@@ -3,6 +3,7 @@
 The transaction runs alone, so no other one changes them meanwhile.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from attrs import define, field
@@ -15,6 +16,7 @@ _UPDATED_AT: Final = SESSIONS.columns.split(", ").index("updated_at")
 _LAST_SEQ: Final = len(SESSIONS.columns.split(", "))
 _LAST_LINE: Final = _LAST_SEQ + 1
 _NUMBER: Final = _LAST_LINE + 3
+_RUN_ID: Final = ATTEMPTS.columns.split(", ").index("run_id")
 _ATTEMPT: Final = ATTEMPTS.columns.split(", ").index("attempt")
 _TOKEN_HASH: Final = ATTEMPTS.columns.split(", ").index("token_hash")
 
@@ -25,7 +27,7 @@ RecordKey = tuple[str, str, str]
 
 @define
 class RowCache:
-    """Rows by the id of a session or run, and of the last idempotency record of each caller."""
+    """Rows by the id of a session, run or token, and of the last idempotency record of each caller."""
 
     sessions: dict[str, list[Any]] = field(factory=dict)
     """Rows with the columns of a session, the computed ones, and its number."""
@@ -34,6 +36,9 @@ class RowCache:
     records: dict[RecordKey, Row | None] = field(factory=dict)
     """None if there is no such record."""
     last_records: dict[str, tuple[int, int]] = field(factory=dict)
+    tokens: dict[str, Row] = field(factory=dict)
+    max_queued: int | None = None
+    """The number of queued runs for workers, or a larger one; None if it is not known."""
 
     def put_session(self, values: Row) -> None:
         """Note the values that a session's row was changed to."""
@@ -60,6 +65,26 @@ class RowCache:
             self.runs.pop(values[0], None)
         else:
             self.runs[values[0]] = values
+
+    def add_sessions(self, rows: Iterable[Row]) -> None:
+        """Note sessions, except those that are known: their rows have later values."""
+        for row in rows:
+            self.sessions.setdefault(row[0], list(row))
+
+    def add_runs(self, rows: Iterable[Row]) -> None:
+        """Note runs, except those that are known."""
+        for row in rows:
+            self.runs.setdefault(row[0], row)
+
+    def add_attempts(self, run_ids: Iterable[str], rows: Iterable[Row]) -> None:
+        """Note all attempts of some runs, in order. Those of other runs are ignored."""
+        found: dict[str, list[Row]] = {
+            run_id: [] for run_id in run_ids if run_id not in self.attempts
+        }
+        for row in rows:
+            if row[_RUN_ID] in found:
+                found[row[_RUN_ID]].append(row)
+        self.attempts.update(found)
 
     def put_attempt(self, values: Row) -> None:
         """Note the values of an attempt that was added or changed. Its token hash never changes."""

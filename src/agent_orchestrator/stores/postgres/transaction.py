@@ -1,23 +1,33 @@
 """Transactions of a PostgreSQL database."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import psycopg
-from attrs import define
+from attrs import define, frozen
 from psycopg import errors
 
 from agent_orchestrator.domain.errors import Conflict, NotFound
+from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, Run, Session, Thread
+from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports.changes import PastEvent
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.postgres.connection import Connection, Result
 from agent_orchestrator.stores.postgres.row_cache import RowCache
 from agent_orchestrator.stores.postgres.translation import translated
 from agent_orchestrator.stores.postgres.view import POSTGRES, PostgresView
-from agent_orchestrator.stores.sql.rows import ATTEMPTS, RECORDS, RUNS, SESSIONS, is_long_result
+from agent_orchestrator.stores.sql.rows import (
+    ATTEMPTS,
+    RECORDS,
+    RUNS,
+    SESSIONS,
+    TOKENS,
+    is_long_result,
+)
 from agent_orchestrator.stores.sql.transaction import SqlTransaction
 from agent_orchestrator.stores.sql.view import Statements
 
@@ -32,11 +42,38 @@ SESSION: Final = f"{Statements.of(POSTGRES).session.removesuffix(_FROM)}, number
 """The beginning of a query of sessions with their numbers."""
 RUN: Final = Statements.of(POSTGRES).run
 ATTEMPTS_OF: Final = f"SELECT {ATTEMPTS.columns} FROM attempts"
+TOKEN: Final = f"SELECT {TOKENS.columns} FROM access_tokens"
 RECORD: Final = f"SELECT {RECORDS.columns} FROM idempotency"
+ATTEMPTS_OF_RUNS: Final = f"{ATTEMPTS_OF} WHERE run_id = ANY(?) ORDER BY attempt"
+_SESSIONS_OF_RUNS: Final = (
+    f"{SESSION} WHERE id IN (SELECT session_id FROM runs WHERE runs.id = ANY(?))"
+)
 _ADD_IMAGE: Final = "INSERT INTO images (digest, data) VALUES (?, ?)"
 _PUT_LONG_RESULT: Final = """
     INSERT INTO long_results (run_id, result) VALUES (?, ?)
     ON CONFLICT (run_id) DO UPDATE SET result = excluded.result"""
+
+
+@frozen
+class Read:
+    """A query of rows for the cache.
+
+    :param fill: receives its rows.
+    """
+
+    sql: str
+    values: tuple[Any, ...]
+    fill: Callable[[list[Any]], None]
+
+
+def related_reads(run_ids: Sequence[str], rows: RowCache) -> list[Read]:
+    """Return the queries of runs, and of their attempts and sessions."""
+    ids = list(run_ids)
+    return [
+        Read(f"{RUN} WHERE id = ANY(?)", (ids,), rows.add_runs),
+        Read(ATTEMPTS_OF_RUNS, (ids,), partial(rows.add_attempts, ids)),
+        Read(_SESSIONS_OF_RUNS, (ids,), rows.add_sessions),
+    ]
 
 
 @define
@@ -173,11 +210,16 @@ class PostgresTransaction(PostgresView, SqlTransaction):
             return super().run(run_id)
         row = self._rows.runs.get(run_id)
         if row is None:
-            row = self._first_row(f"{RUN} WHERE id = ?", run_id)
-            if row is None:
-                return None
-            self._rows.runs[run_id] = row
-        return self._run(row)
+            self._read_run(self._rows, run_id)
+            row = self._rows.runs.get(run_id)
+        return None if row is None else self._run(row)
+
+    def _read_run(self, rows: RowCache, run_id: str) -> None:
+        """Read a run with its attempts and its session, which most changes of a run need, too."""
+        reads = related_reads([run_id], rows)
+        results = self._connection.execute_all([(one.sql, one.values) for one in reads])
+        for one, result in zip(reads, results, strict=True):
+            one.fill(result.fetchall())
 
     def add_run(self, run: Run) -> None:
         super().add_run(run)
@@ -191,6 +233,16 @@ class PostgresTransaction(PostgresView, SqlTransaction):
         if self._rows is not None:
             is_long = run.result is not None and is_long_result(run.result.text)
             self._rows.put_run(RUNS.values(run), is_long=is_long)
+            if self._rows.max_queued is not None and run.status is RunStatus.QUEUED:
+                self._rows.max_queued += 1
+
+    def queue_is_full(self, limit: int) -> bool:
+        rows = self._rows
+        if rows is None:
+            return super().queue_is_full(limit)
+        if rows.max_queued is None or rows.max_queued >= limit:
+            rows.max_queued = self._queued_count()
+        return rows.max_queued >= limit
 
     def attempts(self, run_id: str) -> list[Attempt]:
         if self._rows is None:
@@ -238,6 +290,33 @@ class PostgresTransaction(PostgresView, SqlTransaction):
         if self._rows is not None:
             self._rows.last_records.clear()
             self._rows.records.clear()
+
+    def token(self, token_id: str) -> AccessToken | None:
+        if self._rows is None:
+            return super().token(token_id)
+        row = self._rows.tokens.get(token_id)
+        if row is None:
+            row = self._first_row(f"{TOKEN} WHERE id = ?", token_id)
+            if row is None:
+                return None
+            self._rows.tokens[token_id] = row
+        return TOKENS.read(row)
+
+    def put_token(self, token: AccessToken) -> None:
+        self._forget_token(token.id)
+        super().put_token(token)
+
+    def mark_token_used(self, token_id: str, at: datetime) -> None:
+        self._forget_token(token_id)
+        super().mark_token_used(token_id, at)
+
+    def remove_token(self, token_id: str) -> None:
+        self._forget_token(token_id)
+        super().remove_token(token_id)
+
+    def _forget_token(self, token_id: str) -> None:
+        if self._rows is not None:
+            self._rows.tokens.pop(token_id, None)
 
     def _advance(self, session_id: str, count: int, when: str) -> tuple[int, int, int, str] | None:
         position = self._head.position + count

@@ -17,7 +17,7 @@ from agent_orchestrator.stores.postgres.connection import (
     is_end_of_session,
     is_failure,
 )
-from agent_orchestrator.stores.postgres.prefetch import MIN_CHANGES, prefetch
+from agent_orchestrator.stores.postgres.prefetch import Prefetch
 from agent_orchestrator.stores.postgres.primary import Primary
 from agent_orchestrator.stores.postgres.row_cache import RowCache
 from agent_orchestrator.stores.postgres.transaction import (
@@ -72,13 +72,8 @@ class PostgresWriter(GroupWriter):
         topics: set[str] = set()
         try:
             connection = primary.connection
-            topics, head = self._apply(connection, batch)
-            notice = payload(primary.daemon.id, topics) if topics else None
-            newest_id = head.newest_id if self.ids is None else self.ids.newest
-            end = (head.position, notice, daemons.lease(), newest_id)
-            values = (commit, primary.daemon.id, *end)
-            asked_at = time.monotonic()
-            if not connection.first_row(daemons.COMMIT, values)[0]:
+            topics, asked_at = self._apply(connection, batch, commit)
+            if asked_at is None:
                 _refuse(batch, primary.note_taken_over())
                 return set()
             is_committing = True
@@ -96,36 +91,59 @@ class PostgresWriter(GroupWriter):
         primary.note_commit(asked_at)
         return topics
 
-    def _apply(self, connection: Connection, batch: list[Pending]) -> tuple[set[str], Head]:
-        """Begin a transaction and run the changes in it."""
-        head = self._begin(connection)
-        topics = self._apply_together(connection, head, batch)
-        if topics is None:
-            connection.roll_back()
-            head = self._begin(connection)
-            topics = set()
-            for pending in batch:
-                topics |= self._apply_apart(connection, head, pending)
-        return topics, head
+    def _apply(
+        self, connection: Connection, batch: list[Pending], commit: int
+    ) -> tuple[set[str], float | None]:
+        """Begin a transaction, and run the changes and its last statement in it.
 
-    def _begin(self, connection: Connection) -> Head:
+        :param commit: the number of the commit.
+        :return: the topics to notify, and the time before the lease was extended, by :func:`time.monotonic`; None
+            if the daemon may not commit any more.
+        """
+        rows = RowCache()
+        needed = Prefetch(connection, batch, rows)
+        head = self._begin(connection, needed)
+        needed.read_rest()
+        topics = self._apply_together(connection, head, batch, rows)
+        if topics is not None:
+            try:
+                return topics, self._finish(connection, head, topics, commit)
+            except (psycopg.Error, NotChanged) as error:  # of a queued statement
+                if is_failure(error):
+                    raise
+        connection.roll_back()
+        head = self._begin(connection, Prefetch(connection, [], RowCache()))
+        topics = set()
+        for pending in batch:
+            topics |= self._apply_apart(connection, head, pending)
+        return topics, self._finish(connection, head, topics, commit)
+
+    def _begin(self, connection: Connection, needed: Prefetch) -> Head:
         connection.queue("BEGIN", ())
-        head = Head(*connection.first_row(daemons.LOCK))
+        head = Head(*needed.first_row(daemons.LOCK))
         if self.ids is not None:
             self.ids.follow((head.newest_id,))
         return head
 
+    def _finish(
+        self, connection: Connection, head: Head, topics: set[str], commit: int
+    ) -> float | None:
+        """Run the last statement of a transaction, after the queued ones. See :meth:`_apply`."""
+        daemon_id = self._primary.daemon.id
+        notice = payload(daemon_id, topics) if topics else None
+        newest_id = head.newest_id if self.ids is None else self.ids.newest
+        values = (commit, daemon_id, head.position, notice, daemons.lease(), newest_id)
+        asked_at = time.monotonic()
+        return asked_at if connection.first_row(daemons.COMMIT, values)[0] else None
+
     def _apply_together(
-        self, connection: Connection, head: Head, batch: list[Pending]
+        self, connection: Connection, head: Head, batch: list[Pending], rows: RowCache
     ) -> set[str] | None:
         """Run the changes one after the other. Return None if one of them must be undone.
 
-        Nearly all changes succeed, or are refused before they write.
+        Nearly all changes succeed, or are refused before they write. Statements may still be queued.
         """
         topics: set[str] = set()
-        rows = RowCache()
-        if len(batch) >= MIN_CHANGES:
-            prefetch(connection, batch, rows)
         for pending in batch:
             transaction = self._transaction(connection, head, rows, survives_errors=False)
             written = connection.writes
@@ -142,12 +160,6 @@ class PostgresWriter(GroupWriter):
                 if connection.is_in_failed_transaction:
                     return None
                 topics |= transaction.topics
-        try:
-            connection.flush()
-        except (psycopg.Error, NotChanged) as error:
-            if is_failure(error):
-                raise
-            return None
         return topics
 
     def _apply_apart(self, connection: Connection, head: Head, pending: Pending) -> set[str]:

@@ -650,9 +650,13 @@ class SqlView(SqlSearches):
         return [RUNS.read(row) for row in self._execute(query, (*values, limit))]
 
     def queue_is_full(self, limit: int) -> bool:
+        return self._queued_count() >= limit
+
+    def _queued_count(self) -> int:
+        """Return the number of queued runs for workers."""
         # Triggers keep the count: counting a long queue takes longer than accepting a message.
         query = f"SELECT coalesce(sum(count), 0) FROM run_counts WHERE {_FOR_WORKERS}"
-        return bool(self._first_row(query)[0] >= limit)
+        return int(self._first_row(query)[0])
 
     def queue_position(self, run: Run) -> int | None:
         if not self._is_queued(run):
