@@ -22,6 +22,7 @@ from benchmarks.processes import PROGRAMS, server
 ROUND_TRIP_S: Final = 0.0005
 PER_SESSION: Final = 100
 CLAIMED: Final = 4
+HOST: Final = "here"
 IDLE_S: Final = 20.0
 
 Accept = Callable[[str, int], Awaitable[float]]
@@ -131,7 +132,7 @@ async def _claims(url: str, queued: int, times: int) -> list[float]:
 
     async with PostgresStore(url) as store:
         for _ in range(queued // PER_SESSION):
-            session = a_session()
+            session = a_session(host=HOST)
 
             def fill(tx: Transaction, session: Any = session) -> None:
                 tx.add_session(session)
@@ -142,7 +143,13 @@ async def _claims(url: str, queued: int, times: int) -> list[float]:
 
         def claim(tx: Transaction) -> tuple[float, int]:
             started = time.perf_counter()
-            found = tx.next_runs(CLAIMED, providers=("demo", "echo"))
+            # As a worker pool asks, see WorkerPool._next_runs.
+            found = tx.next_runs(
+                CLAIMED,
+                providers=("demo", "echo"),
+                daemon_id=store.lease.daemon_id,
+                host=HOST,
+            )
             return time.perf_counter() - started, len(found)
 
         taken = [await store.transact(claim) for _ in range(times + 1)][1:]
