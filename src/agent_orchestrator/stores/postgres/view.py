@@ -69,10 +69,18 @@ _LOST: Final = f""" WHERE status IN ('running', 'waiting') AND provider <> '{MAN
         SELECT 1 FROM daemons WHERE id = split_part(worker_id, '/', 1) AND ended_at IS NULL)
     ORDER BY id"""
 
-_IS_FREE: Final = """NOT EXISTS (
+_NEWEST: Final = 100
+"""Runs of a session among which the one is looked for that was started last: a session may have any number of runs.
+Interrupting messages are started before older ones."""
+
+_IS_FREE: Final = f"""NOT EXISTS (
         SELECT 1 FROM threads t CROSS JOIN LATERAL (
-            SELECT a.worker_id FROM runs o JOIN attempts a ON a.run_id = o.id
-            WHERE o.session_id = r.session_id AND r.provider IN (o.provider, a.provider)
+            SELECT a.worker_id FROM (
+                SELECT id, provider FROM runs
+                WHERE session_id = t.session_id AND (status <> 'queued' OR attempt > 1)
+                ORDER BY id DESC LIMIT {_NEWEST}) AS o
+            JOIN attempts a ON a.run_id = o.id
+            WHERE t.provider IN (o.provider, a.provider)
             ORDER BY a.started_at DESC, a.attempt DESC LIMIT 1) AS last
         JOIN daemons d ON d.id = split_part(last.worker_id, '/', 1)
         WHERE t.session_id = r.session_id AND t.provider = r.provider
