@@ -32,9 +32,6 @@ from agent_orchestrator.stores.postgres.schema import (
 )
 from agent_orchestrator.stores.urls import without_secrets
 
-_NO_IDLE_TIMEOUT: Final = "SET idle_in_transaction_session_timeout = 0"
-"""Prevents the server from ending the transaction that holds the database during a long copy."""
-
 _COLUMNS: Final = """
     SELECT attname::text, format_type(atttypid, atttypmod) IN ('text', 'bytea'), attidentity <> ''
     FROM pg_attribute WHERE attrelid = (?::text)::regclass AND attnum > 0 AND NOT attisdropped
@@ -90,7 +87,7 @@ class _Postgres(Database):
 
         :raises StoreLocked: if a daemon uses it.
         """
-        self._holder.execute(_NO_IDLE_TIMEOUT)
+        self._holder.allow_idle()  # its transaction holds the database during a long copy
         while True:
             self._holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             try:

@@ -142,6 +142,7 @@ class Connection:
         self._prepared: dict[str, bytes] = {}
         self._queue: list[_Prepared] = []
         self._is_ending = False
+        self._has_idle_limit = True
         self._readable = select.poll()
         self._readable.register(self.pgconn.socket, select.POLLIN)
         self.writes = 0
@@ -301,7 +302,7 @@ class Connection:
         The server takes a transaction for idle until it has the whole of the next statement.
         """
         self.flush()
-        if not self.in_transaction:
+        if not (self._has_idle_limit and self.in_transaction):
             return self._send_alone(one)
         seconds = IDLE_LIMIT_S + one.size / _SLOWEST
         self._run(self.pgconn.exec_, _IDLE_LIMIT % round(1000 * seconds))
@@ -388,6 +389,11 @@ class Connection:
         if result.error_field(pq.DiagnosticField.SQLSTATE) is None:  # of libpq, not of the server
             raise psycopg.OperationalError(result.get_error_message())
         raise errors.error_from_result(result, encoding="utf-8")
+
+    def allow_idle(self) -> None:
+        """Let transactions be idle for any time."""
+        self.run_script("SET idle_in_transaction_session_timeout = 0")
+        self._has_idle_limit = False
 
     def close(self) -> None:
         self._socket.close()
