@@ -287,3 +287,22 @@ async def test_workspace_roots_of_a_wrong_type_are_refused(roots: object) -> Non
     with pytest.raises(ConfigError, match="workspace_roots: must be a list of strings"):
         async with open_embedded(":memory:", runners=[ScriptedRunner()], workspace_roots=roots):  # type: ignore[arg-type]
             raise AssertionError("it opened")
+
+
+async def test_changes_of_a_directory_outside_the_roots_are_not_read(tmp_path: Path) -> None:
+    """It got there after it was checked: by an agent, or by a daemon of another host, which cannot check it."""
+    work, outside = tmp_path / "root/work", tmp_path / "outside"
+    for place in (work, outside):
+        place.mkdir(parents=True)
+        await anyio.run_process(["git", "init", "-q", str(place)])
+    async with open_embedded(
+        ":memory:", runners=[ScriptedRunner()], workspace_roots=[str(tmp_path / "root")]
+    ) as client:
+        session = await client.create_session(cwd=str(work))
+        for place in (work, outside):
+            (place / "new.txt").write_text("text")
+        assert [one.path for one in (await client.get_diff(session.id)).changes] == ["new.txt"]
+        work.rename(tmp_path / "root/elsewhere")
+        work.symlink_to(outside)
+        diff = await client.get_diff(session.id)
+        assert (diff.source, diff.changes) == ("events", ())

@@ -30,7 +30,7 @@ async def get(core: Core, caller: Principal, command: GetDiff) -> SessionDiff:
     session = await core.store.read(
         lambda view: session_for(view, caller, Action.READ, command.session_id)
     )
-    if not core.is_here(session.host):
+    if not core.is_here(session.host) or await core.cwd_problem(session.cwd) is not None:
         return await _of_log(core, session)
     protected = await run_sync(core.config.protected, session.cwd)
     found = await core.config.host.directory_changes(
