@@ -37,7 +37,9 @@ def test_process_start_id_has_the_boot_and_the_start_tick() -> None:
 
 
 def test_an_end_is_certain_or_not() -> None:
-    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE
+    ) as process:
         own = process_start_id(process.pid)
         assert own is not None
         boot = own.partition("/")[0]
@@ -81,9 +83,9 @@ def test_the_end_of_a_hidden_process_is_not_certain() -> None:
     own = process_start_id(os.getpid())
     assert own is not None
     user = "exec setpriv --reuid=65534 --regid=65534 --clear-groups "
+    inside = ["unshare", "--mount", "sh", "-c", f'{mount}{user}"$@"', "sh"]
     found = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", f'{mount}{user}"$@"', "sh"]
-        + [sys.executable, "-c", script, str(os.getpid()), own],
+        [*inside, sys.executable, "-c", script, str(os.getpid()), own],
         check=False,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )

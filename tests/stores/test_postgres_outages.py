@@ -230,9 +230,7 @@ async def test_a_value_may_take_longer_to_arrive_than_a_transaction_may_be_idle(
             await put(store, session)
             proxy.delay_s = 0.1  # for each 64 KiB at most
             with anyio.fail_after(60):
-                await store.transact(
-                    methodcaller("append", session.id, drafts(text, "short"), NOW)
-                )
+                await store.transact(methodcaller("append", session.id, drafts(text, "short"), NOW))
             proxy.delay_s = 0.0
             assert await texts_of(store, session) == [text, "short"]
             assert await store.problems() == ()

@@ -49,9 +49,7 @@ async def test_a_claim_reads_little_of_a_long_conversation(postgres, database):
 
     url = database()
     session = a_session(host="here")
-    ended = [
-        a_run(session.id, provider="codex", status=RunStatus.COMPLETED) for _ in range(2_000)
-    ]
+    ended = [a_run(session.id, provider="codex", status=RunStatus.COMPLETED) for _ in range(2_000)]
     queued = a_run(session.id, provider="codex")
     async with PostgresStore(url) as store, PostgresStore(url) as other:
         await put(store, session, *ended, queued)

@@ -203,14 +203,9 @@ def _filter(
 async def update(core: Core, caller: Principal, command: UpdateSession) -> Change[SessionReply]:
     require_permitted(core, caller, command)
     move = await _checked_move(core, caller, command)
-    cwd = None if move is None else move.cwd
 
     def change(tx: Transaction) -> SessionReply:
         session = session_for(tx, caller, Action.MANAGE, command.session_id)
-        if move is not None and session.host != move.from_host:
-            raise SessionBusy(
-                f"session {session.id} has moved to the host {session.host} in the meantime: try again"
-            )
         changes: dict[str, Any] = {}
         if command.title is not None and command.title != session.title:
             changes["title"] = command.title
@@ -222,12 +217,10 @@ async def update(core: Core, caller: Principal, command: UpdateSession) -> Chang
             value = getattr(command, name)
             if value is not None and value != getattr(session, name):
                 changes[name] = value
-        if cwd is not None and cwd != session.cwd:
+        moves = _moves(session, command, move)
+        if moves:
             _require_idle(tx, session)
-            changes["cwd"] = cwd
-        if command.host is not None and command.host != session.host:
-            _require_idle(tx, session)
-            changes["host"] = command.host
+            changes |= moves
         if not changes:
             return SessionReply(session)
         updated = _write_changes(core, tx, session, changes)
@@ -281,6 +274,25 @@ async def _checked_move(core: Core, caller: Principal, command: UpdateSession) -
     else:
         cwd = await child_workspace(core, caller, command.cwd, parent)
     return _Move(session.host, cwd)
+
+
+def _moves(session: Session, command: UpdateSession, move: _Move | None) -> dict[str, Any]:
+    """Return the new directory and host of a session.
+
+    :raises SessionBusy: if it is on another host than when they were checked.
+    """
+    if move is None:
+        return {}
+    if session.host != move.from_host:
+        raise SessionBusy(
+            f"session {session.id} has moved to the host {session.host} in the meantime: try again"
+        )
+    moves: dict[str, Any] = {}
+    if move.cwd is not None and move.cwd != session.cwd:
+        moves["cwd"] = move.cwd
+    if command.host is not None and command.host != session.host:
+        moves["host"] = command.host
+    return moves
 
 
 def _require_idle(tx: RunQueries, session: Session) -> None:
