@@ -55,8 +55,8 @@ class _Needs:
 
     @property
     def count(self) -> int:
-        kinds = (self.sessions, self.runs, self.attempts, self.records, self.tokens)
-        return sum(map(len, kinds))
+        rows = len(self.sessions) + len(self.runs) + len(self.attempts)
+        return rows + len(self.records) + len(self.tokens)
 
     def reads(self, rows: RowCache) -> Iterator[Read]:
         """Yield the queries of these rows.

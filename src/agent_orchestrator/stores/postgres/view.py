@@ -71,7 +71,7 @@ _LOST: Final = f""" WHERE status IN ('running', 'waiting') AND provider <> '{MAN
 
 _NEWEST: Final = 100
 """Runs of a session among which the one is looked for that was started last: a session may have any number of runs.
-Interrupting messages are started before older ones."""
+Interrupting messages are started before older ones. (OFFSET prevents that all attempts are read to find theirs.)"""
 
 _IS_FREE: Final = f"""NOT EXISTS (
         SELECT 1 FROM threads t CROSS JOIN LATERAL (
@@ -79,7 +79,8 @@ _IS_FREE: Final = f"""NOT EXISTS (
                 SELECT id, provider FROM runs
                 WHERE session_id = t.session_id AND (status <> 'queued' OR attempt > 1)
                 ORDER BY id DESC LIMIT {_NEWEST}) AS o
-            JOIN attempts a ON a.run_id = o.id
+            CROSS JOIN LATERAL (
+                SELECT worker_id, provider, started_at, attempt FROM attempts WHERE run_id = o.id OFFSET 0) AS a
             WHERE t.provider IN (o.provider, a.provider)
             ORDER BY a.started_at DESC, a.attempt DESC LIMIT 1) AS last
         JOIN daemons d ON d.id = split_part(last.worker_id, '/', 1)
