@@ -182,9 +182,12 @@ async def test_run_whose_start_is_unconfirmed_is_not_begun_under_a_later_lease(
     doubts, gate, has_looked = Doubts(1, 1_000), anyio.Event(), anyio.Event()
     begun: list[int] = []
 
-    async def note(context: RunContext) -> Outcome:
-        begun.append(context.run.attempt)
-        return Outcome("done")
+    class Noting:
+        name = "noting"
+
+        async def run(self, context: RunContext) -> Outcome:
+            begun.append(context.run.attempt)  # as a process that is started
+            return Outcome("done")
 
     async def told_late(*args: Any) -> Any:
         found = await read_again(*args)
@@ -196,7 +199,7 @@ async def test_run_whose_start_is_unconfirmed_is_not_begun_under_a_later_lease(
     monkeypatch.setattr(worker_pool, "read_with_retry", told_late)
     handle = SharedHandle(SharedMemory(), closes=True, doubts=doubts)
     with anyio.fail_after(60):
-        async with open_embedded(handle, runners=[FunctionRunner("agent", note)]) as client:
+        async with open_embedded(handle, runners=[Noting()]) as client:
             session = await client.create_session()
             doubts.is_armed = True
             with pytest.raises(Unavailable):
