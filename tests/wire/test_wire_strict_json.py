@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -80,6 +81,19 @@ def test_a_long_line_is_refused_as_a_short_one(length: int, end: bytes, problem:
     with pytest.raises(InvalidRequest) as raised:
         strict_json.loads_in_slices(data, field="line", max_values=most)
     assert problem in raised.value.details["fields"]["line"]
+
+
+@pytest.mark.parametrize("part", [b'"",', b'"" '])
+def test_a_long_line_of_many_short_strings_takes_little_memory(part: bytes) -> None:
+    data = b"[" + part * 300_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest, match="more than 1,000 values"):
+            strict_json.loads_in_slices(data, field="line", max_values=1_000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
 
 
 @pytest.mark.parametrize("text", [b"\xff", rb"\ud800", b"\xed\xa0\x80"])

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import MAX_DIGITS, has_many_digits, shown
@@ -317,8 +317,20 @@ def loads_in_slices(data: bytes, *, field: str, max_values: int) -> Any:
     """
     if len(data) <= SLICE_SIZE:
         return loads(data, field=field, max_values=max_values)
+    values = strings_kept = 0
+
+    def count_values(part: bytes | bytearray, kind: Literal["string", "other"]) -> None:
+        # A part takes many times its bytes in memory. JSON has a separator between two strings.
+        nonlocal values, strings_kept
+        if kind == "other":
+            values += _separators(part)
+        else:
+            strings_kept += 1
+        if values > max_values or strings_kept > max_values + 1:
+            raise InvalidRequest.of({field: f"contains more than {max_values:,} values"})
+
     try:
-        skeleton, strings = take_strings(data, errors="strict")
+        skeleton, strings = take_strings(data, check_kept=count_values, errors="strict")
     except UnicodeDecodeError:
         raise InvalidRequest.of({field: "has a text that is not valid Unicode"}) from None
     except ValueError as error:
