@@ -121,6 +121,44 @@ async def test_request_answered_while_it_is_sent_takes_its_notice_away(store: St
         assert await here.receipts(request) == [("desk", "sent")]
 
 
+async def test_receipt_after_the_end_of_its_run_is_no_damage(store: Store) -> None:
+    """Retention may leave it as the only event of the run, and it comes back from a file."""
+    begun, go_on = anyio.Event(), anyio.Event()
+
+    async def slowly(content: NoticeContent) -> None:
+        if content.action == "show":
+            begun.set()
+            await go_on.wait()
+
+    desk = Recorder(then=slowly)
+    async with world(store, {"desk": desk}) as here:
+        request = await here.ask()
+        await here.until_states("queued")
+        here.pass_time(5)
+        await begun.wait()
+        await here.client.resolve_request(request.id, "deny")
+        await here.client.transition_run(request.run_id, "completed", result={"text": "done"})
+        await here.until_states("gone")
+        go_on.set()
+        await until(lambda: _gave(desk, 2))
+        assert await here.receipts(request) == [("desk", "sent")]
+        assert (await here.client.check_store()).findings == ()
+
+        for kept in (1000, 1):
+            await here.client.prune_session(request.session_id, retain_events=kept)
+            log = (await here.client.list_events(request.session_id, limit=1000)).events
+            assert (log[-1].event_type, log[-1].run_id) == ("request.notified", request.run_id)
+            assert (await here.client.check_store()).findings == ()
+            async with here.client.export_session(request.session_id) as parts:
+                file = b"".join([part async for part in parts])
+
+            async def whole(data: bytes = file) -> AsyncIterator[bytes]:
+                yield data
+
+            assert (await here.client.import_session(whole(), new_id=True)).events == len(log)
+            assert (await here.client.check_store()).findings == ()
+
+
 async def _gave(channel: Recorder, count: int) -> bool:
     return len(channel.given) == count
 

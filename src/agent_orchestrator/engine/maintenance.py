@@ -166,8 +166,8 @@ class _Replay:
             and event.data["session_id"] == self.session_id  # else a copy from a descendant
         ):
             self._requests[event.data["id"]] = event.data["status"]
-        if event.run_id is None:
-            return
+        if event.run_id is None or event.event_type == EventType.REQUEST_NOTIFIED:
+            return  # a device may show a notice after the end of the run
         logged = self._runs.setdefault(event.run_id, _LoggedRun())
         logged.events_after_end += logged.end_count > 0
         if (status := STATE_AFTER.get(event.event_type)) is not None:

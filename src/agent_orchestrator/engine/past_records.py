@@ -308,8 +308,8 @@ class PastSession:
             if data["id"] not in self._requests:
                 raise self.reader.bad("event.data.id", "is not a request of this file")
             self._logged_requests[data["id"]] = data["status"]
-        if plain["run_id"] is None:
-            return
+        if plain["run_id"] is None or event_type == EventType.REQUEST_NOTIFIED:
+            return  # a device may show a notice after the end of the run
         run = self._runs[plain["run_id"]]
         if run.ends and event_type != EventType.REQUEST_NOTIFIED:
             raise self.reader.bad("event.run_id", f"run {plain['run_id']} had ended before")

@@ -154,7 +154,8 @@ def violations(
     by_run: dict[str, list[Event]] = defaultdict(list)
     for log in records.logs.values():
         for event in log:
-            if event.run_id is not None:
+            # A device may show a notice after the end of the run.
+            if event.run_id is not None and event.event_type != EventType.REQUEST_NOTIFIED:
                 by_run[event.run_id].append(event)
     for run in records.runs:
         log = by_run.get(run.id, [])
