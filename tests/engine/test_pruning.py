@@ -19,6 +19,7 @@ from loops import ON_ONE_LOOP
 from agent_orchestrator import Client, Outcome, RunContext
 from agent_orchestrator.configuration import EngineOptions
 from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import Forbidden, Unavailable
 from agent_orchestrator.domain.model import Event, PrunedLog
 from agent_orchestrator.engine import (
@@ -26,6 +27,7 @@ from agent_orchestrator.engine import (
     Orchestrator,
     ProviderConfig,
     Routing,
+    audit,
     doctor,
     log_retention,
     pruning,
@@ -471,6 +473,34 @@ async def test_check_finds_what_was_deleted_otherwise(
         connection.close()
         found = (await here.client.check_store()).findings
     assert any(finding in one for one in found), found
+
+
+@ON_ONE_LOOP
+async def test_check_finds_nothing_while_events_are_deleted() -> None:
+    class Busy(MemoryStore):
+        """Does something after a reader has read the audit trail to its end."""
+
+        meanwhile: Callable[[], Any] | None = None
+        is_read = False
+
+        async def read(self, query: Callable[[Any], Any]) -> Any:
+            found = await super().read(query)
+            if isinstance(found, list) and found and isinstance(found[0], AuditEntry):
+                self.is_read = True
+            elif found == [] and self.is_read and self.meanwhile is not None:
+                meanwhile, self.meanwhile = self.meanwhile, None
+                await meanwhile()
+            return found
+
+    store = Busy()
+    async with opened(store) as here:
+        session = await here.client.create_session()
+        await here.turn(session.id, "one")
+        await here.client.prune_session(session.id, through=2)
+        store.meanwhile = lambda: here.client.prune_session(session.id, through=4)
+        assert await audit.check(here.core) == []
+        assert store.meanwhile is None
+        assert (await here.pruned(session.id)).seq == 4
 
 
 @ON_ONE_LOOP

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 import anyio
-from attrs import evolve
+from attrs import define, evolve, field
 
 from agent_orchestrator.domain.access import Principal, RunIdentity
 from agent_orchestrator.domain.audit import DONE, AuditEntry, entry_hash, first_break
@@ -19,7 +19,7 @@ from agent_orchestrator.domain.errors import (
     Unauthorized,
     Unavailable,
 )
-from agent_orchestrator.domain.model import Request
+from agent_orchestrator.domain.model import PrunedLog, Request
 from agent_orchestrator.engine.access import device_of, require_admin
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
@@ -232,22 +232,52 @@ async def check(core: Core) -> list[str]:
     """Return the finding for the first changed or missing entry, if there is one, and those of session logs
     of which something else was deleted than the trail says.
     """
-    last: AuditEntry | None = None
-    deleted: dict[str, Any] = {}
-    while page := await core.store.read(
-        lambda view, last=last: view.audit(after=last.seq if last else 0, limit=CHECK_PAGE)  # type: ignore[misc]
-    ):
-        if (seq := first_break(page, last)) is not None:
-            return [f"audit: entry {seq} was changed after it was written"]
-        last = page[-1]
-        for entry in page:
-            if entry.operation == PRUNE_SESSION.name and entry.decision == DONE:
-                deleted[entry.target or ""] = entry.detail.get("sha256")
+    trail = _Trail(core)
+    if (finding := await trail.read_on()) is not None:
+        return [finding]
     found = []
-    for session_id, digest in deleted.items():
-        pruned = await core.store.read(lambda view, of=session_id: view.pruned_log(of))  # type: ignore[misc]
-        if pruned.count == pruned.audited_count and pruned.digest != digest:
-            found.append(
-                f"audit: the trail has another digest of what was deleted of session {session_id}"
-            )
+    for session_id in list(trail.deleted):
+        while True:
+            pruned, is_read = await core.store.read(partial(trail.pruned_log, session_id))
+            digest = trail.deleted[session_id]
+            if pruned.count != pruned.audited_count or pruned.digest == digest:
+                break
+            if is_read:
+                found.append(
+                    f"audit: the trail has another digest of what was deleted of session {session_id}"
+                )
+                break
+            # Somebody has deleted more meanwhile.
+            if (finding := await trail.read_on()) is not None:
+                return [finding]
     return found
+
+
+@define
+class _Trail:
+    """The audit trail, as far as it was read.
+
+    :param deleted: the digest of what was deleted of a session's log, by session id.
+    """
+
+    core: Core
+    last: AuditEntry | None = None
+    deleted: dict[str, Any] = field(factory=dict)
+
+    def _next(self, view: View, limit: int = CHECK_PAGE) -> list[AuditEntry]:
+        return view.audit(after=self.last.seq if self.last else 0, limit=limit)
+
+    async def read_on(self) -> str | None:
+        """Read up to the end. Return the finding for the first changed or missing entry."""
+        while page := await self.core.store.read(self._next):
+            if (seq := first_break(page, self.last)) is not None:
+                return f"audit: entry {seq} was changed after it was written"
+            self.last = page[-1]
+            for entry in page:
+                if entry.operation == PRUNE_SESSION.name and entry.decision == DONE:
+                    self.deleted[entry.target or ""] = entry.detail.get("sha256")
+        return None
+
+    def pruned_log(self, session_id: str, view: View) -> tuple[PrunedLog, bool]:
+        """Return what was deleted of a session's log, and whether the whole trail was read."""
+        return view.pruned_log(session_id), not self._next(view, limit=1)
