@@ -549,6 +549,15 @@ def _place(node: _Node) -> str:
     )
 
 
+def object_problem(value: Mapping[str, Any], budget: int) -> str | None:
+    """Return the problem of a JSON object; None if there is none.
+
+    :param budget: its maximum bytes, without escapes and separators.
+    """
+    problem = _object_problem(value, budget)
+    return None if problem is None else f"{problem[0]} {problem[1]}".strip()
+
+
 def _object_problem(value: Mapping[str, Any], budget: int) -> _Problem | None:
     size = 0
     pending: list[_Node] = [(value, "", None, 0)]

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,7 +17,9 @@ from attrs import evolve
 from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, Outcome, RunContext, open_embedded
-from agent_orchestrator.domain.errors import Conflict, InvalidRequest
+from agent_orchestrator.domain.errors import Conflict, InvalidRequest, Unavailable
+from agent_orchestrator.domain.ids import SortableIds, form_problem
+from agent_orchestrator.engine import imports
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.session_files import read_parts, write_session
 from agent_orchestrator.stores.memory import MemoryStore
@@ -245,6 +249,17 @@ BAD: list[tuple[str, Callable[[Lines], Lines], str]] = [
     ("a type with a path", line("event", event__event_type="a/b"), "event.event_type"),
     ("a message without text", line("message", message__text=None), "message.text"),
     ("an attempt of a process", line("run", attempts=[{"pid": 1}]), "attempts[0]"),
+    ("half a character as a name", line("header", **{"\ud800": 1}), "line 1, \\ud800"),
+    ("a long name", line("run", **{"x" * 10**6: 1}), "line 2, xxx"),
+    (
+        "a message without an id",
+        line(
+            "event",
+            event__event_type="message.updated",
+            event__data={"message_id": "", "delivery": ""},
+        ),
+        "event.data.message_id",
+    ),
 ]
 
 
@@ -258,11 +273,14 @@ async def test_a_bad_file_is_refused_with_its_line_and_field_and_nothing_is_left
             with pytest.raises(InvalidRequest) as error:
                 await bring(other, bad, size=10**6)
             assert problem in error.value.message, (name, error.value.message)
+            assert len(error.value.message.encode()) < 1_000, name
             assert error.value.details["fields"], name
 
         for name, change, problem in BAD:
             await refused(file_of(change(lines_of(data))), problem, name)
         body = data.splitlines(keepends=True)
+        huge = line("event", event__data={"title": None, "cwd": "/", "x": 12345.5})(lines_of(data))
+        await refused(file_of(huge).replace(b"12345.5", b"1e999"), "event.data", "infinite")
         await refused(b"", "is empty", "empty")
         await refused(b"".join(body[:-1]), "the file was cut", "no end")
         await refused(data[:-1], "the file was cut", "half an end")
@@ -330,9 +348,154 @@ async def test_a_long_text_comes_back() -> None:
         assert (await other.check_store()).findings == ()
 
 
-def test_an_id_that_is_kept_is_not_of_the_future() -> None:
-    from agent_orchestrator.domain.ids import SortableIds, form_problem
+async def test_what_the_api_and_agents_may_say_comes_back() -> None:
+    """NUL, numbers with many digits, and texts that JSON escapes."""
 
+    async def odd(context: RunContext) -> Outcome:
+        context.note_stderr("a\0b")
+        return Outcome("c\0d")
+
+    metadata = {"lines": "\n" * 40_000, "numbers": [0.12345678901234568] * 2_000}
+    async with open_embedded(MemoryStore(), runners=[FunctionRunner("odd", odd)]) as one:
+        session = await one.create_session(title="the\0story", metadata=metadata)
+        sent = await one.send_message(session.id, "go\0")
+        assert sent.run is not None
+        await one.wait_run(sent.run.id)
+        data = await exported(one, session.id)
+        log = await log_of(one, session.id)
+    async with opened() as other:
+        imported = (await bring(other, data)).session
+        assert (imported.title, imported.metadata) == ("the\0story", metadata)
+        assert (await log_of(other, session.id))[:-1] == log
+        again = await exported(other, session.id)
+    for file in (data, again):
+        [attempt] = lines_of(file)[1]["attempts"]
+        assert attempt["stderr_tail"] == "a\0b"
+
+
+async def test_a_run_that_begins_while_the_file_is_written_is_left_out() -> None:
+    """A message that steers a run keeps an id for a run of its own, if it is not taken."""
+    ready, go_on = anyio.Event(), anyio.Event()
+
+    async def deaf(context: RunContext) -> Outcome:
+        if context.prompt == "work":
+            async with context.steering():
+                ready.set()
+                await go_on.wait()
+        return Outcome(context.prompt)
+
+    async with open_embedded(MemoryStore(), runners=[FunctionRunner("deaf", deaf)]) as one:
+        session = await one.create_session()
+        sent = await one.send_message(session.id, "work")
+        assert sent.run is not None
+        with anyio.fail_after(60):
+            await ready.wait()
+            steering = await one.send_message(session.id, "and this", when_busy="steer")
+            assert steering.run is not None
+            assert steering.run.id == sent.run.id
+            async with one.export_session(session.id) as parts:
+                data = await anext(parts)
+                go_on.set()
+                await one.wait_run(sent.run.id)
+                later = (await one.list_runs(session_id=session.id)).runs[1]
+                await one.wait_run(later.id)
+                data += b"".join([part async for part in parts])
+    async with opened() as other:
+        reply = await bring(other, data)
+        assert (reply.runs, reply.canceled) == (1, (sent.run.id,))
+        message = (await other.list_messages(session.id)).messages[1]
+        assert (message.text, message.run_id) == ("and this", None)
+        assert (await other.check_store()).findings == ()
+
+
+class Slow(MemoryStore):
+    """Lets the questions of agents wait before they are stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go_on = anyio.Event(), anyio.Event()
+
+    async def transact(self, change: Callable[[Any], Any], *, reserve: bool = False) -> Any:
+        if "._ask." in getattr(change, "__qualname__", ""):
+            self.asked.set()
+            await self.go_on.wait()
+        return await super().transact(change, reserve=reserve)
+
+
+async def test_a_question_that_is_stored_while_the_file_is_written_is_left_out() -> None:
+    async def ask(context: RunContext) -> Outcome:
+        request = await context.ask_parent("May I?", kind="approval_request")
+        return Outcome(str(request.decision))
+
+    store = Slow()
+    async with open_embedded(store, runners=[FunctionRunner("ask", ask)]) as one:
+        session = await one.create_session()
+        sent = await one.send_message(session.id, "go")
+        assert sent.run is not None
+        with anyio.fail_after(60):
+            await store.asked.wait()
+            async with one.export_session(session.id) as parts:
+                data = await anext(parts)
+                store.go_on.set()
+                async for event in one.events(session.id, follow=True):
+                    if event.event_type == "request.created":
+                        break
+                data += b"".join([part async for part in parts])
+            [request] = (await one.requests(session_id=session.id)).requests
+            await one.resolve_request(request.id, "approve")
+            await one.wait_run(sent.run.id)
+            whole = await exported(one, session.id)
+    async with opened() as other:
+        reply = await bring(other, data)
+        assert (reply.requests, reply.canceled) == (0, (sent.run.id,))
+        assert (await other.check_store()).findings == ()
+    # A state that is none is refused at its event.
+    lines = lines_of(whole)
+    events = [one["event"] for one in lines if one["kind"] == "event"]
+    created = next(one for one in events if one["event_type"] == "request.created")
+    created["data"]["status"] = "x" * 10_000
+    async with opened() as other:
+        with pytest.raises(InvalidRequest, match=r"event\.data\.status"):
+            await bring(other, file_of(lines))
+        assert (await bring(other, whole)).requests == 1
+
+
+async def test_an_id_that_is_another_word_replaces_nothing() -> None:
+    async with opened() as one:
+        session_id = await told(one, "first")
+        data = await exported(one, session_id)
+        run_id = (await one.list_runs(session_id=session_id)).runs[0].id
+    bad = data.replace(run_id.encode(), b"completed")
+    async with opened() as other:
+        for new_id in (False, True):
+            with pytest.raises(InvalidRequest, match=r"line 2, run\.id"):
+                await bring(other, bad, new_id=new_id)
+
+
+async def test_later_ids_follow_those_of_a_machine_whose_clock_is_ahead() -> None:
+    ahead = SortableIds(lambda: time.time_ns() + 30 * 10**9)
+    async with opened() as one:
+        data = await exported(one, await told(one, "first"))
+    for kind in ("ses", "run", "msg"):
+        for found in sorted({*re.findall(rb'"(%s_\w{26})"' % kind.encode(), data)}):
+            data = data.replace(found, ahead(kind).encode())  # type: ignore[arg-type]
+    async with opened() as other:
+        session = (await bring(other, file_of(lines_of(data)))).session
+        assert (await other.create_session()).id > session.id
+
+
+async def test_a_disk_without_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "_open", lambda _: Path("/dev/full").open("r+b"))
+    async with opened() as one:
+        short = await exported(one, await told(one, "first"))
+        long = await exported(one, await told(one, "x" * 900_000))
+        for data in (short, long):
+            with pytest.raises(Unavailable, match="No space left"):
+                await bring(one, data, size=10**6, new_id=True)
+        assert len((await one.list_sessions()).sessions) == 2
+
+
+def test_an_id_that_is_kept_is_not_of_the_future() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     moments = (now, now + timedelta(minutes=5))
     ids = [SortableIds(lambda at=at: int(at.timestamp() * 10**9))("ses") for at in moments]

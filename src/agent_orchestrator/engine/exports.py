@@ -3,7 +3,7 @@
 The file is of one moment. What changes while it is sent is left out.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -47,16 +47,20 @@ class _Moment:
     """A session at the moment when its file was begun.
 
     :param live: its runs that had not ended.
+    :param reserved_ids: ids of runs that did not exist yet: a message that waits keeps one, for its place in the queue.
     :param pending: its open requests.
-    :param last_ids: an id of each kind that sorts after all earlier ones.
+    :param last_request_id: of its newest request; empty if it had none.
+    :param next_ids: an id of each other kind that sorts after all earlier ones.
     """
 
     session: Session
     pruned: PrunedLog
     run_count: int
     live: dict[str, Run]
+    reserved_ids: frozenset[str]
     pending: dict[str, Request]
-    last_ids: dict[str, str]
+    last_request_id: str
+    next_ids: dict[str, str]
 
 
 @asynccontextmanager
@@ -73,6 +77,7 @@ async def export_session(
             if not is_terminal(status):
                 live |= {run.id: run for run in _all_runs(tx, session.id, status)}
         pending = tx.requests(session_id=session.id, status="pending", limit=MAX_READ_ROWS)
+        newest = tx.requests(session_id=session.id, order="newest", limit=1)
         audit.add_entry(
             core, tx, caller, EXPORT_SESSION.name, session.id, detail={"last_seq": session.last_seq}
         )
@@ -82,8 +87,10 @@ async def export_session(
             tx.pruned_log(session.id),
             tx.run_count(session.id),
             live,
+            _reserved_ids(tx, session.id, live),
             {request.id: request for request in pending},
-            {"run": ids("run"), "msg": ids("msg"), "req": ids("req")},
+            newest[0].id if newest else "",
+            {"run": ids("run"), "msg": ids("msg")},
         )
 
     moment = await core.store.transact(begin)
@@ -95,6 +102,18 @@ def _all_runs(view: View, session_id: str, status: RunStatus) -> Iterator[Run]:
     while runs := view.runs(session_id=session_id, status=status, after=after, limit=MAX_READ_ROWS):
         yield from runs
         after = runs[-1].id
+
+
+def _reserved_ids(view: View, session_id: str, live: Iterable[str]) -> frozenset[str]:
+    """Return the ids that messages keep for runs that do not exist yet.
+
+    :param live: ids of the runs that have not ended.
+    """
+    messages = [*view.waiting_messages(session_id, limit=MAX_READ_ROWS, size=BATCH_SIZE)]
+    for run_id in live:
+        messages += view.run_messages(run_id)
+    kept = (message.own_run_id for message in messages)
+    return frozenset(one for one in kept if one is not None and view.run(one) is None)
 
 
 @define
@@ -157,7 +176,7 @@ class _Export:
         self._after = runs[-1].id
         rows: list[Any] = [None]
         for now in runs:
-            if now.id < self.moment.last_ids["run"]:
+            if now.id < self.moment.next_ids["run"] and now.id not in self.moment.reserved_ids:
                 run = self.moment.live.get(now.id, now)
                 self._run_ids.add(run.id)
                 attempts = [one for one in view.attempts(run.id) if one.attempt <= run.attempt]
@@ -171,7 +190,7 @@ class _Export:
         self._after = messages[-1].id
         rows: list[Any] = [None]
         for message in messages:
-            if message.id < self.moment.last_ids["msg"]:
+            if message.id < self.moment.next_ids["msg"]:
                 if message.run_id is not None and message.run_id not in self._run_ids:
                     message = evolve(message, run_id=None, delivery="queued")  # noqa: PLW2901
                 rows.append(("message", {"message": to_plain(message)}))
@@ -185,9 +204,14 @@ class _Export:
             return []
         self._after = requests[-1].id
         rows: list[Any] = [None]
+        moment = self.moment
         for now in requests:
-            if now.id < self.moment.last_ids["req"] and now.run_id in self._run_ids:
-                request = self.moment.pending.get(now.id, now)
+            # An id may be made some time before its request is stored.
+            is_later = now.id > moment.last_request_id or (
+                now.is_open and now.id not in moment.pending
+            )
+            if not is_later and now.run_id in self._run_ids:
+                request = moment.pending.get(now.id, now)
                 rows.append(("request", {"request": to_plain(request)}))
         return rows
 

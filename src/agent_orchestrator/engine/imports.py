@@ -6,6 +6,7 @@ nothing is ever half imported, whatever happens.
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -14,9 +15,9 @@ from anyio.to_thread import run_sync
 from attrs import define
 
 from agent_orchestrator.domain.access import Principal
-from agent_orchestrator.domain.errors import Conflict
+from agent_orchestrator.domain.errors import Conflict, Unavailable
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.ids import form_problem
+from agent_orchestrator.domain.ids import SortableIds, form_problem
 from agent_orchestrator.domain.model import Session
 from agent_orchestrator.domain.search import Searchable
 from agent_orchestrator.engine import audit
@@ -33,6 +34,7 @@ from agent_orchestrator.engine.past_records import (
 from agent_orchestrator.long_work import run_long
 from agent_orchestrator.operations.session_files import IMPORT_SESSION, ImportReply, ImportSession
 from agent_orchestrator.ports.changes import Draft, PastEvent, Transaction
+from agent_orchestrator.wire import long_json
 from agent_orchestrator.wire.codec import parse_time, to_plain
 from agent_orchestrator.wire.encoded import Encoded
 from agent_orchestrator.wire.session_file import Reader
@@ -43,6 +45,9 @@ BATCH: Final = 200
 
 BATCH_SIZE: Final = 2**20
 """Bytes of their data after which no more are added at once."""
+
+RETRY_S: Final = 60
+"""Seconds until it makes sense to try again after there was no room for the file."""
 
 
 @define
@@ -71,6 +76,7 @@ async def import_session(
 
     :raises InvalidRequest: naming the line and the field that is wrong.
     :raises Conflict: if the session, or something of it, exists already.
+    :raises Unavailable: if there is no room for the file.
     """
     forbid_runs(caller)
     core.require_accepting()
@@ -78,7 +84,8 @@ async def import_session(
     cwd = await core.workspace(command.cwd or core.config.cwd)
     with core.imports.slot(caller.id):
         async with core.config.host.private_files({}) as directory:
-            file = await run_sync(_open, directory / "session")
+            with _needing_room():
+                file = await run_sync(_open, directory / "session")
             try:
                 spool = _Spool(file)
                 past = PastSession(
@@ -89,11 +96,25 @@ async def import_session(
                     core.now(),
                 )
                 async for part in data:
-                    await run_long(past.feed, part)
+                    with _needing_room():
+                        await run_long(past.feed, part)
                 past.finish()
+                with _needing_room():
+                    await run_sync(file.flush)
                 return await core.store.transact(_Importer(core, caller, past, spool, cwd).add)
             finally:
-                file.close()  # also if this is canceled
+                with suppress(OSError):  # of what is not written yet
+                    file.close()  # also if this is canceled
+
+
+@contextmanager
+def _needing_room() -> Iterator[None]:
+    """Raise ``Unavailable`` if the file cannot be kept while it is checked."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"the file cannot be kept while it is checked: {error.strerror or error}"
+        raise Unavailable(problem, retry_after_s=RETRY_S) from error
 
 
 def _open(path: Path) -> BinaryIO:
@@ -113,6 +134,8 @@ class _Importer:
     def add(self, tx: Transaction) -> ImportReply:
         require_active(tx, self.caller)
         now, session = self.core.now(), self._session()
+        if self.past.new_id is None and isinstance(ids := self.core.config.ids, SortableIds):
+            ids.follow(self.past.ids.values())  # of a machine whose clock is ahead
         if tx.session(session.id) is not None:
             raise self._taken("session", session.id)
         tx.add_session(session)
@@ -183,7 +206,8 @@ class _Importer:
             if fields["kind"] == "event":
                 yield fields, text
                 continue
-            plain = past.renamed(json.loads(text))
+            is_long = len(text) > SLICE_SIZE
+            plain = past.renamed(long_json.loads(text) if is_long else json.loads(text))
             match fields["kind"]:
                 case "run":
                     if tx.run(fields["id"]) is not None:

@@ -7,7 +7,7 @@ process, no permission, no conversation of an agent, and no other session.
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, get_args
 
 from attrs import define, evolve, field
 
@@ -17,16 +17,17 @@ from agent_orchestrator.domain.model import (
     Attempt,
     Message,
     Request,
+    RequestStatus,
     Run,
     Session,
     Source,
 )
 from agent_orchestrator.domain.search import searchable
-from agent_orchestrator.fields import MAX_INTEGER
+from agent_orchestrator.fields import MAX_INTEGER, shown
 from agent_orchestrator.ports.changes import line_said
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.codec import from_plain, to_plain
-from agent_orchestrator.wire.record_checks import is_time, record_problem, text_problem
+from agent_orchestrator.wire.record_checks import IDS, is_time, record_problem, text_problem
 from agent_orchestrator.wire.session_file import Reader
 
 MAX_SEQ: Final = 10**9
@@ -44,6 +45,7 @@ _HEADER_FIELDS: Final = frozenset(
 _TEXT: Final = (str,)
 _MAYBE: Final = (str, type(None))
 _REQUEST: Final = dict.fromkeys(("id", "session_id", "run_id", "status", "text"), _TEXT)
+_REQUEST_STATUSES: Final = frozenset(get_args(RequestStatus))
 _SHAPES: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
     EventType.SESSION_CREATED: {"title": _MAYBE, "cwd": _TEXT},
     EventType.MESSAGE_CREATED: {
@@ -173,7 +175,8 @@ class PastSession:
     def _only(self, fields: Mapping[str, Any], names: frozenset[str]) -> None:
         for name in fields.keys() ^ names:
             missing = name in names
-            raise self.reader.bad(name, "is required" if missing else "is not a field of this line")
+            problem = "is required" if missing else "is not a field of this line"
+            raise self.reader.bad(shown(name), problem)
 
     def _stored(self, file_id: str, kind: str, path: str) -> str:
         """Return the id to store, which no earlier line has."""
@@ -181,6 +184,8 @@ class PastSession:
             raise self.reader.bad(path, f"{file_id} comes twice")
         if self.new_id is None and (problem := self.id_problem(kind, file_id)):
             raise self.reader.bad(path, problem)
+        if not file_id.startswith(f"{kind}_"):  # else a new id would replace other words
+            raise self.reader.bad(path, f"must begin with {kind}_")
         self.ids[file_id] = file_id if self.new_id is None else self.new_id(kind)
         return self.ids[file_id]
 
@@ -298,7 +303,8 @@ class PastSession:
         except (ValueError, RecursionError) as error:
             raise self.reader.bad("event.data", str(error)) from None
         for name, kinds in _SHAPES.get(event_type, {}).items():
-            if type(data.get(name)) not in kinds:
+            value = data.get(name)
+            if type(value) not in kinds or (name in IDS and text_problem(name, value)):
                 raise self.reader.bad(f"event.data.{name}", f"is not that of {event_type}")
 
     def _follow(self, plain: Mapping[str, Any], event_type: str, data: Mapping[str, Any]) -> None:
@@ -307,11 +313,13 @@ class PastSession:
         if is_request and data["session_id"] == self.file_id:  # else a copy from a descendant
             if data["id"] not in self._requests:
                 raise self.reader.bad("event.data.id", "is not a request of this file")
+            if data["status"] not in _REQUEST_STATUSES:
+                raise self.reader.bad("event.data.status", "is not that of a request")
             self._logged_requests[data["id"]] = data["status"]
         if plain["run_id"] is None or event_type == EventType.REQUEST_NOTIFIED:
             return  # a device may show a notice after the end of the run
         run = self._runs[plain["run_id"]]
-        if run.ends and event_type != EventType.REQUEST_NOTIFIED:
+        if run.ends:
             raise self.reader.bad("event.run_id", f"run {plain['run_id']} had ended before")
         run.has_events = True
         if (status := STATE_AFTER.get(event_type)) is not None:
@@ -330,17 +338,18 @@ class PastSession:
             "found": None if found is None else [found.kind, found.text],
             "line": line,
         }
-        try:
-            self.spool.put(fields, strict_json.encode_in_slices(self.renamed(data)))
-        except UnicodeEncodeError:
-            raise self.reader.bad("event.data", "has a text that is not valid Unicode") from None
+        self.spool.put(fields, self._encoded(self.renamed(data), "event.data"))
 
     def _put(self, kind: str, plain: Any, **fields: str) -> None:
+        self.spool.put({"kind": kind, **fields}, self._encoded(plain, kind))
+
+    def _encoded(self, plain: Any, path: str) -> bytes:
         try:
-            text = strict_json.encode_in_slices(plain)
+            return strict_json.encode_in_slices(plain)
         except UnicodeEncodeError:
-            raise self.reader.bad(kind, "has a text that is not valid Unicode") from None
-        self.spool.put({"kind": kind, **fields}, text)
+            raise self.reader.bad(path, "has a text that is not valid Unicode") from None
+        except ValueError:  # such as 1e999, which is valid JSON
+            raise self.reader.bad(path, "has a number that is not finite") from None
 
     def renamed(self, value: Any) -> Any:
         """Return a value in which each text that is one of the file's ids is the new id."""

@@ -20,6 +20,7 @@ from agent_orchestrator.fields import (
     MAX_NAME,
     MAX_PATH,
     encoding_problem,
+    object_problem,
     shown,
 )
 from agent_orchestrator.wire import codec, strict_json
@@ -27,13 +28,14 @@ from agent_orchestrator.wire import codec, strict_json
 Problem = tuple[str, str]
 """The path of a field, and what is wrong with it."""
 
+_WITHOUT_NUL: Final = frozenset({"cwd", "thread_id"})
 _LENGTHS: Final = {"cwd": MAX_PATH, "thread_id": 1_024, "stderr_tail": 2**20}
 _TEXTS: Final = frozenset(
     {"text", "answer", "message", "label", "reaches", "last_line", "cancel_reason", "option"}
 )
 """Fields with texts of any length. Other texts are names."""
 
-_IDS: Final = frozenset(
+IDS: Final = frozenset(
     {
         "id",
         "session_id",
@@ -47,9 +49,6 @@ _IDS: Final = frozenset(
     }
 )
 """Fields with ids of this program. A runner, a host or another program makes the others."""
-
-_OBJECTS: Final = {"metadata": MAX_METADATA}
-"""Maximum bytes of objects that a store keeps as a whole."""
 
 _ID: Final = re.compile(ID_PATTERN)
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)")
@@ -151,6 +150,8 @@ def _number_problem(hint: Any, value: Any) -> str | None:
 def _object_problem(name: str, value: Any) -> str | None:
     if not isinstance(value, dict):
         return "must be an object"
+    if name == "metadata":
+        return object_problem(value, MAX_METADATA)  # as the API: escapes do not count
     try:
         strict_json.check_readable(value)
         size = strict_json.size_of(value)
@@ -158,17 +159,17 @@ def _object_problem(name: str, value: Any) -> str | None:
         return "has a text that is not valid Unicode"
     except (ValueError, RecursionError) as error:
         return str(error)
-    limit = _OBJECTS.get(name, strict_json.MAX_STORED_SIZE)
+    limit = strict_json.MAX_STORED_SIZE
     return f"must be at most {limit:,} bytes" if size > limit else None
 
 
 def text_problem(name: str, value: str) -> str | None:
     """Return what is wrong with a text; see :func:`value_problem`."""
-    if name in _IDS:
+    if name in IDS:
         if len(value) > MAX_ID or not _ID.fullmatch(value):
             return f"must be an id: 1 to {MAX_ID} characters that match {ID_PATTERN}"
         return None
-    if "\0" in value and name not in _TEXTS:
+    if "\0" in value and name in _WITHOUT_NUL:
         return "must not contain NUL"
     limit = _LENGTHS.get(name, MAX_NAME)
     if name not in _TEXTS and len(value) > limit:
