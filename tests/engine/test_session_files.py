@@ -484,8 +484,12 @@ async def test_later_ids_follow_those_of_a_machine_whose_clock_is_ahead() -> Non
         assert (await other.create_session()).id > session.id
 
 
+def open_full() -> Any:
+    return Path("/dev/full").open("r+b")
+
+
 async def test_a_disk_without_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imports, "_open", lambda _: Path("/dev/full").open("r+b"))
+    monkeypatch.setattr(imports, "_open", lambda _: open_full())
     async with opened() as one:
         short = await exported(one, await told(one, "first"))
         long = await exported(one, await told(one, "x" * 900_000))

@@ -13,10 +13,11 @@ from agent_orchestrator.domain.access import Visibility
 from agent_orchestrator.domain.errors import StoreOpenError
 from agent_orchestrator.domain.model import Session
 from agent_orchestrator.domain.search import MAX_SEARCHED, Search, phrases_of
-from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.changes import Draft, PastEvent, Transaction
 from agent_orchestrator.stores.sql import search as sql_search
 from agent_orchestrator.stores.sql.store import SqlStore
 from agent_orchestrator.stores.sqlite import SqliteStore, schema
+from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction
 from agent_orchestrator.testing.stores.samples import NOW, a_run, a_session, drafts, put
 from agent_orchestrator.testing.stores.searches import find, log, say, until_complete
 
@@ -97,6 +98,66 @@ async def test_part_is_not_added_twice(tmp_path: Path, monkeypatch: pytest.Monke
             for _ in range(2):
                 await store.transact(lambda tx, part=part: tx.add_backlog_part(part))  # type: ignore[attr-defined,misc]
         assert await find(store, "needle") == expected
+
+
+async def test_what_was_deleted_since_it_was_read_is_not_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data.db"
+    session = a_session()
+    async with SqliteStore(path) as store:
+        await put(store, session)
+        await say(store, session, LONG, "needle gone", "needle kept")
+    with_new_search(path)
+
+    async def waits(_: SqlStore[apsw.Connection]) -> None:
+        pass
+
+    monkeypatch.setattr(SqlStore, "_index_backlog", waits)
+    async with SqliteStore(path) as store:
+        part = await store.read(lambda view: view.backlog_part())  # type: ignore[attr-defined]
+        await store.transact(lambda tx: tx.delete_events(session.id, through=2, digest="ab"))
+        await store.transact(lambda tx: tx.add_backlog_part(part))  # type: ignore[attr-defined]
+        assert await find(store, "needle") == ["needle kept"]
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        left = "SELECT (SELECT count(*) FROM search_index_docsize), (SELECT count(*) FROM search_beginnings)"
+        assert connection.execute(left).fetchone() == (1, 0)
+
+
+async def test_numbers_without_events_are_passed(tmp_path: Path) -> None:
+    """A log that was imported may lack many events."""
+    path = tmp_path / "data.db"
+    session, imported = a_session(), a_session()
+    [past] = drafts("needle past")
+    async with SqliteStore(path) as store:
+        await put(store, session, imported)
+        await say(store, session, "needle old")
+        await store.transact(
+            lambda tx: tx.add_past(
+                imported.id, [PastEvent(10**9, past, NOW)], oldest_cursor=10**9 - 1, digest="ab"
+            )
+        )
+        await say(store, session, "needle new")
+    with_new_search(path)
+    async with SqliteStore(path) as store:
+        await until_complete(store)
+        assert await find(store, "needle") == ["needle new", "needle past", "needle old"]
+        assert await store.check() == []
+
+
+async def test_words_of_past_events_do_not_wait_in_memory_for_the_commit(tmp_path: Path) -> None:
+    session = a_session()
+    [past] = drafts("needle past")
+    async with SqliteStore(tmp_path / "data.db") as store:
+        await put(store, session)
+
+        def change(tx: Transaction) -> int:
+            assert isinstance(tx, SqliteTransaction)
+            tx.add_past(session.id, [PastEvent(1, past, NOW)])
+            return len(tx._unindexed)
+
+        assert await store.transact(change) == 0
+        assert await find(store, "needle") == ["needle past"]
 
 
 async def test_backup_has_the_index_and_check_finds_its_damage(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ _OWNER: Final = "\ue002"
 _BACKLOG: Final = "SELECT position FROM search_backlog WHERE id = 1"
 _PUT_BACKLOG: Final = "UPDATE search_backlog SET position = ? WHERE id = 1"
 _END_BACKLOG: Final = "DELETE FROM search_backlog WHERE id = 1"
+_LAST_POSITION: Final = "SELECT coalesce(max(position), 0) FROM events WHERE position <= ?"
+_POSITIONS: Final = "SELECT position FROM events"
 _BEGINNING: Final = "SELECT text FROM search_beginnings WHERE position = ?"
 _ADD_BEGINNING: Final = "INSERT INTO search_beginnings (position, text) VALUES (?, ?)"
 _SESSION_NUMBER: Final = "SELECT number FROM sessions WHERE id = ?"
@@ -229,7 +231,7 @@ class SqlSearches(ABC):
             session_title=title,
             seq=seq,
             run_id=run_id,
-            message_id=plain.get("message_id") if event_type == EventType.MESSAGE_CREATED else None,
+            message_id=self._message_id(position, event_type, data, plain),
             created_at=parse_time(created_at),
         )
 
@@ -241,6 +243,14 @@ class SqlSearches(ABC):
         if (row := self._first_row(_BEGINNING, position)) is not None:
             return Searchable(kind_of(event_type), row[0])
         return searchable(event_type, self._long_data(position))  # it is not in the index yet
+
+    def _message_id(
+        self, position: int, event_type: str, data: Any, plain: Mapping[str, Any]
+    ) -> str | None:
+        if event_type != EventType.MESSAGE_CREATED:
+            return None
+        found = plain if type(data) is str else self._long_data(position)
+        return found.get("message_id")
 
     def _is_present(self, text: Searchable, title: str | None, number: int, position: int) -> bool:
         if text.text != title:
@@ -285,11 +295,13 @@ class SqlSearches(ABC):
         if (row := self._first_row(_BACKLOG)) is None:
             return None
         last = row[0]
+        # Numbers that have no event are passed: a log may lack millions that were deleted before it was imported.
+        top = self._first_row(_LAST_POSITION, last)[0]
         condition, values = self._in_list("e.event_type", SEARCHED_EVENTS)
         rows = self._execute(
             f"{self._searched_event} WHERE e.position > ? AND e.position <= ? AND {condition}"
             " ORDER BY e.position DESC",
-            (last - _PART, last, *values),
+            (top - _PART, top, *values),
         )
         entries: list[Entry] = []
         size = 0
@@ -298,7 +310,7 @@ class SqlSearches(ABC):
             size += len(entry.document)
             if size >= _PART_SIZE:
                 return BacklogPart(last, entry.position - 1, tuple(reversed(entries)))
-        return BacklogPart(last, max(0, last - _PART), tuple(reversed(entries)))
+        return BacklogPart(last, max(0, top - _PART), tuple(reversed(entries)))
 
     def _entries(self, rows: Iterable[Row]) -> Iterator[Entry]:
         for row in rows:
@@ -320,8 +332,12 @@ class SqlSearches(ABC):
         row = self._first_row(_BACKLOG)
         if row is None or row[0] != part.last:
             return
+        # Retention may have deleted some since they were read.
+        condition, values = self._in_list("position", [entry.position for entry in part.entries])
+        kept = {row[0] for row in self._execute(f"{_POSITIONS} WHERE {condition}", values)}
         for entry in part.entries:
-            self._add_entry(entry)
+            if entry.position in kept:
+                self._add_entry(entry)
         if part.rest:
             self._execute(_PUT_BACKLOG, (part.rest,))
         else:

@@ -10,6 +10,7 @@ from agent_orchestrator.domain.access import EVERYTHING, Visibility
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.search import FoundText, Search
 from agent_orchestrator.long_work import short_turns
+from agent_orchestrator.ports.changes import PastEvent
 from agent_orchestrator.stores.sql.rows import slices
 from agent_orchestrator.stores.sql.search import Entry
 from agent_orchestrator.stores.sql.transaction import SqlTransaction
@@ -53,6 +54,17 @@ class SqliteTransaction(SqliteView, SqlTransaction):
     ) -> tuple[list[FoundText], str | None]:
         add_words(self._connection, self._unindexed)
         return super().search(search, within=within, after=after, limit=limit, size=size)
+
+    def add_past(
+        self,
+        session_id: str,
+        events: Sequence[PastEvent],
+        *,
+        oldest_cursor: int = 0,
+        digest: str = "",
+    ) -> None:
+        super().add_past(session_id, events, oldest_cursor=oldest_cursor, digest=digest)
+        add_words(self._connection, self._unindexed)  # those of a whole file would fill the memory
 
     def _write(self, sql: str, values: Sequence[Any]) -> None:
         try:

@@ -219,6 +219,16 @@ class Searches(Opening):
                 assert await find(store, "needle", kind=one.kind) == [one.text]
             assert await find(store, "elsewhere") == []
 
+    async def test_a_long_message_is_found_with_its_id(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+            data = {"message_id": "msg_1", "role": "user", "source": {}, "text": "needle " * 20_000}
+            await log(store, session, "message.created", data)
+            search = Search(phrases_of("needle"))
+            found, _ = await store.read(lambda view: view.search(search, limit=9))
+            assert [one.message_id for one in found] == ["msg_1"]
+
     async def test_only_the_present_title_is_found(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session, other = a_session(title="red"), a_session(title="red")
