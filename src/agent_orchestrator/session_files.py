@@ -1,5 +1,6 @@
 """Files of sessions: written whole or not at all, and read back before anything is deleted."""
 
+import errno
 import os
 import secrets
 from collections.abc import AsyncGenerator
@@ -45,7 +46,8 @@ async def write_session(client: Client, session_id: str, path: Path) -> WrittenF
     :param path: must not exist: an older file may have events that were deleted since.
     :raises FileExistsError: if it does.
     :raises OSError: if it cannot be written.
-    :raises Internal: if the file is not complete: the daemon stopped, or the session was pruned meanwhile.
+    :raises Internal: if the file cannot be read back: the daemon stopped, or the session was pruned meanwhile, or has
+        more than a file may have.
     """
     if await run_sync(os.path.lexists, path):
         raise FileExistsError(f"{path} exists")
@@ -69,14 +71,29 @@ def _complete(file: BinaryIO, temporary: Path, path: Path) -> WrittenFile:
     try:
         found = check_file(temporary)
     except InvalidRequest as error:
-        raise Internal(f"the file is not complete, try again: {error.message}") from None
-    path.hardlink_to(temporary)  # fails if somebody has created the file meanwhile
+        raise Internal(f"the file cannot be read back: {error.message}") from None
+    _give_name(temporary, path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
     return WrittenFile(path, *found)
+
+
+def _give_name(temporary: Path, path: Path) -> None:
+    """Give a file its name.
+
+    :raises FileExistsError: if somebody has created a file with that name meanwhile.
+    """
+    try:
+        path.hardlink_to(temporary)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        if os.path.lexists(path):  # the file system has no hard links
+            raise FileExistsError(f"{path} exists") from None
+        temporary.rename(path)
 
 
 def check_file(path: Path) -> tuple[Any, ...]:

@@ -121,7 +121,7 @@ async def _print(connection: DaemonConnection, session_id: str) -> None:
         sys.stdout.buffer.flush()
         reader.finish()
     except InvalidRequest as error:
-        raise Failure("incomplete_file", f"the file is not complete, try again: {error}") from None
+        raise Failure("incomplete_file", f"the file cannot be read back: {error}") from None
 
 
 def _plain(written: WrittenFile) -> dict[str, Any]:

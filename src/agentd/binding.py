@@ -10,7 +10,6 @@ from quart import Quart, Response, request
 from agent_orchestrator.domain.errors import (
     InvalidRequest,
     Unauthorized,
-    Unavailable,
     UnsupportedMediaType,
 )
 from agent_orchestrator.fields import specs
@@ -25,7 +24,7 @@ from agentd.admission import Admission
 from agentd.auth import Guard
 from agentd.lifetime import Lifetime
 from agentd.requests import HttpRequest, body_object, current_request, peer_of, query_pairs
-from agentd.responses import LinesResponse, as_json, json_response
+from agentd.responses import LinesResponse, as_json, json_response, stopping
 from agentd.web.routes import base_path_of
 
 View = Callable[..., Awaitable[Response]]
@@ -112,7 +111,7 @@ def _query(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime)
         with lifetime.until_closing():
             reply = await gateway.acting_as(received.principal).call(operation, command)
             return json_response(await as_json(reply.answer), operation.status_of(reply.answer))
-        raise _stopping()
+        raise stopping()
 
     return view
 
@@ -143,7 +142,7 @@ def _upload(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime
             async with aclosing(received.body.parts(received.body_timeout or 0)) as parts:
                 reply = await caller.upload(operation, command, parts)
             return json_response(await as_json(reply.answer), operation.status_of(reply.answer))
-        raise _stopping()
+        raise stopping()
 
     return view
 
@@ -155,10 +154,6 @@ def _command(
     values = codec.query_values(operation.request, query_pairs(received.query_string))
     _merge(values, path_values)
     return codec.command(operation.request, values)
-
-
-def _stopping() -> Unavailable:
-    return Unavailable("the daemon is stopping: try again shortly", retry_after_s=5)
 
 
 def _merge(values: dict[str, Any], path_values: dict[str, str]) -> None:

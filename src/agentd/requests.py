@@ -84,9 +84,12 @@ class RequestBody(QuartBody):
         :raises InvalidRequest: if none arrives in time.
         """
         while True:
-            with anyio.move_on_after(timeout_s) as scope:
-                part = await anext(self, b"")
-            if scope.cancelled_caught:
+            for limit_s in (timeout_s, STALL_S):
+                with anyio.move_on_after(limit_s) as scope:
+                    part = await anext(self, b"")
+                if not scope.cancelled_caught:
+                    break
+            else:
                 raise InvalidRequest.of({"body": f"nothing came within {timeout_s:g} s"})
             self._note_taken()
             if part:

@@ -97,6 +97,8 @@ class LinesResponse(LiveResponse):
 
     async def send_all(self, send: ASGISendCallable) -> Response | None:
         """Send the lines. If they cannot be read to the end, the last one is missing."""
+        if self._lifetime.closing:
+            return problem_response(stopping())
         started = False
         try:
             async with self._lines() as lines:
@@ -134,6 +136,11 @@ STREAM_HEADERS: Final = tuple(
     )
 )
 """The headers of a server-sent event stream, in ASGI's format."""
+
+
+def stopping() -> errors.Unavailable:
+    """Return the error for a call that a daemon does not answer because it closes."""
+    return errors.Unavailable("the daemon is stopping: try again shortly", retry_after_s=5)
 
 
 def problem_response(

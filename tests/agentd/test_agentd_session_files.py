@@ -100,6 +100,14 @@ async def test_a_connection_that_breaks_leaves_nothing(tmp_path: Path) -> None:
         assert len(await sessions(server)) == 2
 
 
+async def test_a_daemon_that_closes_begins_no_file(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        session_id = answer_id(await file_of_a_session(server))
+        server.lifetime.close()
+        answer = await server.client.get(f"/sessions/{session_id}/export")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5"), answer.text
+
+
 async def test_a_body_that_is_not_taken_is_not_read() -> None:
     body = RequestBody(10**12, 1000)
     body.stream()
@@ -124,6 +132,19 @@ async def test_a_body_that_stops_is_refused() -> None:
     body.stream()
     with pytest.raises(InvalidRequest, match="nothing came"):
         _ = [part async for part in body.parts(0.01)]
+
+
+async def test_a_body_that_comes_after_a_pause_of_the_daemon_is_taken() -> None:
+    body = RequestBody(None, None)
+    body.stream()
+    async with anyio.create_task_group() as tasks:
+
+        async def send() -> None:
+            body.append(b"late")
+            body.set_complete()
+
+        tasks.start_soon(send)
+        assert [part async for part in body.parts(0)] == [b"late"]
 
 
 async def test_lines_are_encoded_in_short_turns(

@@ -1,5 +1,6 @@
 """Files of sessions: what is exported comes back, and nothing of a bad file does."""
 
+import errno
 import hashlib
 import json
 import os
@@ -17,12 +18,13 @@ from attrs import evolve
 from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, Outcome, RunContext, open_embedded
-from agent_orchestrator.domain.errors import Conflict, InvalidRequest, Unavailable
+from agent_orchestrator.domain.errors import Conflict, Internal, InvalidRequest, Unavailable
 from agent_orchestrator.domain.ids import SortableIds, form_problem
 from agent_orchestrator.engine import imports
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.session_files import read_parts, write_session
 from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.wire import session_file
 from agent_orchestrator.wire.codec import to_plain
 
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
@@ -141,6 +143,33 @@ async def test_a_session_is_moved_with_its_whole_story(kind: str, tmp_path: Path
         sent = await other.send_message(second.id, "third")
         assert sent.run is not None
         assert (await other.wait_run(sent.run.id)).run.status == "completed"
+
+
+async def test_a_file_is_written_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    async with opened() as one:
+        session_id = await told(one, "first")
+        written = await write_session(one, session_id, tmp_path / "a.jsonl")
+        assert os.listdir(tmp_path) == ["a.jsonl"]  # noqa: PTH208
+        assert (tmp_path / "a.jsonl").stat().st_size == written.size
+        with pytest.raises(FileExistsError):
+            await write_session(one, session_id, tmp_path / "a.jsonl")
+
+
+async def test_a_session_that_is_too_long_for_a_file_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_file, "MAX_LINES", 5)
+    async with opened() as one:
+        session_id = await told(one, "first")
+        with pytest.raises(Internal, match="more than 5 lines: prune the session"):
+            await write_session(one, session_id, tmp_path / "a.jsonl")
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
 
 
 async def test_a_session_at_work_is_exported_as_of_one_moment_and_ends_at_the_import() -> None:

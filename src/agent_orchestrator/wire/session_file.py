@@ -42,6 +42,8 @@ MAX_LINES: Final = 200_000
 MAX_FILE: Final = 2**30
 """Maximum lines and bytes of a file that is imported. It is added in one change, and others wait meanwhile."""
 
+_TOO_LONG: Final = ": prune the session before the export"
+
 
 def bad_line(number: int, name: str, problem: str) -> InvalidRequest:
     """Return the error for a field of a line.
@@ -105,7 +107,9 @@ class Splitter:
         """
         self.size += len(data)
         if self.size > MAX_FILE:
-            raise bad_line(self.number + 1, "", f"the file has more than {MAX_FILE:,} bytes")
+            raise bad_line(
+                self.number + 1, "", f"the file has more than {MAX_FILE:,} bytes{_TOO_LONG}"
+            )
         start = 0
         while (end := data.find(b"\n", start) + 1) > 0:
             line = bytes(self._buffer) + data[start:end] if self._buffer else data[start:end]
@@ -130,7 +134,9 @@ class Splitter:
         if length > MAX_LINE:
             raise bad_line(self.number, "", f"has more than {MAX_LINE:,} bytes")
         if self.number > MAX_LINES:
-            raise bad_line(self.number, "", f"the file has more than {MAX_LINES:,} lines")
+            raise bad_line(
+                self.number, "", f"the file has more than {MAX_LINES:,} lines{_TOO_LONG}"
+            )
 
 
 @define
