@@ -297,6 +297,19 @@ async def test_the_engine_prunes_what_exceeds_the_limits(tmp_path: Path) -> None
 
 
 @ON_ONE_LOOP
+async def test_a_clock_that_was_ahead_keeps_no_later_pass_from_its_time() -> None:
+    clock = Clock(NOW + timedelta(days=3650))
+    async with opened(MemoryStore(), clock, retain_events=1) as here:
+        await log_retention.run_if_due(here.core)
+        clock.now = NOW
+        session = await here.client.create_session()
+        await here.turn(session.id, "one")
+        due = await log_retention.run_if_due(here.core)
+        assert due == NOW + log_retention.INTERVAL
+        assert len(await here.log(session.id)) == 1
+
+
+@ON_ONE_LOOP
 async def test_doctor_says_what_a_year_of_events_weighs(tmp_path: Path) -> None:
     options = EngineOptions()
     few = Growth(1000, 1_000_000, NOW - timedelta(hours=1))  # of a log that is an hour old

@@ -308,8 +308,9 @@ async def test_a_bad_file_is_refused_with_its_line_and_field_and_nothing_is_left
         for name, change, problem in BAD:
             await refused(file_of(change(lines_of(data))), problem, name)
         body = data.splitlines(keepends=True)
-        huge = line("event", event__data={"title": None, "cwd": "/", "x": 12345.5})(lines_of(data))
-        await refused(file_of(huge).replace(b"12345.5", b"1e999"), "event.data", "infinite")
+        odd = {"title": None, "cwd": "/", "x": 12345.5}
+        huge = file_of(line("event", event__data=odd)(lines_of(data)))
+        await refused(huge.replace(b"12345.5", b"1e999"), "event.data", "infinite")
         await refused(b"", "is empty", "empty")
         await refused(b"".join(body[:-1]), "the file was cut", "no end")
         await refused(data[:-1], "the file was cut", "half an end")

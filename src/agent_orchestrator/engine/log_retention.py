@@ -64,12 +64,16 @@ async def run_if_due(core: Core) -> datetime:
     """
     if not await core.store.read(partial(_has_work, core)):
         return core.now() + CLAIM
-    due = await core.store.read(lambda view: view.job_due(JOB))
-    if (due is None or due <= core.now()) and await _claim(core, core.now(), CLAIM):
+    due, now = await core.store.read(lambda view: view.job_due(JOB)), core.now()
+    if due is not None and due > now + INTERVAL + CLAIM:
+        is_due, claimed_until = True, due  # the clock was ahead when it was set
+    else:
+        is_due, claimed_until = due is None or due <= now, now
+    if is_due and await _claim(core, claimed_until, now + CLAIM):
         await prune_all(core)
         due = core.now() + INTERVAL
         # Also before the claim ends, so "now" is when it does.
-        await _claim(core, due, timedelta())
+        await _claim(core, due, due)
     return due or core.now() + CLAIM
 
 
@@ -81,10 +85,13 @@ def _has_work(core: Core, view: View) -> bool:
     )
 
 
-async def _claim(core: Core, now: datetime, time: timedelta) -> bool:
-    """Claim the job, or keep the claim, for a time from now on."""
+async def _claim(core: Core, now: datetime, until: datetime) -> bool:
+    """Claim the job, or keep the claim, up to a time.
+
+    :param now: claims that end later prevent it.
+    """
     is_claimed: bool = await core.store.transact(
-        methodcaller("claim_job", JOB, now=now, until=now + time)
+        methodcaller("claim_job", JOB, now=now, until=until)
     )
     return is_claimed
 
@@ -98,7 +105,8 @@ async def prune_all(core: Core) -> None:
         after = page[-1].id
         due = await core.store.read(partial(_exceeding, core, page))
         for session in due:
-            await _claim(core, core.now() + CLAIM, CLAIM)
+            ends_at = core.now() + CLAIM
+            await _claim(core, ends_at, ends_at + CLAIM)
             await _prune(core, session.id, limits_of(core, session))
 
 
