@@ -75,6 +75,17 @@ async def test_reported_changes_are_limited(
         assert diff.is_truncated
 
 
+async def test_changes_that_retention_has_deleted_are_said_to_be_left_out(tmp_path: Path) -> None:
+    events = [{"changes": [{"path": str(n), "kind": "add"}]} for n in range(3)]
+    async with open_embedded(":memory:", runners=[Changing(*events)]) as client:
+        session = await changed_session(client, tmp_path)
+        assert not (await client.get_diff(session)).is_truncated
+        await client.prune_session(session, retain_events=3)  # the last change, and the end
+        diff = await client.get_diff(session)
+        assert diff.is_truncated
+        assert "0" not in [one.path for one in diff.changes]
+
+
 async def test_files_that_agents_are_denied_are_not_shown(tmp_path: Path) -> None:
     """The database of the engine is in the directory that the agents work in."""
     await anyio.run_process(["git", "init", "-q", str(tmp_path)])

@@ -45,8 +45,8 @@ async def get(core: Core, caller: Principal, command: GetDiff) -> SessionDiff:
 
 async def _of_log(core: Core, session: Session) -> SessionDiff:
     """Return the changes that the agents of a session have reported, in their order."""
-    cursor = max(0, session.last_seq - MAX_EVENTS)
-    is_truncated = cursor > 0
+    cursor = max(session.oldest_cursor, session.last_seq - MAX_EVENTS)
+    is_truncated = cursor > 0  # also if retention has deleted some
     changes: list[FileChange] = []
     size = 0
     while cursor < session.last_seq:
