@@ -303,7 +303,7 @@ class PastSession:
         except (ValueError, RecursionError) as error:
             raise self.reader.bad("event.data", str(error)) from None
         for name, kinds in _SHAPES.get(event_type, {}).items():
-            value = data.get(name)
+            value: Any = data.get(name)
             if type(value) not in kinds or (name in IDS and text_problem(name, value)):
                 raise self.reader.bad(f"event.data.{name}", f"is not that of {event_type}")
 
