@@ -140,6 +140,7 @@ async def test_a_body_that_comes_after_a_pause_of_the_daemon_is_taken() -> None:
     async with anyio.create_task_group() as tasks:
 
         async def send() -> None:
+            await anyio.wait_all_tasks_blocked()
             body.append(b"late")
             body.set_complete()
 
