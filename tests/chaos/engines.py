@@ -232,7 +232,7 @@ MUTANTS: Final = (
     Mutant(
         "a daemon that begins anew goes on with its former attempts",
         _ENGINE + "run_changes.py",
-        'if (run.worker_id or "").partition("/")[0] != core.instance:',
+        "if not is_executed_here(core, run):",
         "if False:",
         (*_SHARED, "-k", "another_daemons_attempt"),
         needs_postgres=True,

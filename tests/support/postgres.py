@@ -56,6 +56,10 @@ wait $!
 """
 """A script that runs a server until its input is closed, which this process holds."""
 
+_END_SESSIONS: Final = """
+    SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"""
+
 
 @define
 class Server:
@@ -138,8 +142,12 @@ class Server:
         return self.url(name)
 
     def empty(self, url: str) -> None:
-        """Delete what is in the tables of a database. Making another one takes ten times as long."""
+        """Delete what is in the tables of a database. Making another one takes ten times as long.
+
+        Sessions of daemons that were killed are ended first: the server may not have noticed that.
+        """
         database = url.rpartition("/")[2]
+        self.run(_END_SESSIONS, database)
         if database not in self.statements:
             tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'agent_orchestrator'"
             names = {str(row[0]) for row in self.run(tables, database)}
