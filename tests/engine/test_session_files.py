@@ -404,7 +404,7 @@ async def test_what_the_api_and_agents_may_say_comes_back() -> None:
 
 
 async def test_a_run_that_begins_while_the_file_is_written_is_left_out() -> None:
-    """A message that steers a run keeps an id for a run of its own, if it is not taken."""
+    """A message that steers a run keeps an id for a later run, in case the agent does not take it."""
     ready, go_on = anyio.Event(), anyio.Event()
 
     async def deaf(context: RunContext) -> Outcome:

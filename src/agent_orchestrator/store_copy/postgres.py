@@ -87,7 +87,7 @@ class _Postgres(Database):
 
         :raises StoreLocked: if a daemon uses it.
         """
-        self._holder.allow_idle()  # its transaction holds the database during a long copy
+        self._holder.allow_idle()  # a long copy keeps its transaction open
         while True:
             self._holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             try:
