@@ -14,7 +14,7 @@ pytestmark = THROUGH_A_GATEWAY
 
 
 async def test_a_conversation_survives_a_killed_daemon(
-    gateways: Gateways, database: Callable[[], str], workspace: Path
+    database: Callable[[], str], gateways: Gateways, workspace: Path
 ) -> None:
     gateway = gateways("--store", database())
     os.mkfifo(workspace / "begun")
@@ -49,7 +49,7 @@ async def test_a_conversation_survives_a_killed_daemon(
 
 
 async def test_a_conversation_is_taken_over_by_another_daemon(
-    gateways: Gateways, database: Callable[[], str], workspace: Path
+    database: Callable[[], str], gateways: Gateways, workspace: Path
 ) -> None:
     """The app-server of each daemon would keep the conversation open; only one at a time may have it."""
     url = database()

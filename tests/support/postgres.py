@@ -157,6 +157,7 @@ class Server:
                 (
                     "SET session_replication_role = replica",  # without triggers
                     "SET search_path = agent_orchestrator",
+                    "SELECT 1 FROM head FOR UPDATE",  # as the first of all locks, like each change
                     *(f"DELETE FROM {name}" for name in names - {"schema", "head", "image_space"}),
                     "UPDATE head SET position = 0",
                     "UPDATE image_space SET bytes = 0",
