@@ -83,8 +83,6 @@ class Server:
     def start(self) -> None:
         """Start it and wait until it answers. It ends with this process, however that ends."""
         options = ["-k", str(self.folder), "-c", "listen_addresses=127.0.0.1", "-p", str(self.port)]
-        # What a killed server has written is still there. Waits for the disk make a start after a kill last seconds.
-        options += ["-c", "fsync=off"]
         command = [
             *self.user,
             str(self.bin / "postgres"),
