@@ -22,9 +22,9 @@ PRESS_ALL = """({ label, at, fromTheEnd }) => {
 }"""
 """Press the buttons of all cards in one moment; return how many there are."""
 
-NOTES = """async ([expected, patience]) => {
+NOTES = """async ([expected, seconds]) => {
   const found = {};
-  const end = performance.now() + 1000 * patience;
+  const end = performance.now() + 1000 * seconds;
   for (const [id, words] of Object.entries(expected)) {
     location.hash = `#/r/${id}`;
     for (;;) {
