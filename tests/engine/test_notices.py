@@ -98,7 +98,8 @@ async def test_answered_request_takes_its_notice_away(store: Store) -> None:
         assert [one.notice_id for one in able.given] == [able.given[0].notice_id] * 2
 
 
-async def test_request_answered_while_it_is_sent_takes_its_notice_away(store: Store) -> None:
+def slow_desk() -> tuple[Recorder, anyio.Event, anyio.Event]:
+    """Return a target, the event that it begins to show a notice, and one for which it waits then."""
     begun, go_on = anyio.Event(), anyio.Event()
 
     async def slowly(content: NoticeContent) -> None:
@@ -106,7 +107,11 @@ async def test_request_answered_while_it_is_sent_takes_its_notice_away(store: St
             begun.set()
             await go_on.wait()
 
-    desk = Recorder(then=slowly)
+    return Recorder(then=slowly), begun, go_on
+
+
+async def test_request_answered_while_it_is_sent_takes_its_notice_away(store: Store) -> None:
+    desk, begun, go_on = slow_desk()
     async with world(store, {"desk": desk}) as here:
         request = await here.ask()
         await here.until_states("queued")
@@ -123,14 +128,7 @@ async def test_request_answered_while_it_is_sent_takes_its_notice_away(store: St
 
 async def test_receipt_after_the_end_of_its_run_is_no_damage(store: Store) -> None:
     """Retention may leave it as the only event of the run, and it comes back from a file."""
-    begun, go_on = anyio.Event(), anyio.Event()
-
-    async def slowly(content: NoticeContent) -> None:
-        if content.action == "show":
-            begun.set()
-            await go_on.wait()
-
-    desk = Recorder(then=slowly)
+    desk, begun, go_on = slow_desk()
     async with world(store, {"desk": desk}) as here:
         request = await here.ask()
         await here.until_states("queued")
