@@ -8,7 +8,7 @@ import pytest
 from daemons import Daemon, daemon_at
 from playwright.sync_api import Route, expect
 from scanning import scanned
-from visits import PATIENCE_S, Visit, until
+from visits import PATIENCE_S, Visit, pressed_while_held, until
 
 
 def test_device_is_let_in_by_another_and_sent_away(daemon: Daemon, visit: Visit) -> None:
@@ -83,6 +83,16 @@ def test_lists_of_devices_move_nothing_when_they_are_there(
     expect(page.locator(".device")).to_contain_text("this one")
     expect(page.get_by_text("Reading…")).to_have_count(0)
     assert page.evaluate(PLACES) == pytest.approx(before, abs=1)
+
+
+def test_first_device_is_let_in_although_the_list_comes_while_the_button_is_pressed(
+    daemon: Daemon, visit: Visit
+) -> None:
+    page = visit.open(f"{daemon.url}/")
+    with pressed_while_held(page, r"/devices\?", f"{daemon.url}/#/devices") as press:
+        press(page.get_by_role("button", name="Let another device in"))
+        expect(page.locator("[data-screen=devices]")).to_contain_text("None yet.")
+    expect(page.locator(".invitation")).to_be_visible()
 
 
 def test_code_is_typed_in(daemon: Daemon, visit: Visit) -> None:

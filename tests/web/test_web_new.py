@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from daemons import Daemon, daemon_at
 from playwright.sync_api import Page, expect
-from visits import Visit
+from visits import Visit, pressed_while_held
 
 CAREFUL = """
 [providers.careful]
@@ -79,9 +79,9 @@ def test_form_says_what_holds_by_default_and_what_was_chosen(careful: Daemon, vi
     expect(page.get_by_role("combobox", name="Sandbox")).to_contain_text("Default: reads only")
     page.get_by_role("combobox", name="Sandbox").select_option(label="Full access to the machine")
     expect(line).to_contain_text("Has full access to the machine · asks before most commands")
-    expect(page.locator("[data-screen=new] p.warn")).to_have_count(0)
+    expect(page.locator(".composer p.warn")).to_have_count(0)
     page.get_by_role("combobox", name="The agent asks").select_option(label="Never")
-    expect(page.locator("[data-screen=new] p.warn")).to_contain_text(
+    expect(page.locator(".composer p.warn")).to_contain_text(
         "may change anything on the machine without asking"
     )
     page.get_by_label("Model").fill("sonnet")
@@ -95,4 +95,15 @@ def test_form_says_what_holds_by_default_and_what_was_chosen(careful: Daemon, vi
     page.get_by_role("combobox", name="Provider").select_option("codex")
     expect(line).to_contain_text("sets its own limits")
     expect(line).to_contain_text("all requests are allowed")
-    expect(page.locator("[data-screen=new] p.warn")).to_contain_text("Nobody looks at")
+    expect(page.locator(".composer p.warn")).to_contain_text("Nobody looks at")
+
+
+def test_start_stays_under_the_finger_when_the_daemon_tells_of_itself(
+    careful: Daemon, visit: Visit
+) -> None:
+    page = visit.open(f"{careful.url}/")
+    with pressed_while_held(page, r"/daemon/status", f"{careful.url}/#/new") as press:
+        page.get_by_label("What should the agent do?").fill("Wait for me")
+        press(page.get_by_role("button", name="Start"))
+        expect(page.locator("[data-screen=new] .failed-note")).to_contain_text("is not ready")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Wait for me")

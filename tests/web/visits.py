@@ -1,10 +1,13 @@
 """Visits of the page, each as another device."""
 
+import re
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from attrs import define, field
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 
 SIZES: Final = {
     "phone": (390, 844),
@@ -31,6 +34,37 @@ def until(page: Page, expression: str, argument: Any = None) -> None:
     while not page.evaluate(expression, argument):
         assert time.monotonic() < deadline, expression
         page.wait_for_timeout(20)
+
+
+@contextmanager
+def pressed_while_held(page: Page, held: str, url: str) -> Iterator[Callable[[Locator], None]]:
+    """Have a button pressed while the page waits for an answer, and let go when this scope has seen the answer.
+
+    What moves in between takes the button away from under the finger: the browser then tells no click.
+
+    :param held: a regular expression of the addresses that are not answered before the button is pressed.
+    :param url: what to load.
+    """
+    waiting: list[Route] = []
+
+    def hold(route: Route) -> None:
+        waiting.append(route)
+
+    page.route(re.compile(held), hold)
+    page.goto(url)
+    page.reload()  # the same page with another fragment would not be loaded
+
+    def press(button: Locator) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not waiting:
+            assert time.monotonic() < deadline, "nothing is read"
+            page.wait_for_timeout(20)
+        button.hover()
+        page.mouse.down()
+        page.unroute_all()  # lets all go on
+
+    yield press
+    page.mouse.up()
 
 
 @define

@@ -57,19 +57,19 @@ export function Devices() {
     <div class="scroll" data-screen="devices"><div class="details">
       <section><h2>Let in</h2>
         ${(error || problem) && html`<p class="failed-note" role="alert">${clean(problem || error)}</p>`}
+        ${invitation.value
+          ? html`<div class="invitation"><p>Open this on the other device, or scan it with its camera, within five minutes:</p><${Handover} link=${link} />
+              <p>Or open <code>${base.href}</code> there, and type the code <strong class="code-word">${invitation.value}</strong></p></div>`
+          : html`<button type="button" class="primary" onClick=${() => void invite()}>Let another device in</button>
+              ${!hasCredentials() && html`<p class="muted">From then on every browser and program needs to be let in, this one included.</p>`}`}
         ${(devices?.length ?? rowsOf("devices")) > 0 && html`<p class="muted">A device that you revoke is signed out at once, and gets no more notices. It needs a new code to come back.</p>`}
-        ${!devices && html`<${Reserved} count=${error ? 0 : rowsOf("devices")} class="admitted" />`}
+        ${!devices && !error && (rowsOf("devices") ? html`<${Reserved} count=${rowsOf("devices")} class="admitted" />` : html`<p class="muted">Reading…</p>`)}
         ${devices && !devices.length && html`<p class="muted">None yet. ${hasCredentials() ? "This browser uses a token." : "The daemon trusts this machine."}</p>`}
         ${devices && html`<ul class="plain-list">${devices.map((one) => html`<li key=${one.id} class="line admitted device">
           <span class="device-name"><span class="strong">${oneLine(one.name, 60)}</span>${one.id === own && html` <span class="tag">this one</span>`}</span>
           <${Twice} class="small deny" question=${one.id === own ? "Sign this browser out?" : "Really revoke?"} onConfirm=${() => void revoke(one.id)}>Revoke<//>
           <span class="device-seen">${one.seen_at ? html`Last seen <${Age} at=${one.seen_at} />` : "Not seen yet"} <span class="muted">· let in ${clock(one.created_at)}</span></span>
           <span class="muted device-scopes">May ${inWords(one.scopes)}</span></li>`)}</ul>`}
-        ${invitation.value
-          ? html`<div class="invitation"><p>Open this on the other device, or scan it with its camera, within five minutes:</p><${Handover} link=${link} />
-              <p>Or open <code>${base.href}</code> there, and type the code <strong class="code-word">${invitation.value}</strong></p></div>`
-          : html`<button type="button" class="primary" onClick=${() => void invite()}>Let another device in</button>
-              ${!hasCredentials() && html`<p class="muted">From then on every browser and program needs to be let in, this one included.</p>`}`}
       </section>
       <${Notices} />
       <section><h2>What this browser keeps</h2><p>The page itself, the lists that it showed last, and what you wrote that was not sent yet. It works without a network, and sends your answers once when there is one.</p>

@@ -128,7 +128,7 @@ export function NewSession() {
   const isLoose = isFree || holds.decider === "allow";
   return html`
     <${Header} title="New session" back=${to("sessions")} />
-    <div class="scroll" data-screen="new"><form class="form" onSubmit=${submit}>
+    <div class="scroll" data-screen="new"><form class="form" id="new-session" onSubmit=${submit}>
       <label>What should the agent do?<textarea ref=${field} rows="5" value=${values.text} onInput=${set("text")} onKeyDown=${onKeyDown}></textarea></label>
       <label>Provider<select value=${values.provider} onChange=${set("provider")}>
         <option value="" selected=${!values.provider}>Default${first ? `: ${clean(first.name)}` : ""}</option>
@@ -144,9 +144,11 @@ export function NewSession() {
         ${can.models && html`<label>Model<input type="text" autocapitalize="off" autocorrect="off" spellcheck=${false} placeholder=${chosen?.model ?? `As ${clean(chosen?.name)} chooses`} value=${values.model} onInput=${set("model")} /></label>`}
         <label>Title<input type="text" placeholder="The first words of the task" maxlength="200" value=${values.title} onInput=${set("title")} /></label>
       </details>
+    </form></div>
+    <div class="composer">
       ${isLoose && html`<p class="warn"><${Icon} name="warning" />${isFree ? "The agent may change anything on the machine without asking." : "Nobody looks at what the agent asks for."}</p>`}
       ${refused.map((entry) => html`<div class="failed-note" role="alert"><p>${clean(entry.error)}</p></div>`)}
       ${waiting.length > 0 && html`<p class="muted" role="status">Waits for the network; the session begins once.</p>`}
-      <button type="submit" class="primary" disabled=${!values.text.trim()}>Start</button>
-    </form></div>`;
+      <button type="submit" form="new-session" class="primary" disabled=${!values.text.trim()}>Start</button>
+    </div>`;
 }
