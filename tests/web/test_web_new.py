@@ -99,11 +99,13 @@ def test_form_says_what_holds_by_default_and_what_was_chosen(careful: Daemon, vi
 
 
 def test_start_stays_under_the_finger_when_the_daemon_tells_of_itself(
-    careful: Daemon, visit: Visit
+    visit: Visit, tmp_path: Path
 ) -> None:
-    page = visit.open(f"{careful.url}/")
-    with pressed_while_held(page, r"/daemon/status", f"{careful.url}/#/new") as press:
-        page.get_by_label("What should the agent do?").fill("Wait for me")
-        press(page.get_by_role("button", name="Start"))
-        expect(page.locator("[data-screen=new] .failed-note")).to_contain_text("is not ready")
-    expect(page.get_by_role("heading", level=1)).to_have_text("Wait for me")
+    # Other tests count on it that the shared one has no session.
+    with daemon_at(tmp_path, configuration=CAREFUL, default="careful") as daemon:
+        page = visit.open(f"{daemon.url}/")
+        with pressed_while_held(page, r"/daemon/status", f"{daemon.url}/#/new") as press:
+            page.get_by_label("What should the agent do?").fill("Wait for me")
+            press(page.get_by_role("button", name="Start"))
+            expect(page.locator("[data-screen=new] .failed-note")).to_contain_text("is not ready")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Wait for me")
