@@ -16,6 +16,7 @@ from loops import ON_ONE_LOOP
 from shared_daemons import PATIENCE_S, Daemon, check, daemons, heard, until
 
 from agent_orchestrator import Client, Outcome, RunContext, RunStatus
+from agent_orchestrator.domain.model import Run
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.engine import inquiries
 from agent_orchestrator.engine.run_changes import StaleAttempt, require_current_attempt
@@ -72,11 +73,13 @@ async def test_a_full_daemon_leaves_runs_to_another(daemons: Any) -> None:
 
 async def test_a_conversation_stays_with_its_daemon_while_that_lives(daemons: Any) -> None:
     """Its agent may keep the conversation open between runs, and would not see what another one adds."""
-    async with daemons("b") as [b]:
+    async with daemons("b", workers=1) as [b]:
+        held = await only_worker_of(b)
         async with daemons("a") as [a]:
             session = await a.client.create_session()
             runs = [(await a.client.send_message(session.id, "thread t\nsay 0")).run]
             await a.client.wait_run(runs[0].id, timeout_s=PATIENCE_S)
+            await freed(b, held)
             for number in range(1, 6):
                 runs.append((await b.client.send_message(session.id, f"say {number}")).run)
                 ended = (await b.client.wait_run(runs[-1].id, timeout_s=PATIENCE_S)).run
@@ -92,17 +95,37 @@ async def test_a_conversation_stays_with_its_daemon_while_that_lives(daemons: An
 async def test_the_end_of_a_daemon_wakes_those_that_wait_for_its_conversation(
     daemons: Any,
 ) -> None:
-    async with daemons("b") as [b]:
+    async with daemons("b", workers=1) as [b]:
+        held = await only_worker_of(b)
         async with daemons("a") as [a]:
             session = await a.client.create_session()
             first = (await a.client.send_message(session.id, "thread t\nsay 0")).run
             await a.client.wait_run(first.id, timeout_s=PATIENCE_S)
+            await freed(b, held)
             await a.engine.pool.stop_starting()
             queued = (await b.client.send_message(session.id, "say next")).run
             assert await _is(b.client, queued.id, RunStatus.QUEUED)
         # It had no run, so nothing went back to the queue.
         ended = (await b.client.wait_run(queued.id, timeout_s=PATIENCE_S)).run
         assert ended.status is RunStatus.COMPLETED
+
+
+async def only_worker_of(daemon: Daemon) -> Run:
+    """Occupy the only worker of a daemon that is alone, and return the run.
+
+    Whoever accepts a message usually starts its run, but while it looks at the queue, another one may be faster.
+    """
+    session = await daemon.client.create_session()
+    run = (await daemon.client.send_message(session.id, "hold")).run
+    assert run is not None
+    await heard(daemon.client, session.id, "holding")
+    return run
+
+
+async def freed(daemon: Daemon, run: Run) -> None:
+    """Free the worker of a run."""
+    await daemon.client.cancel_run(run.id)
+    await until(lambda: _is_idle(daemon))
 
 
 async def test_streams_answers_cancels_and_steering_work_from_another_daemon(daemons: Any) -> None:
