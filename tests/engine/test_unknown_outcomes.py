@@ -17,9 +17,10 @@ from crashing import Handle
 from loops import ON_ONE_LOOP
 from shared_memory import SharedHandle, SharedMemory
 
-from agent_orchestrator import open_embedded
+from agent_orchestrator import RunStatus, open_embedded
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.engine import worker_pool
+from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.runner import Outcome, RunContext
 from agent_orchestrator.ports.store import Store
 from agent_orchestrator.runners.function import FunctionRunner
@@ -214,6 +215,44 @@ async def test_run_whose_start_is_unconfirmed_is_not_begun_under_a_later_lease(
             gate.set()
             [run] = (await client.list_runs(session_id=session.id)).runs
             assert (await client.wait_run(run.id)).run.status == "completed"
+    assert begun == [2]
+
+
+@ON_ONE_LOOP
+async def test_run_whose_start_is_answered_after_its_lease_was_lost_is_not_begun() -> None:
+    """Its daemon was cut off during the commit, and finds that it was made and that another daemon took over."""
+    begun: list[int] = []
+
+    class Noting:
+        name = "noting"
+
+        async def run(self, context: RunContext) -> Outcome:
+            begun.append(context.run.attempt)  # as a process that is started
+            return Outcome("done")
+
+    class CutOff(SharedHandle):
+        is_armed = True
+
+        async def transact(self, change: Callable[[Transaction], Any], **options: Any) -> Any:
+            answer = await super().transact(change, **options)
+            started = await self.read(lambda view: view.runs(status=RunStatus.RUNNING, limit=1))
+            if self.is_armed and started:
+                self.is_armed = False
+                former = self.lease
+                former.has_ended = True
+                former.lost.set()
+                while self.lease is former:
+                    await anyio.sleep(0.001)
+            return answer
+
+    handle = CutOff(SharedMemory(), closes=True)
+    with anyio.fail_after(60):
+        async with open_embedded(handle, runners=[Noting()]) as client:
+            session = await client.create_session()
+            run = (await client.send_message(session.id, "go")).run
+            assert run is not None
+            assert (await client.wait_run(run.id)).run.status == "completed"
+    assert not handle.is_armed
     assert begun == [2]
 
 

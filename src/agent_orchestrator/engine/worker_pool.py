@@ -355,7 +355,11 @@ class WorkerPool:
             self._reservations_settled.set()
             self._reservations_settled = anyio.Event()
         for running, slot in started:
-            self._begin(running, slot, tasks)
+            # The lease may have been lost between the commit and its answer: another daemon may have the run.
+            if self._is_of_lease(running.run):
+                self._begin(running, slot, tasks)
+            else:
+                self._return_slots([slot])
         return answer
 
     async def _recover_unsure(
