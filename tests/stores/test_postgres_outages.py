@@ -14,7 +14,7 @@ from loops import ON_ONE_LOOP
 from postgres import served
 
 from agent_orchestrator.domain.errors import CursorAhead, StoreLocked, StoreOpenError, Unavailable
-from agent_orchestrator.ports.store import ANY_TOPIC
+from agent_orchestrator.ports.store import ANY_TOPIC, DAEMONS_TOPIC
 from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put
 
 pytestmark = pytest.mark.anyio
@@ -347,6 +347,27 @@ async def test_a_daemon_on_another_machine_keeps_the_database_while_it_extends_i
             async with opened(url):
                 pass
         tasks.cancel_scope.cancel()
+
+
+async def test_the_end_of_a_daemon_is_told_by_one_that_is_refused_itself(
+    postgres, database, opened, monkeypatch
+):
+    """Runs may wait for that end, and nobody finds it a second time."""
+    from agent_orchestrator.stores.postgres import daemons
+
+    monkeypatch.setattr(daemons, "BEAT_S", 600.0)  # else the first daemon may be faster
+    monkeypatch.setattr(daemons, "LEASE_S", 600.0)
+    url = database()
+    async with opened(url) as store:
+        postgres.run("UPDATE agent_orchestrator.daemons SET version = NULL", url.rpartition("/")[2])
+        elsewhere(postgres, url, "-1 seconds")
+        heard = anyio.Event()
+        with store.listen(lambda topics: heard.set() if DAEMONS_TOPIC in topics else None):
+            with pytest.raises(StoreLocked):
+                async with opened(url):
+                    pass
+            with anyio.fail_after(60):
+                await heard.wait()
 
 
 async def test_a_daemon_whose_lease_has_expired_is_followed(postgres, database, opened):

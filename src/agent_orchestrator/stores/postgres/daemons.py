@@ -79,15 +79,21 @@ _ADOPT_ATTEMPTS: Final = """
     UPDATE attempts SET host = ? WHERE (host IS NULL OR host = 'local')
         AND run_id IN (SELECT id FROM runs WHERE status IN ('running', 'waiting'))"""
 _ADOPTED_AT_ONCE: Final = 5_000
-_END: Final = "UPDATE daemons SET ended_at = clock_timestamp() WHERE id = ? AND ended_at IS NULL"
-_LOSE: Final = "UPDATE daemons SET ended_at = clock_timestamp(), is_lost = true WHERE id = ? AND ended_at IS NULL"
-_LOSE_IF_EXPIRED: Final = f"{_LOSE} AND expires_at <= clock_timestamp()"
+_TELL: Final = f"""SELECT pg_notify('{CHANNEL}', '["", "{DAEMONS_TOPIC}"]')::text"""
+"""Notifies all daemons, this one included, that one has joined or ended."""
+_ENDED: Final = f"""
+    WITH ended AS (UPDATE daemons SET {{values}} WHERE id = ? AND ended_at IS NULL {{only}} RETURNING 1)
+    {_TELL} FROM ended"""
+"""Ends a row and notifies of that in one statement: the daemon that does it may fail, or be refused, right afterwards."""
+_END: Final = _ENDED.format(values="ended_at = clock_timestamp()", only="")
+_IS_LOST: Final = "ended_at = clock_timestamp(), is_lost = true"
+_LOSE: Final = _ENDED.format(values=_IS_LOST, only="")
+_LOSE_IF_EXPIRED: Final = _ENDED.format(values=_IS_LOST, only="AND expires_at <= clock_timestamp()")
 _FORGET: Final = f"""
     DELETE FROM daemons d WHERE ended_at < now() - interval '{_KEPT_DAYS} days'
         AND (serves IS NULL OR EXISTS (SELECT 1 FROM daemons n WHERE n.serves = d.serves
             AND (n.ended_at IS NULL OR (n.ended_at, n.id) > (d.ended_at, d.id))))"""
 """The last daemon of each host is kept: it says since when the host is away."""
-_TELL: Final = f"SELECT pg_notify('{CHANNEL}', ?)::text"
 _OPEN: Final[set[str]] = set()
 """The daemons of this process."""
 
@@ -273,8 +279,8 @@ def _version() -> str:
 
 
 def _tell(connection: Connection) -> None:
-    """Notify all daemons, this one included, that one has joined or ended."""
-    connection.execute(_TELL, (json.dumps(["", DAEMONS_TOPIC]),))
+    """Notify all daemons, this one included, that one has joined."""
+    connection.execute(_TELL)
 
 
 def describe(connection: Connection, daemon: Daemon, profile: DaemonProfile, clock: Clock) -> None:
@@ -339,9 +345,8 @@ def beat(connection: Connection, daemon: Daemon, clock: Clock) -> bool:
     if row is None:
         return False
     daemon.clock_offset_s = offset_s(before, clock(), row[0])
-    ended = [other.id for other in _others(connection, daemon.id) if other.end(connection)]
-    if ended:
-        _tell(connection)
+    for other in _others(connection, daemon.id):
+        other.end(connection)
     return True
 
 
@@ -379,8 +384,8 @@ def leave(connection: Connection | None, daemon: Daemon) -> None:
     :param connection: None if the database cannot be reached: then the lease has to expire.
     """
     forget(daemon)
-    if connection is not None and connection.execute(_END, (daemon.id,)).rowcount:
-        _tell(connection)
+    if connection is not None:
+        connection.execute(_END, (daemon.id,))
 
 
 def forget(daemon: Daemon) -> None:
