@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
+from datetime import UTC, datetime
 from operator import methodcaller
 
 import anyio
@@ -368,6 +370,30 @@ async def test_the_end_of_a_daemon_is_told_by_one_that_is_refused_itself(
                     pass
             with anyio.fail_after(60):
                 await heard.wait()
+
+
+@ON_ONE_LOOP
+def test_a_daemon_that_leaves_is_not_taken_for_lost(postgres, database):
+    """Another one of the same process may look at that moment."""
+    pytest.importorskip("psycopg")
+    from agent_orchestrator.stores.postgres import daemons
+    from agent_orchestrator.stores.postgres.connection import Connection
+    from agent_orchestrator.stores.postgres.schema import prepare
+
+    url = database()
+    with closing(Connection(url)) as one, closing(Connection(url)) as other:
+        prepare(one)
+        leaving, staying = daemons.join(one), daemons.join(other)
+
+        class Watched:
+            def execute(self, *statement):
+                daemons.beat(other, staying, lambda: datetime.now(UTC))
+                return one.execute(*statement)
+
+        daemons.leave(Watched(), leaving)
+        daemons.leave(other, staying)
+    lost = "SELECT is_lost FROM agent_orchestrator.daemons WHERE ended_at IS NOT NULL"
+    assert postgres.run(lost, url.rpartition("/")[2]) == [(False,), (False,)]
 
 
 async def test_a_daemon_whose_lease_has_expired_is_followed(postgres, database, opened):

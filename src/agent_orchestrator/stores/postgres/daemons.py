@@ -383,9 +383,12 @@ def leave(connection: Connection | None, daemon: Daemon) -> None:
 
     :param connection: None if the database cannot be reached: then the lease has to expire.
     """
-    forget(daemon)
-    if connection is not None:
-        connection.execute(_END, (daemon.id,))
+    try:
+        if connection is not None:
+            connection.execute(_END, (daemon.id,))
+    finally:
+        # Not before: another store of this process would take it for a lost one.
+        forget(daemon)
 
 
 def forget(daemon: Daemon) -> None:
