@@ -1,6 +1,7 @@
 """Several engines on one PostgreSQL database: what one does for the runs of another, and taking over."""
 
 import json
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,11 +17,13 @@ from loops import ON_ONE_LOOP
 from shared_daemons import PATIENCE_S, Daemon, check, daemons, heard, until
 
 from agent_orchestrator import Client, Outcome, RunContext, RunStatus
+from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.domain.model import Run
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.engine import inquiries
 from agent_orchestrator.engine.run_changes import StaleAttempt, require_current_attempt
 from agent_orchestrator.ports.store import ANY_TOPIC
+from agent_orchestrator.processes import process_start_id
 from agent_orchestrator.runners.command import CommandRunner
 from agent_orchestrator.testing.scripted import PROVIDER
 from agent_orchestrator.testing.stores.samples import NOW
@@ -126,6 +129,25 @@ async def freed(daemon: Daemon, run: Run) -> None:
     """Free the worker of a run."""
     await daemon.client.cancel_run(run.id)
     await until(lambda: _is_idle(daemon))
+
+
+async def test_a_conversation_is_handed_over_only_by_the_daemon_that_has_it(daemons: Any) -> None:
+    """Only that one can end its agent, which would not see what is said in the person's program."""
+    pid = os.getpid()
+    holder = {"pid": pid, "process_start_id": process_start_id(pid)}
+    async with daemons("a") as [a]:
+        session = await a.client.create_session()
+        run = (await a.client.send_message(session.id, "thread t\nsay 0")).run
+        await a.client.wait_run(run.id, timeout_s=PATIENCE_S)
+        async with daemons("b") as [b]:
+            with pytest.raises(Conflict, match=rf"daemon \(process {pid} on .*: attach there"):
+                await b.client.attach_session(session.id, **holder)
+            attached = (await a.client.attach_session(session.id, **holder)).run
+            assert attached.kind == "attach"
+            await a.client.cancel_run(attached.id)
+            # The agent has ended, so any daemon may have the conversation.
+            again = (await b.client.attach_session(session.id, **holder)).run
+            await b.client.cancel_run(again.id)
 
 
 async def test_streams_answers_cancels_and_steering_work_from_another_daemon(daemons: Any) -> None:

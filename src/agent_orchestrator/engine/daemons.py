@@ -1,16 +1,18 @@
 """The daemons that share the store."""
 
+import sys
 from collections.abc import Iterable
 from typing import Final
 
 from attrs import evolve
 
 from agent_orchestrator.domain.daemons import DaemonProfile, DaemonRecord, HostRecord
+from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Run, Session
 from agent_orchestrator.engine.config import EngineConfig
-from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.core import MAX_READ_ROWS, Core
 from agent_orchestrator.operations.daemon import Problem
-from agent_orchestrator.ports.queries import QueueQueries
+from agent_orchestrator.ports.queries import QueueQueries, View
 
 
 def profile_of(config: EngineConfig, *, draining: bool = False) -> DaemonProfile:
@@ -64,6 +66,33 @@ def daemon_of(view: QueueQueries, run: Run) -> DaemonRecord | None:
     """Return the daemon that executes a run, if it shares the store and has not ended."""
     daemon_id = (run.worker_id or "").partition("/")[0]
     return next((daemon for daemon in view.daemons() if daemon.id == daemon_id), None)
+
+
+NEWEST_RUNS: Final = 100
+"""Started runs of a session among which the one is looked for that was started last: interrupting messages are started
+before older ones."""
+
+
+def other_daemon_with_conversation(
+    core: Core, view: View, session: Session, provider: str
+) -> DaemonRecord | None:
+    """Return the other daemon that continued a session's conversation last, if it has not ended.
+
+    Its agent may keep the conversation open between runs.
+    """
+    others = {daemon.id: daemon for daemon in view.daemons() if daemon.id != core.instance}
+    if not others:
+        return None
+    newest, _ = view.latest_runs(session.id, limit=MAX_READ_ROWS, cut=0, size=sys.maxsize)
+    started = [run for run in newest if run.status is not RunStatus.QUEUED or run.attempt > 1]
+    attempts = [
+        attempt
+        for run in started[-NEWEST_RUNS:]
+        for attempt in view.attempts(run.id)
+        if provider in (run.provider, attempt.provider)
+    ]
+    last = max(attempts, key=lambda one: (one.started_at, one.attempt), default=None)
+    return None if last is None else others.get(last.worker_id.partition("/")[0])
 
 
 def has_provider(view: QueueQueries, provider: str, host: str | None) -> bool:

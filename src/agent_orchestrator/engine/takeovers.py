@@ -10,6 +10,7 @@ import anyio
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Action, Principal
+from agent_orchestrator.domain.daemons import DaemonRecord
 from agent_orchestrator.domain.errors import (
     AgentFailed,
     Conflict,
@@ -22,7 +23,7 @@ from agent_orchestrator.domain.model import ChoiceLimits, Holder, Run, RunKind, 
 from agent_orchestrator.engine import queueing, run_changes, transitions
 from agent_orchestrator.engine.access import forbid_runs, require_admin, session_for
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Change, Core
-from agent_orchestrator.engine.daemons import provider_for
+from agent_orchestrator.engine.daemons import other_daemon_with_conversation, provider_for
 from agent_orchestrator.engine.messages import require_open, require_queue_room
 from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
 from agent_orchestrator.engine.turn_options import TurnOptions
@@ -53,9 +54,20 @@ async def attach(core: Core, caller: Principal, command: AttachSession) -> Chang
             raise Conflict(problem, {"session_id": session.id})
         return session, provider, thread
 
-    session, provider, thread = await core.store.read(free)
+    def query(view: View) -> tuple[Session, str, Thread, DaemonRecord | None]:
+        session, provider, thread = free(view)
+        other = other_daemon_with_conversation(core, view, session, provider)
+        return session, provider, thread, other
+
+    session, provider, thread, other = await core.store.read(query)
     if not core.is_here(session.host):
         problem = f"session {session.id} is on the host {session.host}: attach there"
+        raise Conflict(problem, {"session_id": session.id})
+    if other is not None:
+        # Only that daemon can end its agent. Two processes must never have one conversation.
+        url = other.profile.url if other.profile is not None else None
+        where = url or f"(process {other.pid} on {other.node})"
+        problem = f"the daemon {where} has the conversation of session {session.id}: attach there"
         raise Conflict(problem, {"session_id": session.id})
     runner = _attachable(core, provider)
     host = core.config.host
