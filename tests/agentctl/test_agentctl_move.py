@@ -20,6 +20,7 @@ def test_a_session_is_moved(ctl: Ctl, tmp_path: Path) -> None:
 
 def test_an_invalid_move_fails_with_its_reason(ctl: Ctl, tmp_path: Path) -> None:
     session = ctl.field("session.id", "session", "create")
+    spawn = ["tool", "session-spawn", "--parent-session-id", session, "--task", "t"]
     for arguments, code, words in (
         (["session", "move"], 2, "name the session"),
         (["session", "move", session], 2, "name the directory"),
@@ -28,6 +29,7 @@ def test_an_invalid_move_fails_with_its_reason(ctl: Ctl, tmp_path: Path) -> None
         (["session", "move", session, "here", "--host", "h"], 2, "absolute path there"),
         (["session", "move", session, str(tmp_path), "--host", "h"], None, "unknown host"),
         (["session", "create", "--host", "h"], 2, "--cwd"),
+        ([*spawn, "--host", "h", "--cwd", "here"], 2, "an absolute directory there"),
         (["session", "create", "--label", "gpu"], 2, "--cwd"),
         (["session", "move", "ses_" + "0" * 26, str(tmp_path)], None, "session"),
     ):

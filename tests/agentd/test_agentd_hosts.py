@@ -2,6 +2,7 @@
 
 import signal
 
+from driving import environment, run
 from serving import agentd
 from test_agentd_process import call, wait_for
 from test_agentd_shared import directories, ended, is_alive, send, started, types
@@ -42,3 +43,34 @@ def test_runs_of_a_killed_daemon_wait_for_its_host(directories, database):
             attempts = call(a, "GET", f"/runs/{queued}/diagnose")["diagnostics"]["attempts"]
             assert [attempt["host"] for attempt in attempts] == ["y"]
             assert call(b, "GET", "/daemon/check")["ok"]
+
+
+def test_a_relative_directory_is_not_sent_for_a_session_of_another_host(directories, database):
+    """It is one of the machine of the caller."""
+    url = database()
+    here, there = directories
+    (here / "project").mkdir()
+    with (
+        agentd(here, "--store", url, "--host-name", "x") as a,
+        agentd(there, "--store", url, "--host-name", "y") as b,
+    ):
+        near, far = (
+            call(daemon, "POST", "/sessions", json={"cwd": str(cwd)})["session"]["id"]
+            for daemon, cwd in ((a, here), (b, there))
+        )
+
+        def agentctl(*arguments):
+            return run(arguments, here, environment(AGENTCTL_URL=a.url))
+
+        moving = ("session", "move", far, "project")
+        spawning = ("tool", "session-spawn", "--parent-session-id", far, "--task", "hello")
+        for arguments in (moving, (*spawning, "--cwd", "project")):
+            refused = agentctl(*arguments)
+            assert refused.code == 2
+            assert "the session is on the host y: name an absolute directory there" in refused.err
+        assert call(a, "GET", f"/sessions/{far}")["session"]["cwd"] == str(there)
+        for session, directory in ((near, "project"), (far, "/srv/project")):
+            done = agentctl("session", "move", session, directory)
+            assert done.code == 0, done.err
+        assert call(a, "GET", f"/sessions/{near}")["session"]["cwd"] == str(here / "project")
+        assert call(a, "GET", f"/sessions/{far}")["session"]["cwd"] == "/srv/project"

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import click
 
+from agent_orchestrator.operations.daemon import STATUS
 from agent_orchestrator.operations.links import CREATE_LINK, LIST_LINKS, REVOKE_LINK
 from agent_orchestrator.operations.retention import PRUNE_SESSION
 from agent_orchestrator.operations.session_files import EXPORT_SESSION, IMPORT_SESSION
@@ -21,7 +22,7 @@ from agent_orchestrator.operations.sessions import (
     UPDATE_SESSION,
 )
 from agentctl.call import Call, here
-from agentctl.failures import usage_failure
+from agentctl.failures import Failure, usage_failure
 from agentctl.options import Group
 from agentctl.rows import row
 
@@ -47,15 +48,41 @@ def working_directory(path: str | None, *, local: bool) -> str | None:
     return str(here()) if local else None
 
 
+def require_absolute(values: Mapping[str, Any]) -> bool:
+    """Return whether the options choose a host. It may be another machine: a relative path is not one of there.
+
+    :raises Failure: if they do, and there is no absolute directory.
+    """
+    chosen = [name for name in ("host", "labels", "preferred_labels") if values.get(name)]
+    if not chosen:
+        return False
+    directory = values["cwd"]
+    if directory is None or not Path(directory).is_absolute():
+        option = {"labels": "label", "preferred_labels": "prefer"}.get(chosen[0], chosen[0])
+        raise usage_failure(f"with --{option}, name an absolute directory there: --cwd DIRECTORY")
+    return True
+
+
+def require_here(call: Call, session_id: str, directory: str) -> None:
+    """Refuse a relative path for a session of another host: it is one of this machine.
+
+    :raises Failure: if it is one, or if the daemon does not answer.
+    """
+    if Path(directory).is_absolute() or not call.settings.is_local:
+        return
+    try:
+        host = call.ask(GET_SESSION, session_id=session_id).session.host
+        status = call.ask(STATUS)
+    except Failure as failure:
+        if failure.code != "forbidden":
+            raise
+        return  # agents may not read the status; they are on the host of their daemon
+    if host != status.host and host in [one.name for one in status.hosts]:
+        raise usage_failure(f"the session is on the host {host}: name an absolute directory there")
+
+
 def _placed(call: Call, values: dict[str, Any]) -> Mapping[str, Any]:
-    if chosen := [name for name in ("host", "labels", "preferred_labels") if values.get(name)]:
-        # It may be another machine: this directory is not one of there.
-        directory = values["cwd"]
-        if directory is None or not Path(directory).is_absolute():
-            option = {"labels": "label", "preferred_labels": "prefer"}.get(chosen[0], chosen[0])
-            raise usage_failure(
-                f"with --{option}, name an absolute directory there: --cwd DIRECTORY"
-            )
+    if require_absolute(values):
         return values
     return values | {"cwd": working_directory(values["cwd"], local=call.settings.is_local)}
 
@@ -68,6 +95,7 @@ def _moved(call: Call, values: dict[str, Any]) -> Mapping[str, Any]:
         if not Path(directory).is_absolute():
             raise usage_failure("with --host, the directory must be an absolute path there")
         return values | {"cwd": directory}
+    require_here(call, values["session_id"], directory)
     return _placed(call, values | {"cwd": directory})
 
 

@@ -11,7 +11,7 @@ from agent_orchestrator.operations.requests import REPLY_PARENT
 from agent_orchestrator.operations.runs import WAIT_RUN
 from agent_orchestrator.operations.sessions import LIST_SESSIONS
 from agentctl.call import Call
-from agentctl.commands.session import working_directory
+from agentctl.commands.session import require_absolute, require_here, working_directory
 from agentctl.failures import usage_failure
 from agentctl.options import Group, read_id, timeout_option
 from agentctl.rows import row
@@ -52,7 +52,9 @@ def _with_parent(call: Call, values: dict[str, Any]) -> Mapping[str, Any]:
         values["run_id"] = own
     else:
         raise usage_failure("name the parent: --parent-run-id or --parent-session-id ID")
-    if values["cwd"] is not None:
+    if values["cwd"] is not None and not require_absolute(values):
+        if session_id:
+            require_here(call, values["session_id"], values["cwd"])
         values["cwd"] = working_directory(values["cwd"], local=call.settings.is_local)
     return values
 
