@@ -112,6 +112,30 @@ async def test_work_waits_for_a_host_that_is_away_and_delays_no_other(daemons: A
         await check(a.client)
 
 
+async def test_the_place_in_the_queue_is_among_the_runs_of_the_same_host(daemons: Any) -> None:
+    async with (
+        daemons("a", host_name="x", workers=1) as [a],
+        daemons("b", host_name="y", workers=1) as [b],
+    ):
+        held = []
+        for daemon in (a, b):
+            held.append(await send(daemon, await daemon.client.create_session(), "hold"))
+            await heard(a.client, held[-1].session_id, "holding")
+        queued = [
+            await send(a, await daemon.client.create_session(), "say later")
+            for daemon in (b, b, a, a)
+        ]
+        diagnoses = [(await b.client.diagnose_run(run.id)).diagnostics for run in queued]
+        assert [one.queue_position for one in diagnoses] == [1, 2, 1, 2]
+        issue = diagnoses[2].likely_issue
+        assert issue.code == "queued_no_capacity"
+        assert "the run is number 1 in the queue" in issue.message
+        for run in held:
+            await a.client.cancel_run(run.id)
+        for run in queued:
+            assert (await end_of(a, run)).status is RunStatus.COMPLETED
+
+
 async def is_(daemon: Daemon, run: Run, status: RunStatus) -> bool:
     return (await daemon.client.get_run(run.id)).status is status
 

@@ -314,10 +314,12 @@ def _facts(core: Core, view: View, caller: Principal, run_id: str) -> _Facts:
     host = session.host
     if run.status in ACTIVE and attempts and attempts[-1].host is not None:
         host = attempts[-1].host
+    # A run waits for the workers of its host only. Without other daemons, all runs are of this one.
+    queue_host = None if core.store.lease is None else host
     return _Facts(
         run,
         _counts(view.live_runs()),
-        view.queue_position(run) if run.provider != MANUAL else None,
+        None if run.provider == MANUAL else view.queue_position(run, host=queue_host),
         view.queued_before(run) if run.status is RunStatus.QUEUED else None,
         attempts,
         view.last_event_at(run),

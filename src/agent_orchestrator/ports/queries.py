@@ -213,10 +213,12 @@ class QueueQueries(Protocol):
         """Return True if at least ``limit`` runs that are not manual are queued."""
         ...
 
-    def queue_position(self, run: Run) -> int | None:
+    def queue_position(self, run: Run, *, host: str | None = None) -> int | None:
         """Return 1 for the run that a free worker would start next; None if the run is not queued.
 
         Older runs that a worker may start, and earlier runs of the same session, come before a run.
+
+        :param host: only runs of sessions of this host come before it; None means any.
         """
         ...
 

@@ -437,12 +437,14 @@ class MemoryView:
     def queue_is_full(self, limit: int) -> bool:
         return len(_first(self._waiting(), limit)) >= limit
 
-    def queue_position(self, run: Run) -> int | None:
+    def queue_position(self, run: Run, *, host: str | None = None) -> int | None:
         stored = self.run(run.id)
         if stored is None or stored.status is not RunStatus.QUEUED:
             return None
         return 1 + sum(
-            other.id < run.id and (other.session_id == run.session_id or self._is_startable(other))
+            other.id < run.id
+            and (other.session_id == run.session_id or self._is_startable(other))
+            and host in (None, self._state.sessions.rows[other.session_id].host)
             for other in self._waiting()
         )
 

@@ -161,7 +161,7 @@ _NEXT_RUNS: Final = f"""
 _COUNT_BEFORE: Final = f"""
     SELECT count(*) FROM runs r
     WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND r.id < ?
-      AND (r.session_id = ? OR {_STARTABLE})"""
+      AND (r.session_id = ? OR {_STARTABLE}){{of_host}}"""
 
 
 @frozen
@@ -658,10 +658,12 @@ class SqlView(SqlSearches):
         query = f"SELECT coalesce(sum(count), 0) FROM run_counts WHERE {_FOR_WORKERS}"
         return int(self._first_row(query)[0])
 
-    def queue_position(self, run: Run) -> int | None:
+    def queue_position(self, run: Run, *, host: str | None = None) -> int | None:
         if not self._is_queued(run):
             return None
-        return int(self._first_row(_COUNT_BEFORE, run.id, run.session_id)[0]) + 1
+        of_host, values = ("", ()) if host is None else (f" AND {self._is_of_host}", (host,))
+        query = _COUNT_BEFORE.format(of_host=of_host)
+        return int(self._first_row(query, run.id, run.session_id, *values)[0]) + 1
 
     def queued_before(self, run: Run) -> Run | None:
         if not self._is_queued(run):

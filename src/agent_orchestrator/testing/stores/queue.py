@@ -50,6 +50,9 @@ class Queue(Opening):
             for host, fitting in (("x", [first]), ("y", [free]), ("z", [])):
                 of_host = methodcaller("next_runs", 9, host=host)
                 assert await store.read(of_host) == fitting
+            for run, host, position in ((second, "x", 2), (blocked, "x", 2), (free, "y", 1)):
+                of_host = methodcaller("queue_position", run, host=host)
+                assert await store.read(of_host) == position
             moved = evolve(four, host="z")
             await store.transact(lambda tx: tx.put_session(moved))
             of_host = methodcaller("next_runs", 9, host="z")
