@@ -171,8 +171,8 @@ async def test_streams_answers_cancels_and_steering_work_from_another_daemon(dae
             await check(b.client)
 
 
-async def _has_request(client: Client) -> bool:
-    return bool((await client.requests(status="pending")).requests)
+async def _has_request(client: Client, count: int = 1) -> bool:
+    return len((await client.requests(status="pending")).requests) >= count
 
 
 async def _is(client: Client, run_id: str, status: RunStatus) -> bool:
@@ -376,6 +376,40 @@ class Stuck:
 def use_runner(one: Any, runner: Any) -> None:
     providers = one.engine.core.config.providers
     providers[PROVIDER] = evolve(providers[PROVIDER], runner=runner)
+
+
+@define
+class Asking:
+    """A runner that asks a question when it is told to."""
+
+    go: anyio.Event = field(factory=anyio.Event)
+
+    async def run(self, context: RunContext) -> Outcome:
+        await context.delivered()
+        await context.emit("agent.message", {"text": "begun"})
+        await self.go.wait()
+        await context.ask_parent("May I?", kind="approval_request")
+        return Outcome("asked")
+
+
+async def test_the_requests_of_two_daemons_are_in_the_order_of_their_changes(daemons: Any) -> None:
+    """A reader that has the newest request would not see a later one with an earlier id."""
+    async with (
+        daemons("a", host_name="x") as [a],
+        daemons("b", host_name="y", clock_off_s=-3600) as [b],
+    ):
+        asking = Asking()
+        use_runner(b, asking)
+        session = await b.client.create_session()
+        later = (await b.client.send_message(session.id, "go")).run
+        await heard(a.client, session.id, "begun")
+        other = await a.client.create_session()
+        earlier = (await a.client.send_message(other.id, "ask May I?")).run
+        await until(lambda: _has_request(a.client))
+        asking.go.set()
+        await until(lambda: _has_request(a.client, 2))
+        page = await a.client.requests(status="pending")
+        assert [request.run_id for request in page.requests] == [earlier.id, later.id]
 
 
 async def stuck_run(one: Any) -> tuple[Stuck, Any]:

@@ -284,24 +284,29 @@ class AttemptContext:
 
     async def _ask(self, question: ReplyParent) -> Request:
         await self._recorder.settle()
-        request_id = self._core.config.ids("req")
+        self._recorder.asking = None
 
-        def change(tx: Transaction) -> None:
-            if tx.request(request_id) is not None:
-                return  # committed by an earlier try that seemed to fail
+        def change(tx: Transaction) -> str:
+            asked = self._recorder.asking
+            if asked is not None and tx.request(asked) is not None:
+                return asked  # committed by an earlier try that seemed to fail
             questions.withdraw_requests(self._core, tx, self._recorder.withdrawn)
             run = run_changes.require_current_attempt(self._core, tx, self.run.id, self.run.attempt)
             session = tx.session(run.session_id)
             assert session is not None
-            requests.send_to_parent(self._core, tx, run, session, question, request_id=request_id)
+            # Its id is made in the change, so that it sorts after those of all earlier changes.
+            request = requests.send_to_parent(self._core, tx, run, session, question).request
+            assert request is not None
+            self._recorder.asking = request.id
+            return request.id
 
-        self._recorder.asking = request_id
         try:
-            await transact_with_retry(self._core, change)
+            request_id = await transact_with_retry(self._core, change)
             request = await self._resolution(request_id)
         except anyio.get_cancelled_exc_class():
             # The question was given up, or the whole attempt is stopped. The worker distinguishes them.
-            self._recorder.withdrawn.append(request_id)
+            if self._recorder.asking is not None:
+                self._recorder.withdrawn.append(self._recorder.asking)
             self._core.notifier.notify([f"run:{self.run.id}"])
             raise
         self._recorder.asking = None

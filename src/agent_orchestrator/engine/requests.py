@@ -119,12 +119,9 @@ def send_to_parent(
     run: Run,
     session: Session,
     command: ReplyParent,
-    *,
-    request_id: str | None = None,
 ) -> ReplyParentReply:
     """Send a run's message to its parent, and open the request of a question.
 
-    :param request_id: the id of the request; None means a new one.
     :raises InvalidRequest: if the question is too long.
     :raises Conflict: if a message has no parent to go to, the run of a question is canceled, or a limit is
         reached.
@@ -149,8 +146,7 @@ def send_to_parent(
         sent = results.send_to_parent(
             core, tx, parent, session, run, command.text, for_record=policy != "ask-parent"
         )
-    request_id = request_id or core.config.ids("req")
-    request = _open(core, tx, run, session, parent, command, policy, request_id)
+    request = _open(core, tx, run, session, parent, command, policy)
     return ReplyParentReply(sent, parent.id if parent else None, request)
 
 
@@ -162,7 +158,6 @@ def _open(
     parent: Session | None,
     command: ReplyParent,
     policy: Approvals,
-    request_id: str,
 ) -> Request:
     assert command.request_kind is not None
     if run.cancel_requested_at is not None:
@@ -175,7 +170,7 @@ def _open(
     parent_s = min(core.config.parent_answer_s, command.expires_in_s / 2) if is_for_parent else 0
     policy_decision = _BY_POLICY.get(policy)
     request = Request(
-        id=request_id,
+        id=core.config.ids("req"),
         session_id=session.id,
         run_id=run.id,
         attempt=run.attempt,
