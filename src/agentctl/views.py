@@ -668,6 +668,8 @@ def _daemon_note(own_id: str | None, daemon: DaemonView) -> str:
         notes.append("draining")
     if daemon.away_since is not None:
         notes.append(f"away since {clock(daemon.away_since)}")
+    if daemon.spawn_directory is not None:
+        notes.append(f"spawn directory {daemon.spawn_directory}")
     return " ".join(notes)
 
 

@@ -174,7 +174,18 @@ def test_tree_on_a_narrow_terminal_keeps_its_ids() -> None:
 def test_the_overview_lists_the_daemons_that_share_the_store() -> None:
     shared = [
         DaemonView(
-            "dmn_1", "host", 42, NOW, NOW, "1.0", "http://127.0.0.1:1", 4, ("demo",), 3, host="x"
+            "dmn_1",
+            "host",
+            42,
+            NOW,
+            NOW,
+            "1.0",
+            "http://127.0.0.1:1",
+            4,
+            ("demo",),
+            3,
+            host="x",
+            spawn_directory="/srv/c",
         ),
         DaemonView("dmn_2", "host", 43, NOW, NOW, None, None, None, (), 0),
     ]
@@ -182,7 +193,10 @@ def test_the_overview_lists_the_daemons_that_share_the_store() -> None:
     lines = [line.split() for line in plain_lines(daemon_overview(status, "http://127.0.0.1:2"))]
     assert lines[-3:] == [
         ["DAEMON", "HOST", "RUNS", "VERSION", "URL", "PROCESS", "NOTE"],
-        ["dmn_1", "x", "3", "of", "4", "1.0", "http://127.0.0.1:1", "42", "on", "host"],
+        [
+            *("dmn_1", "x", "3", "of", "4", "1.0", "http://127.0.0.1:1", "42", "on", "host"),
+            *("spawn", "directory", "/srv/c"),
+        ],
         ["dmn_2", "(starting)", "0", "of", "?", "43", "on", "host", "(this", "one)"],
     ]
 

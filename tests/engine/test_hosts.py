@@ -299,6 +299,8 @@ async def test_an_agent_has_children_only_on_hosts_that_let_them_in(
         daemons("b", **open_host) as [b],
         daemons("c", host_name="z", host_labels=("gpu", "arm")) as [c],
     ):
+        shown = {one.host: one.spawn_directory for one in (await a.client.status()).daemons}
+        assert shown == {"x": None, "y": str(tmp_path), "z": None}
         session = await a.client.create_session()
         run = await send(a, session, "hold")
         await heard(a.client, session.id, "holding")

@@ -147,6 +147,7 @@ def _daemon_view(daemon: DaemonRecord) -> DaemonView:
         host=None if profile is None else profile.host,
         labels=() if profile is None else profile.labels,
         draining=profile is not None and profile.draining,
+        spawn_directory=None if profile is None else profile.spawn_directory,
     )
 
 

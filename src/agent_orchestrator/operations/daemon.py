@@ -111,6 +111,8 @@ class DaemonView:
     """The labels of its host."""
     draining: bool = False
     """Whether it is about to end. No session is placed on its account."""
+    spawn_directory: str | None = None
+    """Where children of agents of other hosts work on its host. None if it lets none in."""
 
 
 @frozen
