@@ -171,5 +171,6 @@ async def test_the_server_notices_that_a_client_vanished(postgres):
         for name, value in (("idle", "10"), ("interval", "3"), ("count", "3")):
             sql = f"SELECT current_setting('tcp_keepalives_{name}')"
             assert connection.first_row(sql) == (value,)
+        assert connection.first_row("SELECT current_setting('tcp_user_timeout')") == ("15000",)
     finally:
         connection.close()

@@ -1,5 +1,6 @@
 """The server is away, a connection is lost, another daemon comes: nothing is lost and nothing is doubled."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -236,6 +237,36 @@ async def test_a_value_may_take_longer_to_arrive_than_a_transaction_may_be_idle(
             proxy.delay_s = 0.0
             assert await texts_of(store, session) == [text, "short"]
             assert await store.problems() == ()
+
+
+@ON_ONE_LOOP
+async def test_a_stopped_daemon_to_which_the_server_sends_does_not_keep_its_locks(
+    postgres, database, opened, monkeypatch
+):
+    """While rows are sent, its transaction is not idle, and its system still answers the server's probes."""
+    from agent_orchestrator.stores.postgres import connection, daemons
+
+    url = database()
+    async with opened(url) as store:
+        session = a_session()
+        await put(store, session)
+        with monkeypatch.context() as patch:
+            shorter = connection._SETTINGS.replace("user_timeout = 15000", "user_timeout = 1000")
+            patch.setattr(connection, "_SETTINGS", shorter)
+            stopped = connection.Connection(url)
+        try:
+            stopped.execute("BEGIN")
+            stopped.execute(daemons.LOCK)
+            rows = b"SELECT repeat('x', 1000) FROM generate_series(1, 100000)"
+            stopped.pgconn.send_query(rows)  # more than is buffered on the way; nobody reads it
+            with anyio.fail_after(60):
+                while True:
+                    with contextlib.suppress(Unavailable):  # it waits for a lock for so long only
+                        await store.transact(methodcaller("append", session.id, drafts("x"), NOW))
+                        break
+        finally:
+            stopped.close()
+        assert await texts_of(store, session) == ["x"]
 
 
 @ON_ONE_LOOP

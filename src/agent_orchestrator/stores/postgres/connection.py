@@ -54,13 +54,14 @@ _SETTINGS: Final = (
     f" SET lock_timeout = '{LOCK_LIMIT_S}s';"
     f" SET idle_in_transaction_session_timeout = '{IDLE_LIMIT_S}s'; SET jit = off;"
     " SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3;"
+    " SET tcp_user_timeout = 15000;"
     " SELECT set_config('synchronous_commit', 'on', false)"
     " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
 )
 """A role or database may have other settings. An acknowledged change is on the server's disk.
 
-The server notices as well that this machine vanished. If it vanishes while it sends statements, no other limit ends
-its transaction, whose locks stop all daemons.
+The server notices as well that this machine vanished, or that this process was stopped. While statements or rows are
+sent, no other limit ends its transaction, whose locks stop all daemons.
 """
 
 _LOCAL_SETTINGS: Final = (
