@@ -294,6 +294,14 @@ MUTANTS: Final = (
         needs_postgres=True,
     ),
     Mutant(
+        "a connection for notifications that has gone silent is kept",
+        _POSTGRES + "notifications.py",
+        "                if self._has_received:\n",
+        "                if False:\n",
+        ("tests/stores/test_postgres_notifications.py", "-k", "dead_is_replaced"),
+        needs_postgres=True,
+    ),
+    Mutant(
         "a commit is answered before it is made",
         _SQLITE + "connection.py",
         '("synchronous", 2)',
