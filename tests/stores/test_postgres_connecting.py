@@ -133,6 +133,15 @@ async def test_a_role_without_rights_is_told_what_to_run(postgres, opened):
         postgres.run("DROP ROLE nobody_special")
 
 
+async def test_of_several_servers_the_one_that_can_be_written_is_used(postgres, database, opened):
+    place = f"127.0.0.1:1,127.0.0.1:{postgres.port}/{database().rpartition('/')[2]}"
+    async with opened(f"postgresql://owner@{place}?target_session_attrs=read-write") as store:
+        session = a_session()
+        await put(store, session)
+        assert await store.read(lambda view: view.session(session.id)) == session
+        assert store.location == f"postgresql://owner@{place}"
+
+
 async def test_another_encoding_is_refused(postgres, opened):
     postgres.run("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'")
     try:
