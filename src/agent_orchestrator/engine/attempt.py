@@ -280,11 +280,11 @@ class AttemptContext:
             ReplyParent, question, run_id=self.run.id, request_kind=question.kind, wait=True
         )
         async with self._question_lock:
+            self._recorder.asking = None  # the agent may have given up the last one
             return await self._ask(command)
 
     async def _ask(self, question: ReplyParent) -> Request:
         await self._recorder.settle()
-        self._recorder.asking = None
 
         def change(tx: Transaction) -> str:
             asked = self._recorder.asking
