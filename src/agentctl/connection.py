@@ -225,9 +225,7 @@ class DaemonConnection:
                                 return
             except Gone as error:
                 cursor = str(error.details["oldest"])
-                self.output.announce(
-                    "agentctl: earlier events are no longer kept, going on after them"
-                )
+                self.announce_gone()
                 ends_when_caught_up = has_ended is not None and await has_ended()
             except (Unreachable, Unavailable) as error:
                 lost = isinstance(error, Unavailable) or self._may_return(error)
@@ -238,6 +236,10 @@ class DaemonConnection:
                     self.output.announce("agentctl: connection lost, connecting again …")
                 if not lost or not await pauses.pause():
                     raise
+
+    def announce_gone(self) -> None:
+        """Say that events were deleted before they could be read."""
+        self.output.announce("agentctl: earlier events are no longer kept, going on after them")
 
 
 @frozen

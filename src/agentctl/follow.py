@@ -9,7 +9,7 @@ from typing import Any, Final, TextIO
 
 import anyio
 
-from agent_orchestrator.domain.errors import OrchestratorError, Unreachable
+from agent_orchestrator.domain.errors import Gone, OrchestratorError, Unreachable
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus, is_terminal
 from agent_orchestrator.domain.model import Event, Run, Session
@@ -399,17 +399,33 @@ async def tail_events(
         async with display.live(""), anyio.create_task_group() as tasks:
             tasks.start_soon(answers.run)
             await connection.follow(session.id, start, take, retry_s=None, epoch=epoch)
+    await _read_log(connection, session.id, start, epoch, take)
+    connection.output.end_of_stream()
+
+
+async def _read_log(
+    connection: DaemonConnection,
+    session_id: str,
+    start: int,
+    epoch: str | None,
+    take: Callable[[Event], bool],
+) -> None:
+    """Pass the events after a cursor to ``take``, up to the last one."""
     while True:
-        page = await connection.call(
-            LIST_EVENTS, session_id=session.id, cursor=start, limit=_PAGE, epoch=epoch
-        )
+        try:
+            page = await connection.call(
+                LIST_EVENTS, session_id=session_id, cursor=start, limit=_PAGE, epoch=epoch
+            )
+        except Gone as error:  # they were deleted since the session was read
+            start = int(error.details["oldest"])
+            connection.announce_gone()
+            continue
         epoch = page.epoch
         for event in page.events:
             take(event)
         start = page.next_cursor
         if not page.has_more:
-            break
-    connection.output.end_of_stream()
+            return
 
 
 async def retry_run(connection: DaemonConnection, run_id: str, idempotency_key: str | None) -> None:

@@ -169,7 +169,9 @@ def retention_line(session: Session, _: datetime) -> list[Block]:
         ("bytes", session.retain_bytes),
     )
     limits = [
-        f"{value:,} {unit}" if value else f"any {unit}" for unit, value in own if value is not None
+        f"{value:,} {unit}" if value else f"any number of {unit}"
+        for unit, value in own
+        if value is not None
     ]
     kept = f"keeps {', '.join(limits)}" if limits else "keeps what the daemon's settings say"
     return [f"session {session.id} {kept}"]
