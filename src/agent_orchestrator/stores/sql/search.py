@@ -258,9 +258,9 @@ class SqlSearches(ABC):
         words = self._words.expression([(_of_kind("title"),), (_of_session(number),)])
         return self._positions(words, LAST, 1) == [position]
 
-    def _is_repeated(self, session: int, seq: int, run_id: str | None, text: str) -> bool:
-        """Return whether the result of a run is what its agent said in a message shortly before."""
-        row = self._first_row(
+    def _said_before(self, session: int, seq: int, run_id: str | None) -> Row | None:
+        """Return the last message of a run's agent shortly before an event."""
+        row: Row | None = self._first_row(
             f"{self._searched_event} WHERE e.session = ? AND e.seq >= ? AND e.seq < ? AND e.run_id = ?"
             f" AND e.event_type = '{EventType.AGENT_MESSAGE}' ORDER BY e.seq DESC LIMIT 1",
             session,
@@ -268,12 +268,45 @@ class SqlSearches(ABC):
             seq,
             run_id,
         )
+        return row
+
+    def _is_repeated(self, session: int, seq: int, run_id: str | None, text: str) -> bool:
+        """Return whether the result of a run is what its agent said in a message shortly before."""
+        row = self._said_before(session, seq, run_id)
         if row is None:
             return False
         data = row[6]
         plain = json.loads(data) if type(data) is str else {}
         said = self._searched_text(row[5], row[3], data, plain)
         return said is not None and said.text == text
+
+    def _results_repeating(self, session: int, through: int) -> list[Entry]:
+        """Return the results that are not in the index because a message up to an event has the same text.
+
+        :param session: its number.
+        :param through: the ``seq`` of the event.
+        """
+        rows = self._execute(
+            f"{self._searched_event} WHERE e.session = ? AND e.seq > ? AND e.seq <= ?"
+            f" AND e.event_type = '{EventType.RUN_COMPLETED}'",
+            (session, through, through + REPEATS_WITHIN),
+        ).fetchall()
+        backlog = self._first_row(_BACKLOG) if rows else None
+        entries: list[Entry] = []
+        for seq, run_id, _, event_type, _, position, data, _, _, _, owner in rows:
+            if backlog is not None and position <= backlog[0]:
+                continue  # it is not in the index yet
+            said = self._said_before(session, seq, run_id)
+            if said is None or said[0] > through:
+                continue
+            is_long = type(data) is not str
+            text = searchable(
+                event_type, self._long_data(position) if is_long else json.loads(data)
+            )
+            if text is not None and self._is_repeated(session, seq, run_id, text.text):
+                entry = self._entry(position, session, owner, text, is_long=is_long)
+                entries.append(entry)
+        return entries
 
     def _entry(
         self, position: int, session: int, owner: str, text: Searchable, *, is_long: bool

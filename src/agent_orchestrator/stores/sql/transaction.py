@@ -431,6 +431,7 @@ class SqlTransaction(SqlView):
         number, last_seq = row
         through = min(through, last_seq - 1)
         last_deleted = self._first_row(_LAST_UP_TO, number, through)
+        results = self._results_repeating(number, through) if last_deleted is not None else []
         count = self._changed_rows(_DELETE_FIRST_EVENTS, (number, through))
         if seqs:
             among, values = self._in_list("seq", seqs)
@@ -441,6 +442,8 @@ class SqlTransaction(SqlView):
             self._write(_NOTE_PRUNED, (number, through, last_deleted[0], count, mark, digest or ""))
         elif count:
             self._write(_NOTE_PIECES, (number, count))
+        for entry in results:  # now the only place of their texts
+            self._add_entry(entry)
         return count
 
     def claim_job(self, name: str, *, now: datetime, until: datetime) -> bool:

@@ -257,6 +257,24 @@ class Searches(Opening):
             expected = ["needle", "needle", cut, cut, "needle one", "needle two", "needle two"]
             assert await find(store, "needle") == expected[::-1]
 
+    async def test_a_result_is_found_once_the_message_with_its_text_is_deleted(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            runs = [a_run(session.id) for _ in range(3)]
+            await put(store, session, *runs)
+            texts = ["needle", "needle " * 20_000, "needle again"]
+            for run, text in zip(runs, texts, strict=True):
+                await say(store, session, text, run_id=run.id)
+                end = Draft("run.completed", {"result": {"text": text}}, run.id, 1)
+                await store.transact(methodcaller("append", session.id, [end], NOW))
+            texts[1] = texts[1][:MAX_SEARCHED]
+            # One event less each time: a message, its result, the next message …
+            for through, left in enumerate((texts, texts[1:], texts[1:], texts[2:], texts[2:]), 1):
+                await store.transact(methodcaller("delete_events", session.id, through=through))
+                assert await find(store, "needle") == left[::-1], through
+
     async def test_pages_go_from_the_newest_to_the_oldest(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
