@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from daemons import Daemon, daemon_at
 from pace import allowed
-from playwright.sync_api import CDPSession, Page, expect
+from playwright.sync_api import CDPSession, Page, Route, expect
 from visits import Visit
 
 CYCLES = 100
@@ -93,3 +93,56 @@ def lose(page: Page, browser: CDPSession, *, is_frozen: bool, is_lost: bool) -> 
         browser.send("Page.setWebLifecycleState", {"state": state})
     else:
         page.context.set_offline(is_lost)
+
+
+def refusal(status: int, code: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "json": {"error": {"code": code, "message": "not here", "details": {}}},
+    }
+
+
+NOTHING_KEPT = """() => {
+  localStorage.setItem("agentd.snapshot", JSON.stringify({ sessions: [], requests: [], work: [] }));
+  Storage.prototype.setItem = () => {};
+}"""
+"""Make what the browser keeps older than what the page shows, and let it stay so."""
+
+
+def test_page_whose_cursor_is_gone_begins_again_and_keeps_what_is_typed(
+    shared: Daemon, visit: Visit
+) -> None:
+    session = shared.begin([])
+    shared.wait_idle(session)
+    page = visit.open(f"{shared.url}/#/s/{session}", service_workers="block")
+    expect(page.locator(".story")).to_contain_text("You said: Begin")
+    field = page.get_by_label("Message", exact=True)
+    field.fill("half a sentence")
+    element = field.element_handle()
+    page.evaluate(NOTHING_KEPT)
+    cursors: list[str] = []
+
+    def refuse_first(route: Route) -> None:
+        cursors.append(route.request.url.rpartition("cursor=")[2])
+        if len(cursors) == 1:
+            route.fulfill(**refusal(410, "gone"))
+        else:
+            route.continue_()
+
+    page.route("**/stream?*", refuse_first)
+    page.context.set_offline(True)
+    page.context.set_offline(False)
+    shared.post(f"/sessions/{session}/messages", text="after")
+    shared.wait_idle(session)
+    expect(page.locator(".story")).to_contain_text("You said: after")
+    assert "head" not in cursors[0]
+    assert cursors[1] == "head"
+    expect(field).to_have_value("half a sentence")
+    assert element.evaluate("one => one.isConnected")
+
+
+def test_page_that_is_refused_without_a_cursor_says_so(shared: Daemon, visit: Visit) -> None:
+    page = visit.open("about:blank", service_workers="block")
+    page.route("**/stream?*", lambda route: route.fulfill(**refusal(400, "invalid_request")))
+    page.goto(f"{shared.url}/")
+    expect(page.locator("[data-screen=sign-in]")).to_contain_text("The daemon refused this page.")

@@ -31,7 +31,8 @@ let stream = null;
 
 /** Show what an earlier visit knew, and connect. */
 export function start() {
-  if (!isLoaded) restore();
+  // What this visit knows is newer.
+  if (!isFresh.value) restore();
   stream?.close();
   refusal.value = null;
   // Beside the stream and the lists, not after them.
@@ -47,8 +48,9 @@ export function start() {
         if (state === "connecting" && lostAt.value && Date.now() - lostAt.value > LONG_AWAY_MS) forget();
       }),
     onRefused: (error) => {
-      if (error.code === "cursor_ahead" || error.status === 410 || error.status === 400) {
-        // The database was restored from a backup, or events since then are no longer kept: begin again.
+      if (cursor !== null && (error.code === "cursor_ahead" || error.status === 410 || error.status === 400)) {
+        // The database was restored from a backup, or events since then are no longer kept: begin again. Without a
+        // cursor, that would be refused as well, for ever.
         forget();
         clearLogs();
         setTimeout(start, 1000);
