@@ -9,7 +9,7 @@ from typing import Any
 
 from anyio.to_thread import run_sync
 
-from agent_orchestrator.domain.errors import Conflict, InvalidRequest
+from agent_orchestrator.domain.errors import Conflict, InvalidRequest, PayloadTooLarge
 from agent_orchestrator.operations.retention import PRUNE_SESSION
 from agent_orchestrator.operations.runs import LIST_RUNS
 from agent_orchestrator.operations.session_files import IMPORT_SESSION, ImportReply, ImportSession
@@ -61,6 +61,8 @@ async def import_session(
     if cwd is not None and not Path(cwd).is_absolute():
         cwd = str(here() / cwd)
     request = ImportSession(new_id=bool(new_id), cwd=cwd)
+    if file == "-" and sys.stdin is None:
+        raise usage_failure("standard input is closed")
     parts = _standard_input() if file == "-" else read_parts(_path(file))
     try:
         async with aclosing(parts) as data:
@@ -70,8 +72,10 @@ async def import_session(
         failure.message = error.message.replace("`new_id`", "`--new-id`")
         raise failure from None
     except OSError as error:
-        raise usage_failure(f"{file}: {error.strerror or error}") from None
+        place = "standard input cannot be read" if file == "-" else file
+        raise usage_failure(f"{place}: {error.strerror or error}") from None
     connection.output.answer(reply, lambda: _imported(reply))
+    connection.output.hint(f"to send messages to it: agentctl session reopen {reply.session.id}")
 
 
 def _imported(reply: ImportReply) -> list[Any]:
@@ -87,7 +91,7 @@ def _imported(reply: ImportReply) -> list[Any]:
     )
     lines: list[Any] = [f"session {session.id} is imported: {counts}"]
     if reply.canceled:
-        lines.append(f"{counted(len(reply.canceled), 'run')} had not ended, and was canceled")
+        lines.append(f"canceled: {counted(len(reply.canceled), 'run')} that had not ended")
     return lines
 
 
@@ -120,7 +124,7 @@ async def _print(connection: DaemonConnection, session_id: str) -> None:
                 sys.stdout.buffer.write(part)
         sys.stdout.buffer.flush()
         reader.finish()
-    except InvalidRequest as error:
+    except (InvalidRequest, PayloadTooLarge) as error:
         raise Failure("incomplete_file", f"the file cannot be read back: {error}") from None
 
 

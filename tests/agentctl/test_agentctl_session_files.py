@@ -37,6 +37,23 @@ def test_a_session_is_exported_and_imported(ctl: Ctl, tmp_path: Path) -> None:
     assert ctl("session", "import", str(tmp_path / "none")).code == 2
 
 
+def test_a_file_is_imported_from_standard_input(ctl: Ctl) -> None:
+    session = told(ctl)
+    file = ctl("session", "export", session).out
+    before = ctl("session", "list", "--format", "json").json["sessions"]
+    bad = {"": "is empty", "{}\n": "line 1, kind", file[:-20]: "was cut", file * 2: "kind"}
+    for data, problem in bad.items():
+        refused = ctl("session", "import", "-", "--new-id", "--format", "json", stdin=data)
+        error = json.loads(refused.err)["error"]
+        assert (refused.code, error["code"]) == (2, "invalid_request"), refused.err
+        assert problem in error["message"]
+    assert ctl("session", "list", "--format", "json").json["sessions"] == before
+    done = ctl("session", "import", "-", "--new-id", "--format", "json", stdin=file)
+    assert done.code == 0, done.err
+    assert (done.json["runs"], done.json["session"]["title"]) == (1, "the story")
+    assert done.json["session"]["id"] != session
+
+
 def test_an_archive_deletes_what_the_file_has(ctl: Ctl, tmp_path: Path) -> None:
     session, file = told(ctl), tmp_path / "story.jsonl"
     last = int(ctl.field("session.last_seq", "session", "get", session))

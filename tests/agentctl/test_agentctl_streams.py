@@ -49,7 +49,9 @@ def test_an_error_into_a_closed_pipe_keeps_its_exit_code(ctl: Ctl) -> None:
     assert result.err == "4\n"
 
 
-@pytest.mark.parametrize("command", ["run get -", "ask -", "message send ses_no --text -"])
+@pytest.mark.parametrize(
+    "command", ["run get -", "ask -", "message send ses_no --text -", "session import -"]
+)
 @pytest.mark.parametrize(
     ("where", "told"),
     [("<&-", "is closed"), ("0>/dev/null", "cannot be read: Bad file descriptor")],

@@ -319,6 +319,8 @@ row(
     """,
     of="",
     extra=(click.argument("file", metavar="FILE"),),
+    new_id="Give the session, its runs, messages and requests new ids. Default: they keep theirs, and the import is "
+    "refused if one is taken.",
     cwd="The working directory of the imported session.  [default: the daemon's]",
 )
 row(
