@@ -235,6 +235,7 @@ class Client:
         :param new_id: give all new ids.
         :param cwd: its working directory; None means the engine's.
         :raises InvalidRequest: if the file is not valid; the error names the line and the field.
+        :raises PayloadTooLarge: if it has more than 1 GiB or 200,000 lines.
         :raises Conflict: if the session exists already.
         """
         request = file_calls.ImportSession(new_id=new_id, cwd=cwd)

@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from attrs import frozen
 
 from agent_orchestrator.client import Client
-from agent_orchestrator.domain.errors import Internal, InvalidRequest
+from agent_orchestrator.domain.errors import Internal, InvalidRequest, PayloadTooLarge
 from agent_orchestrator.wire.session_file import Reader
 
 PART: Final = 64 * 2**10
@@ -70,7 +70,7 @@ def _complete(file: BinaryIO, temporary: Path, path: Path) -> WrittenFile:
     os.fsync(file.fileno())
     try:
         found = check_file(temporary)
-    except InvalidRequest as error:
+    except (InvalidRequest, PayloadTooLarge) as error:
         raise Internal(f"the file cannot be read back: {error.message}") from None
     _give_name(temporary, path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -100,6 +100,7 @@ def check_file(path: Path) -> tuple[Any, ...]:
     """Read a file from its first line to its last, and return the other fields of :class:`WrittenFile`.
 
     :raises InvalidRequest: if it is not the complete file of a session.
+    :raises PayloadTooLarge: if it has more than a file may have.
     """
     reader, last_seq = Reader(), 0
     with path.open("rb") as file:

@@ -1,27 +1,46 @@
-"""Files of sessions over HTTP: long ones, cut ones, and several at once."""
+"""Files of sessions over HTTP: long ones, cut ones, several at once, and a daemon or a disk that fails meanwhile."""
 
 import json
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import anyio
 import httpx
 import pytest
 from loops import ON_ONE_LOOP
-from serving import Serving, serving
+from serving import Serving, agentd, serving
+from test_agentd_process import call, wait_for
+from test_session_files import file_of, lines_of, open_full
 
 from agent_orchestrator import connect
 from agent_orchestrator.domain.errors import InvalidRequest
-from agent_orchestrator.engine import exports
+from agent_orchestrator.engine import exports, imports
 from agent_orchestrator.long_work import SHORT_TURN_S
+from agent_orchestrator.wire import session_file
 from agent_orchestrator.wire.session_file import Writer
 from agentd.requests import MAX_WAITING, RequestBody
 
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
+IMPORT = "/sessions/import?new_id=true"
 LINES = {"Content-Type": "application/x-ndjson"}
+
+
+def lengthened(file: bytes, count: int) -> bytes:
+    """Return the file of a session with further events, of some 4,000 bytes each."""
+    *lines, last, _ = lines_of(file)
+    session, event = lines[0]["session"], last["event"]
+    event = event | {"run_id": None, "attempt": None, "event_type": "backend.event"}
+    event["data"] = {"kind": "x", "payload": "x" * 4000}
+    first = session["last_seq"] + 1
+    session["last_seq"] += count
+    more = [{"kind": "event", "event": event | {"seq": first + number}} for number in range(count)]
+    return file_of([*lines, last, *more])
 
 
 async def file_of_a_session(server: Serving, text: str = "said") -> bytes:
@@ -164,3 +183,94 @@ async def test_lines_are_encoded_in_short_turns(
         await file_of_a_session(server)
     assert turns
     assert max(turns) == pytest.approx(SHORT_TURN_S, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "details"),
+    [
+        ("MAX_LINES", 3, {"line": 4, "limit_lines": 3}),
+        ("MAX_LINE", 100, {"line": 1, "limit_bytes": 100}),
+        ("MAX_FILE", 100, {"line": 1, "limit_bytes": 100}),
+    ],
+)
+async def test_a_file_that_is_too_long_is_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, details: dict[str, int]
+) -> None:
+    async with serving(tmp_path) as server:
+        file = await file_of_a_session(server)
+        monkeypatch.setattr(session_file, limit, value)
+        answer = await server.client.post(IMPORT, content=file, headers=LINES)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (413, "payload_too_large"), answer.text
+        assert error["details"] == details
+        assert len(await sessions(server)) == 1
+
+
+async def test_a_disk_that_is_full_while_a_file_is_stored_has_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path) as server:
+        file = lengthened(await file_of_a_session(server), 1000)
+        events = await server.event_count()
+
+        async def refused() -> tuple[int, dict[str, Any]]:
+            answer = await server.client.post(IMPORT, content=file, headers=LINES)
+            assert answer.status_code == 503, answer.text
+            error = answer.json()["error"]
+            assert error.keys() == {"code", "message", "details"}
+            assert error["code"] == "unavailable"
+            assert len(await sessions(server)) == 1
+            assert await server.event_count() == events
+            assert server.engine.core.imports.count == 0
+            return int(answer.headers["Retry-After"]), error
+
+        # The disk of the files that are being checked, and that of the database.
+        with monkeypatch.context() as patched:
+            patched.setattr(imports, "_open", lambda _: open_full())
+            retry_s, error = await refused()
+            assert retry_s == imports.RETRY_S
+            assert "No space left" in error["message"]
+        pages = await server.store.transact(lambda tx: tx._connection.pragma("page_count"))
+        await server.store.transact(lambda tx: tx._connection.pragma("max_page_count", pages + 100))
+        retry_s, error = await refused()
+        assert retry_s >= 1
+        assert error["details"]["problem"] == "disk_full"
+        await server.store.transact(lambda tx: tx._connection.pragma("max_page_count", 1_000_000))
+        answer = await server.client.post(IMPORT, content=file, headers=LINES)
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["events"] > 1000
+        assert len(await sessions(server)) == 2
+
+
+def test_a_daemon_that_is_killed_while_it_stores_a_file_has_nothing_of_it(tmp_path: Path) -> None:
+    log = tmp_path / ".data" / "agent-orchestrator.db-wal"
+    answers: list[httpx.Response] = []
+    with agentd(tmp_path) as daemon:
+        made = call(daemon, "POST", "/sessions", json={"provider": "manual", "text": "said"})
+        session = made["session"]["id"]
+        # SQLite writes to its log before the commit, because this is more than its cache.
+        file = lengthened(httpx.get(f"{daemon.url}/sessions/{session}/export").content, 8000)
+        size = log.stat().st_size
+
+        def send() -> None:
+            with suppress(httpx.TransportError):
+                url = daemon.url + IMPORT
+                answers.append(httpx.post(url, content=file, headers=LINES, timeout=120))
+
+        sender = Thread(target=send)
+        sender.start()
+        try:
+            wait_for(lambda: log.stat().st_size > size + 2**20, "the file is being stored")
+        finally:
+            daemon.signal(signal.SIGKILL)
+            sender.join()
+        daemon.wait()
+    assert answers == []
+    (tmp_path / "ready.json").unlink()
+    with agentd(tmp_path) as daemon:
+        assert [one["id"] for one in call(daemon, "GET", "/sessions")["sessions"]] == [session]
+        assert len(call(daemon, "GET", "/runs")["runs"]) == 1
+        assert call(daemon, "GET", "/daemon/check")["findings"] == []
+        again = call(daemon, "POST", IMPORT, content=file, headers=LINES)
+        assert again["events"] > 8000
+        assert call(daemon, "GET", "/daemon/check")["findings"] == []

@@ -75,6 +75,7 @@ async def import_session(
     """Import the file of a session.
 
     :raises InvalidRequest: naming the line and the field that is wrong.
+    :raises PayloadTooLarge: if the file has more lines or bytes than one may have.
     :raises Conflict: if the session, or something of it, exists already.
     :raises Unavailable: if there is no room for the file.
     """

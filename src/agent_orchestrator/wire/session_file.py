@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from attrs import define, field
 
-from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.errors import InvalidRequest, PayloadTooLarge
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.fields import shown
 from agent_orchestrator.wire import codec, strict_json
@@ -42,7 +42,7 @@ MAX_LINES: Final = 200_000
 MAX_FILE: Final = 2**30
 """Maximum lines and bytes of a file that is imported. It is added in one change, and others wait meanwhile."""
 
-_TOO_LONG: Final = ": prune the session before the export"
+_SHORTEN: Final = ": prune the session before the export"
 
 
 def bad_line(number: int, name: str, problem: str) -> InvalidRequest:
@@ -53,6 +53,10 @@ def bad_line(number: int, name: str, problem: str) -> InvalidRequest:
     """
     place = f"line {number}" + (f", {name}" if name else "")
     return InvalidRequest(f"{place}: {problem}", {"fields": {place: problem}, "line": number})
+
+
+def _too_long(number: int, problem: str, **limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"line {number}: {problem}", {"line": number, **limit})
 
 
 @define
@@ -103,12 +107,14 @@ class Splitter:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the lines that the next bytes complete, with their ends.
 
-        :raises InvalidRequest: if a line or the file is too long.
+        :raises PayloadTooLarge: if a line or the file is too long.
         """
         self.size += len(data)
         if self.size > MAX_FILE:
-            raise bad_line(
-                self.number + 1, "", f"the file has more than {MAX_FILE:,} bytes{_TOO_LONG}"
+            raise _too_long(
+                self.number + 1,
+                f"the file has more than {MAX_FILE:,} bytes{_SHORTEN}",
+                limit_bytes=MAX_FILE,
             )
         start = 0
         while (end := data.find(b"\n", start) + 1) > 0:
@@ -132,10 +138,12 @@ class Splitter:
     def _count(self, length: int) -> None:
         self.number += 1
         if length > MAX_LINE:
-            raise bad_line(self.number, "", f"has more than {MAX_LINE:,} bytes")
+            raise _too_long(self.number, f"has more than {MAX_LINE:,} bytes", limit_bytes=MAX_LINE)
         if self.number > MAX_LINES:
-            raise bad_line(
-                self.number, "", f"the file has more than {MAX_LINES:,} lines{_TOO_LONG}"
+            raise _too_long(
+                self.number,
+                f"the file has more than {MAX_LINES:,} lines{_SHORTEN}",
+                limit_lines=MAX_LINES,
             )
 
 
@@ -160,6 +168,7 @@ class Reader:
         """Yield the kind and the fields of each line but the end.
 
         :raises InvalidRequest: if a line is not one of such a file, or not the next one.
+        :raises PayloadTooLarge: if a line or the file is too long.
         """
         for line in self.lines.feed(data):
             kind, fields = self._read(line)
