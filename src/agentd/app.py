@@ -161,15 +161,9 @@ def create_app(
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False
     _add_checks(app, gateway, guard)
-    bind_operations(app, gateway, guard, lifetime, Admission(max_changes))
-    sockets = SocketStream(
-        gateway,
-        guard,
-        lifetime,
-        keepalive_s,
-        auth_frame_s,
-        StreamLimiter(max_streams, max_all_streams, app.metrics, descriptors or Descriptors()),
-    )
+    limiter = StreamLimiter(max_streams, max_all_streams, app.metrics, descriptors or Descriptors())
+    bind_operations(app, gateway, guard, lifetime, Admission(max_changes), limiter)
+    sockets = SocketStream(gateway, guard, lifetime, keepalive_s, auth_frame_s, limiter)
     _add_streams(app, sockets)
     _add_tools(app, ToolEndpoint(gateway, lifetime, version=version, keepalive_s=keepalive_s))
     _add_metrics(app, gateway)

@@ -25,6 +25,7 @@ from agentd.auth import Guard
 from agentd.lifetime import Lifetime
 from agentd.requests import HttpRequest, body_object, current_request, peer_of, query_pairs
 from agentd.responses import LinesResponse, as_json, json_response, stopping
+from agentd.streaming import StreamLimiter
 from agentd.web.routes import base_path_of
 
 View = Callable[..., Awaitable[Response]]
@@ -33,12 +34,17 @@ REPLAYED = {"Idempotent-Replayed": "true"}
 
 
 def bind_operations(
-    app: Quart, gateway: Gateway, guard: Guard, lifetime: Lifetime, admission: Admission
+    app: Quart,
+    gateway: Gateway,
+    guard: Guard,
+    lifetime: Lifetime,
+    admission: Admission,
+    limiter: StreamLimiter,
 ) -> None:
     """Add one route to the app for each operation."""
     for operation in OPERATIONS:
         if operation.answers_lines:
-            view = _download(operation, gateway, lifetime)
+            view = _download(operation, gateway, lifetime, limiter)
         elif operation.takes_lines:
             view = _upload(operation, gateway, lifetime)
         elif operation.is_mutation:
@@ -116,7 +122,9 @@ def _query(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime)
     return view
 
 
-def _download(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime) -> View:
+def _download(
+    operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime, limiter: StreamLimiter
+) -> View:
     async def view(**path_values: str) -> Response:
         received = current_request(request, HttpRequest)
         command = _command(operation, received, path_values)
@@ -124,7 +132,8 @@ def _download(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifeti
         if received.method == "HEAD":
             async with caller.download(operation, command):
                 return Response(b"", 200, content_type=LINES)
-        return LinesResponse(partial(caller.download, operation, command), lifetime)
+        slot = limiter.slot(received.principal.id)
+        return LinesResponse(partial(caller.download, operation, command), lifetime, slot)
 
     return view
 

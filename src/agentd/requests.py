@@ -47,6 +47,9 @@ data resets it, and the client may lose the answer."""
 MAX_WAITING: Final = 256 * 2**10
 """Bytes of a streamed body that wait for the handler. Then the connection is not read."""
 
+SLOW_BYTES: Final = 4 * 2**10
+"""Bytes of a streamed body that must arrive within its time limit, as readers must take of an answer."""
+
 
 class RequestBody(QuartBody):
     """A body with a maximum length. A longer one is dropped while it arrives."""
@@ -80,10 +83,12 @@ class RequestBody(QuartBody):
     async def parts(self, timeout_s: float) -> AsyncGenerator[bytes]:
         """Yield the parts of a streamed body.
 
-        :param timeout_s: maximum seconds between two parts.
-        :raises InvalidRequest: if none arrives in time.
+        :param timeout_s: maximum seconds between two parts, and for each ``SLOW_BYTES``.
+        :raises InvalidRequest: if they do not arrive in time.
         """
+        waited_s, size = 0.0, 0
         while True:
+            began = anyio.current_time()
             for limit_s in (timeout_s, STALL_S):
                 with anyio.move_on_after(limit_s) as scope:
                     part = await anext(self, b"")
@@ -91,6 +96,14 @@ class RequestBody(QuartBody):
                     break
             else:
                 raise InvalidRequest.of({"body": f"nothing came within {timeout_s:g} s"})
+            # At most the limit counts: the rest was a pause of the daemon.
+            waited_s += min(anyio.current_time() - began, timeout_s)
+            size += len(part)
+            if size >= SLOW_BYTES:
+                waited_s, size = 0.0, 0
+            elif waited_s > timeout_s + STALL_S and not self._complete.is_set():
+                problem = f"less than {SLOW_BYTES:,} bytes came within {timeout_s:g} s"
+                raise InvalidRequest.of({"body": problem})
             self._note_taken()
             if part:
                 yield part

@@ -3,7 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -86,14 +86,19 @@ class LinesResponse(LiveResponse):
 
     :param lines: opens them.
     :param lifetime: the daemon's. The answer ends early when it closes.
+    :param slot: the stream slot, entered while they are sent.
     """
 
     def __init__(
-        self, lines: Callable[[], AbstractAsyncContextManager[Download]], lifetime: Lifetime
+        self,
+        lines: Callable[[], AbstractAsyncContextManager[Download]],
+        lifetime: Lifetime,
+        slot: AbstractContextManager[None],
     ) -> None:
         super().__init__()
         self._lines = lines
         self._lifetime = lifetime
+        self._slot = slot
 
     async def send_all(self, send: ASGISendCallable) -> Response | None:
         """Send the lines. If they cannot be read to the end, the last one is missing."""
@@ -101,13 +106,14 @@ class LinesResponse(LiveResponse):
             return problem_response(stopping())
         started = False
         try:
-            async with self._lines() as lines:
-                with self._lifetime.until_closing():
-                    await send(self._start())
-                    started = True
-                    while part := await lines.receive():
-                        for start in range(0, len(part), PART_BYTES):
-                            await send(stream_part(part[start : start + PART_BYTES]))
+            with self._slot:
+                async with self._lines() as lines:
+                    with self._lifetime.until_closing():
+                        await send(self._start())
+                        started = True
+                        while part := await lines.receive():
+                            for start in range(0, len(part), PART_BYTES):
+                                await send(stream_part(part[start : start + PART_BYTES]))
         except Exception as error:  # noqa: BLE001 - `problem_of` logs unexpected errors
             problem = problem_of(error)
             if not started:

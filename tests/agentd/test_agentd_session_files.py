@@ -13,7 +13,7 @@ import anyio
 import httpx
 import pytest
 from loops import ON_ONE_LOOP
-from serving import Serving, agentd, serving
+from serving import Serving, agentd, serving, until
 from test_agentd_process import call, wait_for
 from test_session_files import file_of, lines_of, open_full
 
@@ -274,3 +274,32 @@ def test_a_daemon_that_is_killed_while_it_stores_a_file_has_nothing_of_it(tmp_pa
         again = call(daemon, "POST", IMPORT, content=file, headers=LINES)
         assert again["events"] > 8000
         assert call(daemon, "GET", "/daemon/check")["findings"] == []
+
+
+async def test_a_body_that_trickles_is_refused() -> None:
+    body = RequestBody(None, None)
+    body.stream()
+    async with anyio.create_task_group() as tasks:
+
+        async def send() -> None:
+            while True:
+                body.append(b"x")
+                await anyio.sleep(0.02)
+
+        tasks.start_soon(send)
+        with anyio.fail_after(20), pytest.raises(InvalidRequest, match="came within"):
+            _ = [part async for part in body.parts(0.1)]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_file_that_is_sent_counts_as_a_stream(tmp_path: Path) -> None:
+    async with serving(tmp_path, max_streams=1) as server:
+        path = f"/sessions/{answer_id(await file_of_a_session(server))}/export"
+        async with server.client.stream("GET", "/stream") as stream:
+            assert stream.status_code == 200
+            refused = await server.client.get(path)
+            assert refused.status_code == 429, refused.text
+            assert refused.json()["error"]["code"] == "rate_limited"
+        await until(lambda: server.metrics.streams == 0, "the stream has ended")
+        assert (await server.client.get(path)).status_code == 200
+        assert server.metrics.streams == 0
