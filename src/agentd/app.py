@@ -9,7 +9,9 @@ from quart import Quart, Response, has_request_context, request, websocket
 from quart import Request as QuartRequest
 from quart.globals import request_ctx
 from quart.typing import ResponseTypes
+from quart.wrappers.base import BaseRequestWebsocket
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import NotFound, Unauthorized
@@ -82,6 +84,23 @@ class App(Quart):
         if scope["type"] != "lifespan" and self.base_path:
             scope = without_base_path(scope, self.base_path)
         await super().__call__(scope, receive, send)
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Return the adapter that finds a request's route, which does not depend on the host.
+
+        The framework's own raises for a host such as `a..b`, before the guard can refuse it.
+        """
+        if request is None:
+            return super().create_url_adapter(request)
+        return self.url_map.bind(
+            "localhost",
+            request.root_path,
+            "",
+            request.scheme,
+            request.method,
+            request.path,
+            request.query_string.decode(),
+        )
 
     async def handle_request(self, request: QuartRequest) -> ResponseTypes:
         """Answer a request, and count it."""

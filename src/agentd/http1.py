@@ -7,8 +7,9 @@ Hypercorn 0.18 does the parsing (h11), the WebSocket protocol (wsproto) and keep
 - Hypercorn's own refusals get a body in the API's format.
 - A request that specifies its end or its host in two ways is refused. So is one with too long headers,
   even if they arrive at once.
-- A WebSocket has no extensions. Hypercorn decompresses a message before it checks the size, so
-  200 KB of an unauthenticated caller could become 200 MB.
+- A WebSocket has no extensions, and offers of them are not parsed. Hypercorn decompresses a message before
+  it checks the size, so 200 KB of an unauthenticated caller could become 200 MB. An offer with a
+  wrong number makes it log a traceback.
 - A WebSocket message that is too long is discarded and its sender cut off. Hypercorn buffers all of it.
 - Bytes are read in small pieces, and other tasks run in between. Hypercorn reads 64 KiB at
   a time; as WebSocket frames of six bytes, these block the event loop for half a second.
@@ -16,6 +17,9 @@ Hypercorn 0.18 does the parsing (h11), the WebSocket protocol (wsproto) and keep
   keeps the connection open.
 - The number of lines of a head or a trailer is limited; h11 has no limit.
 - A failed WebSocket handshake ends its connection; hypercorn leaves it open.
+- A request with a target that is no URL, or a WebSocket handshake that is not ASCII, is refused. Quart and
+  hypercorn log a traceback.
+- A WebSocket frame that is not valid is answered with a close code. Hypercorn only disconnects.
 - Nothing is written to a lost connection.
 """
 
@@ -24,10 +28,11 @@ import logging
 import socket
 import ssl
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import anyio
 import h11
@@ -38,7 +43,7 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Response
-from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
 from hypercorn.typing import (
     AppWrapper,
@@ -49,9 +54,10 @@ from hypercorn.typing import (
     Scope,
 )
 from wsproto.connection import Connection as SocketState
+from wsproto.connection import ConnectionState as SocketPhase
 from wsproto.connection import ConnectionType
+from wsproto.events import CloseConnection, Message, TextMessage
 from wsproto.events import Event as SocketEvent
-from wsproto.events import Message, TextMessage
 from wsproto.handshake import WEBSOCKET_VERSION
 
 from agent_orchestrator.domain import errors
@@ -97,6 +103,9 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 _INVALID: Final = "the request is not valid HTTP/1.1"
 _NO_HANDSHAKE: Final = "the WebSocket handshake is not valid, or frames came before its answer"
 _EMPTY_ANSWER_HEADERS: Final = {(b"content-length", b"0"), (b"connection", b"close")}
+_EXTENSIONS: Final = b"sec-websocket-extensions"
+_ASCII_HEADERS: Final = (b"connection", b"sec-websocket-protocol")
+"""The headers that hypercorn decodes as ASCII when a WebSocket is opened."""
 
 
 class MessageBuffer(WebsocketBuffer):
@@ -137,6 +146,14 @@ class _SocketState(SocketState):
             event = TextMessage(event.data, message_finished=False)
         return super().send(event)
 
+    def events(self) -> Generator[SocketEvent]:
+        """Yield what the peer has sent. Frames that are not valid end it, with the code that says why."""
+        for event in super().events():
+            if isinstance(event, CloseConnection) and self.state is SocketPhase.OPEN:
+                # Not sent by the peer. Hypercorn answers it as if it were, so the peer gets the code.
+                self._state = SocketPhase.REMOTE_CLOSING
+            yield event
+
 
 class _HeadBuffer(ReceiveBuffer):
     """The buffer from which h11 reads, with a limit on the number of lines."""
@@ -150,6 +167,15 @@ class _HeadBuffer(ReceiveBuffer):
         if lines is not None and len(lines) > MAX_LINES:
             raise h11.RemoteProtocolError("too many lines", error_status_hint=431)
         return lines
+
+
+def _can_be_split(path: bytes) -> bool:
+    """Return whether a target without a slash at its beginning can be split as a URL, as quart does."""
+    try:
+        urlsplit(unquote(path.decode("ascii")))
+    except ValueError:
+        return False
+    return path != b""
 
 
 class Protocol(H11Protocol):
@@ -206,6 +232,21 @@ class Protocol(H11Protocol):
             hosts = [value.lower() for name, value in event.headers if name == b"host"]
             if hosts != [named]:
                 raise h11.RemoteProtocolError("two hosts", error_status_hint=400)
+        path = event.target.partition(b"?")[0]
+        if not path.startswith(b"/") and not _can_be_split(path):
+            raise h11.RemoteProtocolError("no path", error_status_hint=400)
+        if any(name in _ASCII_HEADERS and not value.isascii() for name, value in event.headers):
+            raise h11.RemoteProtocolError("not ASCII", error_status_hint=400)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if any(name == _EXTENSIONS for name, _ in request.headers):
+            request = h11.Request(
+                method=request.method,
+                target=request.target,
+                headers=[header for header in request.headers if header[0] != _EXTENSIONS],
+                http_version=request.http_version,
+            )
+        await super()._create_stream(request)
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Send an event of the connection's only request."""
@@ -218,10 +259,6 @@ class Protocol(H11Protocol):
             self.stream.connection = _SocketState(ConnectionType.SERVER)
             max_length = self.config.websocket_max_message_size
             self.stream.buffer = MessageBuffer(max_length, self.cut_soon)
-            headers = [
-                header for header in event.headers if header[0] != b"sec-websocket-extensions"
-            ]
-            event = Response(STREAM_ID, headers, event.status_code)
         await super().stream_send(event)
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:

@@ -435,8 +435,10 @@ class SocketStream:
     async def _token_frame(self, socket: WebSocket) -> str:
         frame: Any = None
         with anyio.move_on_after(self.auth_frame_s):
-            text = await socket.receive()
-            frame = strict_json.loads(text.encode() if isinstance(text, str) else text)
+            received = await socket.receive()
+            # Quart gives None for an empty binary message.
+            data = received.encode() if isinstance(received, str) else received or b""
+            frame = strict_json.loads(data, field="frame")
         if not (
             isinstance(frame, dict)
             and frame.get("type") == "auth"
