@@ -97,6 +97,27 @@ async def test_invalid_jsonrpc_message_is_refused(agents: Standing, message: obj
     assert (error["jsonrpc"], error["id"], error["error"]["code"]) == ("2.0", None, -32600)
 
 
+@pytest.mark.parametrize("accepted", ["application/json", "application/json, text/event-stream"])
+@pytest.mark.parametrize("name", ["id", "method"])
+async def test_message_whose_answer_could_not_be_sent_is_refused_before_it_has_an_effect(
+    agents: Standing, name: str, accepted: str
+) -> None:
+    run_id = await agents.start()
+    message = call("session_spawn", {"task": "work"}) | {name: "\ud800"}
+    answer = await agents.server.client.post(
+        "/mcp",
+        content=json.dumps(message),
+        headers={
+            "Authorization": f"Bearer {agents.token(run_id)}",
+            "Content-Type": "application/json",
+            "Accept": accepted,
+        },
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32600)
+    listed = await agents.server.client.get("/sessions")
+    assert len(listed.json()["sessions"]) == 1  # no child
+
+
 async def test_invalid_bodies_and_query_parameters_are_refused(agents: Standing) -> None:
     run_id = await agents.start()
     token = {"Authorization": f"Bearer {agents.token(run_id)}"}

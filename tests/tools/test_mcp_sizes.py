@@ -38,6 +38,9 @@ VALUES = {
     "wide": b"{" + NAMES + b"}",
     "a twin at the end": b"{" + NAMES + b',"k8999":0}',
     "digits": b"9" * SIZE,
+    "infinite": b"1e999",
+    "NUL": rb'"\u0000"',
+    "half a surrogate pair": rb'"\ud800"',
 }
 
 

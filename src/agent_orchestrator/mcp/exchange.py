@@ -80,7 +80,10 @@ async def exchange(
         return ExchangeReply(202)
     try:
         request = types.JSONRPCRequest.model_validate(message)
-    except ValidationError:
+        # The answer repeats both. Half a surrogate pair cannot be sent.
+        for text in (request.method, str(request.id)):
+            strict_json.check_unicode(text)
+    except ValueError:  # of the package, or the text cannot be encoded
         return _refusal(None, types.INVALID_REQUEST, "not a JSON-RPC 2.0 request")
     connection = _connection(message, headers)
     if isinstance(connection, InboundLadderRejection):
