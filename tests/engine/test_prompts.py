@@ -22,6 +22,9 @@ from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.model import MANUAL, Message, Run
 from agent_orchestrator.engine import Routing
 from agent_orchestrator.engine.prompts import count_fitting, cut_to_limit
+from agent_orchestrator.fields import MAX_TEXT
+from agent_orchestrator.runners.acp.runner import AcpRunner
+from agent_orchestrator.runners.claude import ClaudeRunner
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
 from agent_orchestrator.runners.command import CommandRunner
@@ -400,6 +403,8 @@ def test_runners_declare_their_input_limits() -> None:
     assert CommandRunner("c", ("agent",)).capabilities.max_input == InputLimit()
     for runner in (CodexExecRunner(), CodexAppServerRunner()):
         assert runner.capabilities.max_input.characters == 1_048_575
+    for live in (ClaudeRunner().capabilities, AcpRunner(argv=("agent",)).capabilities):
+        assert (live.max_input.characters or 0) > MAX_TEXT  # no message is refused
 
 
 def test_text_is_cut_to_the_input_limit_at_a_character() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import anyio.to_thread
 from attrs import evolve, field, frozen
 
-from agent_orchestrator.domain.capabilities import Capabilities
+from agent_orchestrator.domain.capabilities import Capabilities, InputLimit
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.model import Invocation, Thread
 from agent_orchestrator.hosts import current_host
@@ -32,7 +32,7 @@ from agent_orchestrator.runners.acp.sessions import Requested, open_session
 from agent_orchestrator.runners.acp.turn_driver import TurnDriver
 from agent_orchestrator.runners.conversations import PromptNotTaken, report_undelivered
 from agent_orchestrator.runners.live.pool import NotStarted, ProcessPool
-from agent_orchestrator.runners.live.runner import LiveRunner
+from agent_orchestrator.runners.live.runner import MAX_INPUT, LiveRunner
 from agent_orchestrator.runners.program import absolute_program
 from agent_orchestrator.runners.proxies import without_proxy_for
 
@@ -87,6 +87,7 @@ class AcpRunner(LiveRunner):
             tools=self.tools and agent.takes_tools,
             models=True,
             images=agent.images,
+            max_input=InputLimit(characters=MAX_INPUT),
         )
 
     async def probe(self, env: Mapping[str, str]) -> Availability:

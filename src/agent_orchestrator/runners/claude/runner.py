@@ -10,7 +10,7 @@ from typing import Any
 import anyio.to_thread
 from attrs import evolve, field, frozen
 
-from agent_orchestrator.domain.capabilities import Capabilities
+from agent_orchestrator.domain.capabilities import Capabilities, InputLimit
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.model import (
     ApprovalPolicy,
@@ -57,7 +57,7 @@ from agent_orchestrator.runners.claude.self_test import SelfTest, Version, suppo
 from agent_orchestrator.runners.claude.trust import setting_sources
 from agent_orchestrator.runners.conversations import ConversationMissing, PromptNotTaken
 from agent_orchestrator.runners.live.pool import NotStarted, ProcessPool
-from agent_orchestrator.runners.live.runner import LiveRunner
+from agent_orchestrator.runners.live.runner import MAX_INPUT, LiveRunner
 from agent_orchestrator.runners.record import replay
 
 
@@ -123,6 +123,7 @@ class ClaudeRunner(LiveRunner):
             effort=True,
             output_schema=True,
             images=True,
+            max_input=InputLimit(characters=MAX_INPUT),
             vendor="anthropic",
         )
 

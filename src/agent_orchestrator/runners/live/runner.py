@@ -1,7 +1,7 @@
 """The base class of runners whose agents stay alive between runs."""
 
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from attrs import frozen
 
@@ -10,6 +10,11 @@ from agent_orchestrator.operations.options import MAX_OPEN_S, MIN_OPEN_S
 from agent_orchestrator.runners.conversations import ConversationRunner
 from agent_orchestrator.runners.live.pool import ProcessPool
 from agent_orchestrator.runners.supervisor import UsesForkServer
+
+MAX_INPUT: Final = 2**20
+"""Maximum characters of a prompt, for agents that state no maximum. The longest message fits, so it only limits the
+results of children that come in one turn. Claude Code 2.1.332 and the agents of ACP took 900,000 characters; Claude
+Code refused 5,000,000 as a first prompt."""
 
 
 @frozen(kw_only=True, eq=False, slots=False)
