@@ -101,7 +101,7 @@ async def _standard_input() -> AsyncGenerator[bytes]:
 
 
 def _path(file: str) -> Path:
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))  # noqa: PTH111 - a name may begin with `~`
     return path if path.is_absolute() else here() / path
 
 

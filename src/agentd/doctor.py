@@ -413,7 +413,7 @@ def _agents(settings: Settings) -> Iterator[Finding]:
             security=True,
         )
     for root in settings.workspace_roots:
-        if Path(root).expanduser().resolve() in (Path("/"), _home()):
+        if _resolved(root) in (Path("/"), _home()):
             yield Finding(
                 "warning",
                 "workspaces",
@@ -426,11 +426,16 @@ def _agents(settings: Settings) -> Iterator[Finding]:
         yield from _provider(f"provider {name}", provider, is_remote=is_remote)
 
 
+def _resolved(directory: str) -> Path:
+    """Return a directory without links. There may be a loop of links, or no such user."""
+    return Path(os.path.realpath(os.path.expanduser(directory)))  # noqa: PTH111
+
+
 def _spawn_directory(settings: Settings) -> Iterator[Finding]:
     if settings.spawn_directory is None:
         return
     directory = Path(os.path.realpath(settings.spawn_directory))  # also of a loop of links
-    roots = [Path(root).expanduser().resolve() for root in settings.workspace_roots]
+    roots = [_resolved(root) for root in settings.workspace_roots]
     if not directory.is_dir():
         problem, hint = "is not a directory", f"mkdir -p {shlex.quote(str(directory))}"
     elif roots and not any(directory.is_relative_to(root) for root in roots):

@@ -435,6 +435,16 @@ def test_a_pasted_path_is_recognised_in_each_terminals_notation(tmp_path: Path, 
     assert image_at(path.replace(" ", "\\ ")) == found
     for other in ("a b.png", f"see {path}", f"{path}\n{path}", "it's", str(tmp_path), "/" * 5000):
         assert image_at(other) is None
+    long = "x" * 300
+    for other in (
+        "~5 minutes",
+        "~nobody-here/a.png",
+        f"/{long}.png",
+        f"'{long}.png'",
+        "file://[",
+        "/a\0.png",
+    ):
+        assert image_at(other) is None
 
 
 # --- what is hostile or large ---------------------------------------------------------------------

@@ -35,6 +35,7 @@ def test_a_session_is_exported_and_imported(ctl: Ctl, tmp_path: Path) -> None:
         refused = ctl("session", "import", str(tmp_path / "bad"), "--new-id")
         assert (refused.code, "line " in refused.err) == (2, True), refused.err
     assert ctl("session", "import", str(tmp_path / "none")).code == 2
+    assert ctl("session", "import", "~no-such-user").code == 2
 
 
 def test_a_file_is_imported_from_standard_input(ctl: Ctl) -> None:

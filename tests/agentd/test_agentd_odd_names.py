@@ -118,8 +118,10 @@ def test_agentd_names_a_setting_that_is_not_utf8_at_its_start(tmp_path: Path) ->
         load({}, {"AGENTD_DB": ODD})
 
 
-def test_process_command_that_is_not_utf8_is_shown_escaped() -> None:
-    argv = [b"caf\xe9", b"-c", b"import time; print(flush=True); time.sleep(60)", b"\xff\xfe"]
+@pytest.mark.parametrize("name", [b"", b") R 1 (\xe9", b"a\nb"])
+def test_process_command_that_is_not_utf8_is_shown_escaped(name: bytes) -> None:
+    code = b"import ctypes, time; ctypes.CDLL(None).prctl(15, %r, 0, 0, 0) if %r else 0; print(flush=True); time.sleep(60)"
+    argv = [b"caf\xe9", b"-c", code % (name, name), b"\xff\xfe"]
     with subprocess.Popen(argv, executable=sys.executable, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -149,7 +151,9 @@ def test_checks_work_for_a_user_without_a_home(
     assert not found.available
     assert "no home" in str(found.reason)
     assert not Probe()("~/codex", {}).available
-    settings = load({"db": str(tmp_path / "no/such/x.db"), "workspace_roots": ["/"]}, {})
+    settings = load(
+        {"db": str(tmp_path / "no/such/x.db"), "workspace_roots": ["/", "~/work", "~nobody/x"]}, {}
+    )
     assert daemon_findings(settings, {"PATH": os.defpath})
     assert isinstance(settings, Settings)
 
@@ -160,7 +164,7 @@ def test_url_for_agents_is_one_that_the_daemon_listens_on(only_ipv6: bool) -> No
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)
         listener.bind(("::", 0))
         listener.listen()
-        for host in ("::", "0:0:0:0:0:0:0:0"):
+        for host in ("::", "0:0:0:0:0:0:0:0", "::0", "0::"):
             url = url_of(listener, host)
             assert url.startswith("http://[::1]:" if only_ipv6 else "http://127.0.0.1:")
         name, _, port = url.removeprefix("http://").rpartition(":")

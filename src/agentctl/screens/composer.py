@@ -1,6 +1,7 @@
 """The text field for messages, with its history."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import ClassVar, Final
@@ -82,15 +83,16 @@ def image_at(pasted: str) -> Attached | None:
     text = pasted.strip()
     if "\n" in text or len(text) > 4_096 or not text.startswith(("/", "~", ".", "'", '"', "file:")):
         return None
-    if text.startswith("file://"):
-        text = unquote(urlsplit(text).path)
-    elif not Path(text).exists():
-        try:
+    # Any text can be pasted. Methods of Path raise if a name is too long, or begins with `~` and is no user's.
+    try:
+        if text.startswith("file://"):
+            text = unquote(urlsplit(text).path)
+        elif not os.path.exists(text):  # noqa: PTH110
             text = " ".join(shlex.split(text))
-        except ValueError:
-            return None
-    path = Path(text).expanduser()
-    if path.suffix.lower() not in _IMAGES or not path.is_file():
+    except ValueError:
+        return None
+    path = Path(os.path.expanduser(text))  # noqa: PTH111
+    if path.suffix.lower() not in _IMAGES or not os.path.isfile(path):  # noqa: PTH113
         return None
     return path.name, read_images([str(path)])[0]
 
