@@ -139,6 +139,14 @@ PROVIDER = (
         ),
         ({"managed_config.toml": PROVIDER}, {}, ()),
         ({"config.toml": "\ufeff" + PROVIDER}, {}, ()),
+        (
+            {
+                "config.toml": (PROVIDER + 'env_key = "SOME_KEY"').replace("\n", "\r\n"),
+                ".env": '# none\r\n\r\nexport SOME_KEY="x"\r\n',
+            },
+            {},
+            (),
+        ),
         *[
             ({}, {}, given)
             for given in (
@@ -148,6 +156,7 @@ PROVIDER = (
                 ("--config", "model_provider=ollama"),
                 ("--config=model_provider=ollama",),
                 ("--config=model_provider=openai", "-cmodel_provider=ollama"),
+                ("-c", " model_provider = 'ollama' "),
             )
         ],
     ],

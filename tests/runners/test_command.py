@@ -70,7 +70,20 @@ async def test_text_output_is_one_message(execute):
 
 
 @pytest.mark.parametrize(
-    "text", ["a", "a\n", "a\n\n", "\n", "\r\n", "a\r\nb\r\n", " \n\n", "\u2028"]
+    "text",
+    [
+        "a",
+        "a\n",
+        "a\n\n",
+        "\n",
+        "\r\n",
+        "a\r\nb\r\n",
+        " \n\n",
+        "\u2028",
+        "\ufeffa\n",
+        "a\rb\r",
+        "\f\v\x1c",
+    ],
 )
 async def test_text_is_kept_byte_for_byte(execute, text):
     context = await execute(command("print", text, output="text"))

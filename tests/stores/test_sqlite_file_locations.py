@@ -106,6 +106,10 @@ def directory_renamed(path):
     path.parent.rename(path.parent.with_name("elsewhere"))
 
 
+def directory_removed(path):
+    shutil.rmtree(path.parent)
+
+
 def directory_replaced(path):
     path.parent.rename(path.parent.with_name("elsewhere"))
     shutil.copytree(path.parent.with_name("elsewhere"), path.parent)
@@ -134,6 +138,7 @@ TAKEN = [
     removed,
     renamed,
     directory_renamed,
+    directory_removed,
     directory_replaced,
     replaced,
     log_removed,
