@@ -7,7 +7,7 @@ from functools import partial
 from daemons import Daemon
 from playwright.sync_api import Locator, Page, expect
 from scenes import command
-from visits import Phone, Visit
+from visits import DOUBLE_TAP, Phone, Visit, settled
 
 
 def asking(daemon: Daemon, line: str, **more: object) -> tuple[str, str]:
@@ -47,7 +47,7 @@ def test_own_decision_stays_the_own_though_an_older_list_comes_after_it(
     shared: Daemon, visit: Visit
 ) -> None:
     _, request = asking(shared, "make twice")
-    page = visit.open(f"{shared.url}/#/r/{request}")
+    page = settled(visit.open(f"{shared.url}/#/r/{request}"))
     card(page, request).get_by_role("button", name="Approve once", exact=True).click()
     expect(page.get_by_text("Approved by local, here")).to_be_visible()
     page.evaluate(
@@ -112,7 +112,8 @@ def test_dangerous_command_is_asked_twice(shared: Daemon, phone: Phone) -> None:
     expect(asked).to_contain_text("It deletes files for good.")
     expect(asked).to_contain_text("It runs as root, or as another user.")
     # A double tap is one answer to one question.
-    asked.get_by_role("button", name="Approve once…").dblclick()
+    expect(asked.get_by_role("button", name="Approve once…")).to_be_enabled()
+    asked.get_by_role("button", name="Approve once…").evaluate(DOUBLE_TAP)
     expect(asked.get_by_role("button", name="Yes, approve once")).to_be_visible()
     expect(asked.get_by_role("alert")).to_have_text(
         "It deletes files for good and runs as root, or as another user. Approve it?"
@@ -184,7 +185,7 @@ def test_identical_requests_are_one_card(daemon: Daemon, visit: Visit) -> None:
         script = [["ask", command("Run: npm ci", "npm ci", "/srv")], ["end", "Done."]]
         session = daemon.begin(script, title=f"same {number}")
         requests.append(daemon.question(session)["id"])
-    page = visit.open(f"{daemon.url}/")
+    page = settled(visit.open(f"{daemon.url}/"))
     expect(page.locator(".card.request")).to_have_count(1)
     expect(page.locator(".card.request")).to_contain_text("same 2")
     page.get_by_role("button", name="Approve all 3 once…").click()
@@ -198,6 +199,8 @@ def test_identical_requests_are_one_card(daemon: Daemon, visit: Visit) -> None:
 
 def press_together(buttons: list[Locator]) -> None:
     """Press buttons of several pages in the same moment. None is looked for after one was pressed."""
+    for button in buttons:
+        expect(button).to_be_enabled()
     found = [button.element_handle() for button in buttons]
     moment = time.time() * 1000 + 1000
     for button in found:
@@ -221,7 +224,7 @@ def test_two_devices_race_and_the_loser_sees_who(daemon: Daemon, visit: Visit) -
         page.get_by_label("Token").fill(secret)
         page.get_by_role("button", name="Open", exact=True).click()
         expect(page.get_by_text("Nothing waits for you")).to_be_visible()
-        pages.append(page)
+        pages.append(settled(page))
     for number in range(4):
         _, request = asking(daemon, f"make it-{number}")
         cards = [card(page, request) for page in pages]
@@ -253,7 +256,7 @@ def test_only_the_device_that_answered_says_here(daemon: Daemon, visit: Visit) -
         code = daemon.post("/devices", name=f"Ann's {name}")["code"]
         page = visit.open(f"{daemon.url}/#device={code}")
         expect(page.get_by_text("Nothing waits for you")).to_be_visible()
-        pages[page] = f"Ann's {name}"
+        pages[settled(page)] = f"Ann's {name}"
     for number in range(4):
         _, request = asking(daemon, f"make it-{number}")
         for page in pages:
@@ -282,10 +285,11 @@ def test_only_the_device_that_answered_says_here(daemon: Daemon, visit: Visit) -
 
 def test_answers_given_without_a_network_are_sent_once(daemon: Daemon, visit: Visit) -> None:
     session, request = asking(daemon, "make offline")
-    pages = [visit.open(f"{daemon.url}/") for _ in range(2)]
+    pages = [settled(visit.open(f"{daemon.url}/")) for _ in range(2)]
     for page in pages:
         expect(card(page, request)).to_be_visible()
         page.context.set_offline(True)
+        expect(page.locator(".offline")).to_be_visible()  # it moves the card
     card(pages[0], request).get_by_role("button", name="Approve once", exact=True).click()
     card(pages[1], request).get_by_role("button", name="Deny", exact=True).click()
     for page in pages:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from daemons import Daemon, daemon_at
 from playwright.sync_api import Page, expect
-from visits import PATIENCE_S, Visit, until
+from visits import PATIENCE_S, Visit, settled, until
 
 import agentd
 
@@ -128,7 +128,7 @@ def test_two_tabs_of_a_browser_send_an_answer_once(daemon: Daemon, visit: Visit)
 def test_button_of_the_browser_leads_back(shared: Daemon, visit: Visit) -> None:
     session = shared.begin([["end", "Done."]], title="There and back")
     shared.wait_idle(session)
-    page = visit.open(f"{shared.url}/#/sessions")
+    page = settled(visit.open(f"{shared.url}/#/sessions"))
     page.get_by_text("There and back").click()
     page.get_by_role("link", name="Details").click()
     expect(page.locator("[data-screen=details]")).to_be_visible()
@@ -249,12 +249,15 @@ def test_page_follows_a_daemon_that_is_killed_and_a_later_one(tmp_path: Path, vi
         daemon.until(
             lambda: daemon.get(f"/runs?session_id={asking}")["runs"][0]["status"] != "running"
         )
-        now_open = {one["id"] for one in daemon.get("/requests", order="deadline")["requests"]}
-        expect(inbox.locator(".card.request")).to_have_count(len(now_open))
-        ids = inbox.evaluate(
-            "[...document.querySelectorAll('.card.request')].map((one) => one.dataset.request)"
+        cards = "[...document.querySelectorAll('.card.request')].map((one) => one.dataset.request)"
+        daemon.until(
+            lambda: (
+                sorted(inbox.evaluate(cards))
+                == sorted(
+                    one["id"] for one in daemon.get("/requests", order="deadline")["requests"]
+                )
+            )
         )
-        assert set(ids) == now_open
         # The page of the later daemon is there already, and used when the user is ready.
         expect(inbox.get_by_text("There is a new version of this page.")).to_be_visible()
         until(

@@ -17,7 +17,7 @@ from daemons import Daemon, daemon_at
 from nginx import program, proxy
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from ports import free_port
-from visits import Visit
+from visits import Visit, settled
 
 NAME: Final = "desk.localhost"
 """The proxy's name, which is not one of the daemon's own. Browsers resolve it to loopback."""
@@ -99,7 +99,7 @@ def let_in(daemon: Daemon, visit: Visit, page_url: str) -> Page:
     code = daemon.post("/devices", name="phone")["code"]
     page = visit.open(f"{page_url}#device={code}")
     expect(page.locator("[data-screen=inbox]")).to_contain_text("Nothing waits for you")
-    return page
+    return settled(page)
 
 
 SOCKET: Final = """(path) => new Promise((resolve) => {

@@ -61,6 +61,7 @@ def pictured(directory: Path) -> Iterator[Daemon]:
 
 def picture(page: Page, name: str, size: str, scheme: str) -> None:
     """Write what a page shows, where that is asked for."""
+    expect(page.locator(".card [aria-disabled=true]")).to_have_count(0)
     if directory := os.environ.get("WEB_SCREENSHOTS"):
         Path(directory).mkdir(parents=True, exist_ok=True)
         page.screenshot(path=Path(directory) / f"{name}-{size}-{scheme}.png")
@@ -168,6 +169,7 @@ def test_request_is_denied_with_the_keyboard_alone(
 
     press_until("More options")
     page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Deny with words…")).to_be_visible()
     press_until("Deny with words…")
     page.keyboard.press("Space")
     press_until("Deny, and say to the agent")
@@ -181,6 +183,7 @@ def test_request_is_denied_with_the_keyboard_alone(
     expect(page.locator("[data-screen=sessions]")).to_be_visible()
     press_until("New")
     page.keyboard.press("Enter")
+    expect(page.get_by_label("What should the agent do?")).to_be_visible()
     press_until("What should the agent do?")
     page.keyboard.type("Hello from the keyboard")
     press_until("Start")

@@ -124,9 +124,38 @@ class Phone:
     def at(self, path: str) -> Page:
         """Show the screen of a path, such as ``/r/ID``, in the size of a phone."""
         if not self.visit.pages:
-            return self.visit.open(f"{self.url}/#{path}")
+            return settled(self.visit.open(f"{self.url}/#{path}"))
         [page] = self.visit.pages
         width, height = SIZES["phone"]
         page.set_viewport_size({"width": width, "height": height})
         page.evaluate("path => (location.hash = path)", path)
         return page
+
+
+HAS_READ: Final = """async () => {
+  const { connection, isFresh, status } = await import("./web/app/state.js");
+  return connection.value === "live" && isFresh.value && status.value !== null;
+}"""
+
+
+def settled(page: Page) -> Page:
+    """Wait until the page has read the lists and the daemon's status, which make what is shown higher."""
+    until(page, HAS_READ)
+    return page
+
+
+DOUBLE_TAP: Final = """async (one) => {
+  one.click();
+  await new Promise(requestAnimationFrame);
+  one.click();
+}"""
+"""Press twice, a frame apart. On a busy machine, two presses of the test are further apart than a double tap."""
+
+
+def first_held(page: Page, held: list[Any]) -> Any:
+    """Return the first of the requests that a route of the test holds back, once there is one."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not held:
+        assert time.monotonic() < deadline, "nothing is asked for"
+        page.wait_for_timeout(20)
+    return held[0]
