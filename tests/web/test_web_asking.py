@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 from daemons import Daemon
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 from scenes import command
-from visits import Phone, Visit, until
+from visits import Phone, Visit, first_held, settled, until
 
 LONG = 300
 
@@ -325,7 +325,7 @@ def test_window_that_is_zoomed_into_shows_only_a_part(shared: Daemon, visit: Vis
     zoom = page.context.new_cdp_session(page)
     page.goto(f"{shared.url}/#/inbox")
     zoom.send("Emulation.setPageScaleFactor", {"pageScaleFactor": 3})
-    assert page.evaluate("visualViewport.height") < 300
+    until(page, "visualViewport.height < 300")
     page.evaluate("path => (location.hash = path)", f"/r/{request}")
     asked = card(page, request)
     expect(button(asked, "Read on ↓")).to_be_attached()
@@ -368,6 +368,7 @@ def test_unfolding_in_a_story_does_not_jump_to_its_end(shared: Daemon, phone: Ph
     expect(unfold).to_be_in_viewport()
     page.set_viewport_size({"width": 1000, "height": 700})
     page.get_by_role("button", name="Jump to the end").click()
+    until(page, "(box => box.scrollHeight - box.scrollTop - box.clientHeight)(document.querySelector('.story')) < 4")  # fmt: skip
     expect(unfold).to_be_in_viewport()
     line = asked.get_by_text("+line 30", exact=True)
     before = line.bounding_box()
@@ -416,31 +417,119 @@ def test_new_request_moves_nothing_that_is_read(shared: Daemon, phone: Phone, li
     expect(page.get_by_text("A word from the user").last).to_be_in_viewport()
 
 
-def test_card_that_comes_under_the_finger_is_not_approved(daemon: Daemon, visit: Visit) -> None:
+BLOCKED = """() => {
+  window.blocked = new Set();
+  new MutationObserver(() => {
+    for (const one of document.querySelectorAll(".card.request:has(.approve[aria-disabled=true])")) {
+      window.blocked.add(one.dataset.request);
+      for (const button of one.querySelectorAll(".approve, .deny")) button.click();
+    }
+  }).observe(document.body, { subtree: true, childList: true, attributes: true });
+}"""
+"""Note the cards that take no answer for a moment, and press their buttons meanwhile."""
+
+
+def test_card_that_comes_under_the_finger_takes_no_answer(daemon: Daemon, visit: Visit) -> None:
     later = {**command("Run", "make later", str(daemon.directory)), "expires_in_s": 3600}
-    ask(daemon, later)
-    page = visit.open(f"{daemon.url}/#/inbox")
-    expect(page.locator(".card.request")).to_have_count(1)
-    page.wait_for_timeout(800)  # both were not drawn together
-    page.evaluate(
-        """() => {
-          window.blocked = new Set();
-          new MutationObserver(() => {
-            for (const one of document.querySelectorAll(".card.request:has(.approve[aria-disabled=true])"))
-              window.blocked.add(one.dataset.request);
-          }).observe(document.body, { subtree: true, childList: true, attributes: true });
-        }"""
-    )
+    second = ask(daemon, later)
+    page = settled(visit.open(f"{daemon.url}/#/inbox"))
+    expect(button(card(page, second), "Approve once")).to_be_enabled()
+    page.evaluate(BLOCKED)
     sooner = {**command("Run", "make sooner", str(daemon.directory)), "expires_in_s": 600}
     first = ask(daemon, sooner)
     expect(page.locator(".card.request").first).to_have_attribute("data-request", first)
     # The one that came and the one that it moved take no press for a moment, and then they do.
     until(page, "window.blocked.size === 2")
     approve = button(card(page, first), "Approve once")
-    expect(approve).not_to_have_attribute("aria-disabled", "true")
+    expect(approve).to_be_enabled()
+    assert is_open(daemon, first)
+    assert is_open(daemon, second)
     approve.click()
     expect(card(page, first)).to_have_count(0)
     assert not is_open(daemon, first)
+
+
+def test_first_card_takes_no_press_that_was_meant_for_what_was_there(
+    daemon: Daemon, visit: Visit
+) -> None:
+    page = settled(visit.open(f"{daemon.url}/#/inbox"))
+    expect(page.get_by_text("Nothing waits for you")).to_be_visible()
+    page.evaluate(BLOCKED)
+    same = command("Run", "make first", str(daemon.directory))
+    request = ask(daemon, same)
+    asked = card(page, request)
+    expect(button(asked, "Approve once")).to_be_enabled()
+    until(page, "window.blocked.size === 1")
+    # Another that asks the same makes it mean more; a keyboard on the screen moves its buttons.
+    page.evaluate("window.blocked.clear()")
+    other = ask(daemon, same)
+    expect(button(asked, "Approve all 2 once")).to_be_enabled()
+    until(page, "window.blocked.size === 1")
+    page.evaluate("window.blocked.clear()")
+    page.set_viewport_size({"width": 390, "height": 600})
+    until(page, "window.blocked.size === 1")
+    expect(asked.locator(".deny")).to_be_enabled()
+    assert is_open(daemon, request)
+    assert is_open(daemon, other)
+
+
+def test_card_that_another_one_moves_takes_no_answer(daemon: Daemon, visit: Visit) -> None:
+    """Where a request takes effect is known late: each card grows, and moves those below it."""
+    here = str(daemon.directory)
+    requests = [ask(daemon, command("Run", f"make {n}", here)) for n in range(3)]
+    page = visit.open("about:blank")
+    page.set_viewport_size({"width": 390, "height": 2000})
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/daemon/status", hold)
+    page.goto(f"{daemon.url}/#/inbox")
+    for request in requests:
+        expect(button(card(page, request), "Approve once")).to_be_enabled()
+    page.evaluate(BLOCKED)
+    answer = first_held(page, held).fetch()
+    held[0].fulfill(response=answer, json={**answer.json(), "machine": "desk-" * 40})
+    until(page, "(moved) => moved.every((one) => window.blocked.has(one))", requests[1:])
+    for request in requests:
+        expect(button(card(page, request), "Approve once")).to_be_enabled()
+        assert is_open(daemon, request)
+
+
+def test_card_below_a_tool_that_ends_takes_no_answer(shared: Daemon, visit: Visit) -> None:
+    """The output of a tool is folded when it ends: in a story, what is below moves up."""
+    here, go = str(shared.directory), shared.directory / "tool-ends"
+    started = {"tool_id": "t", "kind": "command", "name": "shell", "input": {"command": "make"}}
+    output = "".join(f"line {number}\n" for number in range(30))
+    session = shared.begin_long(
+        [
+            ["emit", "tool.started", started],
+            ["emit", "tool.output", {"tool_id": "t", "text": output}],
+            ["file", str(go)],
+            ["emit", "tool.completed", {**started, "status": "completed", "output": output, "exit_code": 0}],
+            ["file", str(shared.directory / "never")],
+        ]
+    )  # fmt: skip
+    script = [["ask", command("Run", "make helper", here)], ["end", "Done."]]
+    helper = shared.post(
+        f"/sessions/{session}/spawn", task="Help", metadata={"script": script}, cwd=here
+    )["session"]["id"]
+    request = shared.question(helper)["id"]
+    page = visit.open("about:blank")
+    page.set_viewport_size({"width": 390, "height": 1100})
+    page.goto(f"{shared.url}/#/s/{session}")
+    settled(page)
+    asked = card(page, request)
+    expect(page.locator(".story")).to_contain_text("line 29")
+    expect(button(asked, "Approve once")).to_be_enabled()
+    expect(button(asked, "Deny")).to_be_in_viewport()
+    page.evaluate(BLOCKED)
+    go.touch()
+    until(page, "(request) => window.blocked.has(request)", request)
+    expect(button(asked, "Deny")).to_be_enabled()
+    assert is_open(shared, request)
+    shared.post(f"/sessions/{session}/close", cascade=True)
 
 
 def test_each_request_is_shown_from_its_beginning(shared: Daemon, phone: Phone) -> None:
@@ -674,7 +763,7 @@ def test_batch_says_where_each_takes_effect(daemon: Daemon, visit: Visit) -> Non
     for number, title in enumerate(titles):
         cwd = daemon.directory / ("other" if number == 3 else "")
         asked_for.append(ask(daemon, request, title=title, cwd=str(cwd)))
-    page = visit.open(f"{daemon.url}/")
+    page = settled(visit.open(f"{daemon.url}/"))
     asked = page.locator(".card.request")
     expect(asked).to_have_count(1)
     for title in titles:
@@ -696,7 +785,7 @@ def test_options_of_a_batch_are_each_requests_own(daemon: Daemon, visit: Visit) 
     wider = command("Run", "make own", str(daemon.directory))
     wider["options"][1]["reaches"] = "everything"
     ids.append(ask(daemon, wider))
-    page = visit.open(f"{daemon.url}/")
+    page = settled(visit.open(f"{daemon.url}/"))
     # What one option allows is not what the other does: they are no batch.
     expect(page.locator(".card.request")).to_have_count(2)
     batch = page.locator(".card.request", has_text="× 2")

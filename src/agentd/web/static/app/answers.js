@@ -2,8 +2,8 @@
 
 import { choices, usualFirst } from "./asking.js";
 import { DOUBLE_MS, listed } from "./card.js";
-import { extend } from "./decisions.js";
 import { html, useRef, useState } from "./lib.js";
+import { post } from "./outbox.js";
 import { Icon, Twice } from "./parts.js";
 import { clean, cleanCode } from "./text.js";
 
@@ -17,6 +17,9 @@ const FINGER = 40;
  * @typedef {{ requests: Request[], warnings: string[], isUnread: boolean, openedBy: MouseEvent | null,
  *   onDecide: (choice: Choice, words?: string) => void, onPanel: (name: string) => void }} Props `openedBy`: the press that opened them
  */
+
+/** @param {Request} request @param {number} seconds */
+const extend = (request, seconds) => post("POST", `requests/${request.id}/extend`, { expires_in_s: seconds }, request.id);
 
 /** @param {Props & { isDenying: boolean }} props */
 export const OtherAnswers = ({ isDenying, ...props }) => (isDenying ? html`<${DenyWords} ...${props} />` : html`<${More} ...${props} />`);

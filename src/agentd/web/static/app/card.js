@@ -126,6 +126,8 @@ function Answers({ requests, warnings, coverage, isSending }) {
 
   /** @param {Choice} choice @param {string} [text] */
   const decide = (choice, text) => {
+    // A press may be meant for what was here before. Words are not.
+    if (coverage.isSettling && !text) return;
     for (const one of requests) {
       const option = optionOf(choice, request, one);
       void resolve(one, {
@@ -164,7 +166,7 @@ function Answers({ requests, warnings, coverage, isSending }) {
     const verb = all ? approve.label.replace(/^Approve/, `Approve${all}`) : approve.label;
     const label = isUnread ? `Read on ${coverage.unread === "up" ? "↑" : "↓"}` : askedAt ? `Yes, ${verb[0].toLowerCase()}${verb.slice(1)}` : `${verb}${isDangerous ? "…" : ""}`;
     const look = isUnread ? "read-on" : isDangerous ? `approve harmful ${askedAt ? "asking" : ""}` : "approve";
-    return html`<button type="button" class=${look} aria-disabled=${!isUnread && coverage.isSettling ? "true" : undefined} aria-describedby=${isUnread ? `${form}-unread` : undefined}
+    return html`<button type="button" class=${look} aria-disabled=${!isUnread && coverage.isSettling} aria-describedby=${isUnread ? `${form}-unread` : undefined}
       onClick=${press} onKeyDown=${(/** @type {KeyboardEvent} */ event) => event.repeat && event.preventDefault()}>${clean(label)}</button>`;
   };
 
@@ -177,7 +179,7 @@ function Answers({ requests, warnings, coverage, isSending }) {
         ? html`<${Questions} questions=${questions} given=${given} onChange=${setGiven} />`
         : html`<label>Your answer<textarea rows="3" placeholder="Answer" value=${words} onInput=${onInput}></textarea></label>`}
     </form>`}`;
-  const offered = !questions.length && answers.length > 0 && html`<div class="options">${answers.map((choice) => html`<button type="button" disabled=${isUnread} onClick=${() => decide(choice)}>${clean(choice.label)}</button>`)}</div>`;
+  const offered = !questions.length && answers.length > 0 && html`<div class="options">${answers.map((choice) => html`<button type="button" disabled=${isUnread} aria-disabled=${coverage.isSettling} onClick=${() => decide(choice)}>${clean(choice.label)}</button>`)}</div>`;
 
   // The buttons are one bar, which stays in view, and so does what they open.
   const opening = panel && html`<${OtherAnswers} isDenying=${isDenying} requests=${requests} warnings=${warnings} isUnread=${isUnread} openedBy=${opened.current} onDecide=${decide} onPanel=${setPanel} />`;
@@ -193,7 +195,7 @@ function Answers({ requests, warnings, coverage, isSending }) {
         opened.current = event;
         setPanel(panel ? "" : "more");
       }}><strong>More options</strong> <span>${clean(others.join(", "))}</span></button>
-      <button type="button" class="deny" onClick=${() => decide(deny)}>${deny.label}${all && deny.label === "Deny" ? all : ""}</button>
+      <button type="button" class="deny" aria-disabled=${coverage.isSettling} onClick=${() => decide(deny)}>${deny.label}${all && deny.label === "Deny" ? all : ""}</button>
       ${approve
         ? approving()
         : isQuestion && (questions.length > 0 || answers.length === 0)

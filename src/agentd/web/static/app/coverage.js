@@ -71,10 +71,6 @@ function gapsOf(article, seen, from, to) {
   return gaps;
 }
 
-/** How many cards there are, and since when. */
-let cards = 0;
-let cardsSince = 0;
-
 /**
  * Follow what of an article was seen.
  *
@@ -87,9 +83,10 @@ export function useCoverage(about) {
   const begin = () => ({ about, isNew: true, parts: /** @type {WeakMap<Element, Seen>} */ (new WeakMap()), views: /** @type {View[]} */ ([]), pressedAt: 0, isPressed: false, wasUnread: false });
   const state = useRef(begin());
   const timer = useRef(0);
-  const place = useRef({ top: NaN, count: 0 });
+  const place = useRef({ about, top: NaN, own: NaN, scrolled: NaN, height: NaN });
   const [unread, setUnread] = useState(/** @type {Unread | null} */ (null));
-  const [isSettling, setSettling] = useState(false);
+  /** When it appeared or moved last; 0 if a press is meant for it. */
+  const [movedAt, setMovedAt] = useState(() => performance.now());
   const before = useRef(unread);
   if (state.current.about !== about) state.current = begin();
 
@@ -107,11 +104,15 @@ export function useCoverage(about) {
     const panel = /** @type {HTMLElement | null} */ (bar?.querySelector(":scope > .panel") ?? null);
     bar?.classList.toggle("loose", bar.offsetHeight - (panel?.offsetHeight ?? 0) > 0.6 * scroller.clientHeight);
     const view = viewOf(article.current, scroller);
-    const { top } = article.current.getBoundingClientRect();
-    const count = scroller.querySelectorAll(".card.request").length;
-    if (place.current.count !== count && Math.abs(place.current.top - top) > MOVED) setSettling(true);
-    place.current = { top, count };
+    const { top, height: own } = article.current.getBoundingClientRect();
+    const { scrollTop: scrolled, clientHeight: height } = scroller;
+    const was = place.current;
+    place.current = { about, top, own, scrolled, height };
     const at = performance.now();
+    const by = top - was.top;
+    // A scroll is meant. Whatever else moves the card, or the end of the window, moves the buttons under the finger.
+    if (was.about !== about || Math.abs(height - was.height) > MOVED || (Math.abs(by) > MOVED && Math.abs(by + scrolled - was.scrolled) > MOVED)) setMovedAt(at);
+    if (was.own !== own || was.height !== height) now.views = []; // its lines are elsewhere
     const [from, to] = [view.top - top, view.bottom - top];
     const last = now.views[now.views.length - 1];
     if (last?.from !== from || last.to !== to) now.views.push({ at, from, to });
@@ -121,7 +122,7 @@ export function useCoverage(about) {
       ? gapsOf(article.current, now.parts, top + Math.max(...now.views.map((one) => one.from)), top + Math.min(...now.views.map((one) => one.to)))
       : gapsOf(article.current, now.parts, Infinity, -Infinity);
     const next = !gaps.length ? "" : gaps[0].top < view.top - SLACK ? "up" : "down";
-    if (!next && before.current && Date.now() - now.pressedAt < SCROLL_MS) setSettling(true);
+    if (!next && before.current && Date.now() - now.pressedAt < SCROLL_MS) setMovedAt(at);
     before.current = next;
     if (next) now.wasUnread = true;
     setUnread(next);
@@ -137,32 +138,24 @@ export function useCoverage(about) {
     else look.current();
   });
   useEffect(() => {
-    if (!isSettling) return undefined;
-    const timeout = setTimeout(() => setSettling(false), SETTLE_MS);
+    if (!movedAt) return undefined;
+    const timeout = setTimeout(() => setMovedAt(0), SETTLE_MS);
     return () => clearTimeout(timeout);
-  }, [isSettling]);
+  }, [movedAt]);
   useLayoutEffect(() => {
     const onScroll = () => {
       state.current.isNew = false;
       look.current();
     };
-    const onChange = () => {
-      state.current.views = [];
-      look.current();
-    };
-    const observer = new ResizeObserver(onChange);
-    if (article.current) observer.observe(article.current);
+    const observer = new ResizeObserver(() => look.current());
     const scroller = article.current?.closest(".scroll");
-    if (scroller) observer.observe(scroller);
+    // What is above the card changes the height of the list.
+    for (const one of [article.current, scroller, scroller?.firstElementChild]) if (one) observer.observe(one);
     const targets = [scroller, window.visualViewport];
     for (const target of targets) target?.addEventListener("scroll", onScroll, { passive: true });
     window.visualViewport?.addEventListener("resize", onScroll);
     document.addEventListener("visibilitychange", onScroll);
-    // A card that comes to others may be where one of them was.
-    if (!cards++) cardsSince = performance.now();
-    else if (performance.now() - cardsSince > SETTLE_MS) setSettling(true);
     return () => {
-      cards--;
       clearTimeout(timer.current);
       observer.disconnect();
       for (const target of targets) target?.removeEventListener("scroll", onScroll);
@@ -182,5 +175,5 @@ export function useCoverage(about) {
     if (article.current && scroller && gaps.length) now.isPressed = !goOn(article.current, scroller, gaps);
   };
 
-  return { article, unread, isSettling, wasUnread: state.current.wasUnread, readOn: () => void readOn() };
+  return { article, unread, isSettling: movedAt > 0, wasUnread: state.current.wasUnread, readOn: () => void readOn() };
 }

@@ -72,10 +72,6 @@ export function resolve(request, decision) {
   return post("POST", `requests/${request.id}/resolve`, decision, request.id);
 }
 
-/** @param {Request} request @param {number} seconds */
-export const extend = (request, seconds) =>
-  post("POST", `requests/${request.id}/extend`, { expires_in_s: seconds }, request.id);
-
 onAnswer((entry, answer) => {
   if (answer?.request) {
     const request = /** @type {Request} */ (answer.request);

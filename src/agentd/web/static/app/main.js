@@ -12,8 +12,10 @@ import { connection, inbox, isFresh, isNewVersion, isReader, lostAt, now, refusa
 import { clean, counted, duration } from "./text.js";
 import { hasKeyboard, width } from "./viewport.js";
 
-/** The screens with a tab of their own. A wide window has the sessions beside all but the last. */
-const TAB_SCREENS = /** @type {{ [name: string]: any }} */ ({ inbox: Inbox, sessions: Sessions, more: More });
+/** The screen of each route. */
+const SCREENS = /** @type {{ [name: string]: any }} */ ({
+  inbox: Inbox, sessions: Sessions, more: More, r: RequestScreen, s: SessionScreen, run: RunScreen, new: NewSession, status: Status, audit: Audit, devices: Devices,
+});
 
 function Page() {
   if (refusal.value) return isReader.value && refusal.value.status === 401 ? html`<${LinkEnded} />` : html`<${Refused} />`;
@@ -23,7 +25,7 @@ function Page() {
   // Beside a session and its requests are its details; nothing else has more to show than the list has.
   const session = sessions.value.get(name === "s" ? id : (name === "r" && requestOf(id)?.session_id) || "");
   const isDetailed = isThree && (name === "s" || session !== undefined);
-  const screen = html`<${Screen} name=${name} id=${id} view=${isThree ? "" : view} />`;
+  const screen = html`<${SCREENS[name]} key=${id} id=${id} view=${isThree ? "" : view} />`;
   if (!isWide) return html`<div class=${`frame narrow ${hasKeyboard.value ? "keyboard" : ""}`}><${Banner} /><main class="pane main-pane">${screen}</main>${name !== "s" && html`<${Tabs} />`}<${Toasts} /></div>`;
   const isBeside = name === "sessions" || name === "more";
   return html`<div class=${`frame wide ${isDetailed ? "three" : ""}`}>
@@ -36,29 +38,6 @@ function Page() {
     </aside>`}
     <${Toasts} />
   </div>`;
-}
-
-/** @param {{ name: string, id: string, view: string }} props */
-function Screen({ name, id, view }) {
-  if (name in TAB_SCREENS) return html`<${TAB_SCREENS[name]} />`;
-  switch (name) {
-    case "r":
-      return html`<${RequestScreen} key=${id} id=${id} />`;
-    case "s":
-      return html`<${SessionScreen} key=${id} id=${id} view=${view} />`;
-    case "run":
-      return html`<${RunScreen} id=${id} />`;
-    case "new":
-      return html`<${NewSession} />`;
-    case "status":
-      return html`<${Status} />`;
-    case "audit":
-      return html`<${Audit} />`;
-    case "devices":
-      return html`<${Devices} />`;
-    default:
-      return null;
-  }
 }
 
 const Welcome = () =>
