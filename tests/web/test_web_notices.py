@@ -1,6 +1,7 @@
 """Notices of the page, from the agent's question to its receipts: a push service of the test, and the real worker."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any, Final
 import pytest
 from attrs import define, field
 from daemons import Daemon, daemon_at
-from playwright.sync_api import CDPSession, Page, expect
+from playwright.sync_api import CDPSession, Page, Route, expect
 from push_service import Browser
 from receiver import Receiver, receiving, status
-from visits import Visit, until
+from visits import Visit, first_held, until
 
 WHOLE_BROWSER = True
 
@@ -100,6 +101,7 @@ def phone_at(directory: Path, visit: Visit, service: Receiver) -> Iterator[Phone
         page.goto(f"{daemon.url}/#device={code}")
         expect(page.locator("[data-screen=inbox]")).to_contain_text("Nothing waits for you")
         page.goto(f"{daemon.url}/#/devices")
+        expect(page.locator(".admitted.device")).to_be_visible()  # the list moves the button
         page.get_by_role("button", name="Notify this browser").click()
         expect(page.locator(".browser")).to_contain_text("Ann's phone")
         expect(page.locator(".browser")).to_contain_text("this one")
@@ -223,7 +225,11 @@ def test_browser_is_set_and_tested(tmp_path: Path, visit: Visit, service: Receiv
         until_set(push="on")
         # A session is switched off on this browser, and for everybody.
         session = phone.daemon.begin([["end", "done"]], title="Noisy")
+        phone.daemon.wait_idle(session)
         page.goto(f"{phone.daemon.url}/#/s/{session}/details")
+        # What is read late is above the switch.
+        expect(page.locator(".details section", has_text="Runs").first).to_contain_text("done")
+        expect(page.locator(".details")).not_to_contain_text("Reading…")
         page.get_by_label("On this browser").click()
         until_set(muted=[session])
         page.get_by_label("people are notified").select_option("none")
@@ -239,6 +245,31 @@ def test_browser_is_set_and_tested(tmp_path: Path, visit: Visit, service: Receiv
         row.get_by_role("button", name="Really remove?").click()
         expect(row).to_have_count(0)
         expect(page.get_by_role("button", name="Notify this browser")).to_be_visible()
+
+
+def test_list_of_browsers_moves_no_button(tmp_path: Path, visit: Visit, service: Receiver) -> None:
+    with phone_at(tmp_path, visit, service) as phone:
+        code = phone.daemon.post("/devices", name="Ann's desk")["code"]
+        context = visit.device()
+        context.grant_permissions(["notifications"], origin=phone.daemon.url)
+        page = context.new_page()
+        visit.pages.append(page)
+        page.goto(f"{phone.daemon.url}/#device={code}")
+        expect(page.locator("[data-screen=inbox]")).to_contain_text("Nothing waits for you")
+        held: list[Route] = []
+
+        def hold(route: Route) -> None:
+            held.append(route)
+
+        page.route(re.compile(r"/push/subscriptions"), hold)
+        page.goto(f"{phone.daemon.url}/#/devices")
+        expect(page.locator(".admitted.device")).to_have_count(2)
+        button = page.get_by_role("button", name="Notify this browser")
+        before = button.bounding_box()
+        first_held(page, held)
+        page.unroute_all()  # lets all go on
+        expect(page.locator(".browser")).to_contain_text("Ann's phone")
+        assert button.bounding_box() == before
 
 
 def test_page_says_what_notices_need(daemon: Daemon, visit: Visit) -> None:

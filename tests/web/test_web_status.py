@@ -9,8 +9,8 @@ from pathlib import Path
 import anyio
 from attrs import evolve
 from daemons import Daemon, daemon_at
-from playwright.sync_api import expect
-from visits import Visit
+from playwright.sync_api import Route, expect
+from visits import DOUBLE_TAP, Visit, first_held, settled
 
 from agent_orchestrator.domain.audit import DONE, AuditEntry, entry_hash
 from agent_orchestrator.stores.registry import open_store
@@ -31,7 +31,7 @@ def test_everything_is_stopped_after_asking_twice(daemon: Daemon, visit: Visit) 
     expect(screen).to_contain_text("What doctor found")
     expect(screen).to_contain_text("sqlite")
     # A double tap is one answer to one question.
-    screen.get_by_role("button", name="Stop everything").dblclick()
+    screen.get_by_role("button", name="Stop everything").evaluate(DOUBLE_TAP)
     expect(screen.get_by_role("button", name="Really stop every run?")).to_be_visible()
     assert all(
         run["cancel_requested_at"] is None
@@ -46,9 +46,32 @@ def test_everything_is_stopped_after_asking_twice(daemon: Daemon, visit: Visit) 
         assert daemon.get("/runs", session_id=session)["runs"][0]["status"] == "canceled"
 
 
+MISSING = '[providers.missing]\nrunner = "claude"\ncommand = "claude-that-is-not-there"\n'
+
+
+def test_button_for_emergencies_stays_when_doctor_answers(tmp_path: Path, visit: Visit) -> None:
+    with daemon_at(tmp_path, configuration=MISSING, default="missing") as daemon:
+        page = visit.open("about:blank")
+        held: list[Route] = []
+
+        def hold(route: Route) -> None:
+            held.append(route)
+
+        page.route("**/daemon/doctor", hold)
+        page.goto(f"{daemon.url}/#/status")
+        screen = page.locator("[data-screen=status]")
+        stop = screen.get_by_role("button", name="Stop everything")
+        expect(stop).to_be_visible()
+        settled(page)
+        before = stop.bounding_box()
+        first_held(page, held)
+        page.unroute_all()  # lets all go on
+        expect(screen.locator(".finding").first).to_be_visible()
+        assert stop.bounding_box() == before
+
+
 def test_problem_is_told_on_the_tab_and_in_the_menu(tmp_path: Path, visit: Visit) -> None:
-    missing = '[providers.missing]\nrunner = "claude"\ncommand = "claude-that-is-not-there"\n'
-    with daemon_at(tmp_path, configuration=missing, default="missing") as daemon:
+    with daemon_at(tmp_path, configuration=MISSING, default="missing") as daemon:
         page = visit.open(f"{daemon.url}/#/inbox")
         tab = page.get_by_role("link", name=re.compile(r"More\s*, 1 problem"))
         expect(tab.locator(".badge.problem")).to_be_visible()
@@ -62,7 +85,7 @@ def test_problem_is_told_on_the_tab_and_in_the_menu(tmp_path: Path, visit: Visit
 def test_audit_says_who_decided_what(daemon: Daemon, visit: Visit) -> None:
     session = daemon.begin([["ask", {"text": "May I?", "kind": "approval_request"}], ["end", ""]])
     request = daemon.question(session)["id"]
-    page = visit.open(f"{daemon.url}/#/r/{request}")
+    page = settled(visit.open(f"{daemon.url}/#/r/{request}"))
     page.get_by_role("button", name="Deny", exact=True).click()
     expect(page.get_by_text("Denied by local, here")).to_be_visible()
     page.goto(f"{daemon.url}/#/audit")

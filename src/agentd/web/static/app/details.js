@@ -43,8 +43,8 @@ export function Details({ session, log }) {
   ].filter(([, value]) => value);
   const refused = outbox.value.filter((entry) => entry.about === session.id && entry.state === "refused" && !entry.path.endsWith("/messages"));
   return html`<div class="details">
-    ${refused.map((entry) => html`<div class="failed-note" role="alert"><p>${clean(entry.error)}</p><button type="button" class="small quiet" onClick=${() => discard(entry.key)}>Dismiss</button></div>`)}
     ${!isReader.value && html`<${Actions} session=${session} />`}
+    ${refused.map((entry) => html`<div class="failed-note" role="alert"><p>${clean(entry.error)}</p><button type="button" class="small quiet" onClick=${() => discard(entry.key)}>Dismiss</button></div>`)}
     <section><h2>About</h2><dl>${facts.map(([name, value]) => html`<dt>${name}</dt><dd>${cleanCode(value)}</dd>`)}
       <dt>Begun</dt><dd><${Age} at=${session.created_at} /></dd><dt>Id</dt><dd><code>${session.id}</code></dd></dl></section>
     ${log.plan && html`<${Plan} steps=${log.plan.steps} />`}

@@ -62,6 +62,10 @@ export function Status() {
         <span class="muted">${[one.runner, one.mode, one.version].filter(Boolean).map(clean).join(" · ")}</span>
         ${one.reason && html`<span class="muted last">${clean(one.reason)}</span>`}
         ${one.logged_in === false && html`<span class="warn last">not logged in</span>`}</li>`)}</ul></section>
+      <section><h2>In an emergency</h2>
+        <p class="muted">Asks every run to stop: queued, at work and waiting. The sessions and what they have changed stay, and the daemon goes on.</p>
+        <${Twice} class="deny" question="Really stop every run?" onConfirm=${() => void stopAll()}>Stop everything<//>
+        <p class="muted">To let what is at work end first, and take no more: <code>agentctl daemon stop</code> on the daemon’s machine.</p></section>
       <section><h2>What doctor found</h2>
         ${doctorError && html`<p class="muted sentence">${doctorError}</p>`}
         ${!doctor && !doctorError && html`<p class="muted">Reading…</p>`}
@@ -69,10 +73,6 @@ export function Status() {
         <ul class="plain-list">${findings.map((/** @type {any} */ one) => html`<li class="finding"><p><${State} state=${one.level === "note" ? "waiting" : "failed"} label=${clean(one.level)} /> <span class="strong">${clean(one.about)}</span></p>
           <p>${clean(one.message)}</p>${one.hint && html`<p class="muted">${clean(one.hint)}</p>`}</li>`)}</ul></section>
       <section><h2>Store</h2><dl>${Object.entries(found.store).map(([name, value]) => html`<dt>${name.replaceAll("_", " ")}</dt><dd>${cleanCode(String(value))}</dd>`)}</dl></section>
-      <section><h2>In an emergency</h2>
-        <p class="muted">Asks every run to stop: queued, at work and waiting. The sessions and what they have changed stay, and the daemon goes on.</p>
-        <${Twice} class="deny" question="Really stop every run?" onConfirm=${() => void stopAll()}>Stop everything<//>
-        <p class="muted">To let what is at work end first, and take no more: <code>agentctl daemon stop</code> on the daemon’s machine.</p></section>
     </div></div>`;
 }
 

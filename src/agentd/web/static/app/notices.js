@@ -105,9 +105,9 @@ export function Notices() {
   const isSubscribed = found ? found.some((one) => one.id === ownPush.value) : Boolean(ownPush.value);
   return html`<section><h2>Notices</h2>
     ${problem && html`<p class="failed-note" role="alert">${clean(problem)}</p>`}
+    ${why ? html`<${Advice} why=${why} />` : !isSubscribed && html`<button type="button" onClick=${() => void attempt(() => subscribe(REQUESTS))}>Notify this browser</button>`}
     ${!found && html`<${Reserved} count=${rowsOf("browsers")} class="browser" />`}
     ${found && html`<ul class="plain-list">${found.map((one) => html`<${Browser} key=${one.id} one=${one} attempt=${attempt} />`)}</ul>`}
-    ${why ? html`<${Advice} why=${why} />` : !isSubscribed && html`<button type="button" onClick=${() => void attempt(() => subscribe(REQUESTS))}>Notify this browser</button>`}
   </section>`;
 }
 
