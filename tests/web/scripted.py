@@ -36,8 +36,7 @@ async def play(context: RunContext) -> Outcome | str:
             case "sleep":
                 await anyio.sleep(arguments[0])
             case "file":
-                while not await anyio.Path(arguments[0]).exists():
-                    await anyio.sleep(0.01)
+                await _wait_for(arguments[0])
             case "many":
                 for number in range(arguments[0]):
                     await context.emit(
@@ -47,8 +46,7 @@ async def play(context: RunContext) -> Outcome | str:
                 await _deltas(context, *arguments)
             case "steerable":
                 async with context.steering():  # takes messages, and reads none
-                    while not await anyio.Path(arguments[0]).exists():
-                        await anyio.sleep(0.02)
+                    await _wait_for(arguments[0])
             case "steering":
                 async with context.steering() as messages:
                     async for text in messages:
@@ -63,9 +61,20 @@ async def play(context: RunContext) -> Outcome | str:
     return Outcome("")
 
 
-async def _deltas(context: RunContext, count: int, pause_s: float) -> None:
+async def _wait_for(file: str) -> None:
+    while not await anyio.Path(file).exists():
+        await anyio.sleep(0.01)
+
+
+async def _deltas(context: RunContext, count: int, pause_s: float, end: str = "") -> None:
+    """Stream a text of so many words.
+
+    :param end: a file; the text is complete once that exists.
+    """
     words = [f"word{number}" + ("\n\n" if number % 60 == 59 else " ") for number in range(count)]
     for word in words:
         await context.emit("agent.message.delta", {"text": word, "item_id": "long"})
         await anyio.sleep(pause_s)
+    if end:
+        await _wait_for(end)
     await context.emit("agent.message", {"text": "".join(words), "item_id": "long"})

@@ -9,7 +9,7 @@ from gateway import Gateway
 from model_server import ModelServer, write_codex_home
 from playwright.sync_api import Locator, expect
 from real_agents import required
-from test_web_asking import read_on
+from test_web_asking import press, read_on
 from visits import Visit
 
 pytestmark = pytest.mark.codex
@@ -35,7 +35,7 @@ def approve(card: Locator) -> None:
     """Read a request to its end, and approve it."""
     expect(card.get_by_role("button", name=re.compile("Approve once|Read on"))).to_be_attached()
     read_on(card)
-    card.get_by_role("button", name="Approve once", exact=True).click()
+    press(card, "Approve once")
 
 
 def test_codex_is_told_asks_and_shows_its_changes(

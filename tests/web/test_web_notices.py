@@ -162,17 +162,17 @@ def test_no_notice_of_what_the_user_looks_at(
         phone.next_message()
         request = phone.ask("Seen")
         message = phone.next_message()
-        for path, is_seen in (
-            (f"r/{request['id']}", True),
-            (f"s/{request['session_id']}", True),
-            ("inbox", True),
+        for path, screen, is_seen in (
+            (f"r/{request['id']}", "request", True),
+            (f"s/{request['session_id']}", "session", True),
+            ("inbox", "inbox", True),
             # Looking at another request is not looking at this one.
-            (f"r/{other['id']}", False),
-            (f"s/{other['session_id']}", False),
-            ("status", False),
+            (f"r/{other['id']}", "request", False),
+            (f"s/{other['session_id']}", "session", False),
+            ("status", "status", False),
         ):
             page.goto(f"{url}/#/{path}")
-            expect(page.locator("[data-screen]").first).to_be_visible()
+            expect(page.locator(f"[data-screen={screen}]")).to_be_visible()
             phone.deliver(message)
             if is_seen:
                 # The device reports it as shown: the page shows it.

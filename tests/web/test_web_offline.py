@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from daemons import Daemon, daemon_at
 from playwright.sync_api import Page, expect
+from test_web_races import open_at, open_in
 from visits import PATIENCE_S, Visit, settled, until
 
 import agentd
@@ -249,15 +250,7 @@ def test_page_follows_a_daemon_that_is_killed_and_a_later_one(tmp_path: Path, vi
         daemon.until(
             lambda: daemon.get(f"/runs?session_id={asking}")["runs"][0]["status"] != "running"
         )
-        cards = "[...document.querySelectorAll('.card.request')].map((one) => one.dataset.request)"
-        daemon.until(
-            lambda: (
-                sorted(inbox.evaluate(cards))
-                == sorted(
-                    one["id"] for one in daemon.get("/requests", order="deadline")["requests"]
-                )
-            )
-        )
+        daemon.until(lambda: open_in(inbox) == open_at(daemon))
         # The page of the later daemon is there already, and used when the user is ready.
         expect(inbox.get_by_text("There is a new version of this page.")).to_be_visible()
         until(

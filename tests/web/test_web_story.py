@@ -79,21 +79,16 @@ def test_request_is_shown_decided_though_the_answer_was_there_before_its_event(
 
 
 def test_text_streams_in(shared: Daemon, phone: Phone) -> None:
-    go = shared.directory / "stream"
-    session = shared.begin([["file", str(go)], ["deltas", 300, 0.005], ["end", ""]])
+    go, end = shared.directory / "stream", shared.directory / "end-of-stream"
+    session = shared.begin([["file", str(go)], ["deltas", 300, 0.005, str(end)], ["end", ""]])
     page = phone.at(f"/s/{session}")
     expect(story(page).locator(".mine .receipt")).to_contain_text("delivered")
-    page.evaluate(
-        """() => {
-          window.wasTyping = false;
-          const look = () => (window.wasTyping ||= document.querySelector(".story .typing") !== null);
-          new MutationObserver(look).observe(document.body, { subtree: true, childList: true });
-        }"""
-    )
     go.touch()
     expect(story(page).locator(".agent")).to_contain_text("word299")
+    expect(story(page).locator(".typing")).to_be_visible()
+    end.touch()
     expect(story(page).locator(".typing")).to_have_count(0)
-    assert page.evaluate("window.wasTyping")
+    expect(story(page).locator(".agent")).to_contain_text("word299")
     bottom = "(box => box.scrollHeight - box.scrollTop - box.clientHeight)(document.querySelector('.story'))"
     until(page, f"{bottom} < 4")
     assert page.evaluate("document.querySelector('.story').scrollTop > 0")
