@@ -242,12 +242,12 @@ def _daemon_metrics(daemons: Sequence[DaemonView]) -> Iterator[MetricFamily]:
 
     yield of_each(
         "agentd_daemon_up",
-        "1 if the daemon gives signs of life to the database, 0 if it is away.",
+        "1 if the daemon sends heartbeats to the database, 0 if it is away.",
         lambda daemon: float(daemon.away_since is None),
     )
     yield of_each(
         "agentd_daemon_away_since_seconds",
-        "The last sign of life of a daemon that is away.",
+        "The last heartbeat of a daemon that is away.",
         lambda daemon: None if daemon.away_since is None else daemon.away_since.timestamp(),
     )
     yield of_each(

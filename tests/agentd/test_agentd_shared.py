@@ -133,7 +133,7 @@ def test_a_stopped_daemon_is_followed_and_begins_anew(directories, database):
         session, run, agent = started(a, here)
         a.signal(signal.SIGSTOP)
         try:
-            lost = ended(b, run)  # after the lease, and a beat
+            lost = ended(b, run)  # after the lease, and a heartbeat
             assert (lost["status"], lost["error"]["code"]) == ("failed", "worker_lost")
             wait_for(lambda: not is_alive(agent), "its agent has ended")
             before = events(b, session)
@@ -174,7 +174,7 @@ def test_a_daemon_behind_a_proxy_that_forwards_nothing_is_followed_and_begins_an
         with agentd(here, "--store", through) as a, agentd(there, "--store", url) as b:
             session, run, agent = started(a, here)
             proxy.hold()
-            lost = ended(b, run)  # after the lease, and a beat
+            lost = ended(b, run)  # after the lease, and a heartbeat
             assert (lost["status"], lost["error"]["code"]) == ("failed", "worker_lost")
             wait_for(lambda: not is_alive(agent), "its agent has ended")
             before = events(b, session)

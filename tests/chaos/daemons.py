@@ -31,7 +31,7 @@ from agent_orchestrator.testing import invariants
 LEASE_S: Final = 2.0
 """Seconds of a lease here, instead of ten: more of them expire."""
 
-BEAT_S: Final = LEASE_S / 4
+HEARTBEAT_S: Final = LEASE_S / 4
 
 _LATE_S: Final = 6.0
 """Seconds after which the row of a lost daemon must have an end: a transaction in which it stands still may
@@ -122,7 +122,7 @@ class Siege:
         one = member.daemon
         row = await self._row_of(one)
         await anyio.to_thread.run_sync(one.kill)
-        await self._ended(row, BEAT_S + _LATE_S)
+        await self._ended(row, HEARTBEAT_S + _LATE_S)
         await self._find_orphans(one, "a kill")
         await self._start(one)
 
@@ -134,7 +134,7 @@ class Siege:
         await anyio.to_thread.run_sync(one.stand_still)
         lease_ends_at = time.monotonic() + LEASE_S
         try:
-            await self._ended(row, LEASE_S + BEAT_S + _LATE_S)
+            await self._ended(row, LEASE_S + HEARTBEAT_S + _LATE_S)
             await self._find_orphans(one, "the lease of a stopped daemon", lease_ends_at)
             await anyio.sleep(self.chance.uniform(0, 2))
         finally:
@@ -148,7 +148,7 @@ class Siege:
         member.proxy.hold()
         lease_ends_at = time.monotonic() + LEASE_S
         try:
-            await self._ended(row, LEASE_S + BEAT_S + _LATE_S)
+            await self._ended(row, LEASE_S + HEARTBEAT_S + _LATE_S)
             await self._find_orphans(member.daemon, "the lease of one cut off", lease_ends_at)
             await anyio.sleep(self.chance.uniform(0, 2))
             if self.chance.random() < 0.5:

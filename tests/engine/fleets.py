@@ -192,9 +192,9 @@ class FleetWorld(World):
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(handle)
             engine = await stack.enter_async_context(Orchestrator(handle, self._config()))
-            beats = await stack.enter_async_context(anyio.create_task_group())
-            beats.start_soon(handle.beat)
-            stack.callback(beats.cancel_scope.cancel)
+            heartbeats = await stack.enter_async_context(anyio.create_task_group())
+            heartbeats.start_soon(handle.send_heartbeats)
+            stack.callback(heartbeats.cancel_scope.cancel)
             node = Node(handle, engine)
             self.router.nodes.append(node)
             try:

@@ -1,6 +1,6 @@
 """A store in memory that several engines share, each with a lease, as daemons share a PostgreSQL database.
 
-The times are those of the simulated clock. An engine that is paused gives no sign of life, so its lease ends.
+The times are those of the simulated clock. An engine that is paused sends no heartbeat, so its lease ends.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from agent_orchestrator.stores.memory.view import MemoryView
 T = TypeVar("T")
 
 LEASE_S: Final = 10.0
-BEAT_S: Final = LEASE_S / 4
+HEARTBEAT_S: Final = LEASE_S / 4
 
 
 @define(eq=False)
@@ -207,10 +207,10 @@ class SharedHandle(Handle):
     async def problems(self) -> Sequence[Problem]:
         return ()
 
-    async def beat(self) -> None:
-        """Give signs of life, and end the rows of others that are gone or expired, until cancelled."""
+    async def send_heartbeats(self) -> None:
+        """Send heartbeats, and end the rows of others that are gone or expired, until cancelled."""
         while not self.crashed:
-            await anyio.sleep(BEAT_S)
+            await anyio.sleep(HEARTBEAT_S)
             await self._going.wait()
             own = self.lease
             if own.has_ended:

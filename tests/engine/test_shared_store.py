@@ -328,7 +328,7 @@ async def test_a_daemon_that_is_away_is_not_asked(
     daemons: Any, postgres: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with working_elsewhere(daemons) as (a, b, run):
-        monkeypatch.setattr(a.store, "_beat", lambda: True)
+        monkeypatch.setattr(a.store, "_send_heartbeat", lambda: True)
         silent = "UPDATE agent_orchestrator.daemons SET expires_at = now() + interval '4.9 s'"
         where = f"WHERE id = '{a.id}'"
         database = a.store.location.rpartition("/")[2]
@@ -501,15 +501,15 @@ async def test_the_lease_of_a_silent_daemon_ends_and_another_takes_over(
     from agent_orchestrator.stores.postgres.store import PostgresStore
 
     monkeypatch.setattr(rows, "LEASE_S", 5.0)
-    monkeypatch.setattr(rows, "BEAT_S", 0.2)
+    monkeypatch.setattr(rows, "HEARTBEAT_S", 0.2)
     async with daemons("a") as [a]:
         session = await a.client.create_session()
         held = (await a.client.send_message(session.id, "thread t\nhold")).run
         await heard(a.client, session.id, "holding")
         former = a.id
         async with daemons("b") as [b]:
-            # It does not give a sign of life, as if it was stopped.
-            monkeypatch.setattr(a.store, "_beat", lambda: True)
+            # It sends no heartbeat, as if it was stopped.
+            monkeypatch.setattr(a.store, "_send_heartbeat", lambda: True)
             expires_at = a.store.lease.expires_at
             await until(lambda: _is_ended(b, former))
             assert anyio.current_time() >= expires_at - 0.1
@@ -517,7 +517,9 @@ async def test_the_lease_of_a_silent_daemon_ends_and_another_takes_over(
             ended = (await b.client.wait_run(held.id, timeout_s=PATIENCE_S)).run
             assert ended.status is RunStatus.COMPLETED
             assert ended.attempt > 1
-            monkeypatch.setattr(a.store, "_beat", lambda: PostgresStore._beat(a.store))
+            monkeypatch.setattr(
+                a.store, "_send_heartbeat", lambda: PostgresStore._send_heartbeat(a.store)
+            )
             await until(lambda: _goes_on(a, former))
             log = [event async for event in a.client.events(session.id)]
             assert [event.seq for event in log] == list(range(1, len(log) + 1))

@@ -306,7 +306,7 @@ async def test_claim_of_a_daemon_that_ended_expires(database: Callable[[], str])
     async with PostgresStore(url) as store, world(store, {"desk": desk}, clock=clock) as there:
         there.pass_time(60)
         assert desk.given == []
-        # The engine has the database's time, and sees at each beat that this clock is ahead of it.
+        # The engine has the database's time, and sees at each heartbeat that this clock is ahead of it.
         with anyio.fail_after(60):
             while await there.states() != ["sent"]:
                 there.pass_time(60 + notice_delivery.CLAIM_MARGIN_S)

@@ -90,7 +90,7 @@ async def test_a_group_takes_few_round_trips(database, statements):
         statements.clear()
         functions = [accept(one, number) for number, one in enumerate(sessions)]
         assert await together(store, functions) == [4] * 20
-        # Signs of life go through another connection, at any time.
+        # Heartbeats go through another connection, at any time.
         queries = [
             sql
             for connection, sql in statements

@@ -95,7 +95,7 @@ async def test_a_lost_connection_is_found_again_without_a_refusal(
 ):
     from agent_orchestrator.stores.postgres import daemons
 
-    monkeypatch.setattr(daemons, "BEAT_S", 600.0)  # a failed sign of life connects again, too
+    monkeypatch.setattr(daemons, "HEARTBEAT_S", 600.0)  # a failed heartbeat connects again, too
     url = database()
     with proxied(postgres.port) as proxy:
         async with opened(through(url, proxy)) as store:
@@ -169,7 +169,7 @@ async def test_calls_are_refused_while_nothing_goes_through_a_connected_proxy(
     from agent_orchestrator.stores.postgres import daemons
     from agent_orchestrator.stores.postgres import store as module
 
-    monkeypatch.setattr(daemons, "BEAT_S", 0.2)
+    monkeypatch.setattr(daemons, "HEARTBEAT_S", 0.2)
     monkeypatch.setattr(module, "SILENT_LIMIT_S", 0.5)
     with proxied(postgres.port) as proxy:
         async with opened(through(database(), proxy)) as store:
@@ -440,7 +440,7 @@ async def test_a_daemon_whose_lease_has_expired_is_followed(postgres, database, 
 async def test_the_lease_is_extended_by_commits_and_without_them(database, opened, monkeypatch):
     from agent_orchestrator.stores.postgres import daemons
 
-    monkeypatch.setattr(daemons, "BEAT_S", 0.05)
+    monkeypatch.setattr(daemons, "HEARTBEAT_S", 0.05)
     async with opened(database()) as store:
         began = time.monotonic()
         first = store.lease.expires_at

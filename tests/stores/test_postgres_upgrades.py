@@ -121,7 +121,7 @@ async def test_a_daemon_that_was_silent_does_not_come_back_to_tables_that_it_can
     profile = DaemonProfile("1", None, 1, (), "here")
     async with PostgresStore(url) as older:
         await older.join(profile)
-        monkeypatch.setattr(older, "_beat", lambda: True)
+        monkeypatch.setattr(older, "_send_heartbeat", lambda: True)
         postgres.run(
             "UPDATE agent_orchestrator.daemons SET expires_at = now() - interval '1 second'",
             url.rpartition("/")[2],

@@ -19,7 +19,7 @@ class DaemonProfile:
     :param providers: the names of its providers. It starts no runs of others.
     :param host: the host that it serves (:attr:`agent_orchestrator.host.Host.id`). It starts no runs of
         others.
-    :param labels: what sessions choose the host by.
+    :param labels: the words by which sessions choose its host.
     :param draining: whether it is about to end, and takes no new work.
     :param spawn_directory: where children work that agents of other hosts spawn here. None if they may not.
     """
@@ -36,18 +36,18 @@ class DaemonProfile:
 
 @frozen
 class DaemonRecord:
-    """A daemon that shares a store, and has not ended, or was lost.
+    """A daemon of a shared store. It has not ended, or it was lost.
 
     :param id: the first part of the ``worker_id`` of its runs.
     :param node: the name of its machine, for people.
-    :param pid: its process.
-    :param started_at: by the store's clock, as ``expires_at``.
+    :param pid: its process id.
+    :param started_at: by the store's clock, like ``expires_at``.
     :param expires_at: when another daemon may take over its runs, unless its lease is extended.
     :param profile: None while it starts.
     :param active_runs: number of its runs that are running, or wait with an agent.
     :param clock_offset_s: seconds that its clock is ahead of the store's; negative if it is behind. None if
         it was not measured.
-    :param away_since: its last sign of life, if it has missed the latest; None if it is there.
+    :param away_since: its last heartbeat, if later ones are overdue or it was lost; None if it is not away.
     """
 
     id: str

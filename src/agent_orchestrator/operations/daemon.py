@@ -103,7 +103,7 @@ class DaemonView:
     clock_offset_s: float | None = None
     """Seconds that its clock is ahead of the store's; negative if it is behind. None if it was not measured."""
     away_since: datetime | None = None
-    """Its last sign of life, if it has missed the latest ones or was lost; None if it is there. By the store's
+    """Its last heartbeat, if it has missed the latest ones or was lost; None if it is there. By the store's
     clock."""
     host: str | None = None
     """The host that it serves: it executes the runs of that host's sessions. None while it starts."""

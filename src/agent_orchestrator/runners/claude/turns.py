@@ -12,7 +12,7 @@ system/api_retry                   ``run.error``: the attempt and its reason
 result                             the end of a turn, kept by the reader
 ================================== =========================================================
 
-A message that only repeats others, or is a sign of life, is dropped (:data:`IGNORED`). Any other one is a
+A message that only repeats others, or is a heartbeat, is dropped (:data:`IGNORED`). Any other one is a
 ``backend.event`` under its own name. Events of a sub-agent have ``parent_tool_id``: the call that it works for.
 
 The texts of 2.1.332 come once in pieces, and then whole.

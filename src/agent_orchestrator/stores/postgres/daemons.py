@@ -30,13 +30,13 @@ from agent_orchestrator.stores.sql.epochs import add_epoch
 T = TypeVar("T")
 
 LEASE_S: Final = 10.0
-"""Seconds after a daemon's last sign of life after which another daemon may take its place."""
+"""Seconds after a daemon's last heartbeat after which another daemon may take its place."""
 
-BEAT_S: Final = LEASE_S / 4
-"""Seconds between two signs of life, and between two looks at the other daemons."""
+HEARTBEAT_S: Final = LEASE_S / 4
+"""Seconds between two heartbeats, each of which also ends the rows of daemons that are gone."""
 
-_LOOK_S: Final = 0.2
-"""Seconds between two looks at the lease of a daemon that prevents this one from joining."""
+_CHECK_S: Final = 0.2
+"""Seconds between two checks of the lease of a daemon that prevents this one from joining."""
 
 _KEPT_DAYS: Final = 30
 
@@ -59,7 +59,7 @@ COMMIT: Final = f"""
 """The last statement of a change: the number of the commit, the daemon, the last position, what to notify
 others of, the length of the lease, and the newest id. Returns 0 if the daemon may not commit any more."""
 
-_BEAT: Final = f"""
+_HEARTBEAT: Final = f"""
     UPDATE daemons SET expires_at = {_LEASE}, clock_offset_s = ? WHERE id = ? AND ended_at IS NULL
     RETURNING {_SERVER_TIME}"""
 _OTHERS: Final = """
@@ -216,14 +216,14 @@ def _alone(
                 connection.execute("COMMIT")
                 return answer
             if own is not None:
-                connection.execute(_BEAT, (lease(), own.clock_offset_s, own.id))
+                connection.execute(_HEARTBEAT, (lease(), own.clock_offset_s, own.id))
             connection.execute("COMMIT")
         finally:
             connection.roll_back()
         for other in opposing:
             if other.is_here or leases.setdefault(other.id, other.expires_at) != other.expires_at:
                 raise StoreLocked(refusal(other))
-        time.sleep(_LOOK_S)
+        time.sleep(_CHECK_S)
 
 
 def end_abandoned(connection: Connection) -> None:
@@ -335,13 +335,13 @@ def offset_s(before: datetime, after: datetime, server_s: float) -> float:
     return min(0.0, after.timestamp() - server_s)
 
 
-def beat(connection: Connection, daemon: Daemon, clock: Clock) -> bool:
+def send_heartbeat(connection: Connection, daemon: Daemon, clock: Clock) -> bool:
     """Extend a daemon's lease, and end the rows of the daemons that are gone.
 
     :return: False if the lease is lost.
     """
     before = clock()
-    row = connection.first_row(_BEAT, (lease(), daemon.clock_offset_s, daemon.id))
+    row = connection.first_row(_HEARTBEAT, (lease(), daemon.clock_offset_s, daemon.id))
     if row is None:
         return False
     daemon.clock_offset_s = offset_s(before, clock(), row[0])

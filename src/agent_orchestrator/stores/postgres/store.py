@@ -37,7 +37,7 @@ T = TypeVar("T")
 READERS: Final = 4
 
 SILENT_LIMIT_S: Final = 15.0
-"""Seconds without an answer to a sign of life after which no connection is expected to have another answer. It is
+"""Seconds without an answer to a heartbeat after which no connection is expected to have another answer. It is
 longer than a wait for a lock."""
 
 _NOTIFY: Final = f"SELECT pg_notify('{daemons.CHANNEL}', ?)"
@@ -134,13 +134,13 @@ class PostgresStore(SqlStore[Reader]):
         writer = PostgresWriter(self._listeners, self._primary, self._on_commit)
         self._ordering = writer
         self._all_readers = [Reader(self._url) for _ in range(READERS)]
-        self._pulse = Reader(self._url)
+        self._lease_reader = Reader(self._url)
         self._has_closed = anyio.Event()
         self._answered_at = time.monotonic()
-        """When the last sign of life was answered."""
-        self._pulse_thread = anyio.CapacityLimiter(1)
-        self._pulse_lock = threading.Lock()
-        """Held by whoever uses that connection: the store may be closed meanwhile."""
+        """When the last heartbeat was answered."""
+        self._lease_thread = anyio.CapacityLimiter(1)
+        self._lease_lock = threading.Lock()
+        """Held by whoever uses that reader: the store may be closed meanwhile."""
         tasks = {
             "listener": self._hear,
             "lease": self._extend_lease,
@@ -171,13 +171,13 @@ class PostgresStore(SqlStore[Reader]):
 
     async def join(self, profile: DaemonProfile) -> DaemonLease:
         joining = partial(self._join, profile, anyio.Event())
-        return await anyio.to_thread.run_sync(joining, limiter=self._pulse_thread)
+        return await anyio.to_thread.run_sync(joining, limiter=self._lease_thread)
 
     def _join(self, profile: DaemonProfile, lost: anyio.Event) -> DaemonLease:
         primary = self._primary
-        with self._pulse_lock:
+        with self._lease_lock:
             try:
-                connection = self._pulse.connection()
+                connection = self._lease_reader.connection()
                 if primary.lease.lost.is_set():
                     daemon = daemons.join(connection)
                     self._listener.daemon_id = daemon.id
@@ -213,14 +213,14 @@ class PostgresStore(SqlStore[Reader]):
         """
 
         def work() -> T:
-            with self._pulse_lock:
+            with self._lease_lock:
                 try:
-                    return call(self._pulse.connection(), self._primary.daemon.id)
+                    return call(self._lease_reader.connection(), self._primary.daemon.id)
                 except psycopg.Error as error:
-                    self._pulse.close()
+                    self._lease_reader.close()
                     raise self._refusal(error) from error
 
-        return await anyio.to_thread.run_sync(work, limiter=self._pulse_thread)
+        return await anyio.to_thread.run_sync(work, limiter=self._lease_thread)
 
     async def reach(self) -> str:
         return await anyio.to_thread.run_sync(self._reach, limiter=anyio.CapacityLimiter(1))
@@ -259,45 +259,47 @@ class PostgresStore(SqlStore[Reader]):
             tasks.cancel_scope.cancel()
 
     async def _ring(self) -> None:
-        await anyio.to_thread.run_sync(self._notify_self, limiter=self._pulse_thread)
+        await anyio.to_thread.run_sync(self._notify_self, limiter=self._lease_thread)
 
     def _notify_self(self) -> None:
         notice = payload(self._primary.daemon.id, ())
-        with self._pulse_lock:
+        with self._lease_lock:
             try:
-                self._pulse.connection().execute(_NOTIFY, (notice,))
+                self._lease_reader.connection().execute(_NOTIFY, (notice,))
             except psycopg.Error:
-                self._pulse.close()
+                self._lease_reader.close()
                 raise
 
     async def _extend_lease(self) -> None:
         """Extend the lease now and then, whatever the writer does."""
         while True:
-            with anyio.move_on_after(daemons.BEAT_S):
+            with anyio.move_on_after(daemons.HEARTBEAT_S):
                 await self._closing.wait()
                 return
-            is_well = await anyio.to_thread.run_sync(self._beat, limiter=self._pulse_thread)
+            is_well = await anyio.to_thread.run_sync(
+                self._send_heartbeat, limiter=self._lease_thread
+            )
             if not is_well:
                 # This reports what is wrong. Without a connection, it is also what connects again.
-                # The writer may be busy for longer than until the next sign of life.
-                with contextlib.suppress(Unavailable), anyio.move_on_after(daemons.BEAT_S):
+                # The writer may be busy for longer than until the next heartbeat.
+                with contextlib.suppress(Unavailable), anyio.move_on_after(daemons.HEARTBEAT_S):
                     await self.transact(lambda _: None)
 
     async def _watch_silence(self) -> None:
-        """Give up connections that wait for an answer while signs of life have had none for too long.
+        """Give up connections that wait for an answer while heartbeats have had none for too long.
 
         The system notices a server that is gone, but not one behind a proxy that keeps the connection and forwards
         nothing. Then what waits for an answer would wait forever.
         """
         while not self._has_closed.is_set():
-            with anyio.move_on_after(daemons.BEAT_S):
+            with anyio.move_on_after(daemons.HEARTBEAT_S):
                 await self._has_closed.wait()
             if time.monotonic() - self._answered_at <= SILENT_LIMIT_S:
                 continue
             self._primary.give_up_after(SILENT_LIMIT_S)
-            for reader in (*self._all_readers, self._pulse):
+            for reader in (*self._all_readers, self._lease_reader):
                 reader.give_up_after(SILENT_LIMIT_S)
-            if not self._primary.lease.lost.is_set():  # else there are no signs of life
+            if not self._primary.lease.lost.is_set():  # else there are no heartbeats
                 self._listener.give_up()
 
     async def _write(self) -> None:
@@ -306,19 +308,20 @@ class PostgresStore(SqlStore[Reader]):
         finally:
             self._has_closed.set()
 
-    def _beat(self) -> bool:
+    def _send_heartbeat(self) -> bool:
         """Extend the lease once. Return False if the writer should look what is wrong."""
         primary = self._primary
         if primary.lease.lost.is_set():
             return True
         asked_at = time.monotonic()
         lease = primary.lease
-        with self._pulse_lock:
+        with self._lease_lock:
             try:
-                if not daemons.beat(self._pulse.connection(), primary.daemon, self._clock):
+                connection = self._lease_reader.connection()
+                if not daemons.send_heartbeat(connection, primary.daemon, self._clock):
                     return False
             except psycopg.Error:
-                self._pulse.close()
+                self._lease_reader.close()
                 return False
         self._answered_at = time.monotonic()
         lease.extend(asked_at)
@@ -326,8 +329,8 @@ class PostgresStore(SqlStore[Reader]):
         return primary.fault is None
 
     def _close_database(self) -> None:
-        with self._pulse_lock:
-            for reader in (*self._all_readers, self._pulse):
+        with self._lease_lock:
+            for reader in (*self._all_readers, self._lease_reader):
                 with contextlib.suppress(psycopg.Error):
                     reader.end()
         self._primary.leave()

@@ -8,7 +8,7 @@ from typing import Any, Final
 from agent_orchestrator.domain.daemons import DaemonProfile, DaemonRecord, HostRecord
 from agent_orchestrator.domain.model import MANUAL, Message, Run, RunResult
 from agent_orchestrator.stores.postgres.connection import Connection
-from agent_orchestrator.stores.postgres.daemons import BEAT_S, lease
+from agent_orchestrator.stores.postgres.daemons import HEARTBEAT_S, lease
 from agent_orchestrator.stores.postgres.search import WORDS
 from agent_orchestrator.stores.postgres.values import MARK_SQL
 from agent_orchestrator.stores.sql.dialect import Dialect
@@ -93,8 +93,8 @@ MAX_AWAY: Final = 100
 SHOWN_HOURS: Final = 24
 """Hours for which a lost daemon is listed that did not begin anew."""
 
-SILENT_S: Final = 2 * BEAT_S
-"""Seconds without a sign of life after which a daemon counts as away."""
+SILENT_S: Final = 2 * HEARTBEAT_S
+"""Seconds without a heartbeat after which a daemon counts as away."""
 
 _MICROSECONDS: Final = "(extract(epoch FROM {}) * 1000000)::bigint"
 _DAEMONS: Final = f"""
