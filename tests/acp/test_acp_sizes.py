@@ -4,16 +4,8 @@ import ast
 import json
 
 import pytest
-from agent_lines import (
-    SHAPES,
-    Raw,
-    check_storable,
-    everywhere,
-    fields_in,
-    is_linear,
-    texts_in,
-    trees_of,
-)
+from agent_lines import SHAPES, Raw, check_storable, everywhere, fields_in, texts_in, trees_of
+from pace import is_linear
 
 from agent_orchestrator.fields import MAX_METADATA, MAX_QUESTION
 from agent_orchestrator.runners.acp import permissions, settings, tool_calls, updates, usage

@@ -9,7 +9,6 @@ import os
 import socket
 import sys
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from pace import is_linear
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event
@@ -37,8 +37,6 @@ SESSION: Final = f"ses_{0:026}"
 """A whole id, which is not looked up."""
 
 SIZE: Final = 10_000
-DOUBLED: Final = 2.5
-SLACK_S: Final = 0.01
 
 UNITS: Final = {
     "letters": "x",
@@ -98,34 +96,15 @@ SHOWN: Final[dict[str, Callable[[str], Any]]] = {
 }
 
 
-def seconds(work: Callable[[], object]) -> float:
-    began = time.thread_time()
-    work()
-    return time.thread_time() - began
-
-
-def is_linear(work: Callable[[int], Callable[[], object]]) -> bool:
-    """Return True if twice the size takes at most 2.5 times as long, in the fastest of up to 25 tries."""
-    half, whole = work(SIZE), work(2 * SIZE)
-    found = [(seconds(half), seconds(whole))]
-    while True:
-        times = [min(times) for times in zip(*found, strict=True)]
-        if times[1] < DOUBLED * times[0] + SLACK_S:
-            return True
-        if len(found) == 25:
-            return False
-        found.append((seconds(half), seconds(whole)))
-
-
 def test_the_check_for_linear_time_detects_cubic_time() -> None:
     # Eight times as long: no busy moment makes that look like less than three.
-    assert not is_linear(lambda size: lambda: [None for _ in range((size // 180) ** 3)])
+    assert not is_linear(lambda size: lambda: [None for _ in range((size // 180) ** 3)], SIZE)
 
 
 @pytest.mark.parametrize("shown", SHOWN)
 def test_showing_a_text_takes_linear_time(shown: str) -> None:
     def is_slow(unit: str) -> bool:
-        return not is_linear(lambda size: partial(SHOWN[shown], unit * (size // len(unit))))
+        return not is_linear(lambda size: partial(SHOWN[shown], unit * (size // len(unit))), SIZE)
 
     assert [name for name, unit in UNITS.items() if is_slow(unit)] == []
 
@@ -204,7 +183,7 @@ def test_a_long_event_of_each_type_takes_linear_time(unit: str) -> None:
             screen_lines(Transcript(diffs=True).entries(listed), 80),
         ]
 
-    assert [one for one in TYPES if not is_linear(partial(telling, one))] == []
+    assert [one for one in TYPES if not is_linear(partial(telling, one), SIZE)] == []
 
 
 def test_one_wide_cell_does_not_widen_all_rows() -> None:

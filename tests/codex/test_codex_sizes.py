@@ -9,7 +9,8 @@ from functools import partial
 import agent_lines
 import anyio
 import pytest
-from agent_lines import SHAPES, Raw, check_storable, fields_in, is_linear, texts_in, trees_of
+from agent_lines import SHAPES, Raw, check_storable, fields_in, texts_in, trees_of
+from pace import is_linear
 
 from agent_orchestrator.fields import MAX_DIGITS, MAX_METADATA, MAX_QUESTION
 from agent_orchestrator.runners import events

@@ -3,7 +3,6 @@
 import ast
 import inspect
 import json
-import time
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
@@ -106,22 +105,3 @@ def depth_of(value: Any) -> int:
     ]:
         depth += 1
     return depth
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return the processor time of a piece of work."""
-    began = time.thread_time()
-    work()
-    return time.thread_time() - began
-
-
-def is_linear(work: Callable[[int], Callable[[], object]], size: int) -> bool:
-    """Return True if twice the size takes at most 2.5 times as long, in the fastest of up to six tries."""
-    half, whole = work(size), work(2 * size)
-    found: list[tuple[float, float]] = []
-    for _ in range(6):
-        found.append((seconds(half), seconds(whole)))
-        small, large = (min(times) for times in zip(*found, strict=True))
-        if large < 2.5 * small + 0.02:
-            return True
-    return False

@@ -6,6 +6,8 @@ how busy the machine is.
 """
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from order import processes
@@ -29,3 +31,23 @@ def allowed_work(seconds: float) -> float:
     """Return a limit of processor time. Where others compute too, the same work takes up to twice as long: two
     threads share one core and its caches."""
     return seconds * min(2.0, crowding())
+
+
+def is_linear(work: Callable[[int], Callable[[], object]], size: int) -> bool:
+    """Return True if twice the size takes at most 2.5 times the processor time, in the fastest of up to 25 tries.
+
+    :param work: returns a function that works on so much.
+    """
+    half, whole = work(size), work(2 * size)
+    least = [float("inf"), float("inf")]
+    for _ in range(25):
+        least = [min(one, _seconds(part)) for one, part in zip(least, (half, whole), strict=True)]
+        if least[1] < 2.5 * least[0] + 0.01:
+            return True
+    return False
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
