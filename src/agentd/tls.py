@@ -76,6 +76,7 @@ def _no_passphrase() -> str:
 
 
 def _check_readable(flag: str, path: str) -> None:
+    """Raise ``ConfigError`` if a file cannot be read."""
     try:
         with Path(path).open("rb") as file:
             file.read(1)
@@ -84,6 +85,7 @@ def _check_readable(flag: str, path: str) -> None:
 
 
 def _certificate_problem(cert: str, key: str, error: Exception) -> str:
+    """Return why OpenSSL refused the two files."""
     reason = getattr(error, "reason", None) or ""
     if reason == "KEY_VALUES_MISMATCH":
         return f"--tls-key {key}: is not the key of the certificate {cert}"

@@ -38,6 +38,7 @@ DEFAULT: Final[Approvals] = "ask-parent"
 class Resolution:
     """The result of a decision about a request.
 
+    :param status: the status of the request after the decision.
     :param needs_text: whether the decision must come with a text.
     """
 
@@ -111,7 +112,7 @@ def decide(
     options = request.options or ()
     chosen: Option | None = None
     if option is not None:
-        chosen = _required(options, decision, option, scope)
+        chosen = _checked(options, decision, option, scope)
     elif decision is not None:
         chosen = _meant(options, decision, scope, text)
     if chosen is not None:
@@ -140,14 +141,18 @@ def _meant(
         return _named(options, (text or "").strip())
     kinds: tuple[OptionKind, ...] = ("deny",)
     if decision == "approve":
-        # Less than was asked for, where the request cannot be approved for the session.
+        # If the request cannot be approved for the session, it is approved once.
         kinds = ("allow_session", "allow_once") if scope == SESSION_SCOPE else ("allow_once",)
     return next((one for kind in kinds for one in options if one.kind == kind), None)
 
 
-def _required(
+def _checked(
     options: Sequence[Option], decision: Decision | None, option: str, scope: str | None
 ) -> Option:
+    """Return the option with an id or label.
+
+    :raises InvalidRequest: if there is none, or it contradicts the decision or the scope.
+    """
     if (chosen := _named(options, option)) is None:
         names = ", ".join(one.id[:100] for one in options)
         problem = f"must be one of {names}" if options else "is not possible: the request has none"

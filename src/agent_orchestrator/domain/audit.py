@@ -1,7 +1,7 @@
 """The audit trail: for each decision the caller, the kind of its token, the operation and the target.
 
-Entries are only added. Each holds a hash over itself and the previous hash, so that a changed or
-removed entry is detected.
+Entries are only added. Each has a hash over its fields and the hash of the entry before, so that a changed
+or removed entry is detected.
 """
 
 import hashlib

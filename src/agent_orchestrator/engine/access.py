@@ -61,7 +61,7 @@ def require_active(view: View, caller: Principal) -> None:
 
 
 def _is_current(run: Run, attempt: int) -> bool:
-    # Parking or releasing an attempt raises the run's number.
+    # Parking or releasing an attempt raises the run's attempt number.
     return run.attempt == attempt and run.status in ACTIVE
 
 

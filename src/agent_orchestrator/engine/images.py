@@ -77,7 +77,7 @@ def delete_images(tx: Transaction, messages: Iterable[Message]) -> None:
 
 
 def contents(view: MessageQueries, messages: Iterable[Message]) -> tuple[ImageContent, ...]:
-    """Return the images of messages with their bytes, in order."""
+    """Return the images of messages with their bytes, in order, except those whose bytes were deleted."""
     return tuple(
         ImageContent(image, data)
         for message in messages

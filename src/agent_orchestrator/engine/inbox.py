@@ -27,14 +27,14 @@ def activity(
         newest, _ = view.latest_runs(session.id, limit=1, cut=0, size=1)
         run = newest[0] if newest else None
     return SessionActivity(
-        run=None if run is None else _state(view, run),
+        run=None if run is None else _run_state(view, run),
         open_request_count=view.open_request_count(session.id),
         seen_seq=view.seen(reader_of(caller), session.id),
         state=state_of(view, caller, within, session),
     )
 
 
-def _state(view: RunQueries, run: Run) -> RunState:
+def _run_state(view: RunQueries, run: Run) -> RunState:
     attempts = view.attempts(run.id)
     return RunState(
         id=run.id,
@@ -53,6 +53,7 @@ def _state(view: RunQueries, run: Run) -> RunState:
 
 
 async def mark_seen(core: Core, caller: Principal, command: MarkSeen) -> Change[SeenReply]:
+    """Note up to which event the caller has seen a session."""
     forbid_runs(caller)
 
     def change(tx: Transaction) -> SeenReply:

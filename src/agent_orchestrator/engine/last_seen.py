@@ -32,6 +32,7 @@ class LastSeen:
     _streams: Counter[str] = field(factory=Counter)
     """The number of open streams, by token."""
     _changed: anyio.Event = field(factory=anyio.Event)
+    """Set by a use, or when a stream begins."""
 
     def note(self, token_id: str, at: datetime) -> None:
         """Note that a token is used."""
@@ -40,7 +41,7 @@ class LastSeen:
 
     @contextmanager
     def during(self, token_id: str | None) -> Iterator[None]:
-        """Note that a token is used all the time within this scope.
+        """Count a token as used for as long as this scope is open.
 
         :param token_id: None for a caller without a token of the store.
         """
@@ -57,7 +58,7 @@ class LastSeen:
                 del self._streams[token_id]
 
     async def wait(self) -> None:
-        """Wait until a token is used."""
+        """Wait until a token is used. Return at once while a stream is open."""
         if not self._streams:
             await self._changed.wait()
 

@@ -30,28 +30,28 @@ _COMPLETE_EVENTS: Final[Mapping[str, str]] = {
 
 @define(eq=False)
 class Coalescer:
-    """Collects pieces of streamed text, and emits them from time to time. A complete text follows
+    """Collects pieces of streamed text, and returns them joined, at intervals. A complete text follows
     its pieces.
 
-    If a text is complete before any of its pieces was emitted, its pieces are dropped.
+    If a text is complete before any of its pieces was returned, its pieces are dropped.
     """
 
-    _held: dict[tuple[str, str], list[str]] = field(factory=dict, init=False)
+    _waiting: dict[tuple[str, str], list[str]] = field(factory=dict, init=False)
     _size: int = field(default=0, init=False)
     _emitted: set[tuple[str, str]] = field(factory=set, init=False)
-    _flushed_at: float = field(default=-1.0, init=False)
+    _interval_began_at: float = field(default=-1.0, init=False)
 
     @property
     def due(self) -> float:
-        """The time at which to call :meth:`flush`, by anyio's clock; infinity if no text is held."""
-        return self._flushed_at + INTERVAL_S if self._held else float("inf")
+        """The time at which to call :meth:`flush`, by anyio's clock; infinity if no text waits."""
+        return self._interval_began_at + INTERVAL_S if self._waiting else float("inf")
 
     def add(self, events: Sequence[AgentEvent]) -> list[AgentEvent]:
-        """Hold the pieces among these events. Return the events to emit now."""
+        """Keep the pieces among these events for later. Return the events to emit now."""
         ready: list[AgentEvent] = []
         for event in events:
             if (id_field := _DELTA_EVENTS.get(event.event_type)) is not None:
-                self._hold((event.event_type, event.data[id_field]), event.data["text"])
+                self._keep((event.event_type, event.data[id_field]), event.data["text"])
                 if self._size > MAX_DELTA:
                     ready += self.flush()
                 continue
@@ -61,30 +61,30 @@ class Coalescer:
         return ready
 
     def flush(self) -> list[AgentEvent]:
-        """Return the held text, as one piece for each stream."""
-        if not self._held:
+        """Return the text that waits, as one piece for each stream."""
+        if not self._waiting:
             return []
-        events = [_piece(stream, parts) for stream, parts in self._held.items()]
-        self._emitted.update(self._held)
-        self._held.clear()
+        events = [_piece(stream, parts) for stream, parts in self._waiting.items()]
+        self._emitted.update(self._waiting)
+        self._waiting.clear()
         self._size = 0
-        self._flushed_at = anyio.current_time()
+        self._interval_began_at = anyio.current_time()
         return events
 
     def _last_piece(self, event_type: str, stream_id: str) -> list[AgentEvent]:
-        """Return the last piece of a stream that ends; none if no piece was emitted before."""
+        """Return the last piece of a stream that ends; none if no piece was returned before."""
         stream = (event_type, stream_id)
-        parts = self._held.pop(stream, None)
+        parts = self._waiting.pop(stream, None)
         if stream not in self._emitted:
             return []
         self._emitted.remove(stream)
         return [] if parts is None else [_piece(stream, parts)]
 
-    def _hold(self, stream: tuple[str, str], piece: str) -> None:
-        if not self._held:
+    def _keep(self, stream: tuple[str, str], piece: str) -> None:
+        if not self._waiting:
             # The first piece waits too: most messages are complete before the interval ends.
-            self._flushed_at = max(self._flushed_at, anyio.current_time())
-        self._held.setdefault(stream, []).append(piece)
+            self._interval_began_at = max(self._interval_began_at, anyio.current_time())
+        self._waiting.setdefault(stream, []).append(piece)
         self._size += len(piece)
 
 

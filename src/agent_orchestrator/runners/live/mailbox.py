@@ -31,7 +31,7 @@ _MAX_JOINED: Final = 64 * 2**10
 """Size of a joined message, in characters, after which the next piece begins another."""
 
 _TURN: Final = 16
-"""Number of messages after which other tasks get a turn, if more of them wait."""
+"""Number of messages after which :meth:`Mailbox.take` lets other tasks run, even if more messages wait."""
 
 Path = Sequence[str]
 
@@ -57,6 +57,7 @@ Incoming = Message | Answer | MessagesDropped
 class _Entry:
     incoming: Incoming
     size: int
+    """Approximate bytes of memory."""
     pieces: list[str] = field(factory=list)
     """Further pieces of the same stream, in order, after the one in ``incoming``."""
 
@@ -198,6 +199,7 @@ class Mailbox:
 
 
 def _size_of(incoming: Message | Answer) -> int:
+    """Return the approximate bytes of memory that a message takes."""
     if isinstance(incoming, Malformed):
         return len(incoming.text.text) + _OVERHEAD
     return incoming.size + _OVERHEAD

@@ -65,6 +65,7 @@ class Peer:
     async def request(self, method: str, params: JsonObject, *, timeout_s: float | None) -> Any:
         """Send a request and return the result.
 
+        :param timeout_s: None for no limit.
         :raises RpcError: if the answer is an error.
         :raises PeerTimeout: if there is no answer in time.
         :raises AgentFailed: if the agent has ended; see :meth:`end`.
@@ -104,7 +105,10 @@ class Peer:
         return number
 
     def notify(self, method: str, params: JsonObject) -> None:
-        """Send a notification."""
+        """Send a notification.
+
+        :raises PeerTimeout: if the agent does not read, as for :meth:`respond` and :meth:`refuse`.
+        """
         self._send(self._dialect.notification(method, params))
 
     def respond(self, request: AgentRequest, result: Any) -> None:
@@ -170,6 +174,7 @@ class Peer:
                     raise PeerTimeout(f"{self._agent} does not read its input")
 
     def _send(self, message: JsonObject) -> None:
+        """Queue a message for :meth:`write`. Do nothing if the agent has ended."""
         if self._failure is not None:
             return
         # A long message is encoded when it is written, because it must be encoded in a worker thread.

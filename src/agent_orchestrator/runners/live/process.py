@@ -169,7 +169,7 @@ class LiveProcess(ABC):
         self._leased = anyio.Event()
 
     def release(self) -> None:
-        """Count one run less."""
+        """Count one run less. The last run of a retired process ends it."""
         self.leases -= 1
         if self.leases == 0:
             if self._retirement is not None:
@@ -191,6 +191,7 @@ class LiveProcess(ABC):
     async def request(self, method: str, params: Mapping[str, Any], timeout_s: float | None) -> Any:
         """Send a request. If the agent does not answer, end the process.
 
+        :param timeout_s: None for no limit.
         :raises RpcError: if the answer is an error.
         :raises AgentFailed: if the process has ended, or ends meanwhile.
         """
