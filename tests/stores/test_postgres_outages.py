@@ -388,7 +388,7 @@ async def test_the_end_of_a_daemon_is_told_by_one_that_is_refused_itself(
     """Runs may wait for that end, and nobody finds it a second time."""
     from agent_orchestrator.stores.postgres import daemons
 
-    monkeypatch.setattr(daemons, "BEAT_S", 600.0)  # else the first daemon may be faster
+    monkeypatch.setattr(daemons, "HEARTBEAT_S", 600.0)  # else the first daemon may be faster
     monkeypatch.setattr(daemons, "LEASE_S", 600.0)
     url = database()
     async with opened(url) as store:
@@ -418,7 +418,7 @@ def test_a_daemon_that_leaves_is_not_taken_for_lost(postgres, database):
 
         class Watched:
             def execute(self, *statement):
-                daemons.beat(other, staying, lambda: datetime.now(UTC))
+                daemons.send_heartbeat(other, staying, lambda: datetime.now(UTC))
                 return one.execute(*statement)
 
         daemons.leave(Watched(), leaving)
