@@ -85,7 +85,7 @@ async def test_directory_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> No
         session = await client.create_session(cwd=str(tmp_path / "link"))
         sent = await client.send_message(session.id, "go")
         assert sent.run is not None
-        reply = await client.wait_run(sent.run.id, timeout_s=30)
+        reply = await client.wait_run(sent.run.id, timeout_s=60)
         assert reply.run.status == "completed"
         codec.to_json(await client.diagnose_run(sent.run.id)).encode()
     roots = [str(tmp_path)]

@@ -401,7 +401,7 @@ async def test_streams_and_waits_end_with_the_attempt(tree: Tree) -> None:
 
         async def wait() -> None:
             path = f"/runs/{tree.runs['child']}/wait"
-            waited.append((await client.get(path, params={"timeout_s": 15})).status_code)
+            waited.append((await client.get(path, params={"timeout_s": 60})).status_code)
 
         with anyio.fail_after(45):
             async with sse_reader(client, f"/stream?sessionId={child}") as frames:

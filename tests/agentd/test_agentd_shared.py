@@ -88,6 +88,12 @@ def metric(daemon: Process, name: str) -> dict[str, float]:
     return {url: float(value) for url, value in re.findall(rf'{name}{{.*url="(.*?)"}} (.*)', text)}
 
 
+def away(daemon: Process) -> set[str]:
+    """Return the URLs of the daemons that count as away. On a busy machine, a heartbeat may come late."""
+    shown = call(daemon, "GET", "/daemon/status")["daemons"]
+    return {one["url"] for one in shown if one["away_since"] is not None}
+
+
 def check_log(daemon: Process, session: str, run: str) -> None:
     """Check that the log has no gap, and nothing of a run after its end, which is there once."""
     log = events(daemon, session)
@@ -114,11 +120,14 @@ def test_another_daemon_takes_over_from_a_killed_one(directories, database, post
                 url.rpartition("/")[2],
             )
             next(line for line in stream.iter_lines() if '"run.recovered"' in line)
-        shown = {one["url"]: one for one in call(b, "GET", "/daemon/status")["daemons"]}
-        assert shown[b.url]["away_since"] is None
-        assert shown[a.url]["away_since"] > shown[a.url]["started_at"]
-        assert metric(b, "agentd_daemon_up") == {a.url: 0, b.url: 1}
-        assert metric(b, "agentd_daemon_away_since_seconds").keys() == {a.url}
+        wait_for(lambda: away(b) == {a.url}, "only the killed one is away")
+        daemons = call(b, "GET", "/daemon/status")["daemons"]
+        [shown] = [one for one in daemons if one["url"] == a.url]
+        assert shown["away_since"] > shown["started_at"]
+        up = {a.url: 0, b.url: 1}
+        wait_for(lambda: metric(b, "agentd_daemon_up") == up, "the metrics show that")
+        name = "agentd_daemon_away_since_seconds"
+        wait_for(lambda: metric(b, name).keys() == {a.url}, "the metrics show since when")
         lost = ended(b, run)
         assert (lost["status"], lost["error"]["code"]) == ("failed", "worker_lost")
         assert ended(b, queued)["status"] == "completed"
@@ -137,8 +146,7 @@ def test_a_stopped_daemon_is_followed_and_begins_anew(directories, database):
             assert (lost["status"], lost["error"]["code"]) == ("failed", "worker_lost")
             wait_for(lambda: not is_alive(agent), "its agent has ended")
             before = events(b, session)
-            shown = {one["url"]: one for one in call(b, "GET", "/daemon/status")["daemons"]}
-            assert shown[a.url]["away_since"] is not None
+            assert a.url in away(b)
         finally:
             a.signal(signal.SIGCONT)
 
@@ -150,8 +158,8 @@ def test_a_stopped_daemon_is_followed_and_begins_anew(directories, database):
             return ended(a, again)["status"] == "completed"
 
         wait_for(goes_on, "it has begun anew")
-        daemons = call(b, "GET", "/daemon/status")["daemons"]
-        assert [one["away_since"] for one in daemons] == [None, None]
+        wait_for(lambda: away(b) == set(), "both are there")
+        assert len(call(b, "GET", "/daemon/status")["daemons"]) == 2
         assert "begins anew" in a.stderr()
         codes = [problem["code"] for problem in call(a, "GET", "/daemon/status")["problems"]]
         assert "lease_lost" not in codes

@@ -40,7 +40,7 @@ def opened(path: Path, clock: Clock):  # type: ignore[no-untyped-def]
 async def talk(client: Client, session_id: str, key: str) -> str:
     sent = await client.send_message(session_id, "hello", idempotency_key=key)
     assert sent.run is not None
-    await client.wait_run(sent.run.id, timeout_s=30)
+    await client.wait_run(sent.run.id, timeout_s=60)
     return sent.run.id
 
 

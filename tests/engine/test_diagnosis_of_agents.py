@@ -33,7 +33,7 @@ class _Failing:
 async def issue_of(client: Client) -> Issue:
     sent = await client.start_session("work")
     assert sent.run is not None
-    run = (await client.wait_run(sent.run.id, timeout_s=20)).run
+    run = (await client.wait_run(sent.run.id, timeout_s=60)).run
     return (await client.diagnose_run(run.id)).diagnostics.likely_issue
 
 

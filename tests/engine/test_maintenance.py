@@ -31,7 +31,7 @@ async def a_history(client: Client) -> None:
         for _ in range(2):
             sent = await client.send_message(session.id, "hello")
             assert sent.run is not None
-            await client.wait_run(sent.run.id, timeout_s=30)
+            await client.wait_run(sent.run.id, timeout_s=60)
     await client.update_session(session.id, status="closed")
     manual = await client.create_session(provider="manual")
     run = (await client.create_run(manual.id)).id
@@ -100,7 +100,7 @@ async def test_check_reports_nothing_while_runs_are_in_progress(
                     accepted = await client.send_message(session_id, "hello")
                     sent += 1
                     assert accepted.run is not None
-                    await client.wait_run(accepted.run.id, timeout_s=30)
+                    await client.wait_run(accepted.run.id, timeout_s=60)
 
             for session in sessions:
                 tasks.start_soon(talk, session.id)

@@ -103,7 +103,7 @@ async def test_overdue_request_expires_without_a_warning(tmp_path: Path) -> None
         async with opened(tmp_path / "data.db", clock) as client:
             request = await ask(client, expires_in_s=1000)
             clock.jump = timedelta(seconds=5000)
-            await client.get_request(request.id, wait_s=30)
+            await client.get_request(request.id, wait_s=60)
             assert await events(client, request) == ["request.created", "request.resolved"]
 
 

@@ -41,7 +41,7 @@ async def test_queue_survives_a_restart_and_a_released_run_is_tried_again(tmp_pa
         again = await client.get_run(held.run.id)
         assert (again.status, again.attempt) == (RunStatus.RUNNING, 2)
         await client.cancel_run(held.run.id)
-        done = (await client.wait_run(queued.run.id, timeout_s=20)).run
+        done = (await client.wait_run(queued.run.id, timeout_s=60)).run
         assert done.status is RunStatus.COMPLETED
         log = [event async for event in client.events(session.id)]
         outcomes = [
@@ -82,7 +82,7 @@ async def test_running_run_fails_and_the_queue_is_kept_after_a_lost_engine() -> 
     assert held.run is not None
     assert queued.run is not None
     async with open_embedded(store, runners=[ScriptedRunner()], max_concurrency=1) as client:
-        lost = (await client.wait_run(held.run.id, timeout_s=20)).run
+        lost = (await client.wait_run(held.run.id, timeout_s=60)).run
         assert lost.status is RunStatus.FAILED
         assert lost.error is not None
         assert lost.error.code == "worker_lost"
@@ -92,7 +92,7 @@ async def test_running_run_fails_and_the_queue_is_kept_after_a_lost_engine() -> 
 
 
 async def test_running_run_is_released_if_the_embedding_code_is_canceled(tmp_path: Path) -> None:
-    with anyio.move_on_after(20) as scope:
+    with anyio.move_on_after(60) as scope:
         async with open_embedded(tmp_path / "d.db", runners=[ScriptedRunner()]) as client:
             session = await client.create_session()
             held = await client.send_message(session.id, "hold")
@@ -119,7 +119,7 @@ async def test_open_request_survives_a_restart(tmp_path: Path, thread: str) -> N
         sent = await client.send_message(session.id, f"{thread}ask May I?")
         assert sent.run is not None
         run_id = sent.run.id
-        reply = await client.wait_run(run_id, timeout_s=20, until="attention")
+        reply = await client.wait_run(run_id, timeout_s=60, until="attention")
         assert reply.request is not None
     async with open_embedded(tmp_path / "d.db", runners=[second], max_concurrency=1) as client:
         parked = await client.get_run(run_id)
@@ -128,10 +128,10 @@ async def test_open_request_survives_a_restart(tmp_path: Path, thread: str) -> N
         await client.resolve_request(reply.request.id, "approve")
         if not thread:
             # Without a thread the agent begins again, so it asks again.
-            again = await client.wait_run(run_id, timeout_s=20, until="attention")
+            again = await client.wait_run(run_id, timeout_s=60, until="attention")
             assert again.request is not None
             await client.resolve_request(again.request.id, "approve")
-        run = (await client.wait_run(run_id, timeout_s=20)).run
+        run = (await client.wait_run(run_id, timeout_s=60)).run
         messages = (await client.list_messages(session.id)).messages
     assert run.status is RunStatus.COMPLETED, run.error
     answer = "Your request was approved: May I?"

@@ -55,7 +55,7 @@ async def _logged(client: Any, text: str = "hello") -> tuple[str, int]:
     """Return a session whose run has ended, and its number of events."""
     session = await client.create_session()
     sent = await client.send_message(session.id, text)
-    await client.wait_run(sent.run.id, timeout_s=20)
+    await client.wait_run(sent.run.id, timeout_s=60)
     return session.id, (await client.get_session(session.id)).last_seq
 
 

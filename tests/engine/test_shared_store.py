@@ -264,9 +264,13 @@ async def test_a_wrong_clock_is_a_problem_with_its_size(daemons: Any) -> None:
             offsets = {row.id: row.clock_offset_s for row in status.daemons}
             assert -90.1 < offsets[b.id] < -60
             assert abs(offsets[a.id]) < 1
-            assert all(row.away_since is None for row in status.daemons)
+            await until(partial(_is_nobody_away, one.client))
         findings = (await a.client.doctor()).findings
         assert [_is_behind(one.message) for one in findings if one.about == "clock"] == [True]
+
+
+async def _is_nobody_away(client: Client) -> bool:
+    return all(row.away_since is None for row in (await client.status()).daemons)
 
 
 def _is_behind(message: str) -> bool:
@@ -285,16 +289,20 @@ async def working_elsewhere(daemons: Any) -> AsyncIterator[tuple[Daemon, Daemon,
         use_runner(a, CommandRunner("agent", SLEEPING, stop_grace_s=0.1))
         session = await a.client.create_session()
         run = (await a.client.send_message(session.id, "go")).run
-        await until(lambda: _has_processes(a.client, run.id, 2))
+        await until(lambda: _is_asleep(a.client, run.id))
         async with daemons("b", host_name="there") as [b]:
             yield a, b, run
 
 
-async def _has_processes(client: Client, run_id: str, count: int) -> bool:
-    return len((await client.diagnose_run(run_id)).diagnostics.process_tree) == count
+async def _is_asleep(client: Client, run_id: str) -> bool:
+    tree = (await client.diagnose_run(run_id)).diagnostics.process_tree
+    return "sleep 600" in [one.command for one in tree]  # a shell forks before it is one
 
 
-async def test_a_daemon_is_asked_for_the_processes_on_its_machine(daemons: Any) -> None:
+async def test_a_daemon_is_asked_for_the_processes_on_its_machine(
+    daemons: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inquiries, "ANSWER_S", PATIENCE_S)
     async with working_elsewhere(daemons) as (a, b, run):
         found = (await b.client.diagnose_run(run.id)).diagnostics
         own = (await a.client.diagnose_run(run.id)).diagnostics

@@ -23,7 +23,7 @@ AGENT = [sys.executable, "-S", str(HERE.parent / "runners" / "agents.py")]
 
 SCENES = ["forks", "escaped", "escaped-dead", "mute", "stubborn", "stopped", "clean-child"]
 
-KILL_TIME_S = 30.0
+KILL_TIME_S = 60.0
 
 
 class Holding:

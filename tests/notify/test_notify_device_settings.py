@@ -39,7 +39,7 @@ async def test_browser_that_is_switched_off_is_sent_only_tests(
         await here.until_states("gone", subject=waiting.id)  # was queued before
         ignored = await here.ask()
         [test] = await here.client.test_notice()
-        assert (await here.client.get_notice(test.id, wait_s=30)).state == "sent"
+        assert (await here.client.get_notice(test.id, wait_s=60)).state == "sent"
         await here.client.update_push(device.id, push="on")
         heard = await here.ask()
         await here.until_states("queued", subject=heard.id)
@@ -235,7 +235,7 @@ async def test_caller_waits_for_the_next_state_of_a_test(store: Store, service: 
     async with world(store, {}, push_services=(service.url,)) as here:
         await subscribed(here.client, service, "phone")
         [test] = await here.client.test_notice()
-        sent = await here.client.get_notice(test.id, wait_s=30)
+        sent = await here.client.get_notice(test.id, wait_s=60)
         assert sent.state == "sent"
         with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:

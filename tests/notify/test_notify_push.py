@@ -295,7 +295,7 @@ async def test_callers_see_and_end_only_their_own(store: Store, service: Receive
         with pytest.raises(InvalidRequest):
             await ann.test_notice("desk")  # a target of the settings
         [test] = await ann.test_notice()
-        assert (await ann.get_notice(test.id, wait_s=30)).state == "sent"
+        assert (await ann.get_notice(test.id, wait_s=60)).state == "sent"
         assert types(service, phone) == ["notice.test"]
         for call in (bob.get_notice(test.id), bob.report_notice(test.id, "shown")):
             with pytest.raises(NotFound):

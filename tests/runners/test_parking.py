@@ -43,7 +43,7 @@ async def test_a_runner_can_see_whether_its_run_is_parked(is_parked):
         session = await client.create_session()
         sent = await client.send_message(session.id, "go")
         if not is_parked:
-            await client.wait_run(sent.run.id, timeout_s=20, until="attention")
+            await client.wait_run(sent.run.id, timeout_s=60, until="attention")
             await client.cancel_run(sent.run.id)
         with anyio.fail_after(45):
             await runner.has_stopped.wait()

@@ -132,7 +132,7 @@ async def test_a_daemon_that_was_silent_does_not_come_back_to_tables_that_it_can
             connection.close()
         with pytest.raises(Unavailable, match="taken over"):
             await older.transact(lambda _: None)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             await older.lease.lost.wait()
         with pytest.raises(SchemaTooNew):
             await older.join(profile)
