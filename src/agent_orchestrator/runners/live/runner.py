@@ -13,8 +13,7 @@ from agent_orchestrator.runners.supervisor import UsesForkServer
 
 MAX_INPUT: Final = 2**20
 """Maximum characters of a prompt, for agents that state no maximum. The longest message fits, so it only limits the
-results of children that come in one turn. Claude Code 2.1.332 and the agents of ACP took 900,000 characters; Claude
-Code refused 5,000,000 as a first prompt."""
+results of children that come in one turn. All agents that were tried took 900,000 characters."""
 
 
 @frozen(kw_only=True, eq=False, slots=False)
