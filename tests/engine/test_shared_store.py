@@ -20,6 +20,7 @@ from agent_orchestrator import Client, Outcome, RunContext, RunStatus
 from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.domain.model import Run
 from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.engine import daemons as sharing_daemons
 from agent_orchestrator.engine import inquiries
 from agent_orchestrator.engine.run_changes import StaleAttempt, require_current_attempt
 from agent_orchestrator.ports.store import ANY_TOPIC
@@ -148,6 +149,25 @@ async def test_a_conversation_is_handed_over_only_by_the_daemon_that_has_it(daem
             # The agent has ended, so any daemon may have the conversation.
             again = (await b.client.attach_session(session.id, **holder)).run
             await b.client.cancel_run(again.id)
+
+
+async def test_canceled_messages_do_not_hide_which_daemon_has_a_conversation(
+    daemons: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing_daemons, "NEWEST_RUNS", 3)
+    pid = os.getpid()
+    holder = {"pid": pid, "process_start_id": process_start_id(pid)}
+    async with daemons("a") as [a]:
+        session = await a.client.create_session()
+        run = (await a.client.send_message(session.id, "thread t\nsay 0")).run
+        await a.client.wait_run(run.id, timeout_s=PATIENCE_S)
+        await a.engine.pool.stop_starting()
+        async with daemons("b") as [b]:
+            for number in range(4):
+                queued = (await b.client.send_message(session.id, f"say {number}")).run
+                await b.client.cancel_run(queued.id)
+            with pytest.raises(Conflict, match="attach there"):
+                await b.client.attach_session(session.id, **holder)
 
 
 async def test_streams_answers_cancels_and_steering_work_from_another_daemon(daemons: Any) -> None:

@@ -7,7 +7,6 @@ from typing import Final
 from attrs import evolve
 
 from agent_orchestrator.domain.daemons import DaemonProfile, DaemonRecord, HostRecord
-from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Run, Session
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Core
@@ -84,7 +83,7 @@ def other_daemon_with_conversation(
     if not others:
         return None
     newest, _ = view.latest_runs(session.id, limit=MAX_READ_ROWS, cut=0, size=sys.maxsize)
-    started = [run for run in newest if run.status is not RunStatus.QUEUED or run.attempt > 1]
+    started = [run for run in newest if run.started_at is not None or run.attempt > 1]
     attempts = [
         attempt
         for run in started[-NEWEST_RUNS:]
