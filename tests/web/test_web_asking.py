@@ -498,6 +498,27 @@ def test_card_that_another_one_moves_takes_no_answer(daemon: Daemon, visit: Visi
         assert is_open(daemon, request)
 
 
+def test_card_that_a_shorter_list_moves_takes_no_answer(daemon: Daemon, visit: Visit) -> None:
+    """At the end of the list, the browser scrolls by itself when a card below goes away."""
+    asked = [
+        ask(
+            daemon,
+            {**command("Run", f"make {name}", str(daemon.directory)), "expires_in_s": seconds},
+        )
+        for name, seconds in (("first", 600), ("second", 1200), ("third", 1800))
+    ]
+    page = settled(visit.open(f"{daemon.url}/#/inbox"))
+    page.set_viewport_size({"width": 390, "height": 2000})  # all are read
+    expect(page.get_by_role("button", name="Approve once", exact=True)).to_have_count(3)
+    page.set_viewport_size({"width": 390, "height": 600})
+    page.evaluate("document.querySelector('[data-screen=inbox]').scrollTop = 1e6")
+    expect(page.locator(".card.request [aria-disabled=true]")).to_have_count(0)
+    page.evaluate(BLOCKED)
+    daemon.post(f"/requests/{asked[2]}/resolve", decision="deny")
+    until(page, "(id) => window.blocked.has(id)", asked[1])
+    assert is_open(daemon, asked[1])
+
+
 def test_card_below_a_tool_that_ends_takes_no_answer(shared: Daemon, visit: Visit) -> None:
     """The output of a tool is folded when it ends: in a story, what is below moves up."""
     here, go = str(shared.directory), shared.directory / "tool-ends"

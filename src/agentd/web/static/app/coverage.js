@@ -83,7 +83,7 @@ export function useCoverage(about) {
   const begin = () => ({ about, isNew: true, parts: /** @type {WeakMap<Element, Seen>} */ (new WeakMap()), views: /** @type {View[]} */ ([]), pressedAt: 0, isPressed: false, wasUnread: false });
   const state = useRef(begin());
   const timer = useRef(0);
-  const place = useRef({ about, top: NaN, own: NaN, scrolled: NaN, height: NaN });
+  const place = useRef({ about, top: NaN, own: NaN, scrolled: NaN, height: NaN, total: NaN });
   const [unread, setUnread] = useState(/** @type {Unread | null} */ (null));
   /** When it appeared or moved last; 0 if a press is meant for it. */
   const [movedAt, setMovedAt] = useState(() => performance.now());
@@ -105,13 +105,13 @@ export function useCoverage(about) {
     bar?.classList.toggle("loose", bar.offsetHeight - (panel?.offsetHeight ?? 0) > 0.6 * scroller.clientHeight);
     const view = viewOf(article.current, scroller);
     const { top, height: own } = article.current.getBoundingClientRect();
-    const { scrollTop: scrolled, clientHeight: height } = scroller;
+    const { scrollTop: scrolled, clientHeight: height, scrollHeight: total } = scroller;
     const was = place.current;
-    place.current = { about, top, own, scrolled, height };
+    place.current = { about, top, own, scrolled, height, total };
     const at = performance.now();
     const by = top - was.top;
-    // A scroll is meant. Whatever else moves the card, or the end of the window, moves the buttons under the finger.
-    if (was.about !== about || Math.abs(height - was.height) > MOVED || (Math.abs(by) > MOVED && Math.abs(by + scrolled - was.scrolled) > MOVED)) setMovedAt(at);
+    // A scroll is meant, unless the list got shorter. Whatever else moves the card, or the end of the window, moves the buttons under the finger.
+    if (was.about !== about || Math.abs(height - was.height) > MOVED || (Math.abs(by) > MOVED && Math.max(Math.abs(by + scrolled - was.scrolled), was.total - total) > MOVED)) setMovedAt(at);
     if (was.own !== own || was.height !== height) now.views = []; // its lines are elsewhere
     const [from, to] = [view.top - top, view.bottom - top];
     const last = now.views[now.views.length - 1];
@@ -139,7 +139,7 @@ export function useCoverage(about) {
   });
   useEffect(() => {
     if (!movedAt) return undefined;
-    const timeout = setTimeout(() => setMovedAt(0), SETTLE_MS);
+    const timeout = setTimeout(() => setMovedAt((last) => (last === movedAt ? 0 : last)), SETTLE_MS);
     return () => clearTimeout(timeout);
   }, [movedAt]);
   useLayoutEffect(() => {
