@@ -110,7 +110,7 @@ export function useCoverage(about) {
     place.current = { about, top, own, scrolled, height, total };
     const at = performance.now();
     const by = top - was.top;
-    // A scroll is meant, unless the list got shorter. Whatever else moves the card, or the end of the window, moves the buttons under the finger.
+    // Only a scroll by hand is meant. The end of the window moves buttons, too.
     if (was.about !== about || Math.abs(height - was.height) > MOVED || (Math.abs(by) > MOVED && Math.max(Math.abs(by + scrolled - was.scrolled), was.total - total) > MOVED)) setMovedAt(at);
     if (was.own !== own || was.height !== height) now.views = []; // its lines are elsewhere
     const [from, to] = [view.top - top, view.bottom - top];
