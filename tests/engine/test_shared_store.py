@@ -18,7 +18,7 @@ from shared_daemons import PATIENCE_S, Daemon, check, daemons, heard, until
 
 from agent_orchestrator import Client, Outcome, RunContext, RunStatus
 from agent_orchestrator.domain.errors import Conflict
-from agent_orchestrator.domain.model import Run
+from agent_orchestrator.domain.model import Run, Session
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.engine import daemons as sharing_daemons
 from agent_orchestrator.engine import inquiries
@@ -132,16 +132,30 @@ async def freed(daemon: Daemon, run: Run) -> None:
     await until(lambda: _is_idle(daemon))
 
 
+async def with_conversation(daemon: Daemon) -> Session:
+    """Return a session whose conversation a daemon has."""
+    session = await daemon.client.create_session()
+    run = (await daemon.client.send_message(session.id, "thread t\nsay 0")).run
+    assert run is not None
+    await daemon.client.wait_run(run.id, timeout_s=PATIENCE_S)
+    return session
+
+
+def this_process() -> dict[str, Any]:
+    """Return what names this process where a person's program takes over."""
+    pid = os.getpid()
+    return {"pid": pid, "process_start_id": process_start_id(pid)}
+
+
 async def test_a_conversation_is_handed_over_only_by_the_daemon_that_has_it(daemons: Any) -> None:
     """Only that one can end its agent, which would not see what is said in the person's program."""
-    pid = os.getpid()
-    holder = {"pid": pid, "process_start_id": process_start_id(pid)}
+    holder = this_process()
     async with daemons("a") as [a]:
-        session = await a.client.create_session()
-        run = (await a.client.send_message(session.id, "thread t\nsay 0")).run
-        await a.client.wait_run(run.id, timeout_s=PATIENCE_S)
+        session = await with_conversation(a)
         async with daemons("b") as [b]:
-            with pytest.raises(Conflict, match=rf"daemon \(process {pid} on .*: attach there"):
+            with pytest.raises(
+                Conflict, match=rf"daemon \(process {os.getpid()} on .*: attach there"
+            ):
                 await b.client.attach_session(session.id, **holder)
             attached = (await a.client.attach_session(session.id, **holder)).run
             assert attached.kind == "attach"
@@ -155,12 +169,9 @@ async def test_canceled_messages_do_not_hide_which_daemon_has_a_conversation(
     daemons: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sharing_daemons, "NEWEST_RUNS", 3)
-    pid = os.getpid()
-    holder = {"pid": pid, "process_start_id": process_start_id(pid)}
+    holder = this_process()
     async with daemons("a") as [a]:
-        session = await a.client.create_session()
-        run = (await a.client.send_message(session.id, "thread t\nsay 0")).run
-        await a.client.wait_run(run.id, timeout_s=PATIENCE_S)
+        session = await with_conversation(a)
         await a.engine.pool.stop_starting()
         async with daemons("b") as [b]:
             for number in range(4):

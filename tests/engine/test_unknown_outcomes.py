@@ -175,20 +175,35 @@ async def test_run_whose_start_is_unconfirmed_takes_a_worker(
     assert most == 1
 
 
+class Noting:
+    """A runner that notes the attempts it begins."""
+
+    name = "noting"
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+
+    async def run(self, context: RunContext) -> Outcome:
+        self.begun.append(context.run.attempt)  # as a process that is started
+        return Outcome("done")
+
+
+async def lose_lease(handle: SharedHandle) -> None:
+    """End a daemon's lease, and wait until the daemon has another one."""
+    former = handle.lease
+    former.has_ended = True
+    former.lost.set()
+    while handle.lease is former:
+        await anyio.sleep(0.001)
+
+
 @ON_ONE_LOOP
 async def test_run_whose_start_is_unconfirmed_is_not_begun_under_a_later_lease(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever took over has recovered it, or will: it would be executed twice."""
     doubts, gate, has_looked = Doubts(1, 1_000), anyio.Event(), anyio.Event()
-    begun: list[int] = []
-
-    class Noting:
-        name = "noting"
-
-        async def run(self, context: RunContext) -> Outcome:
-            begun.append(context.run.attempt)  # as a process that is started
-            return Outcome("done")
+    noting = Noting()
 
     async def told_late(*args: Any) -> Any:
         found = await read_again(*args)
@@ -200,35 +215,24 @@ async def test_run_whose_start_is_unconfirmed_is_not_begun_under_a_later_lease(
     monkeypatch.setattr(worker_pool, "read_with_retry", told_late)
     handle = SharedHandle(SharedMemory(), closes=True, doubts=doubts)
     with anyio.fail_after(60):
-        async with open_embedded(handle, runners=[Noting()]) as client:
+        async with open_embedded(handle, runners=[noting]) as client:
             session = await client.create_session()
             doubts.is_armed = True
             with pytest.raises(Unavailable):
                 await client.send_message(session.id, "go")
             doubts.is_armed = False
             await has_looked.wait()
-            former = handle.lease
-            former.has_ended = True
-            former.lost.set()
-            while handle.lease is former:
-                await anyio.sleep(0.001)
+            await lose_lease(handle)
             gate.set()
             [run] = (await client.list_runs(session_id=session.id)).runs
             assert (await client.wait_run(run.id)).run.status == "completed"
-    assert begun == [2]
+    assert noting.begun == [2]
 
 
 @ON_ONE_LOOP
 async def test_run_whose_start_is_answered_after_its_lease_was_lost_is_not_begun() -> None:
     """Its daemon was cut off during the commit, and finds that it was made and that another daemon took over."""
-    begun: list[int] = []
-
-    class Noting:
-        name = "noting"
-
-        async def run(self, context: RunContext) -> Outcome:
-            begun.append(context.run.attempt)  # as a process that is started
-            return Outcome("done")
+    noting = Noting()
 
     class CutOff(SharedHandle):
         is_armed = True
@@ -238,22 +242,18 @@ async def test_run_whose_start_is_answered_after_its_lease_was_lost_is_not_begun
             started = await self.read(lambda view: view.runs(status=RunStatus.RUNNING, limit=1))
             if self.is_armed and started:
                 self.is_armed = False
-                former = self.lease
-                former.has_ended = True
-                former.lost.set()
-                while self.lease is former:
-                    await anyio.sleep(0.001)
+                await lose_lease(self)
             return answer
 
     handle = CutOff(SharedMemory(), closes=True)
     with anyio.fail_after(60):
-        async with open_embedded(handle, runners=[Noting()]) as client:
+        async with open_embedded(handle, runners=[noting]) as client:
             session = await client.create_session()
             run = (await client.send_message(session.id, "go")).run
             assert run is not None
             assert (await client.wait_run(run.id)).run.status == "completed"
     assert not handle.is_armed
-    assert begun == [2]
+    assert noting.begun == [2]
 
 
 async def test_call_from_a_forked_process_is_refused() -> None:
