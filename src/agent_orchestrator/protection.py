@@ -36,11 +36,11 @@ class Protection:
         """Return the denied paths for an agent in a directory. Costs some dozen file system calls."""
         read_only, secret = self._present(self.read_only), self._present(self.secret)
         state = user_state()
-        if state is not None and _exists(state.root):
-            secret.append(state.root)
+        if state is not None and _exists(root := str(state.root)):
+            secret.append(root)
         # A daemon that does not run now may have its database in the agent's directory.
-        databases = [self.database] if self.database is not None else []
-        if _exists(other := Path(cwd, DEFAULT_DATABASE)):
+        databases = [str(self.database)] if self.database is not None else []
+        if _exists(other := os.path.join(cwd, DEFAULT_DATABASE)):  # noqa: PTH118
             databases.append(other)
         for database in databases:
             unwritable, unreadable = _database(database)
@@ -48,38 +48,39 @@ class Protection:
             secret += unreadable
         return ProtectedPaths(tuple(_resolved(read_only)), tuple(_resolved(secret)))
 
-    def _present(self, paths: tuple[Path, ...]) -> list[Path]:
-        return [path for path in paths if path not in self.optional or _exists(path)]
+    def _present(self, paths: tuple[Path, ...]) -> list[str]:
+        return [str(path) for path in paths if path not in self.optional or _exists(str(path))]
 
 
-def _exists(path: Path) -> bool:
+# Paths as texts: each run finds all of these, and most of the time of a Path is spent on its parts.
+
+
+def _exists(path: str) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - Path.exists raises without permission
 
 
-def _database(path: Path) -> tuple[list[Path], list[Path]]:
+def _database(path: str) -> tuple[list[str], list[str]]:
     """Return the files of a database that must not be changed, and those that must not be read."""
-    folder = path.parent
-    files = {end: path.with_name(path.name + end) for end in OWN_FILES}
-    hidden = [files[end] for end in SECRET_FILES if _exists(files[end])]
-    if is_data_directory(folder):
+    hidden = [file for end in SECRET_FILES if _exists(file := path + end)]
+    folder = os.path.dirname(path)  # noqa: PTH120
+    if is_data_directory(Path(folder)):
         return [folder], hidden
-    return [
-        file for end, file in files.items() if end not in SECRET_FILES and _exists(file)
-    ], hidden
+    others = (path + end for end in OWN_FILES if end not in SECRET_FILES)
+    return [file for file in others if _exists(file)], hidden
 
 
-def _resolved(paths: list[Path]) -> Iterator[str]:
+def _resolved(paths: list[str]) -> Iterator[str]:
     """Yield the paths without symbolic links: a sandbox cannot protect a link's target by the link."""
     folders: dict[str, str] = {}
     """Most of the paths are in the same few directories."""
 
-    def real(path: Path) -> str:
+    def real(path: str) -> str:
         if os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises for a long name
             return os.path.realpath(path)
-        folder = os.path.dirname(path)  # noqa: PTH120 - a path of any bytes
+        folder, name = os.path.split(path)
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
-        return os.path.join(folders[folder], path.name)  # noqa: PTH118
+        return os.path.join(folders[folder], name)  # noqa: PTH118
 
     for path in dict.fromkeys(map(real, paths)):
         if os.path.isdir(os.path.dirname(path)):  # noqa: PTH112, PTH120

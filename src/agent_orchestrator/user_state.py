@@ -9,7 +9,7 @@ import os
 import pwd
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -103,20 +103,22 @@ def user_state(environ: Mapping[str, str] | None = None) -> UserState | None:
     return None
 
 
-def _bases(environ: Mapping[str, str]) -> list[Path]:
+def _bases(environ: Mapping[str, str]) -> Iterator[Path]:
+    for path in _paths(environ):
+        # The XDG specification says to ignore relative paths.
+        if (base := Path(path)).is_absolute():
+            yield base
+
+
+def _paths(environ: Mapping[str, str]) -> Iterator[str]:
+    yield environ.get("XDG_STATE_HOME", "")
     uid = os.geteuid()
-    homes = [environ.get("HOME", "")]
+    yield str(Path(environ.get("HOME", ""), ".local/state"))
     with contextlib.suppress(KeyError):  # a container may run as a user that has no entry
-        homes.append(pwd.getpwuid(uid).pw_dir)
-    # The XDG specification says to ignore relative paths. Only the system creates runtime directories.
-    runtime = [
-        path
-        for path in (environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{uid}")
-        if Path(path).is_dir()
-    ]
-    state = [str(Path(home, ".local/state")) for home in homes]
-    bases = [environ.get("XDG_STATE_HOME", ""), *state, *runtime]
-    return [Path(base) for base in bases if Path(base).is_absolute()]
+        yield str(Path(pwd.getpwuid(uid).pw_dir, ".local/state"))
+    for path in (environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{uid}"):
+        if Path(path).is_dir():  # only the system creates these
+            yield path
 
 
 def _is_usable(path: Path) -> bool:

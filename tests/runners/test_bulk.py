@@ -246,6 +246,14 @@ async def test_a_short_line_of_many_values_is_read_in_a_worker_thread(shape):
     assert not Notification("m", {"a": "x" * 600}, 600).is_long
 
 
+@pytest.mark.parametrize("separator", [b",", b", "])
+def test_a_line_of_many_values_is_long(separator):
+    line = b'{"a":[' + separator.join([b"1"] * 1_001) + b"]}"
+    assert Notification("m", read_object(Line(line)), len(line)).is_long
+    short = b'{"a":[' + separator.join([b"1"] * 600) + b"]}"
+    assert not Notification("m", read_object(Line(short)), len(short)).is_long
+
+
 @pytest.mark.parametrize("shape", WORST)
 def test_lines_that_are_read_in_the_event_loop_take_little_time(shape):
     data = b'{"a":[' + WORST[shape] + b"]}"

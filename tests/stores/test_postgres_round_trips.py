@@ -151,3 +151,22 @@ async def test_a_revoked_token_is_seen_by_the_next_change_of_its_group(database)
         answers = await together(store, [look, revoke, look, remove, look])
         assert answers == [None, None, NOW, None, None]
         assert await store.read(look) is None
+
+
+async def test_a_group_of_manual_runs_waits_a_few_times(database, waits):
+    store = opened(database())
+    async with open_embedded(store) as client:
+        sessions = [(await client.create_session()).id for _ in range(10)]
+
+        async def create(session_id: str) -> None:
+            await client.create_run(session_id, text="go", provider="manual")
+
+        counts = []
+        for _ in range(10):  # the first ones prepare the statements; a group may come in two commits
+            waits.clear()
+            async with anyio.create_task_group() as tasks:
+                for session_id in sessions:
+                    tasks.start_soon(create, session_id)
+            counts.append(of_writer(waits, store))
+        # Which daemons have a provider is not looked up for one that each daemon has.
+        assert min(counts) < len(sessions), counts

@@ -7,6 +7,7 @@ from typing import Final
 from attrs import evolve
 
 from agent_orchestrator.domain.daemons import DaemonProfile, DaemonRecord, HostRecord
+from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.model import Run, Session
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Core
@@ -108,13 +109,12 @@ def known_provider(core: Core, view: QueueQueries, name: str, host: str | None) 
 
     :raises InvalidRequest: if there is no such provider.
     """
-    if (
-        name not in core.config.providers
-        and core.store.lease is not None
-        and has_provider(view, name, host)
-    ):
-        return name
-    return core.known_provider(name)
+    try:
+        return core.known_provider(name)
+    except InvalidRequest:
+        if core.store.lease is not None and has_provider(view, name, host):
+            return name
+        raise
 
 
 def provider_for(core: Core, view: QueueQueries, session: Session, requested: str | None) -> str:

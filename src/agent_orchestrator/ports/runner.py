@@ -374,7 +374,6 @@ class Probing(Protocol):
         ...
 
 
-@runtime_checkable
 class Declaring(Protocol):
     """A runner that declares its capabilities."""
 
@@ -467,6 +466,11 @@ class Attachable(Protocol):
         ...
 
 
+_NO_CAPABILITIES: Final = Capabilities()
+
+
 def capabilities_of(runner: Runner) -> Capabilities:
     """Return the capabilities of a runner."""
-    return runner.capabilities if isinstance(runner, Declaring) else Capabilities()
+    # Not by `isinstance(runner, Declaring)`, which is slow: a run asks often.
+    found = getattr(runner, "capabilities", None)
+    return found if isinstance(found, Capabilities) else _NO_CAPABILITIES

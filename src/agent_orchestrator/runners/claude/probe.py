@@ -2,16 +2,16 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.hosts import current_host
 from agent_orchestrator.ports.runner import Availability
 from agent_orchestrator.runners.claude.locate import locate
-from agent_orchestrator.runners.claude.trust import config_directory
+from agent_orchestrator.runners.claude.trust import config_directory, state_file
 from agent_orchestrator.runners.program import NotInstalled
 from agent_orchestrator.runners.versions import SupportedVersions
 
@@ -24,7 +24,30 @@ _TIMEOUT_S: Final = 10.0
 _ASK_AGAIN_S: Final = 60.0
 """Seconds after which a missing login is checked again, even if its files have not changed."""
 
-_LOGIN_FILES: Final = (".credentials.json", ".claude.json", "settings.json")
+_LOGIN_FILES: Final = (".credentials.json", "settings.json")
+"""The files of its configuration directory that only a login or the user changes."""
+
+
+@frozen
+class _Login:
+    """The result of a login check.
+
+    :param asked_at: its time, by :func:`time.monotonic`.
+    :param state: the state of ``.claude.json``, which each start of Claude Code may change.
+    :param is_logged_in: None if it is unknown.
+    """
+
+    asked_at: float
+    state: "_FileState"
+    is_logged_in: bool | None
+
+    def is_valid(self, state: "_FileState") -> bool:
+        """Return whether the result is still good. A login that has gone meanwhile fails the run, after which
+        it is checked again.
+        """
+        if self.is_logged_in:
+            return True
+        return self.state == state and time.monotonic() - self.asked_at <= _ASK_AGAIN_S
 
 
 @define
@@ -32,8 +55,8 @@ class Probe:
     """Checks a command. Caches the version of each program, and the login, until their files change."""
 
     _versions: dict[tuple[Path, int], str | None] = field(factory=dict, init=False)
-    _logins: dict[tuple[Any, ...], tuple[float, bool | None]] = field(factory=dict, init=False)
-    """The time and the result of the last login check, by the state of everything that the login depends on."""
+    _logins: dict[tuple[Any, ...], _Login] = field(factory=dict, init=False)
+    """The last login check, by all else that the login depends on."""
 
     def __call__(self, command: str, env: Mapping[str, str]) -> Availability:
         """Return whether a run could start. Blocks for half a second the first time."""
@@ -68,27 +91,31 @@ class Probe:
         return self._versions[key]
 
     def _login(self, program: Path, env: Mapping[str, str]) -> bool | None:
-        key = (frozenset(env.items()), *_file_states(env))
+        directory = config_directory(env)
+        files = [directory / name if directory is not None else None for name in _LOGIN_FILES]
+        key = (frozenset(env.items()), *map(_state_of, files))
+        state = _state_of(state_file(env))
         known = self._logins.get(key)
-        is_old = known is None or time.monotonic() - known[0] > _ASK_AGAIN_S
-        if known is None or (is_old and known[1] is not True):
+        if known is None or not known.is_valid(state):
             self._logins.clear()
-            known = self._logins[key] = time.monotonic(), _is_logged_in(program, env)
-        return known[1]
+            known = self._logins[key] = _Login(time.monotonic(), state, _is_logged_in(program, env))
+        return known.is_logged_in
 
     def forget_login(self) -> None:
         """Check the login again at the next probe, because a run has shown that the result was wrong."""
         self._logins.clear()
 
 
-def _file_states(env: Mapping[str, str]) -> Iterator[tuple[int, int] | None]:
-    directory = config_directory(env)
-    for name in _LOGIN_FILES:
-        try:
-            found = (directory / name).stat() if directory is not None else None
-        except OSError:
-            found = None
-        yield None if found is None else (found.st_mtime_ns, found.st_size)
+_FileState = tuple[int, int] | None
+"""The time of the last change of a file in nanoseconds, and its size; None if there is no such file."""
+
+
+def _state_of(file: Path | None) -> _FileState:
+    try:
+        found = file.stat() if file is not None else None
+    except OSError:
+        found = None
+    return None if found is None else (found.st_mtime_ns, found.st_size)
 
 
 def _is_logged_in(program: Path, env: Mapping[str, str]) -> bool | None:

@@ -11,6 +11,7 @@ loaded from a directory below that, trusted or not.
 import json
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,9 +33,7 @@ def setting_sources(env: Mapping[str, str], cwd: str, shared: str) -> str:
 
 def is_trusted(env: Mapping[str, str], directory: str) -> bool:
     """Return whether the user has trusted a directory, or one above it, in Claude Code."""
-    projects = _state(env).get("projects")
-    if not isinstance(projects, dict):
-        return False
+    projects = _projects(env)
     return any(
         isinstance(project := projects.get(path), dict)
         and project.get("hasTrustDialogAccepted") is True
@@ -50,10 +49,29 @@ def config_directory(env: Mapping[str, str]) -> Path | None:
     return Path(home) / ".claude" if home else None
 
 
-def _state(env: Mapping[str, str]) -> dict[str, Any]:
+def state_file(env: Mapping[str, str]) -> Path | None:
+    """Return the file in which it keeps what its user has answered; None without a home."""
     home = env.get("CLAUDE_CONFIG_DIR") or env.get("HOME")
+    return Path(home) / ".claude.json" if home else None
+
+
+def _projects(env: Mapping[str, str]) -> dict[str, Any]:
+    file = state_file(env)
+    if file is None:
+        return {}
     try:
-        found = json.loads((Path(home) / ".claude.json").read_bytes()) if home else None
+        status = file.stat()
+        return _projects_in(file, status.st_ino, status.st_mtime_ns, status.st_size)
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+@lru_cache(maxsize=8)
+def _projects_in(file: Path, *_state: int) -> dict[str, Any]:
+    """Return the projects of a file, which may have megabytes, so it is read once for each of its states.
+
+    :raises OSError, ValueError, RecursionError: if it cannot be read. It is then read again the next time.
+    """
+    found = json.loads(file.read_bytes())
+    projects = found.get("projects") if isinstance(found, dict) else None
+    return projects if isinstance(projects, dict) else {}

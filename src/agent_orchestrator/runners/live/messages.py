@@ -1,12 +1,15 @@
 """Messages between a runner and an agent, in any protocol."""
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from attrs import frozen
 
 from agent_orchestrator.runners.bulk import LONG_LINE, Text
 from agent_orchestrator.runners.events import JsonObject
 from agent_orchestrator.wire import strict_json
+
+_SHORT_LINE: Final = 2_000
+"""Bytes of a line that is never long. A value and its separator take two bytes, so it has few values."""
 
 
 class RpcError(Exception):
@@ -36,7 +39,7 @@ class Notification:
     @property
     def is_long(self) -> bool:
         """Whether it must be read in a worker thread: see :mod:`agent_orchestrator.runners.bulk`."""
-        return self.size >= LONG_LINE or strict_json.is_long(self.params)
+        return _is_long(self.params, self.size)
 
 
 @frozen
@@ -51,7 +54,11 @@ class AgentRequest:
     @property
     def is_long(self) -> bool:
         """Whether it must be read in a worker thread."""
-        return self.size >= LONG_LINE or strict_json.is_long(self.params)
+        return _is_long(self.params, self.size)
+
+
+def _is_long(params: JsonObject, size: int) -> bool:
+    return size >= LONG_LINE or (size >= _SHORT_LINE and strict_json.is_long(params))
 
 
 @frozen
