@@ -162,7 +162,9 @@ async def test_a_group_of_manual_runs_waits_a_few_times(database, waits):
             await client.create_run(session_id, text="go", provider="manual")
 
         counts = []
-        for _ in range(10):  # the first ones prepare the statements; a group may come in two commits
+        for _ in range(
+            10
+        ):  # the first ones prepare the statements; a group may come in two commits
             waits.clear()
             async with anyio.create_task_group() as tasks:
                 for session_id in sessions:
