@@ -82,7 +82,11 @@ _BEGIN_WRITING: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _COMMIT: Final = b"COMMIT"
 
 MAX_QUEUED: Final = 200
-"""Statements after which a queue is sent."""
+"""Statements after which a queue is sent, and its results are awaited.
+
+They are not sent one by one without waiting, though the server could then work meanwhile: a transaction counts as idle only
+when all results were asked for. If the daemon were stopped before, no limit would end it, and its locks would stay.
+"""
 
 LARGE: Final = 256 * 1024
 """Bytes of a statement's values from which it is not queued: a queue would hold many of them in memory."""
