@@ -14,7 +14,7 @@ from agent_orchestrator.runners.acp.tool_calls import ToolCall
 from agent_orchestrator.runners.acp.updates import UpdateReader
 from agent_orchestrator.runners.acp.usage import UsageMeter
 from agent_orchestrator.runners.bulk import read_object
-from agent_orchestrator.runners.lines import Line
+from agent_orchestrator.runners.lines import MAX_JSON_DEPTH, Line
 from agent_orchestrator.wire import strict_json
 
 TREES = trees_of(permissions, settings, tool_calls, updates, usage)
@@ -29,7 +29,8 @@ PATHS = [
 FIELDS = sorted({*fields_in(TREES), *PATHS, *tool_calls._MERGED, *tool_calls._MERGED_META})
 KINDS = [*texts_in(trees_of(updates), ast.match_case), *sorted(updates.IGNORED), "invented"]
 TOOL_KINDS = ["execute", "edit", "delete", "move", "read", "switch_mode", "other", "invented"]
-SMALL = 80
+SMALL = 40
+DEEP = 3 * MAX_JSON_DEPTH
 
 
 def test_the_fields_and_kinds_are_found_in_the_readers():
@@ -74,9 +75,9 @@ def updates_of(value):
 @pytest.mark.parametrize("name", ["opencode", "claude-acp", "copilot"])  # whose rows differ
 def test_any_update_becomes_storable_events(name):
     agent = AGENTS[name]
-    for make in SHAPES.values():
+    for shape, make in SHAPES.items():
         reader, said, events = UpdateReader(agent, UsageMeter(agent.usage)), 0, []
-        for update in updates_of(make(SMALL)):
+        for update in updates_of(make(DEEP if shape == "deep" else SMALL)):
             line = f'{{"update":{update}}}'
             said += len(line)
             found = read_object(Line(line.encode()))
