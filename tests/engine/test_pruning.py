@@ -523,9 +523,9 @@ async def test_of_two_daemons_on_postgresql_one_makes_a_pass(
     url, clock, passes = database(), Clock(), list[Core]()
     prune_all = log_retention.prune_all
 
-    async def counted(core: Core) -> None:
+    async def counted(core: Core, claim: Any) -> None:
         passes.append(core)
-        await prune_all(core)
+        await prune_all(core, claim)
 
     monkeypatch.setattr(log_retention, "prune_all", counted)
     async with (
@@ -546,4 +546,36 @@ async def test_of_two_daemons_on_postgresql_one_makes_a_pass(
             event.seq for event in whole[-5:]
         ]
         assert [entry.detail["events"] for entry in await two.prunings()] == [len(whole) - 5]
+        assert (await two.client.check_store()).findings == ()
+
+
+@ON_ONE_LOOP
+async def test_a_daemon_whose_pass_took_too_long_leaves_the_rest_to_the_one_that_has_begun_another(
+    database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, clock = database(), Clock()
+    prune = log_retention._prune
+    pruned = list[tuple[Core, str]]()
+    async with (
+        opened(PostgresStore(url), clock, retain_events=5) as one,
+        opened(PostgresStore(url), clock, retain_events=5) as two,
+    ):
+        sessions = [(await one.client.create_session()).id for _ in range(3)]
+        for session_id in sessions:
+            await one.turn(session_id, "one\ntwo")
+
+        async def slow(core: Core, session_id: str, *limits: Any) -> None:
+            pruned.append((core, session_id))
+            await prune(core, session_id, *limits)
+            if core is one.core:
+                clock.now += log_retention.CLAIM
+                await log_retention.run_if_due(two.core)
+
+        monkeypatch.setattr(log_retention, "_prune", slow)
+        await log_retention.run_if_due(one.core)
+        first, *others = sessions
+        assert pruned == [(one.core, first), *((two.core, other) for other in others)]
+        # The other one says when the next pass is due.
+        due = await one.core.store.read(lambda view: view.job_due(log_retention.JOB))
+        assert due == NOW + log_retention.CLAIM + log_retention.INTERVAL
         assert (await two.client.check_store()).findings == ()

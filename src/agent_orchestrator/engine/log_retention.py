@@ -12,12 +12,14 @@ from operator import methodcaller
 from typing import Final
 
 import anyio
+from attrs import define
 
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.model import Session
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.pruning import RETENTION, Limits, Pruner, limits_of, session_of_log
+from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.ports.queries import View
 
 logger = logging.getLogger("agent_orchestrator.retention")
@@ -69,11 +71,11 @@ async def run_if_due(core: Core) -> datetime:
         is_due, claimed_until = True, due  # the clock was ahead when it was set
     else:
         is_due, claimed_until = due is None or due <= now, now
-    if is_due and await _claim(core, claimed_until, now + CLAIM):
-        await prune_all(core)
+    if is_due and await _begin(core, claimed_until, now + CLAIM):
+        claim = _Claim(core, now + CLAIM)
+        await prune_all(core, claim)
         due = core.now() + INTERVAL
-        # Also before the claim ends, so "now" is when it does.
-        await _claim(core, due, due)
+        await claim.move_to(due)
     return due or core.now() + CLAIM
 
 
@@ -85,8 +87,8 @@ def _has_work(core: Core, view: View) -> bool:
     )
 
 
-async def _claim(core: Core, now: datetime, until: datetime) -> bool:
-    """Claim the job, or keep the claim, up to a time.
+async def _begin(core: Core, now: datetime, until: datetime) -> bool:
+    """Claim the job up to a time.
 
     :param now: claims that end later prevent it.
     """
@@ -96,8 +98,30 @@ async def _claim(core: Core, now: datetime, until: datetime) -> bool:
     return is_claimed
 
 
-async def prune_all(core: Core) -> None:
-    """Prune every session that exceeds its limits."""
+@define
+class _Claim:
+    """A claim of the job by this engine.
+
+    :param until: when it ends. No claim of another engine ends at the same time.
+    """
+
+    core: Core
+    until: datetime
+
+    async def move_to(self, until: datetime) -> bool:
+        """Let it end at another time. Return False if it has ended, and another engine has claimed the job."""
+
+        def change(tx: Transaction) -> bool:
+            return tx.job_due(JOB) == self.until and tx.claim_job(JOB, now=self.until, until=until)
+
+        if not await self.core.store.transact(change):
+            return False
+        self.until = until
+        return True
+
+
+async def prune_all(core: Core, claim: _Claim) -> None:
+    """Prune every session that exceeds its limits, as long as no other engine has claimed the job."""
     for session_id in await core.store.read(lambda view: view.unaudited_logs(limit=PAGE)):
         await _prune(core, session_id, Limits())
     after: str | None = None
@@ -105,8 +129,8 @@ async def prune_all(core: Core) -> None:
         after = page[-1].id
         due = await core.store.read(partial(_exceeding, core, page))
         for session in due:
-            ends_at = core.now() + CLAIM
-            await _claim(core, ends_at, ends_at + CLAIM)
+            if not await claim.move_to(core.now() + CLAIM):
+                return
             await _prune(core, session.id, limits_of(core, session))
 
 
