@@ -11,11 +11,24 @@ import anyio
 import pytest
 
 from agent_orchestrator import Client, open_embedded
-from agent_orchestrator.domain.access import Principal
-from agent_orchestrator.domain.errors import ConfigError, Forbidden, InvalidRequest, NotFound
+from agent_orchestrator.domain.access import LOCAL, Principal
+from agent_orchestrator.domain.errors import (
+    ConfigError,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    SessionBusy,
+)
 from agent_orchestrator.domain.model import MANUAL
-from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.engine import (
+    EngineConfig,
+    Orchestrator,
+    ProviderConfig,
+    Routing,
+    sessions,
+)
 from agent_orchestrator.hosts import this_host
+from agent_orchestrator.operations.sessions import UpdateSession
 from agent_orchestrator.runners.command import CommandRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
@@ -280,6 +293,30 @@ async def test_session_can_be_moved_only_to_an_allowed_directory(tmp_path: Path)
         assert (
             await client.update_session(session.id, cwd=str(root / "beside"))
         ).cwd != session.cwd
+
+
+async def test_directory_checked_for_a_parent_that_has_moved_is_refused(tmp_path: Path) -> None:
+    for place in ("up/below", "beside"):
+        (tmp_path / place).mkdir(parents=True)
+    config = EngineConfig(
+        {"scripted": ProviderConfig(ScriptedRunner(), "scripted")},
+        Routing("scripted"),
+        host=this_host(),
+        workspace_roots=(str(tmp_path),),
+    )
+    async with MemoryStore() as store, Orchestrator(store, config) as engine:
+        client = Client(engine)
+        parent = await client.create_session(cwd=str(tmp_path / "up"))
+        spawned = await client.spawn("say x", session_id=parent.id)
+        with anyio.fail_after(45):
+            await client.wait_run(spawned.run.id)
+        child = spawned.session
+        command = UpdateSession(session_id=child.id, cwd=str(tmp_path / "up/below"))
+        change = await sessions.update(engine.core, LOCAL, command)
+        await client.update_session(parent.id, cwd=str(tmp_path / "beside"))
+        with pytest.raises(SessionBusy, match="parent of session .* has moved"):
+            await store.transact(change)
+        assert (await client.get_session(child.id)).cwd == child.cwd
 
 
 @pytest.mark.parametrize("roots", ["/tmp", [5], {"/tmp": 1}])

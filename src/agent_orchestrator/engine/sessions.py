@@ -37,6 +37,7 @@ from agent_orchestrator.engine.core import MAX_READ_ROWS, Change, Core
 from agent_orchestrator.engine.daemons import known_provider
 from agent_orchestrator.engine.images import decode_uploads
 from agent_orchestrator.engine.paging import PAGE_SIZE, has_words, page
+from agent_orchestrator.engine.placement import Place
 from agent_orchestrator.engine.turn_options import TurnOptions
 from agent_orchestrator.operations.sessions import (
     CloseSession,
@@ -217,7 +218,7 @@ async def update(core: Core, caller: Principal, command: UpdateSession) -> Chang
             value = getattr(command, name)
             if value is not None and value != getattr(session, name):
                 changes[name] = value
-        moves = _moves(session, command, move)
+        moves = _moves(tx, session, command, move)
         if moves:
             _require_idle(tx, session)
             changes |= moves
@@ -238,10 +239,12 @@ class _Move:
     """A change of the directory or host of a session, which was checked.
 
     :param from_host: the host for which it was checked.
+    :param parent: where the parent worked for which it was checked; None without one.
     :param cwd: the new directory; None if it stays.
     """
 
     from_host: str | None
+    parent: Place | None
     cwd: str | None
 
 
@@ -260,8 +263,7 @@ async def _checked_move(core: Core, caller: Principal, command: UpdateSession) -
         session = session_for(view, caller, Action.MANAGE, command.session_id)
         if command.host is not None:
             placement.require_known(core, view, command.host)
-        parent_id = session.parent_session_id
-        return session, None if parent_id is None else view.session(parent_id)
+        return session, _parent_of(view, session)
 
     session, parent = await core.store.read(query)
     host = command.host or session.host
@@ -273,19 +275,34 @@ async def _checked_move(core: Core, caller: Principal, command: UpdateSession) -
         cwd = await core.workspace(command.cwd)
     else:
         cwd = await child_workspace(core, caller, command.cwd, parent)
-    return _Move(session.host, cwd)
+    return _Move(session.host, _place_of(parent), cwd)
 
 
-def _moves(session: Session, command: UpdateSession, move: _Move | None) -> dict[str, Any]:
+def _parent_of(view: SessionQueries, session: Session) -> Session | None:
+    parent_id = session.parent_session_id
+    return None if parent_id is None else view.session(parent_id)
+
+
+def _place_of(session: Session | None) -> Place | None:
+    return None if session is None else Place(session.host, session.cwd)
+
+
+def _moves(
+    view: SessionQueries, session: Session, command: UpdateSession, move: _Move | None
+) -> dict[str, Any]:
     """Return the new directory and host of a session.
 
-    :raises SessionBusy: if it is on another host than when they were checked.
+    :raises SessionBusy: if it is on another host than when they were checked, or its parent works elsewhere.
     """
     if move is None:
         return {}
     if session.host != move.from_host:
         raise SessionBusy(
             f"session {session.id} has moved to the host {session.host} in the meantime: try again"
+        )
+    if move.cwd is not None and _place_of(_parent_of(view, session)) != move.parent:
+        raise SessionBusy(
+            f"the parent of session {session.id} has moved in the meantime: try again"
         )
     moves: dict[str, Any] = {}
     if move.cwd is not None and move.cwd != session.cwd:
