@@ -8,6 +8,7 @@ import pytest
 from cutting import proxied
 from loops import ON_ONE_LOOP
 
+from agent_orchestrator.domain.daemons import DaemonProfile
 from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put
 
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
@@ -106,3 +107,31 @@ async def test_without_notifications_changes_are_looked_for_at_short_intervals(
                     await anyio.sleep(0.02)
             assert set(looked) == {frozenset({"*"})}
             proxy.release()
+
+
+async def test_others_are_notified_of_a_daemon_when_it_has_given_sessions_its_host(
+    database, monkeypatch
+):
+    """Before that, they would find none of their runs, and nothing would wake them again."""
+    from agent_orchestrator.stores.postgres import daemons
+
+    steps = []
+
+    def note(name):
+        call = getattr(daemons, name)
+
+        def noted(*values):
+            steps.append(name)
+            return call(*values)
+
+        monkeypatch.setattr(daemons, name, noted)
+
+    note("_adopt_some")
+    note("_tell")
+    async with opened(database()) as store:
+        session = a_session(host=None)
+        await put(store, session)
+        steps.clear()
+        await store.join(DaemonProfile("1", None, 1, ("codex",), "x"))
+        assert (await store.read(lambda view: view.session(session.id))).host == "x"
+    assert steps == ["_adopt_some", "_tell"]

@@ -279,7 +279,7 @@ def _version() -> str:
 
 
 def _tell(connection: Connection) -> None:
-    """Notify all daemons, this one included, that one has joined."""
+    """Notify all daemons, this one included, that one has joined, or says something else of itself."""
     connection.execute(_TELL)
 
 
@@ -301,7 +301,6 @@ def describe(connection: Connection, daemon: Daemon, profile: DaemonProfile, clo
         placing = (labels, int(profile.draining), profile.spawn_directory)
         connection.execute(_DESCRIBE, (*values, *placing, daemon.clock_offset_s, daemon.id))
         connection.execute(_ADOPT_ATTEMPTS, (profile.host,))
-        _tell(connection)
 
     def is_opposing(other: _Other) -> bool:
         return other.host == profile.host and not other.is_here
@@ -309,6 +308,7 @@ def describe(connection: Connection, daemon: Daemon, profile: DaemonProfile, clo
     _alone(connection, is_opposing, _same_host, change, own=daemon)
     while _adopt_some(connection, profile.host):
         pass
+    _tell(connection)  # after that, since whoever wakes looks for runs of these sessions
 
 
 def _adopt_some(connection: Connection, host: str) -> bool:
