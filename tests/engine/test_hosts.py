@@ -136,6 +136,22 @@ async def test_the_place_in_the_queue_is_among_the_runs_of_the_same_host(daemons
             assert (await end_of(a, run)).status is RunStatus.COMPLETED
 
 
+async def test_a_queued_run_is_diagnosed_by_the_workers_of_its_own_host(daemons: Any) -> None:
+    async with (
+        daemons("a", host_name="x", workers=1) as [a],
+        daemons("b", host_name="y", workers=2) as [b],
+    ):
+        held = [await send(b, await b.client.create_session(), "hold") for _ in range(2)]
+        for run in held:
+            await heard(b.client, run.session_id, "holding")
+        free = a_run((await a.client.create_session()).id, provider=PROVIDER)
+        await put(a.store, free)  # without a notification, so that no worker starts it
+        issue = (await b.client.diagnose_run(free.id)).diagnostics.likely_issue
+        assert issue.code == "none", "all busy workers are of the other host"
+        for run in held:
+            await a.client.cancel_run(run.id)
+
+
 async def is_(daemon: Daemon, run: Run, status: RunStatus) -> bool:
     return (await daemon.client.get_run(run.id)).status is status
 

@@ -8,6 +8,7 @@ from attrs import evolve
 
 from agent_orchestrator.domain.daemons import DaemonProfile, DaemonRecord, HostRecord
 from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Run, Session
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Core
@@ -129,16 +130,24 @@ def provider_for(core: Core, view: QueueQueries, session: Session, requested: st
     return known_provider(core, view, name, session.host)
 
 
-def workers_elsewhere(core: Core, view: QueueQueries, provider: str, host: str | None) -> int:
-    """Return the number of workers of the other daemons of a host that have a provider."""
-    return sum(
-        daemon.profile.capacity
+def workers_elsewhere(core: Core, view: View, provider: str, host: str | None) -> tuple[int, int]:
+    """Return the number of workers of the other daemons of a host that may start runs of a provider, and how many of
+    them execute a run.
+    """
+    capacities = {
+        daemon.id: daemon.profile.capacity
         for daemon in view.daemons()
         if daemon.id != core.instance
         and daemon.profile is not None
         and daemon.profile.host == host
         and provider in daemon.profile.providers
-    )
+        and not daemon.profile.draining
+    }
+    if not capacities:
+        return 0, 0
+    running = view.runs(status=RunStatus.RUNNING, limit=MAX_READ_ROWS)
+    busy = sum((run.worker_id or "").partition("/")[0] in capacities for run in running)
+    return sum(capacities.values()), busy
 
 
 def absent_host(core: Core, view: QueueQueries, host: str | None) -> HostRecord | None:

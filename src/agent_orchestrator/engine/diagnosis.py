@@ -296,7 +296,9 @@ class _Facts:
     is_provided: bool
     """False if no daemon has the run's provider."""
     other_workers: int
-    """Number of the workers of other daemons of its host that have the run's provider."""
+    """Number of the workers of other daemons that may start the run. Counted for queued runs only."""
+    other_busy: int
+    """Number of those that execute a run."""
     is_here: bool
     """Whether this engine serves the run's host."""
     absent_host: HostRecord | None
@@ -315,6 +317,9 @@ def _facts(core: Core, view: View, caller: Principal, run_id: str) -> _Facts:
     host = session.host
     if run.status in ACTIVE and attempts and attempts[-1].host is not None:
         host = attempts[-1].host
+    other_workers, other_busy = 0, 0
+    if run.status is RunStatus.QUEUED:
+        other_workers, other_busy = workers_elsewhere(core, view, run.provider, host)
     # A run waits for the workers of its host only. Without other daemons, all runs are of this one.
     queue_host = None if core.store.lease is None else host
     return _Facts(
@@ -330,7 +335,8 @@ def _facts(core: Core, view: View, caller: Principal, run_id: str) -> _Facts:
         core.store.lease is None
         or run.provider == MANUAL
         or has_provider(view, run.provider, host),
-        workers_elsewhere(core, view, run.provider, host),
+        other_workers,
+        other_busy,
         core.is_here(host),
         absent_host(core, view, host),
     )
@@ -491,13 +497,16 @@ def _queue_issue(core: Core, facts: _Facts, availability: Availability) -> Issue
         where = "" if facts.is_here else " of the run's host"
         text = f"no daemon{where} has the provider {run.provider}"
         return Issue("provider_unavailable", text, "start a daemon that has it; the run waits")
-    own_workers = core.workers.alive_workers if facts.is_here else 0
-    if own_workers + facts.other_workers == 0:
+    starts_here = facts.is_here and (
+        core.store.lease is None or run.provider in core.config.providers
+    )
+    own_workers = core.workers.alive_workers if starts_here else 0
+    workers = own_workers + facts.other_workers
+    if not workers:
         return Issue("no_workers", "no worker starts runs now", "start the daemon again")
     if not availability.available:
         return Issue("provider_unavailable", str(availability.reason), "see the provider's reason")
-    workers = own_workers + facts.other_workers
-    busy = facts.counts.running_count if facts.other_workers else core.workers.busy_workers
+    busy = (core.workers.busy_workers if own_workers else 0) + facts.other_busy
     if busy >= workers:
         return Issue(
             "queued_no_capacity",
