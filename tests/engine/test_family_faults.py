@@ -415,3 +415,32 @@ async def test_a_drain_does_not_wait_for_answers() -> None:
             report = await engine.drain(600)
     assert sent.run is not None
     assert (report.finished, report.released, report.parked) == (0, (), (sent.run.id,))
+
+
+async def test_a_drain_does_not_wait_for_answers_to_later_requests() -> None:
+    draining = anyio.Event()
+
+    async def what(context: RunContext) -> Outcome:
+        await draining.wait()
+        await context.ask_parent("May I?", kind="approval_request")
+        return Outcome("never")
+
+    config = EngineConfig(
+        providers={"doing": ProviderConfig(Doing(what), "doing")},
+        routing=Routing("doing"),
+        host=this_host(),
+    )
+    async with MemoryStore() as store, Orchestrator(store, config) as engine:
+        client = Client(engine)
+        sent = await client.send_message((await client.create_session()).id, "task")
+        assert sent.run is not None
+        with anyio.fail_after(TIMEOUT_S):
+            while (await client.get_run(sent.run.id)).status is not RunStatus.RUNNING:
+                await anyio.sleep(0.01)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(engine.drain, 600)
+                while not engine.core.draining:
+                    await anyio.sleep(0.01)
+                draining.set()
+    assert engine.drain_report is not None
+    assert engine.drain_report.parked == (sent.run.id,)
