@@ -1,5 +1,6 @@
 """agentd of two hosts on one PostgreSQL database: only a daemon of the same host takes over from a killed one."""
 
+import json
 import signal
 
 from driving import environment, run
@@ -63,12 +64,19 @@ def test_a_relative_directory_is_not_sent_for_a_session_of_another_host(director
             return run(arguments, here, environment(AGENTCTL_URL=a.url))
 
         moving = ("session", "move", far, "project")
-        spawning = ("tool", "session-spawn", "--parent-session-id", far, "--task", "hello")
-        for arguments in (moving, (*spawning, "--cwd", "project")):
+        runs = {session: send(a, session, provider="quick") for session in (near, far)}
+        for run_id in runs.values():
+            assert ended(a, run_id)["status"] == "completed"
+        spawning = ("tool", "session-spawn", "--task", "hello", "--cwd", "project")
+        by_session, by_run = ("--parent-session-id", far), ("--parent-run-id", runs[far])
+        for arguments in (moving, (*spawning, *by_session), (*spawning, *by_run)):
             refused = agentctl(*arguments)
             assert refused.code == 2
             assert "the session is on the host y: name an absolute directory there" in refused.err
         assert call(a, "GET", f"/sessions/{far}")["session"]["cwd"] == str(there)
+        spawned = agentctl(*spawning, "--parent-run-id", runs[near])
+        assert spawned.code == 0, spawned.err
+        assert json.loads(spawned.out)["session"]["cwd"] == str(here / "project")
         for session, directory in ((near, "project"), (far, "/srv/project")):
             done = agentctl("session", "move", session, directory)
             assert done.code == 0, done.err

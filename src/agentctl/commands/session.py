@@ -9,6 +9,7 @@ import click
 from agent_orchestrator.operations.daemon import STATUS
 from agent_orchestrator.operations.links import CREATE_LINK, LIST_LINKS, REVOKE_LINK
 from agent_orchestrator.operations.retention import PRUNE_SESSION
+from agent_orchestrator.operations.runs import GET_RUN
 from agent_orchestrator.operations.session_files import EXPORT_SESSION, IMPORT_SESSION
 from agent_orchestrator.operations.sessions import (
     CLOSE_SESSION,
@@ -63,14 +64,19 @@ def require_absolute(values: Mapping[str, Any]) -> bool:
     return True
 
 
-def require_here(call: Call, session_id: str, directory: str) -> None:
+def require_here(
+    call: Call, directory: str, *, session_id: str | None = None, run_id: str | None = None
+) -> None:
     """Refuse a relative path for a session of another host: it is one of this machine.
 
+    :param run_id: a run of the session, instead of its id.
     :raises Failure: if it is one, or if the daemon does not answer.
     """
     if Path(directory).is_absolute() or not call.settings.is_local:
         return
     try:
+        if run_id is not None:
+            session_id = call.ask(GET_RUN, run_id=run_id).run.session_id
         host = call.ask(GET_SESSION, session_id=session_id).session.host
         status = call.ask(STATUS)
     except Failure as failure:
@@ -95,7 +101,7 @@ def _moved(call: Call, values: dict[str, Any]) -> Mapping[str, Any]:
         if not Path(directory).is_absolute():
             raise usage_failure("with --host, the directory must be an absolute path there")
         return values | {"cwd": directory}
-    require_here(call, values["session_id"], directory)
+    require_here(call, directory, session_id=values["session_id"])
     return _placed(call, values | {"cwd": directory})
 
 

@@ -54,7 +54,9 @@ def _with_parent(call: Call, values: dict[str, Any]) -> Mapping[str, Any]:
         raise usage_failure("name the parent: --parent-run-id or --parent-session-id ID")
     if values["cwd"] is not None and not require_absolute(values):
         if session_id:
-            require_here(call, values["session_id"], values["cwd"])
+            require_here(call, values["cwd"], session_id=values["session_id"])
+        elif run_id:  # not one of the environment: an agent is on the host of its daemon
+            require_here(call, values["cwd"], run_id=own)
         values["cwd"] = working_directory(values["cwd"], local=call.settings.is_local)
     return values
 
