@@ -560,3 +560,46 @@ async def test_a_machine_cannot_have_the_name_of_another_one(daemons: Any, postg
         tasks.cancel_scope.cancel()
     async with daemons("b", host_name="y") as [b]:
         assert {one.host for one in (await b.client.status()).daemons} == {"x", "y"}
+
+
+@ON_ONE_LOOP
+async def test_a_daemon_starts_no_run_before_it_is_let_in_again(
+    daemons: Any, postgres: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another machine got the name of its host while it was cut off."""
+    async with daemons("a", host_name="x") as [a], daemons("b", host_name="y") as [b]:
+        database = a.store.location.rpartition("/")[2]
+        session = await a.client.create_session()
+        former = a.id
+        table, far = "agent_orchestrator.daemons", "id = 'dmn_far'"
+        expires = "clock_timestamp() + interval"
+
+        async def run_sql(sql: str) -> None:
+            await anyio.to_thread.run_sync(postgres.run, sql, database)
+
+        async def extend() -> None:
+            while True:
+                await anyio.sleep(0.5)
+                await run_sql(f"UPDATE {table} SET expires_at = {expires} '2 hours' WHERE {far}")
+
+        await run_sql(
+            f"UPDATE {table} SET ended_at = now() WHERE id = '{former}'; INSERT INTO {table}"
+            " (id, host, machine, pid, version, capacity, providers, serves, expires_at)"
+            f" VALUES ('dmn_far', 'far', 'boot/1', 7, '1', 1, '[]', 'x', {expires} '1 hour')"
+        )
+        queued = await send(b, session, "say here")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(extend)
+            await until(lambda: is_refused(caplog))
+            tasks.cancel_scope.cancel()
+        assert await is_(b, queued, RunStatus.QUEUED)
+        assert a.runner.prompts == []
+        await run_sql(f"DELETE FROM {table} WHERE {far}")
+        assert (await end_of(b, queued)).status is RunStatus.COMPLETED
+        assert a.runner.prompts == ["say here"]
+        assert a.id != former
+        await check(b.client)
+
+
+async def is_refused(caplog: pytest.LogCaptureFixture) -> bool:
+    return any("cannot begin anew" in text and "7 on far" in text for text in caplog.messages)

@@ -190,6 +190,31 @@ def join(connection: Connection) -> Daemon:
     )
 
 
+def join_again(connection: Connection, profile: DaemonProfile, clock: Clock) -> Daemon:
+    """Add another row for this daemon, which was lost, with what it says of itself. Call :func:`adopt` after it.
+
+    Both are one change: with the row it may start runs at once, and its host may have another machine by now.
+
+    :raises StoreLocked: as :func:`join` and :func:`describe` do.
+    :raises StoreOpenError: as :func:`join` does.
+    :raises psycopg.Error: if the database fails.
+    """
+    offset = _measured_offset_s(connection, clock)
+
+    def change() -> Daemon:
+        daemon = _join(connection)
+        daemon.clock_offset_s = offset
+        _describe(connection, daemon, profile)
+        return daemon
+
+    return _alone(
+        connection,
+        lambda other: not other.is_sharing or _is_elsewhere(other, profile.host),
+        lambda other: _same_host(other) if other.is_sharing else _refusal(other),
+        change,
+    )
+
+
 def _alone(
     connection: Connection,
     is_opposing: Callable[[_Other], bool],
@@ -284,31 +309,50 @@ def _tell(connection: Connection) -> None:
 
 
 def describe(connection: Connection, daemon: Daemon, profile: DaemonProfile, clock: Clock) -> None:
-    """Record what a daemon says of itself, and how far its clock is off. Sessions without a host get this one's.
+    """Record what a daemon says of itself, and how far its clock is off. Call :func:`adopt` after it.
 
     :raises StoreLocked: if a daemon serves the host whose processes this one cannot see. The two could not
         know of each other's agents.
     :raises psycopg.Error: if the database fails.
     """
+    daemon.clock_offset_s = _measured_offset_s(connection, clock)
+    _alone(
+        connection,
+        lambda other: _is_elsewhere(other, profile.host),
+        _same_host,
+        partial(_describe, connection, daemon, profile),
+        own=daemon,
+    )
+
+
+def _measured_offset_s(connection: Connection, clock: Clock) -> float:
     before = clock()
     [server_s] = connection.first_row(f"SELECT {_SERVER_TIME}")
-    daemon.clock_offset_s = offset_s(before, clock(), server_s)
+    return offset_s(before, clock(), server_s)
 
-    def change() -> None:
-        providers = json.dumps(profile.providers)
-        values = (profile.version, profile.url, profile.capacity, providers, profile.host)
-        labels = json.dumps(profile.labels)
-        placing = (labels, int(profile.draining), profile.spawn_directory)
-        connection.execute(_DESCRIBE, (*values, *placing, daemon.clock_offset_s, daemon.id))
-        connection.execute(_ADOPT_ATTEMPTS, (profile.host,))
 
-    def is_opposing(other: _Other) -> bool:
-        return other.host == profile.host and not other.is_here
+def _is_elsewhere(other: _Other, host: str) -> bool:
+    """Return whether another machine has a host's name."""
+    return other.host == host and not other.is_here
 
-    _alone(connection, is_opposing, _same_host, change, own=daemon)
-    while _adopt_some(connection, profile.host):
+
+def _describe(connection: Connection, daemon: Daemon, profile: DaemonProfile) -> None:
+    providers = json.dumps(profile.providers)
+    values = (profile.version, profile.url, profile.capacity, providers, profile.host)
+    labels = json.dumps(profile.labels)
+    placing = (labels, int(profile.draining), profile.spawn_directory)
+    connection.execute(_DESCRIBE, (*values, *placing, daemon.clock_offset_s, daemon.id))
+    connection.execute(_ADOPT_ATTEMPTS, (profile.host,))
+
+
+def adopt(connection: Connection, host: str) -> None:
+    """Give sessions without a host this one, and wake all daemons, which then look for their runs.
+
+    :raises psycopg.Error: if the database fails.
+    """
+    while _adopt_some(connection, host):
         pass
-    _tell(connection)  # after that, since whoever wakes looks for runs of these sessions
+    _tell(connection)
 
 
 def _adopt_some(connection: Connection, host: str) -> bool:

@@ -179,11 +179,13 @@ class PostgresStore(SqlStore[Reader]):
             try:
                 connection = self._lease_reader.connection()
                 if primary.lease.lost.is_set():
-                    daemon = daemons.join(connection)
+                    daemon = daemons.join_again(connection, profile, self._clock)
                     self._listener.daemon_id = daemon.id
                     primary.begin_anew(daemon, DaemonLease.of(daemon, lost))
-                daemons.describe(connection, primary.daemon, profile, self._clock)
+                else:
+                    daemons.describe(connection, primary.daemon, profile, self._clock)
                 primary.lease.clock_offset_s = primary.daemon.clock_offset_s
+                daemons.adopt(connection, profile.host)
             except psycopg.Error as error:
                 raise self._refusal(error) from error
         return primary.lease
