@@ -94,7 +94,9 @@ async def _watch_requests(core: Core, running: RunningAttempt, recorder: Recorde
             if running.set_request(run.waiting_on if run is not None and is_waiting else None):
                 core.notifier.notify([run_changes.QUEUE_TOPIC])
             if core.draining and running.request_id is not None:
-                running.park(core.now())  # the drain parks those that it knows to wait when it begins
+                running.park(
+                    core.now()
+                )  # the drain parks those that it knows to wait when it begins
             with anyio.move_on_after(await _until_parked(core, running)):
                 await waiter.wait()
             # Requests of an attempt that is being stopped stay open for the next one.
