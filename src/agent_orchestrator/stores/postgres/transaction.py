@@ -45,6 +45,8 @@ ATTEMPTS_OF: Final = f"SELECT {ATTEMPTS.columns} FROM attempts"
 TOKEN: Final = f"SELECT {TOKENS.columns} FROM access_tokens"
 RECORD: Final = f"SELECT {RECORDS.columns} FROM idempotency"
 ATTEMPTS_OF_RUNS: Final = f"{ATTEMPTS_OF} WHERE run_id = ANY(?) ORDER BY attempt"
+_ATTEMPTS_OF_RUN: Final = f"{ATTEMPTS_OF} WHERE run_id = ? ORDER BY attempt"
+_SESSION_OF_RUN: Final = f"{SESSION} WHERE id = (SELECT session_id FROM runs WHERE runs.id = ?)"
 _SESSIONS_OF_RUNS: Final = (
     f"{SESSION} WHERE id IN (SELECT session_id FROM runs WHERE runs.id = ANY(?))"
 )
@@ -69,6 +71,12 @@ class Read:
 def related_reads(run_ids: Sequence[str], rows: RowCache) -> list[Read]:
     """Return the queries of runs, and of their attempts and sessions."""
     ids = list(run_ids)
+    if len(ids) == 1:  # with a list, the server would plan each of these anew each time
+        return [
+            Read(f"{RUN} WHERE id = ?", (ids[0],), rows.add_runs),
+            Read(_ATTEMPTS_OF_RUN, (ids[0],), partial(rows.add_attempts, ids)),
+            Read(_SESSION_OF_RUN, (ids[0],), rows.add_sessions),
+        ]
     return [
         Read(f"{RUN} WHERE id = ANY(?)", (ids,), rows.add_runs),
         Read(ATTEMPTS_OF_RUNS, (ids,), partial(rows.add_attempts, ids)),
@@ -248,9 +256,7 @@ class PostgresTransaction(PostgresView, SqlTransaction):
         if self._rows is None:
             return super().attempts(run_id)
         if (rows := self._rows.attempts.get(run_id)) is None:
-            rows = self._rows.attempts[run_id] = list(
-                self._execute(f"{ATTEMPTS_OF} WHERE run_id = ? ORDER BY attempt", (run_id,))
-            )
+            rows = self._rows.attempts[run_id] = list(self._execute(_ATTEMPTS_OF_RUN, (run_id,)))
         return [ATTEMPTS.read(row) for row in rows]
 
     def put_attempt(self, attempt: Attempt) -> None:

@@ -184,6 +184,14 @@ class PostgresView(SqlView):
     def _in_list(self, column: str, values: Sequence[Any]) -> Statement:
         return f"{column} = ANY(?)", (list(values),)
 
+    def _limited(self, limit: int) -> tuple[str, tuple[int, ...]]:
+        """Return a constant, of which there are few: a power of two.
+
+        For any limit at all, the server takes a plan to be much more expensive than one for the given limit. So it
+        would plan each execution, which takes several times as long as the execution.
+        """
+        return str(1 << (limit - 1).bit_length()), ()
+
     def _rows_by_id(
         self,
         select: str,

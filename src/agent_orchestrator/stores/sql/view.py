@@ -156,7 +156,7 @@ _STARTABLE: Final = """(
 _NEXT_RUNS: Final = f"""
     SELECT {RUNS.of("r")} FROM runs r INDEXED BY runs_for_workers
     WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND {_STARTABLE}{{filters}}
-    ORDER BY r.id LIMIT ?"""
+    ORDER BY r.id LIMIT {{limit}}"""
 
 _COUNT_BEFORE: Final = f"""
     SELECT count(*) FROM runs r
@@ -646,8 +646,16 @@ class SqlView(SqlSearches):
         if host is not None:
             filters.append(self._is_of_host)
             values.append(host)
-        query = _NEXT_RUNS.format(filters="".join(f" AND {one}" for one in filters))
-        return [RUNS.read(row) for row in self._execute(query, (*values, limit))]
+        limit_text, limit_values = self._limited(limit)
+        query = _NEXT_RUNS.format(
+            filters="".join(f" AND {one}" for one in filters), limit=limit_text
+        )
+        rows = list(self._execute(query, (*values, *limit_values)))
+        return [RUNS.read(row) for row in rows[:limit]]
+
+    def _limited(self, limit: int) -> tuple[str, tuple[int, ...]]:
+        """Return the limit of a statement and its parameters. It may be a larger one."""
+        return "?", (limit,)
 
     def queue_is_full(self, limit: int) -> bool:
         return self._queued_count() >= limit
