@@ -56,7 +56,7 @@ def _with_parent(call: Call, values: dict[str, Any]) -> Mapping[str, Any]:
         if session_id:
             require_here(call, values["cwd"], session_id=values["session_id"])
         elif run_id:  # not one of the environment: an agent is on the host of its daemon
-            require_here(call, values["cwd"], run_id=own)
+            require_here(call, values["cwd"], run_id=values["run_id"])
         values["cwd"] = working_directory(values["cwd"], local=call.settings.is_local)
     return values
 
