@@ -56,7 +56,7 @@ class Protection:
 
 
 def _exists(path: str) -> bool:
-    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises without permission
+    return os.path.exists(path)
 
 
 def _database(path: str) -> tuple[list[str], list[str]]:
@@ -75,7 +75,7 @@ def _resolved(paths: list[str]) -> Iterator[str]:
     """Most of the paths are in the same few directories."""
 
     def real(path: str) -> str:
-        if os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises for a long name
+        if os.path.islink(path):
             return os.path.realpath(path)
         folder, name = os.path.split(path)
         if folder not in folders:
@@ -83,5 +83,5 @@ def _resolved(paths: list[str]) -> Iterator[str]:
         return os.path.join(folders[folder], name)  # noqa: PTH118
 
     for path in dict.fromkeys(map(real, paths)):
-        if os.path.isdir(os.path.dirname(path)):  # noqa: PTH112, PTH120
+        if os.path.isdir(os.path.dirname(path)):  # noqa: PTH120
             yield path

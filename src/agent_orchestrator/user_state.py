@@ -117,7 +117,7 @@ def _paths(environ: Mapping[str, str]) -> Iterator[str]:
     with contextlib.suppress(KeyError):  # a container may run as a user that has no entry
         yield str(Path(pwd.getpwuid(uid).pw_dir, ".local/state"))
     for path in (environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{uid}"):
-        if Path(path).is_dir():  # only the system creates these
+        if os.path.isdir(path):  # only the system creates these
             yield path
 
 

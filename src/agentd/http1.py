@@ -10,7 +10,8 @@ Hypercorn 0.18 does the parsing (h11), the WebSocket protocol (wsproto) and keep
 - A WebSocket has no extensions, and offers of them are not parsed. Hypercorn decompresses a message before
   it checks the size, so 200 KB of an unauthenticated caller could become 200 MB. An offer with a
   wrong number makes it log a traceback.
-- A WebSocket message that is too long is discarded and its sender cut off. Hypercorn buffers all of it.
+- A WebSocket message that is too long, in bytes, is discarded and its sender cut off. Hypercorn buffers all of it,
+  and counts characters.
 - Bytes are read in small pieces, and other tasks run in between. Hypercorn reads 64 KiB at
   a time; as WebSocket frames of six bytes, these block the event loop for half a second.
 - Data for a finished request is dropped. Hypercorn waits forever to deliver it, and
@@ -124,6 +125,8 @@ class MessageBuffer(WebsocketBuffer):
         :raises FrameTooLargeError: if the message is too long with it, and for all later parts.
         """
         was_too_long = self.length > self.max_length
+        if isinstance(event.data, str):  # hypercorn counts its characters
+            self.length += len(event.data.encode()) - len(event.data)
         try:
             super().extend(event)
         except FrameTooLargeError:

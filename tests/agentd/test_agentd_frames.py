@@ -62,6 +62,7 @@ FIRST = {
     "two values": (text(b'{"type":"auth"}{}'), REFUSED),
     "a key twice": (text(b'{"type":"auth","token":"a","token":"b"}'), REFUSED),
     "NaN": (text(b'{"type":"auth","token":NaN}'), REFUSED),
+    "as many bytes as are allowed": (text("é".encode() * 2_048), REFUSED),
     "digits": (text(b'{"type":"auth","token":' + b"9" * 3000 + b"}"), REFUSED),
     "nested": (text(b"[" * 2000 + b"]" * 2000), REFUSED),
     "infinite": (text(b'{"type":"auth","token":1e999}'), UNAUTHORIZED),
@@ -86,6 +87,11 @@ NOT_UTF8 = (1007, None, None)
 
 INVALID = {
     "a long text": (text(b"a" * (2**20 + 1)), TOO_LONG),
+    "more bytes than characters": (text("é".encode() * 2_049), TOO_LONG),
+    "more bytes than characters, in parts": (
+        frame(TEXT, "é".encode() * 1_000, is_last=False) + frame(0, "é".encode() * 1_049),
+        TOO_LONG,
+    ),
     "very nested": (text(b"[" * 100_000), TOO_LONG),
     "parts without an end": (
         frame(TEXT, b"a", is_last=False) + frame(0, b"a" * 100, is_last=False) * 50,
