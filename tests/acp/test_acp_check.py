@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,17 @@ async def test_a_recording_contains_no_secrets_and_no_local_paths(known, monkeyp
     assert new["msg"]["params"]["cwd"] == "<cwd>"
 
 
+async def test_a_user_without_a_home_can_check_an_agent(known, monkeypatch):
+    def no_entry(_):
+        raise KeyError
+
+    known()
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    report = await check.check_agent("scripted")
+    assert report.fits, differing(report)
+
+
 async def test_a_recording_keeps_its_other_cases(tmp_path):
     file = tmp_path / "of.jsonl"
     line = {"case": "start", "dir": ">", "msg": {"id": 1, "method": "initialize"}}
@@ -129,6 +141,11 @@ async def test_a_recording_keeps_its_other_cases(tmp_path):
     write_start(file, [line, line])
     assert [json.loads(one) for one in file.read_text().splitlines()] == [line, line, other]
     assert read_start(file) == [line, line]
+    for text in ("# notes\n", "[1]\n", "\xff"):
+        file.write_text(text, "latin-1")
+        with pytest.raises(ValueError, match=r"."):
+            write_start(file, [line])
+        assert file.read_text("latin-1") == text
 
 
 @pytest.mark.parametrize("name", agents.AGENTS)

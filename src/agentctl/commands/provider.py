@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentctl.call import Call
-from agentctl.failures import usage_failure
+from agentctl.failures import Failure, usage_failure
 from agentctl.options import Group
 
 if TYPE_CHECKING:
@@ -93,7 +93,13 @@ def check(name: str, argv: tuple[str, ...], record: str | None) -> None:
             f"no agent {name!r} is known: give its program and arguments after --"
         ) from None
     if record is not None and report.lines:
-        write_start(Path(record), report.lines)
+        try:
+            write_start(Path(record), report.lines)
+        except ValueError:
+            raise Failure(
+                "unusable_file",
+                f"{record}: is not a recording, and stays as it is: name another file",
+            ) from None
     found = {"name": report.name, "version": report.version, "fits": report.fits}
     findings = [{"fits": one.fits, "message": one.message} for one in report.findings]
     output.answer({**found, "findings": findings}, lambda: _lines(report, record))

@@ -4,7 +4,6 @@ import math
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from signal import SIGKILL
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -146,7 +145,7 @@ async def record_start(name: str, agent: AcpAgent) -> Start:
                 process.fail(AgentFailed("provider_error", "the check is over"))
             await process.ended.wait()
         ended_s = None if began_at is None else anyio.current_time() - began_at
-        home = str(Path.home())
+        home = os.path.expanduser("~")  # noqa: ASYNC240, PTH111 - there may be none, and then it is "~"
         lines = dialect.lines({cwd: "<cwd>", **({home: "<home>"} if len(home) > 1 else {})})
     return Start(lines, failure, ended_s, process.exit_code)
 

@@ -109,10 +109,15 @@ def read_start(file: Path) -> list[JsonObject]:
 
 
 def write_start(file: Path, lines: list[JsonObject]) -> None:
-    """Replace the case ``start`` in a file of recordings, or add it. Create the file if it does not exist."""
+    """Replace the case ``start`` in a file of recordings, or add it. Create the file if it does not exist.
+
+    :raises ValueError: if it is a file with other content, which stays as it is.
+    """
     kept: list[Any] = []
     if file.exists():
         kept = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        if len(objects(kept)) < len(kept):
+            raise ValueError("not the lines of a recording")
     others = [line for line in kept if line.get("case") != START]
     texts = (json.dumps(line, ensure_ascii=False) for line in (*lines, *others))
     file.write_text("".join(f"{one}\n" for one in texts), "utf-8")
