@@ -44,7 +44,10 @@ async def main(question: str, *names: str) -> int:
 
     async def one(client: Client, name: str) -> None:
         async with places:
-            answers[name] = await ask(client, question, anyio.Path(name))
+            try:
+                answers[name] = await ask(client, question, anyio.Path(name))
+            except (Unreachable, OrchestratorError) as error:
+                answers[name] = False, f"no answer: {error}"
 
     url = os.environ.get("AGENTCTL_URL", "http://127.0.0.1:8765")
     async with connect(url, token=os.environ.get("AGENTCTL_AUTH_TOKEN")) as client:

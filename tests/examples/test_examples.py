@@ -282,13 +282,16 @@ def test_batch_example_runs_each_file_once_even_if_repeated(
 ) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text(f"this is {name}")
+    (tmp_path / "long.txt").write_text("x" * 1_100_000)
+    names = ("a.txt", "b.txt", "long.txt", "missing.txt")
     reports = [
-        run("batch.py", "Read:", "a.txt", "b.txt", cwd=tmp_path, AGENTCTL_URL=daemon.url)
-        for _ in range(2)
+        run("batch.py", "Read:", *names, cwd=tmp_path, AGENTCTL_URL=daemon.url) for _ in range(2)
     ]
-    assert [(report.returncode, report.stderr) for report in reports] == [(0, "")] * 2
+    assert [(report.returncode, report.stderr) for report in reports] == [(1, "")] * 2
     assert reports[0].stdout == reports[1].stdout
     assert "## a.txt\n\nRead:\n\nthis is a.txt\n\n## b.txt" in reports[0].stdout
+    assert "## long.txt\n\nno answer: " in reports[0].stdout
+    assert "## missing.txt\n\nnot read: " in reports[0].stdout
     assert len(httpx.get(f"{daemon.url}/runs").json()["runs"]) == 2
 
 
