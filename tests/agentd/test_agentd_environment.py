@@ -29,6 +29,12 @@ def test_agents_do_not_inherit_the_variables_of_a_git_hook(tmp_path: Path) -> No
         "VIRTUAL_ENV": str(hook),
         "NOTIFY_SOCKET": "/run/notify",
         "TMUX": "/tmp/tmux,1,0",
+        "VSCODE_IPC_HOOK_CLI": "/tmp/vscode.sock",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "core.worktree",
+        "GIT_CONFIG_VALUE_0": str(hook),
+        "GIT_OBJECT_DIRECTORY": str(hook / ".git" / "objects"),
+        "INIT_CWD": str(hook),
         "SSH_AUTH_SOCK": "/tmp/agent",
     }
     with agentd(hook, env=env) as daemon, httpx.Client(base_url=daemon.url, timeout=60) as client:
@@ -43,4 +49,5 @@ def test_agents_do_not_inherit_the_variables_of_a_git_hook(tmp_path: Path) -> No
         assert seen["VIRTUAL_ENV"] == "of the provider"
         findings = client.get("/daemon/doctor").json()["findings"]
         (finding,) = [one for one in findings if one["about"] == "environment"]
-        assert "GIT_DIR, GIT_INDEX_FILE, PYTHONPATH, VIRTUAL_ENV" in finding["message"]
+        named = "GIT_CONFIG_COUNT, GIT_CONFIG_KEY_0, GIT_CONFIG_VALUE_0, GIT_DIR, GIT_INDEX_FILE, GIT_OBJECT_DIRECTORY"
+        assert f"{named}, INIT_CWD, PYTHONPATH, VIRTUAL_ENV" in finding["message"]

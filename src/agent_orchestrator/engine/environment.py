@@ -114,6 +114,7 @@ HOST_VARIABLES: Final = (
         "one terminal, or one login: a multiplexer or an editor could be controlled by them",
         (
             "GPG_TTY",
+            "KITTY_LISTEN_ON",
             "NVIM",
             "NVIM_LISTEN_ADDRESS",
             "SSH_CLIENT",
@@ -122,6 +123,9 @@ HOST_VARIABLES: Final = (
             "STY",
             "TMUX",
             "TMUX_PANE",
+            "VSCODE_IPC_HOOK_CLI",
+            "WEZTERM_PANE",
+            "WEZTERM_UNIX_SOCKET",
             "WINDOW",
             "ZELLIJ",
             "ZELLIJ_PANE_ID",
