@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent_orchestrator import Client, open_embedded
+from agent_orchestrator import Client, RunStatus, open_embedded
 from agent_orchestrator.domain.access import LOCAL, Principal
 from agent_orchestrator.domain.errors import (
     ConfigError,
@@ -80,6 +81,47 @@ async def test_directory_name_that_is_too_long_is_refused(client: Client, root: 
             with pytest.raises(InvalidRequest) as refusal:
                 await one.create_session(cwd=cwd)
             assert "cwd" in refusal.value.details["fields"]
+
+
+async def test_a_removed_working_directory_is_a_configuration_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(
+        ConfigError, match="cwd: the current directory cannot be used: No such file"
+    ):
+        async with open_embedded(":memory:", runners=[ScriptedRunner()]):
+            pass
+
+
+async def test_a_run_in_a_directory_that_does_not_answer_can_be_canceled(tmp_path: Path) -> None:
+    asked, waits, may_answer = threading.Event(), threading.Event(), threading.Event()
+
+    class Hanging(type(this_host())):  # type: ignore[misc]
+        """A machine with a directory that answers a second time only when it may."""
+
+        def is_directory(self, path: str) -> bool:
+            if asked.is_set():
+                waits.set()
+                may_answer.wait(60)
+            asked.set()
+            return True
+
+    async with open_embedded(":memory:", runners=[ScriptedRunner()], host=Hanging()) as client:
+        session = await client.create_session(cwd=str(tmp_path))
+        run = (await client.send_message(session.id, "say x")).run
+        assert run is not None
+        try:
+            with anyio.fail_after(45):
+                while not waits.is_set():
+                    await anyio.sleep(0.01)
+                await client.cancel_run(run.id)
+                assert (await client.wait_run(run.id)).run.status is RunStatus.CANCELED
+        finally:
+            may_answer.set()
 
 
 async def test_directory_of_a_child_must_be_below_its_parents(client: Client, root: Path) -> None:

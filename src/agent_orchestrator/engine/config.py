@@ -101,7 +101,10 @@ def _resolved(roots: Sequence[str], host: Host) -> tuple[str, ...]:
 
 
 def _current_directory(config: "EngineConfig") -> str:
-    return config.host.current_directory()
+    try:
+        return config.host.current_directory()
+    except OSError as error:  # it was removed
+        raise ConfigError(f"cwd: the current directory cannot be used: {error.strerror}") from None
 
 
 def _environment(config: "EngineConfig") -> Mapping[str, str]:

@@ -229,6 +229,9 @@ class Core:
         """Return the checked directory of a session, with symbolic links resolved if there are
         ``workspace_roots``.
 
+        A cancel does not wait for the answer, here and below: the directory may be on a server that does not
+        answer.
+
         :raises InvalidRequest: naming ``cwd``, if it is not a directory, or outside ``workspace_roots``.
         """
         if self.config.workspace_roots:
@@ -236,7 +239,7 @@ class Core:
             if not self._is_within_roots(cwd):
                 problem = f"is not in one of the daemon's workspace_roots: {cwd}"
                 raise InvalidRequest.of({"cwd": problem})
-        if not await run_sync(self.config.host.is_directory, cwd):
+        if not await run_sync(self.config.host.is_directory, cwd, abandon_on_cancel=True):
             raise InvalidRequest.of({"cwd": f"is not a directory: {cwd}"})
         return cwd
 
@@ -245,7 +248,7 @@ class Core:
 
         The directory may have changed since the session was created.
         """
-        if not await run_sync(self.config.host.is_directory, cwd):
+        if not await run_sync(self.config.host.is_directory, cwd, abandon_on_cancel=True):
             return f"{CWD_MISSING}: {cwd}"
         if not self.config.workspace_roots:
             return None
@@ -264,7 +267,7 @@ class Core:
             JSON cannot express.
         """
         try:
-            path = await run_sync(self.config.host.resolve, cwd)
+            path = await run_sync(self.config.host.resolve, cwd, abandon_on_cancel=True)
         except (OSError, RuntimeError):  # for a loop, Python 3.12 and older raise RuntimeError
             raise InvalidRequest.of({"cwd": f"does not exist: {cwd}"}) from None
         if encoding_problem(path):
