@@ -158,9 +158,9 @@ def _closed_database(settings: Settings) -> Iterator[Finding]:
 
 def _database_directory(path: Path) -> Iterator[Finding]:
     folder = path.absolute().parent
-    while not folder.exists():
+    while not os.path.exists(folder):
         folder = folder.parent
-    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+    if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
         yield Finding("ok", "database", f"{path} will be created at the first start")
     else:
         yield Finding(
@@ -186,7 +186,7 @@ def _lock_holder(path: Path) -> str | None:
 
 def _disk(path: Path) -> Iterator[Finding]:
     folder = path.absolute().parent
-    while not folder.exists():
+    while not os.path.exists(folder):
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     room = f"{free / (1 << 30):,.1f} GiB free on the disk of {folder}"
@@ -209,7 +209,7 @@ def _database_modes(path: Path) -> Iterator[Finding]:
             f"chmod 600 {' '.join(loose)}",
             security=True,
         )
-    elif path.exists():
+    elif os.path.exists(path):
         yield Finding("ok", "database", "only its owner may open it", security=True)
 
 
@@ -436,7 +436,7 @@ def _spawn_directory(settings: Settings) -> Iterator[Finding]:
         return
     directory = Path(os.path.realpath(settings.spawn_directory))  # also of a loop of links
     roots = [_resolved(root) for root in settings.workspace_roots]
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         problem, hint = "is not a directory", f"mkdir -p {shlex.quote(str(directory))}"
     elif roots and not any(directory.is_relative_to(root) for root in roots):
         problem, hint = "is not in one of the workspace_roots", "name one in them"

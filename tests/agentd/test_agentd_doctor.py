@@ -170,6 +170,7 @@ def test_doctor_reports_a_spawn_directory_in_which_nothing_can_start(directory: 
     for wrong, text in (
         (root / "none", "is not a directory"),
         (loop, "is not a directory"),
+        (root / ("x" * 300), "is not a directory"),
         (elsewhere, "workspace_roots"),
         (root / "link", "workspace_roots"),
     ):
@@ -225,6 +226,9 @@ def test_doctor_reports_an_unusable_codex_home(directory: Path) -> None:
     assert one(found(config=config), "provider codex", "does not exist").level == "warning"
     (directory / ".codex").write_text("a file")
     assert one(found(config=config), "provider codex", "cannot write").level == "error"
+    for home in ("x" * 300, "agentd.toml/codex"):
+        environ = {"CODEX_HOME": str(directory / home)}
+        assert one(found(environ, config), "provider codex", "cannot write").level == "error"
     (directory / ".codex").unlink()
     (directory / ".codex").mkdir()
     alone = {"PATH": str(directory)}
@@ -246,6 +250,8 @@ def test_doctor_reports_database_files_that_others_can_read(directory: Path) -> 
     loose = one(found(db="a.db"), "database", "other users")
     assert loose.level == "error"
     assert loose.hint == f"chmod 600 {database}-wal"
+    for unusable in ("x" * 300, f"{'x' * 300}/a.db", "a.db/a.db"):
+        assert about(found(db=unusable), "database") == []  # opening it says what is wrong
 
 
 # --- a daemon that does not run, and one that does -------------------------------------------

@@ -167,7 +167,7 @@ def test_a_stopped_daemon_is_followed_and_begins_anew(directories, database):
             event for event in before if event["run_id"] == run
         ]
         check_log(b, session, run)
-        assert os.path.exists(f"/proc/{a.pid}")  # noqa: PTH110 - not a file
+        assert os.path.exists(f"/proc/{a.pid}")
 
 
 def test_a_daemon_behind_a_proxy_that_forwards_nothing_is_followed_and_begins_anew(

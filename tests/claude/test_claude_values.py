@@ -246,8 +246,9 @@ def test_the_native_binary_is_started_instead_of_the_npm_stub(tmp_path, monkeypa
     assert locate("claude", {"PATH": str(tmp_path)}) == native
     with pytest.raises(NotInstalled, match="npm install"):
         locate("claude", {"PATH": "/nowhere"})
-    with pytest.raises(NotInstalled, match="there is no file"):
-        locate(str(tmp_path / "missing"), {})
+    for missing in ("missing", "x" * 300):
+        with pytest.raises(NotInstalled, match="there is no file"):
+            locate(str(tmp_path / missing), {})
 
 
 def test_a_program_that_is_not_a_stub_is_started_itself(tmp_path):

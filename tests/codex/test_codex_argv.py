@@ -115,8 +115,11 @@ def test_any_other_program_is_used_as_it_is(tmp_path):
 def test_a_missing_program_is_not_installed(tmp_path):
     with pytest.raises(NotInstalled, match="npm install -g @openai/codex"):
         locate("codex", {"PATH": str(tmp_path)})
-    with pytest.raises(NotInstalled, match="there is no file"):
-        locate(str(tmp_path / "codex"), {})
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("codex", "x" * 300, "file/codex", "loop", "loop/codex"):
+        with pytest.raises(NotInstalled, match="there is no file"):
+            locate(str(tmp_path / name), {})
 
 
 def test_a_program_without_execute_permission_is_reported(tmp_path):

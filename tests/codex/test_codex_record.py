@@ -211,6 +211,9 @@ def test_the_latest_thread_of_a_directory_is_found(codex_home: Path, tmp_path: P
     assert found.thread == Thread("wanted", {PLACE: 0})
     assert (found.cwd, found.model) == (str(tmp_path), "gpt-5.5")
     assert find(codex_home, "elsewhere", str(tmp_path)).cwd == "/"
+    for home in ("none", "x" * 300):
+        with pytest.raises(AgentFailed, match="has no thread"):
+            find(tmp_path / home, None, str(tmp_path))
 
 
 @pytest.mark.parametrize("thread_id", ["unknown", "", "*", "../../../x", "-rf", "a/b", "[a-z]*"])

@@ -72,6 +72,7 @@ def test_state_is_in_the_runtime_directory_without_a_home(
     monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
     monkeypatch.setattr(os, "access", lambda path, *_, **__: Path(path) != Path("/"))
     assert _root({"HOME": "/"}) is None  # the home of an unknown user in a container
+    assert _root({"HOME": "/", "XDG_RUNTIME_DIR": "/" + "x" * 300}) is None
     runtime = tmp_path / "run"
     assert _root({"HOME": "/", "XDG_RUNTIME_DIR": str(runtime)}) is None
     runtime.mkdir()
@@ -84,7 +85,8 @@ def test_unusable_xdg_state_home_is_ignored(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for odd in (str(file), "/proc/self", "/dev/null/x", "/" + "x" * 300):
-        assert _root({"XDG_STATE_HOME": odd}) == home / ".local/state/agent-orchestrator"
+        for environ in ({"XDG_STATE_HOME": odd}, {"XDG_RUNTIME_DIR": odd}, {"HOME": odd}):
+            assert _root(environ) == home / ".local/state/agent-orchestrator"
 
 
 def test_directories_and_files_are_private_whatever_the_umask(tmp_path: Path) -> None:

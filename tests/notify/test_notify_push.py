@@ -468,9 +468,10 @@ async def test_key_is_made_once_and_is_private(tmp_path: Path) -> None:
     await deep.public_key()
     assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o700
     (tmp_path / "file").touch()
-    lost = WebPush(options=NotifyOptions(), key_file=tmp_path / "file" / "key")
-    with pytest.raises(Unavailable, match="cannot be written"):
-        await lost.public_key()
+    for place in ("file/key", "x" * 300):
+        lost = WebPush(options=NotifyOptions(), key_file=tmp_path / place)
+        with pytest.raises(Unavailable, match="cannot be written"):
+            await lost.public_key()
 
 
 async def test_apple_gets_the_operators_address(service: Receiver) -> None:

@@ -215,6 +215,10 @@ def script(path, first_line):
     return str(path)
 
 
+LONG = "x" * 300
+"""More characters than a file name can have."""
+
+
 @pytest.mark.parametrize(
     ("program", "reason"),
     [
@@ -224,6 +228,8 @@ def script(path, first_line):
         ("/tmp", "/tmp is a directory"),
         ("/etc/passwd", "/etc/passwd is not executable"),
         ("/dev/null", "/dev/null is not executable"),
+        (f"/tmp/{LONG}", f"/tmp/{LONG}: File name too long"),
+        (LONG, f"{LONG} is not on the PATH"),
     ],
 )
 async def test_a_program_that_cannot_be_run_is_unavailable_with_the_reason(program, reason):

@@ -62,6 +62,7 @@ async def test_a_function_can_be_named_by_module_and_name(tmp_path):
         ("agent", "package.module:callable"),
         (":agent", "package.module:callable"),
         ("no_such_module:agent", "No module named"),
+        (f"{'x' * 300}:agent", "No module named"),
         (f"{__name__}:nobody", "no attribute 'nobody'"),
         (f"{__name__}:__name__", "not callable"),
     ],

@@ -385,14 +385,21 @@ async def test_child_processes_do_not_inherit_the_lock(tmp_path):
 async def test_impossible_paths_are_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "directory").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
     await refused(tmp_path / "directory", StoreOpenError, "is a directory")
     before = contents(tmp_path)
     with pytest.raises(StoreOpenError, match="Not a directory"):
         async with SqliteStore(tmp_path / "file" / "data.db"):
             pytest.fail("opened")
-    with pytest.raises(StoreOpenError, match="File name too long"):
-        async with SqliteStore(tmp_path / ("x" * 300)):
-            pytest.fail("opened")
+    for place, words in (
+        ("x" * 300, "File name too long"),
+        (f"{'x' * 300}/data.db", "File name too long"),
+        ("loop/data.db", "symbolic links"),
+        ("loop/new/data.db", "symbolic links"),
+    ):
+        with pytest.raises(StoreOpenError, match=words):
+            async with SqliteStore(tmp_path / place):
+                pytest.fail("opened")
     assert contents(tmp_path) == before
 
 

@@ -74,7 +74,7 @@ class LocalHost:
 
     def is_directory(self, path: str) -> bool:
         # Path.is_dir raises where a name is too long, or a directory may not be searched.
-        return os.path.isdir(path)  # noqa: PTH112
+        return os.path.isdir(path)
 
     def resolve(self, path: str) -> str:
         return str(Path(path).resolve())

@@ -4,6 +4,7 @@ The endpoint of a subscription comes from a client. Only endpoints of known push
 client cannot make the engine send requests to other addresses.
 """
 
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -174,7 +175,7 @@ def _load_key(path: Path | None) -> "EllipticCurvePrivateKey":
 
     if path is None:
         return ec.generate_private_key(ec.SECP256R1())
-    if path.exists() or path.is_symlink():
+    if os.path.lexists(path):
         content = read_private(path)
         if content is None:
             raise Unavailable(f"{path} must be a file that only you can read")

@@ -114,8 +114,8 @@ class DemoRunner:
     async def _write(self, context: RunContext, count: int) -> str:
         """Write the file and return a sentence about it."""
         path = anyio.Path(context.session.cwd) / FILE
-        kind = "update" if await path.exists() else "add"
         try:
+            kind = "update" if await path.exists() else "add"
             await path.write_text(f"Written by the demo agent of agent-orchestrator: {count}.\n")
         except OSError as error:
             await context.emit(

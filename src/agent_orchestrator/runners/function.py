@@ -1,6 +1,7 @@
 """Runs an async Python function as the agent: the embedded runtime."""
 
 import importlib
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def _hint(error: BaseException, module: str) -> str:
     if not isinstance(error, ModuleNotFoundError) or error.name != top:
         return ""
     hint = "; install the package that has it, or add its directory to PYTHONPATH"
-    if Path(f"{top}.py").is_file() or Path(top).is_dir():
+    if os.path.isfile(f"{top}.py") or os.path.isdir(top):
         hint += f" ({top!r} is in {Path.cwd()}, where Python does not search)"
     return hint
 

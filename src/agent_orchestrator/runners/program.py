@@ -31,7 +31,7 @@ def find_command(command: str, env: Mapping[str, str], agent: str, package: str)
     """
     if "/" in command or command.startswith("~"):
         found = Path(os.path.expanduser(command)).absolute()  # noqa: PTH111 - there may be no home
-        if not found.is_file():
+        if not os.path.isfile(found):
             raise NotInstalled(f"{agent} is not installed: there is no file {found}")
         return found
     on_path = shutil.which(command, path=env.get("PATH", os.defpath))
@@ -102,7 +102,7 @@ def _missing_interpreter(program: str, path: str) -> str | None:
     if match is None:
         return None
     interpreter, argument = map(os.fsdecode, match.groups())
-    if interpreter.startswith("/") and not Path(interpreter).exists():
+    if interpreter.startswith("/") and not os.path.exists(interpreter):
         return f"{interpreter!r} does not exist"
     if Path(interpreter).name != "env":
         return None

@@ -65,6 +65,8 @@ class RecordReader(Protocol):
 def records(home: Path, pattern: str) -> list[Path]:
     """Return the records below a home that match a pattern, relative to it, the latest first. Blocks."""
     found = []
+    if not os.path.isdir(home):  # Path.glob raises for some that it may not read
+        return []
     for path in home.glob(pattern):
         try:
             found.append((path.lstat().st_mtime_ns, path.relative_to(home)))

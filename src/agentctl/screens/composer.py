@@ -87,12 +87,12 @@ def image_at(pasted: str) -> Attached | None:
     try:
         if text.startswith("file://"):
             text = unquote(urlsplit(text).path)
-        elif not os.path.exists(text):  # noqa: PTH110
+        elif not os.path.exists(text):
             text = " ".join(shlex.split(text))
     except ValueError:
         return None
     path = Path(os.path.expanduser(text))  # noqa: PTH111
-    if path.suffix.lower() not in _IMAGES or not os.path.isfile(path):  # noqa: PTH113
+    if path.suffix.lower() not in _IMAGES or not os.path.isfile(path):
         return None
     return path.name, read_images([str(path)])[0]
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 from agent_orchestrator.domain.exposure import possible_without_sandbox
@@ -62,7 +63,7 @@ def claude_findings(
     directory = config_directory(env)
     if directory is None:
         yield Finding("error", about, "Claude Code has no home", "set HOME, or the option `home`")
-    elif directory.exists() and not os.access(directory, os.W_OK | os.X_OK):
+    elif not _is_usable(directory):
         yield Finding(
             "error",
             about,
@@ -71,6 +72,16 @@ def claude_findings(
         )
     else:
         yield Finding("ok", about, f"Claude Code is {program}, its directory {directory}")
+
+
+def _is_usable(directory: Path) -> bool:
+    try:
+        directory.stat()
+    except FileNotFoundError:
+        return True  # Claude Code creates it
+    except OSError:  # it may not be looked at, or has a name that cannot be
+        return False
+    return os.access(directory, os.W_OK | os.X_OK)
 
 
 _ISSUES: Final[tuple[tuple[str, str, IssueCode, str], ...]] = (

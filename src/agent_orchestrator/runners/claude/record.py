@@ -4,6 +4,7 @@ The record has the messages of the model and of the user in the shape of the pro
 :class:`~agent_orchestrator.runners.claude.turns.RunReader`. Entries of sub-agents and internal notes of the program are left out.
 """
 
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,9 +37,10 @@ def home_in(env: Mapping[str, str]) -> Path:
     """
     try:
         named = env.get("CLAUDE_CONFIG_DIR")
-        return Path(named or Path(env.get("HOME") or Path.home(), ".claude")).resolve()
+        home = named or Path(env.get("HOME") or Path.home(), ".claude")
     except RuntimeError:
         raise AgentFailed("provider_unavailable", "this user has no home directory") from None
+    return Path(os.path.realpath(home))  # Path.resolve raises for a loop of links
 
 
 def record_of(home: Path, thread_id: str) -> Path:

@@ -1,5 +1,6 @@
 """Codex's own program for a person, on the thread of a session."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def home_in(env: Mapping[str, str]) -> Path:
     :raises AgentFailed: if this user has none.
     """
     try:
-        return home_of(env).resolve()
+        return Path(os.path.realpath(home_of(env)))  # Path.resolve raises for a loop of links
     except NotInstalled as problem:
         raise AgentFailed("provider_unavailable", str(problem)) from None
 

@@ -3,6 +3,7 @@
 import getpass
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -70,14 +71,18 @@ def codex_findings(
 
 
 def _home(about: str, program: Path, home: Path) -> Finding:
-    if not home.exists():
+    try:
+        is_directory = stat.S_ISDIR(home.stat().st_mode)
+    except FileNotFoundError:
         return Finding(
             "warning",
             about,
             f"{home} does not exist, where codex ({program}) keeps its login and its threads",
             "run `codex login` as the user agentd runs as, or set `home`",
         )
-    if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+    except OSError:  # it may not be looked at, or has a name that cannot be
+        is_directory = False
+    if not is_directory or not os.access(home, os.W_OK | os.X_OK):
         return Finding(
             "error",
             about,

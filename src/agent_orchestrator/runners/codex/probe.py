@@ -48,7 +48,7 @@ def profile_warning(profile: str | None, env: Mapping[str, str]) -> str | None:
     if profile is None:
         return None
     file = home_of(env) / f"{profile}.config.toml"
-    if file.is_file():
+    if os.path.isfile(file):
         return None
     return f"codex ignores the profile {profile!r}: there is no file {file}"
 
@@ -190,7 +190,7 @@ def _login_problem(
 ) -> str | None:
     """Return why codex has no login; None if it has one, or if only codex can tell."""
     home = home_of(env)
-    if any(file.exists() for file in (*SYSTEM_FILES, home / "managed_config.toml")):
+    if any(map(os.path.exists, (*SYSTEM_FILES, home / "managed_config.toml"))):
         return None  # these files may choose the provider, and only codex knows how it reads them
     name = settings.get("model_provider", "openai")
     providers = settings.get("model_providers")

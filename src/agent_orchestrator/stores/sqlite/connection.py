@@ -131,7 +131,7 @@ def open_database(
     """
     absolute = path.absolute()
     try:
-        path = path.resolve()
+        path = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop of links
         make_data_directory(path.parent)
         _refuse_links(path)
         if path.is_dir():
