@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -120,6 +121,13 @@ def run(
     for option, path in (("--config", config), ("--ready-file", ready_file)):
         if path == "":
             raise _UsageError(f"{option}: must not be blank")
+    try:
+        Path.cwd()
+    except OSError:
+        click.echo(
+            "agentd: the current directory no longer exists: change to another one", err=True
+        )
+        sys.exit(1)
     if doctor:
         click.echo(_doctor_report(config, flags))
         return

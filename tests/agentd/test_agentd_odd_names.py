@@ -118,6 +118,18 @@ def test_agentd_names_a_setting_that_is_not_utf8_at_its_start(tmp_path: Path) ->
         load({}, {"AGENTD_DB": ODD})
 
 
+@pytest.mark.parametrize("options", [("--port", "0"), ("--doctor",)])
+def test_agentd_in_a_removed_directory_says_so(tmp_path: Path, options: tuple[str, ...]) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    enter = 'cd "$0" && rmdir "$0" && exec "$@"'
+    command = ["sh", "-c", enter, str(gone), sys.executable, "-m", "agentd", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    said = "agentd: the current directory no longer exists: change to another one\n"
+    assert (done.stdout, done.stderr) == ("", said)
+
+
 @pytest.mark.parametrize("name", [b"", b") R 1 (\xe9", b"a\nb"])
 def test_process_command_that_is_not_utf8_is_shown_escaped(name: bytes) -> None:
     code = b"import ctypes, time; ctypes.CDLL(None).prctl(15, %r, 0, 0, 0) if %r else 0; print(flush=True); time.sleep(60)"
