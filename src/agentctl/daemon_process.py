@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -149,9 +149,10 @@ def _log_tail(log: Path, size_before: int) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return "it printed nothing"
-    # agentd reports each invalid setting on a separate line.
-    errors = list(takewhile(lambda line: line.startswith("agentd: "), reversed(lines)))
-    return "; ".join(line.removeprefix("agentd: ") for line in reversed(errors or lines[-1:]))
+    # agentd reports each invalid setting on a separate line. Another one may write to the same log.
+    unrelated = dropwhile(lambda line: not line.startswith("agentd: "), reversed(lines))
+    errors = list(takewhile(lambda line: line.startswith("agentd: "), unrelated)) or lines[-1:]
+    return "; ".join(dict.fromkeys(line.removeprefix("agentd: ") for line in reversed(errors)))
 
 
 def installed_program(name: str, module: str) -> list[str]:

@@ -25,7 +25,7 @@ from driving import (
 )
 from ports import free_port
 
-from agentctl.daemon_process import await_end
+from agentctl.daemon_process import _log_tail, await_end
 
 
 @pytest.fixture
@@ -528,6 +528,7 @@ def test_a_daemon_can_be_started_shown_and_stopped(tmp_path: Path) -> None:
         second = Ctl(f"http://127.0.0.1:{free_port()}", tmp_path)("daemon", "start")
         assert second.code == 1
         assert "agentd ended with 1" in second.err
+        assert f"is in use by process {started['pid']}" in second.err
         stopped = ctl("daemon", "stop", "--wait")
         assert (stopped.code, stopped.out) == (0, f"agentd, pid {started['pid']}, has stopped\n")
         process.wait(PATIENCE_S)  # whoever started it takes its exit status
@@ -587,6 +588,14 @@ def test_daemon_start_prints_why_agentd_did_not_start(tmp_path: Path) -> None:
     assert result.code == 1
     assert "max-concurrency" in result.err
     assert len(result.err.splitlines()) == 1
+
+
+def test_the_error_of_agentd_is_found_in_a_log_that_others_write_to(tmp_path: Path) -> None:
+    log = tmp_path / "agentd.log"
+    log.write_text("agentd: old\n{}\nagentd: one\nagentd: two\nagentd: two\n\n{}\n")
+    assert _log_tail(log, len("agentd: old\n")) == "one; two"
+    log.write_text("Traceback\nValueError: no\n")
+    assert _log_tail(log, 0) == "ValueError: no"
 
 
 def test_the_end_of_a_daemon_is_seen_though_nobody_takes_its_exit_status() -> None:
