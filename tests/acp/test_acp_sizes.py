@@ -117,6 +117,28 @@ def test_a_name_of_any_length_is_read_in_linear_time(name, unit):
     assert is_linear(work, 5_000)
 
 
+@pytest.mark.parametrize("kind", ["agent_message_chunk", "tool_call_update"])
+def test_a_text_in_small_pieces_takes_linear_time(kind):
+    piece = {
+        "sessionUpdate": kind,
+        "messageId": "m",
+        "toolCallId": "t",
+        "content": {"type": "text", "text": "12345678"},
+        "_meta": {"terminal_output_delta": {"data": "12345678"}},
+    }
+
+    def work(count):
+        def read():
+            reader = UpdateReader(AGENTS["opencode"], UsageMeter("none"))
+            for _ in range(count):
+                reader.feed({"update": piece})
+            reader.finish()
+
+        return read
+
+    assert is_linear(work, 20_000)
+
+
 def test_a_tool_of_an_mcp_server_is_named_by_both():
     def named(name):
         call = ToolCall("one", AGENTS["kimi"])

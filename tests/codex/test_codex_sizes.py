@@ -27,6 +27,8 @@ from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.parser import ExecParser
 from agent_orchestrator.runners.lines import Line
 from agent_orchestrator.runners.live import jsonrpc
+from agent_orchestrator.runners.live.coalescing import Coalescer
+from agent_orchestrator.runners.live.mailbox import Mailbox
 from agent_orchestrator.runners.live.messages import AgentRequest, Malformed, Notification
 from agent_orchestrator.runners.live.peer import Peer
 from agent_orchestrator.wire import strict_json
@@ -206,6 +208,25 @@ def test_a_question_of_many_fields_takes_linear_time():
         return lambda: check_question(asked, TurnReader("t"))
 
     assert is_linear(work, 5_000)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("method", turns.STREAMS)
+async def test_a_text_in_small_pieces_takes_linear_time(method):
+    piece = Notification(method, {"threadId": "t", "itemId": "m", "delta": "12345678"})
+
+    def work(count):
+        def read():
+            box, reader, coalescer = Mailbox(turns.STREAMS), TurnReader("t"), Coalescer()
+            for _ in range(count):
+                box.put(piece)
+                coalescer.add(reader.feed(piece))
+            coalescer.flush()
+            reader.finish()
+
+        return read
+
+    assert is_linear(work, 20_000)
 
 
 def test_a_number_of_many_digits_is_kept_as_text():
