@@ -207,7 +207,9 @@ class AcpRunner(LiveRunner):
                     return await driver.run()
             except AgentFailed as failure:
                 # It may have read its login at its start. An agent that cannot resume would lose its conversation.
-                if failure.code == "auth_failed" and (self._agent.resumes or driver is None):
+                if failure.code == "auth_failed" and (
+                    self._agent.resumes or process.session_id is None
+                ):
                     process.retire(f"the login of {spec.name} may have changed")
                 has_prompt = driver is not None and driver.has_prompt
                 if process.failure is None or has_prompt:
