@@ -226,7 +226,8 @@ class Choice:
 
     :param key: the key for it.
     :param needs_text: whether to ask for a text.
-    :param needs_yes: what it allows permanently, so that it needs a confirmation; None if it does not.
+    :param needs_yes: what it allows permanently, to be confirmed by the user; empty if that is unknown, None if
+        it needs no confirmation.
     """
 
     key: str

@@ -112,7 +112,7 @@ def test_a_request_shows_its_path_directory_and_command_and_is_answered(daemon: 
         await stage.pilot.press("down")
         await stage.shows("? cleaner asks · expires in 59 min", str(daemon.directory)[:40])
         await stage.shows("$ rm -r build", "in /work", "allows all of [red]rm[/red]", "d deny")
-        await stage.press("w", lambda: "enter sends, escape does not" in stage.text, "the line")
+        await stage.press("w", lambda: "enter sends, escape cancels" in stage.text, "the line")
         await stage.type("q c a", "enter")
         await stage.shows("is denied")
 

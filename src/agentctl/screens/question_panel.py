@@ -23,12 +23,12 @@ SEEN_S: Final = 0.4
 
 
 class QuestionPanel(Vertical, can_focus=True):
-    """One request. Keys that were typed before it was shown do not count."""
+    """Shows one request. Ignores keys that were typed before it was shown."""
 
     class Decided(Message):
         """The user decided a request.
 
-        :param values: the fields of the call.
+        :param values: the arguments of the call that resolves it.
         """
 
         def __init__(self, request: Request, values: Mapping[str, Any]) -> None:
@@ -39,9 +39,12 @@ class QuestionPanel(Vertical, can_focus=True):
     def __init__(self) -> None:
         super().__init__(id="question")
         self.request: Request | None = None
-        self._typed_for: Choice | None = None
-        self._parts: list[Mapping[str, Any]] = []
+        self._choice: Choice | None = None
+        """The choice for which the user types a text."""
+        self._open_questions: list[Mapping[str, Any]] = []
+        """The questions of the request that are not answered yet, if it has several."""
         self._answers: dict[str, str] = {}
+        """Answers by the ids of their questions."""
         self._shown_at = 0.0
         self._is_read = False
         self._note = ""
@@ -60,7 +63,7 @@ class QuestionPanel(Vertical, can_focus=True):
         """Show a request.
 
         :param path: the titles of its session and the session's ancestors.
-        :param more: a note about it.
+        :param more: text to append to the heading.
         """
         self.display = request is not None
         is_other = request is None or self.request is None or request.id != self.request.id
@@ -74,29 +77,29 @@ class QuestionPanel(Vertical, can_focus=True):
         self.query_one("#question-text", Static).update(self._question)
         if is_other:
             self._note, self._is_read, self._shown_at = "", False, float("inf")
-            self._ask_for(None)
+            self._show_input(None)
             self.query_one(VerticalScroll).scroll_home(animate=False)
             self.call_after_refresh(self._mark_shown, request.id)
             self._show_keys()
         else:
-            self._look()
+            self._note_what_is_read()
 
     def _mark_shown(self, request_id: str) -> None:
         if self.request is not None and self.request.id == request_id:
             self._shown_at = get_time()
-            self._look()
+            self._note_what_is_read()
 
-    def _look(self) -> None:
-        """Note whether the end of the question has been in view."""
+    def _note_what_is_read(self) -> None:
+        """Check whether the end of the question is in view: then the user may approve it."""
         text = self.query_one(VerticalScroll)
         # The layout may not be up to date.
         rows = self._question.get_height({}, max(text.scrollable_content_region.width, 1))
-        in_view = min(text.size.height, self._room())
+        in_view = min(text.size.height, self._max_question_rows())
         self._is_read = self._is_read or 0 < rows <= text.scroll_offset.y + in_view
         self._show_keys()
 
-    def _room(self) -> int:
-        """Return the number of rows for the question, so that the keys are in view."""
+    def _max_question_rows(self) -> int:
+        """Return the maximum number of rows for the question that leaves the keys in view."""
         size = self.screen.size
         keys = self._keys.get_height({}, max(size.width - 6, 8))
         return max(size.height * 6 // 10 - 3 - keys, 3)
@@ -110,32 +113,32 @@ class QuestionPanel(Vertical, can_focus=True):
         rows = [Content("   ").join(parts), *([Content("   ").join(more)] if more else [])]
         self._keys = Content("\n").join(rows)
         self.query_one("#question-keys", Static).update(self._keys)
-        self.query_one(VerticalScroll).styles.max_height = self._room()
+        self.query_one(VerticalScroll).styles.max_height = self._max_question_rows()
 
     def on_resize(self) -> None:
         if self.request is not None:
-            self.call_after_refresh(self._look)
+            self.call_after_refresh(self._note_what_is_read)
 
-    def _ask_for(self, choice: Choice | None, prompt: str = "") -> None:
-        """Let the user type words for a choice; None ends that."""
-        words, self._typed_for = self.query_one(Input), choice
-        words.display = choice is not None
-        words.value = ""
+    def _show_input(self, choice: Choice | None, prompt: str = "") -> None:
+        """Show the input for the text of a choice. With None, hide it."""
+        text, self._choice = self.query_one(Input), choice
+        text.display = choice is not None
+        text.value = ""
         if choice is not None:
-            words.placeholder = f"{prompt or choice.label}: enter sends, escape does not"
-            words.focus()
+            text.placeholder = f"{prompt or choice.label}: enter sends, escape cancels"
+            text.focus()
         elif self.has_focus_within:
             self.focus()
 
     def on_key(self, event: events.Key) -> None:
-        if event.key == "escape" and self._typed_for is not None:
-            self._ask_for(None)
+        if event.key == "escape" and self._choice is not None:
+            self._show_input(None)
             event.stop()
-        elif self._typed_for is None and self.take(event):
+        elif self._choice is None and self.apply_key(event):
             event.stop()
 
-    def take(self, event: events.Key) -> bool:
-        """Handle a key. Return whether it was one for the request."""
+    def apply_key(self, event: events.Key) -> bool:
+        """Answer or scroll by a key. Return False if the key has no meaning here."""
         request = self.request
         if request is None:
             return False
@@ -151,21 +154,21 @@ class QuestionPanel(Vertical, can_focus=True):
         elif grants and not self._is_read:
             self._note = "press space to read the rest first"
         elif choice.needs_yes is not None:
-            reach = line(choice.needs_yes or choice.label, 200)
-            self._ask_for(choice, f"this allows {reach}; type yes to allow it")
+            allowed = line(choice.needs_yes or choice.label, 200)
+            self._show_input(choice, f"this allows {allowed}; type yes to allow it")
         elif choice.needs_text:
-            self._begin(request, choice)
+            self._ask_for_text(request, choice)
         else:
             self._decide(choice)
         self._show_keys()
         return True
 
-    def _begin(self, request: Request, choice: Choice) -> None:
-        """Ask for the words of a choice, or for an answer to each of several questions."""
-        parts = objects((request.detail or {}).get("questions"))
-        self._parts, self._answers = [*parts] if len(parts) > 1 else [], {}
-        is_several = bool(self._parts) and choice.decision == "answer"
-        self._ask_for(choice, line(text_of(self._parts[0]), 200) if is_several else "")
+    def _ask_for_text(self, request: Request, choice: Choice) -> None:
+        """Ask for the text of a choice, or for an answer to each of several questions."""
+        questions = objects((request.detail or {}).get("questions"))
+        self._open_questions, self._answers = [*questions] if len(questions) > 1 else [], {}
+        is_several = bool(self._open_questions) and choice.decision == "answer"
+        self._show_input(choice, line(text_of(self._open_questions[0]), 200) if is_several else "")
 
     def _decide(self, choice: Choice, text: str | None = None) -> None:
         values = {"decision": choice.decision, "option": choice.option, "text": text}
@@ -176,24 +179,24 @@ class QuestionPanel(Vertical, can_focus=True):
         """Scroll the text by a page, with one line of overlap."""
         text = self.query_one(VerticalScroll)
         rows = step * max(text.size.height - 1, 1)
-        text.scroll_relative(y=rows, animate=False, on_complete=self._look)
+        text.scroll_relative(y=rows, animate=False, on_complete=self._note_what_is_read)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        choice, text = self._typed_for, event.value.strip()
+        choice, text = self._choice, event.value.strip()
         if choice is None or not text:
             return
         if choice.needs_yes is not None:
-            self._ask_for(None)
+            self._show_input(None)
             if text == "yes":
                 self._decide(choice)
-        elif self._parts and choice.decision == "answer":
-            self._answers[text_of(self._parts.pop(0), "id")] = text
-            if self._parts:
-                self._ask_for(choice, line(text_of(self._parts[0]), 200))
+        elif self._open_questions and choice.decision == "answer":
+            self._answers[text_of(self._open_questions.pop(0), "id")] = text
+            if self._open_questions:
+                self._show_input(choice, line(text_of(self._open_questions[0]), 200))
                 return
-            self._ask_for(None)
+            self._show_input(None)
             self._decide(choice, compact(self._answers))
         else:
-            self._ask_for(None)
+            self._show_input(None)
             self._decide(choice, event.value)

@@ -305,7 +305,7 @@ class TopScreen(Screen[None]):
     def on_key(self, event: events.Key) -> None:
         """Answer the selected request by a key."""
         panel = self.query_one(QuestionPanel)
-        if isinstance(self.focused, OptionList) and panel.take(event):
+        if isinstance(self.focused, OptionList) and panel.apply_key(event):
             event.stop()
             event.prevent_default()
 
