@@ -84,7 +84,7 @@ def _by_hand(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         await anyio.sleep_forever()
 
     if "by_itself" not in request.node.name:
-        monkeypatch.setattr(log_retention, "keep_limits", never)
+        monkeypatch.setattr(log_retention, "enforce_limits", never)
 
 
 @define

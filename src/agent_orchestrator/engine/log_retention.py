@@ -1,7 +1,7 @@
-"""The work of deleting what exceeds the limits of sessions, while the engine runs.
+"""Deletes events that exceed the limits of their sessions, in regular passes while the engine runs.
 
-Of several engines of a store, one does it. If it stops in the middle, another one goes on later: each change
-leaves the store as it should be.
+If several engines share a store, one claims a pass. If it stops in the middle, a later pass continues: each
+change leaves the store consistent.
 """
 
 import logging
@@ -27,26 +27,26 @@ logger = logging.getLogger("agent_orchestrator.retention")
 JOB: Final = "retention"
 
 INTERVAL: Final = timedelta(hours=6)
-"""The time between two passes."""
+"""The time between the end of a pass and the next one."""
 
 CLAIM: Final = timedelta(hours=1)
-"""How long an engine may take for a session before another one begins a pass."""
+"""Maximum time for one session. After that, another engine may begin a pass."""
 
 LONGEST_PAUSE_S: Final = 3600.0
-"""Maximum seconds until the engine looks again, as the clock may be set and the machine may sleep."""
+"""Maximum seconds between two checks, because the clock may be set and the machine may sleep."""
 
 RETRY_S: Final = 60.0
-"""Seconds until the next look after a failure."""
+"""Seconds between a failure and the next check."""
 
 PAGE: Final = 50
 """Maximum number of sessions per read."""
 
 ENGINE: Final = Principal("engine")
-"""Who deletes events, for the audit trail."""
+"""The caller in the audit trail."""
 
 
-async def keep_limits(core: Core) -> None:
-    """Delete what exceeds the limits when it is due, as long as the engine runs."""
+async def enforce_limits(core: Core) -> None:
+    """Make a pass whenever one is due. Runs until it is canceled."""
     while True:
         try:
             due = await run_if_due(core)
@@ -60,7 +60,7 @@ async def keep_limits(core: Core) -> None:
 
 
 async def run_if_due(core: Core) -> datetime:
-    """Make a pass if one is due and no other engine makes it. Return when the next look makes sense.
+    """Make a pass if one is due and no other engine has claimed it. Return the time of the next check.
 
     :raises Unavailable: if the store is unavailable.
     """
@@ -68,10 +68,10 @@ async def run_if_due(core: Core) -> datetime:
         return core.now() + CLAIM
     due, now = await core.store.read(lambda view: view.job_due(JOB)), core.now()
     if due is not None and due > now + INTERVAL + CLAIM:
-        is_due, claimed_until = True, due  # the clock was ahead when it was set
+        is_due, claimed_until = True, due  # the clock was wrong when this was stored
     else:
         is_due, claimed_until = due is None or due <= now, now
-    if is_due and await _begin(core, claimed_until, now + CLAIM):
+    if is_due and await _begin(core, now=claimed_until, until=now + CLAIM):
         claim = _Claim(core, now + CLAIM)
         await prune_all(core, claim)
         due = core.now() + INTERVAL
@@ -87,11 +87,8 @@ def _has_work(core: Core, view: View) -> bool:
     )
 
 
-async def _begin(core: Core, now: datetime, until: datetime) -> bool:
-    """Claim the job up to a time.
-
-    :param now: claims that end later prevent it.
-    """
+async def _begin(core: Core, *, now: datetime, until: datetime) -> bool:
+    """Claim the job up to a time. Return False if there is a claim that ends after ``now``."""
     is_claimed: bool = await core.store.transact(
         methodcaller("claim_job", JOB, now=now, until=until)
     )
@@ -142,7 +139,7 @@ async def _prune(core: Core, session_id: str, limits: Limits) -> None:
 
 
 def _page(core: Core, after: str | None, view: View) -> Sequence[Session]:
-    """Return the next sessions that have limits."""
+    """Return the next sessions that may have limits."""
     if any(getattr(core.config, name) for name in RETENTION):
         return view.sessions(after=after, limit=PAGE)
     return view.limited_sessions(after=after, limit=PAGE)

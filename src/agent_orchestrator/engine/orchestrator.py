@@ -127,7 +127,7 @@ class Orchestrator:
             self._tasks.start_soon(requests.watch_deadlines, self.core)
             self._tasks.start_soon(takeovers.watch_holds, self.core)
             self._tasks.start_soon(retention.delete_expired, self.core)
-            self._tasks.start_soon(log_retention.keep_limits, self.core)
+            self._tasks.start_soon(log_retention.enforce_limits, self.core)
             self._tasks.start_soon(
                 last_seen.record_uses, self.core.last_seen, self.core.store, self.core.now
             )

@@ -53,7 +53,7 @@ def start(
     """Start a queued run.
 
     :param worker_id: the worker, or the client of a manual run.
-    :param token_hash: the hash of its agent's token.
+    :param token_hash: the hash of the token that the run's agent gets.
     """
     at = core.now()
     session = session_of(tx, run)
@@ -79,7 +79,7 @@ def start(
 
 
 def hold(core: Core, tx: Transaction, run: Run, holder: Holder, program: Program) -> Run:
-    """Start a queued run that holds its session until a person's program ends. It needs no worker."""
+    """Start a takeover: a queued run that occupies its session until a person's program ends. It needs no worker."""
     at = core.now()
     worker_id = f"attach/{holder.principal}"
     tx.put_attempt(
@@ -108,7 +108,7 @@ def hold(core: Core, tx: Transaction, run: Run, holder: Holder, program: Program
 
 @frozen
 class AttemptEnd:
-    """The end of an attempt, to be recorded."""
+    """How an attempt ended. The signal selects the run's next state."""
 
     signal: Signal
     result: RunResult | None = None
@@ -117,7 +117,7 @@ class AttemptEnd:
     reason: str | None = None
     stderr_tail: str = ""
     outcome: str | None = None
-    """The attempt's outcome, if it is not the run's next state."""
+    """The outcome to record for the attempt. Default: the run's next state."""
 
 
 _END_EVENTS = {
@@ -131,7 +131,7 @@ def finish(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd) -> Ru
     """End an attempt: the run goes to a terminal state, or back to the queue."""
     at = core.now()
     if run.status is RunStatus.WAITING and attempt_end.signal is Signal.COMPLETE:
-        run = resume_run(core, tx, run)  # its agent did not wait for the answer
+        run = resume_run(core, tx, run)  # the agent completed without the answer
     after = step(run.status, attempt_end.signal)
     outcome = attempt_end.outcome or str(after)
     amend_attempt(tx, run, ended_at=at, outcome=outcome, stderr_tail=attempt_end.stderr_tail)
@@ -170,12 +170,12 @@ def finish(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd) -> Ru
     if after is RunStatus.COMPLETED or (
         after is RunStatus.FAILED and agent_knows_result(tx, run, returned)
     ):
-        # A cancel starts no new run. Nor does a failure, unless a result came during the run. The
-        # results that the run should have delivered wait for the session's next run.
+        # After a cancel, no new run delivers results. Nor after a failure, unless a result came during the
+        # run: the results that the failed run did not deliver wait for the session's next run.
         deliver_child_results(core, tx, session, at)
     escalate_open_requests(core, tx, session)
     if has_queued_run(tx, session):
-        tx.notify(QUEUE_TOPIC)  # the session's next run may start
+        tx.notify(QUEUE_TOPIC)  # it can start now
     return ended
 
 
@@ -205,7 +205,7 @@ def _release(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd, at:
 
 
 def started_runs(tx: RunQueries, session: Session) -> list[Run]:
-    """Return the unended runs of a session that have started: the active one, and a released one."""
+    """Return the runs of a session that have started and not ended: the active one, and released ones."""
     active = tx.active_run(session.id)
     queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_READ_ROWS)
     released = [run for run in queued if run.attempt > 1]
@@ -220,7 +220,7 @@ def park(
     stderr_tail: str = "",
     outcome: str = RunStatus.WAITING,
 ) -> Run:
-    """End an attempt whose run continues to wait. The answer starts the next attempt."""
+    """End the attempt of a run that waits for an answer. The answer starts the next attempt."""
     amend_attempt(tx, run, ended_at=core.now(), outcome=str(outcome), stderr_tail=stderr_tail)
     parked = evolve(run, attempt=run.attempt + 1, worker_id=None)
     tx.put_run(parked)
@@ -232,11 +232,9 @@ def park(
 def request_cancel(
     core: Core, tx: Transaction, run: Run, *, reason: str | None, cascade: bool
 ) -> list[str]:
-    """Request the cancel of a run and, with ``cascade``, of its descendants.
+    """Request that a run is canceled and, with ``cascade``, its descendants. A run without a worker ends at once.
 
-    A run without a worker is canceled at once.
-
-    :return: the ids of the runs that had not ended, this one first.
+    :return: the ids of those runs that had not ended, parents before their children.
     """
     reached = []
     pending = [run]
@@ -256,7 +254,7 @@ def request_cancel(
             tx.put_run(current)
         if current.worker_id is None or current.provider == MANUAL:
             finish(core, tx, current, AttemptEnd(Signal.CANCEL))
-            tx.notify(HOLD_TOPIC)  # perhaps it held its session
+            tx.notify(HOLD_TOPIC)  # it may have been a takeover
         else:
             tx.notify(cancel_topic(current.id))
     return reached
