@@ -1,4 +1,4 @@
-"""The reference store: plain dictionaries, changed in the caller's task, never written to disk."""
+"""The reference store: dictionaries in memory, changed in the caller's task."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 
 class MemoryStore:
-    """A store in memory, for tests and experiments and as a reference for other stores.
+    """A store in memory, for tests and experiments.
 
-    The data lives as long as the object. A test can open it again to simulate a restart.
+    The data lives as long as the object: opening it again simulates a restart.
     """
 
     def __init__(self) -> None:
@@ -60,9 +60,9 @@ class MemoryStore:
         self,
         change: Callable[[Transaction], T],
         *,
-        reserve: bool = False,  # noqa: ARG002 - nothing fills up here
+        reserve: bool = False,  # noqa: ARG002 - there is no disk that fills up
     ) -> T:
-        # This is the only checkpoint: a made change cannot be canceled before it is returned.
+        # There is no checkpoint after the change: its result cannot be lost in a cancellation.
         await anyio.lowlevel.checkpoint()
         self._check_open()
         transaction = MemoryTransaction(self._state)

@@ -1,4 +1,4 @@
-"""The writing connection: how it is lost, found again, and what was committed then."""
+"""The connection that writes: its faults, its reconnections, and whether a lost commit was made."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ RETRY_S: Final = 0.25
 """Seconds between two attempts to connect."""
 
 RESOLVE_S: Final = 10.0
-"""Seconds for which the callers of a commit whose answer was lost wait until it is known whether it was made."""
+"""Maximum seconds to find out whether a commit was made whose answer was lost. Its callers wait meanwhile."""
 
 _CODES: Final = (
     (errors.DiskFull, "disk_full", "has no space left"),
@@ -37,10 +37,8 @@ _CODES: Final = (
 class Primary:
     """The writing connection of a store, used by its writer's thread.
 
-    :param url: where to connect.
-    :param name: the database in messages.
+    :param name: the name of the database in messages.
     :param connection: the open connection.
-    :param lease: the lease of the daemon.
     """
 
     def __init__(
@@ -56,19 +54,16 @@ class Primary:
         self.lease = lease
         self.fault: Fault | None = None
         self.is_recovered = False
-        """True after a connection was found again, until the writer has notified of it."""
+        """Whether the store can write again, and the writer has not notified the listeners of it yet."""
 
     @property
     def connection(self) -> Connection:
-        """The connection. Call :meth:`recheck` before."""
+        """The connection. Call :meth:`recheck` first."""
         assert self._connection is not None, "there is no connection"
         return self._connection
 
     def recheck(self) -> Fault | None:
-        """Return the fault that prevents a try to write; None if there may be none.
-
-        Connects again, if the connection was lost.
-        """
+        """Reconnect if the connection was lost. Return the fault that prevents writing; None if a write can be tried."""
         if self.fault is not None and self.fault.is_final:
             return self.fault
         if self._connection is not None and not self._connection.is_lost:
@@ -83,9 +78,9 @@ class Primary:
         return self.fault
 
     def _reconnect(self) -> None:
-        """Connect again.
+        """Replace the connection by a new one.
 
-        :raises psycopg.Error: if that fails.
+        :raises psycopg.Error: if the server cannot be reached.
         """
         self._close()
         connection = self._new_connection = Connection(self._url)
@@ -99,6 +94,7 @@ class Primary:
         self._connection = connection
 
     def _adopt(self, connection: Connection) -> None:
+        """Check this daemon's row through a new connection. End the fault, or set a final one."""
         row = daemons.row_of(connection, self.daemon.id)
         if row is not None:
             self.daemon.commits = row.commits
@@ -124,11 +120,11 @@ class Primary:
         self.is_recovered = True
 
     def was_made(self, commit: int) -> bool | None:
-        """Return whether a commit was made whose answer was lost; None if that is not known in time.
+        """Return whether a commit was made whose answer was lost; None if the server cannot be reached in time.
 
         :param commit: the number of the commit.
         """
-        daemon = self.daemon  # another one may begin as soon as this one has lost its lease
+        daemon = self.daemon  # it is replaced at any time after it has lost its lease
         deadline = time.monotonic() + RESOLVE_S
         while True:
             try:
@@ -142,7 +138,7 @@ class Primary:
                 return daemon.commits >= commit
 
     def note_failure(self, error: psycopg.Error) -> Fault:
-        """Record a failed transaction, which was not committed, and return the fault."""
+        """Record that a transaction failed, and return the fault. Roll back, unless the connection is lost."""
         if self.connection.is_lost or is_end_of_session(error):
             return self._lose(error)
         with contextlib.suppress(psycopg.Error):
@@ -150,7 +146,7 @@ class Primary:
         return self._set(self.fault_of(error))
 
     def note_taken_over(self) -> Fault:
-        """Record that another daemon has ended this one's row."""
+        """Record that another daemon has ended this one's row, and return the fault."""
         self.connection.roll_back()
         text = f"{self._name} was taken over by another daemon; this one begins anew"
         fault = self._set(Fault("lease_lost", text, is_final=True))
@@ -158,14 +154,12 @@ class Primary:
         return fault
 
     def begin_anew(self, daemon: Daemon, lease: DaemonLease) -> None:
-        """Continue as another daemon after :meth:`note_taken_over`.
-
-        The writer uses nothing of a daemon whose fault is final, so the fault ends last.
-        """
+        """Continue as a new daemon after the lease was lost."""
         daemons.forget(self.daemon)
         lease.clock_offset_s = self.lease.clock_offset_s
         self.daemon, self.lease = daemon, lease
         self.is_recovered = True
+        # Last, because the writer's thread uses none of these while there is a final fault.
         self.fault = None
 
     def _lose(self, error: psycopg.Error) -> Fault:
@@ -184,23 +178,23 @@ class Primary:
         return fault
 
     def fault_of(self, error: psycopg.Error) -> Fault:
-        """Return the fault that a failure of the database means."""
+        """Return the fault for an error of the database."""
         for kind, code, text in _CODES:
             if isinstance(error, kind):
-                return Fault(code, f"{self._name} {text}: {reason(error)}", 5)
-        return Fault("database_failed", f"{self._name} failed: {reason(error)}", 5)
+                return Fault(code, f"{self._name} {text}: {reason(error)}", retry_after_s=5)
+        return Fault("database_failed", f"{self._name} failed: {reason(error)}", retry_after_s=5)
 
     def note_commit(self, asked_at: float) -> None:
-        """Record a commit, which has extended the lease.
+        """Record a commit, which also extends the lease.
 
-        :param asked_at: the time before it was sent, by :func:`time.monotonic`.
+        :param asked_at: a time before its last statement was sent, by :func:`time.monotonic`.
         """
         self.lease.extend(asked_at)
         self.daemon.commits += 1
         self.fault = None
 
     def give_up_after(self, seconds: float) -> None:
-        """Do what :meth:`.Connection.give_up_after` does, if there is a connection."""
+        """Call :meth:`.Connection.give_up_after` for each connection that there is."""
         for connection in (self._connection, self._new_connection):
             if connection is not None:
                 connection.give_up_after(seconds)
@@ -220,7 +214,7 @@ class Primary:
 
 
 def reason(error: psycopg.Error) -> str:
-    """Return the first line of the message of the server or of libpq. Neither has a password."""
+    """Return the first line of the server's or libpq's message. Neither contains a password."""
     text = error.diag.message_primary or str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 

@@ -18,12 +18,12 @@ from agent_orchestrator.stores.sql.rows import MESSAGES, text_from, text_size
 from agent_orchestrator.stores.sql.tables import Row
 from agent_orchestrator.stores.sql.view import MESSAGE, SqlView, Statements, up_to
 
-_LONG: Final = "(SELECT {} FROM long_results WHERE run_id = runs.id)"
-_LONG_SIZE: Final = _LONG.format("octet_length(long_results.result)")
+_LONG_RESULT: Final = "(SELECT {} FROM long_results WHERE run_id = runs.id)"
+_LONG_RESULT_BYTES: Final = _LONG_RESULT.format("octet_length(long_results.result)")
 
 
 def _text_or_json(column: str) -> str:
-    """Return a column of texts as JSON: a marked one has it behind the mark."""
+    """Return the expression for a text as JSON. Marked texts (see :mod:`.values`) are stored as JSON."""
     return (
         f"CASE WHEN left({column}, 1) = {MARK_SQL} THEN substr({column}, 2)::json"
         f" ELSE to_json({column}) END"
@@ -31,11 +31,11 @@ def _text_or_json(column: str) -> str:
 
 
 def _cut(column: str) -> str:
-    """Return the first characters of a column; all of a marked text, which cannot be cut."""
+    """Return the expression for the first characters of a text. A marked text is not cut, because it is JSON."""
     return f"CASE WHEN left({column}, 1) = {MARK_SQL} THEN {column} ELSE left({column}, ?1::integer) END"
 
 
-_CUT_BYTES: Final = (
+_CUT_LONG_RESULT: Final = (
     f"{MARK_SQL} || 'x' || encode(substr(long_results.result, 1, 4 * ?1::integer), 'hex')"
 )
 
@@ -44,41 +44,41 @@ POSTGRES: Final = Dialect(
         f"coalesce((SELECT json_object_agg(provider, {_text_or_json('thread_id')})::text FROM threads"
         " WHERE session_id = sessions.id), '{}')"
     ),
-    result=f"coalesce(result, {MARK_SQL} || {_LONG_SIZE})",
-    result_size=f"coalesce(octet_length(result), {_LONG_SIZE}, 0)",
-    cut_result=f"coalesce({_cut('result')}, {_LONG.format(_CUT_BYTES)})",
+    result=f"coalesce(result, {MARK_SQL} || {_LONG_RESULT_BYTES})",
+    result_size=f"coalesce(octet_length(result), {_LONG_RESULT_BYTES}, 0)",
+    cut_result=f"coalesce({_cut('result')}, {_LONG_RESULT.format(_CUT_LONG_RESULT)})",
     cut_error=_cut("error_message"),
     event_data=f"coalesce({MARK_SQL} || octet_length(e.long_data), e.data)",
 )
 
-_LARGE_COLUMNS: Final[Mapping[str, str]] = {
+_TEXT_BYTES: Final[Mapping[str, str]] = {
     "messages": "octet_length(text)",
     "runs": "coalesce(octet_length(result), 0) + coalesce(octet_length(error_message), 0)",
     "requests": "octet_length(text) + octet_length(detail) + octet_length(options)",
     "sessions": "octet_length(metadata)",
 }
-"""The bytes of the large texts in a row, by table. None of them is read to know its size."""
+"""Expressions for the bytes of a row's large texts, by table. The database does not read a text for that."""
 
 _BOUNDS: Final = """
     SELECT count(*), coalesce(min(position), 1), coalesce(max(position), 0), (SELECT position FROM head),
         (SELECT coalesce(sum(count), 0)::bigint FROM pruned_logs)
     FROM events"""
 
-_LOST: Final = f""" WHERE status IN ('running', 'waiting') AND provider <> '{MANUAL}'
+_LOST_RUNS: Final = f""" WHERE status IN ('running', 'waiting') AND provider <> '{MANUAL}'
     AND worker_id IS NOT NULL AND NOT EXISTS (
         SELECT 1 FROM daemons WHERE id = split_part(worker_id, '/', 1) AND ended_at IS NULL)
     ORDER BY id"""
 
-_NEWEST: Final = 100
-"""Runs of a session among which the one is looked for that was started last: a session may have any number of runs.
-Interrupting messages are started before older ones. (OFFSET prevents that all attempts are read to find theirs.)"""
+_MAX_RUNS: Final = 100
+"""Maximum number of newest runs of a session among which its last attempt is searched. The newest run need not have
+it, because interrupting messages start before older ones."""
 
 _IS_FREE: Final = f"""NOT EXISTS (
         SELECT 1 FROM threads t CROSS JOIN LATERAL (
             SELECT a.worker_id FROM (
                 SELECT id, provider FROM runs
                 WHERE session_id = t.session_id AND (status <> 'queued' OR attempt > 1)
-                ORDER BY id DESC LIMIT {_NEWEST}) AS o
+                ORDER BY id DESC LIMIT {_MAX_RUNS}) AS o
             CROSS JOIN LATERAL (
                 SELECT worker_id, provider, started_at, attempt FROM attempts WHERE run_id = o.id OFFSET 0) AS a
             WHERE t.provider IN (o.provider, a.provider)
@@ -86,14 +86,17 @@ _IS_FREE: Final = f"""NOT EXISTS (
         JOIN daemons d ON d.id = split_part(last.worker_id, '/', 1)
         WHERE t.session_id = r.session_id AND t.provider = r.provider
             AND d.ended_at IS NULL AND d.id <> ?)"""
+"""The condition that no other daemon at work made the last attempt of a run ``r``'s thread. Its agent may keep the
+conversation open, and would not see what the agent of this daemon adds. ``OFFSET 0`` makes PostgreSQL read only the
+attempts of the selected runs."""
 
-MAX_AWAY: Final = 100
-"""Maximum number of lost daemons that are listed."""
+_MAX_LOST_DAEMONS: Final = 100
+"""Maximum number of lost daemons in a list."""
 
-SHOWN_HOURS: Final = 24
-"""Hours for which a lost daemon is listed that did not begin anew."""
+_LISTED_HOURS: Final = 24
+"""Hours for which a lost daemon is listed."""
 
-SILENT_S: Final = 2 * HEARTBEAT_S
+_AWAY_AFTER_S: Final = 2 * HEARTBEAT_S
 """Seconds without a heartbeat after which a daemon counts as away."""
 
 _MICROSECONDS: Final = "(extract(epoch FROM {}) * 1000000)::bigint"
@@ -104,16 +107,16 @@ _DAEMONS: Final = f"""
             AND split_part(worker_id, '/', 1) = daemons.id), clock_offset_s,
         CASE WHEN {{is_away}} THEN {_MICROSECONDS.format("expires_at - ?1::text::interval")} END
     FROM daemons WHERE {{among}}"""
-_PRESENT: Final = _DAEMONS.format(
+_ACTIVE_DAEMONS: Final = _DAEMONS.format(
     is_away="expires_at < clock_timestamp() + ?1::text::interval - ?2::text::interval",
     among="ended_at IS NULL ORDER BY started_at, id",
 )
-_AWAY: Final = _DAEMONS.format(
+_LOST_DAEMONS: Final = _DAEMONS.format(
     is_away="true",
     among=f"""is_lost AND ended_at > clock_timestamp() - ?2::text::interval AND version IS NOT NULL
         AND NOT EXISTS (SELECT 1 FROM daemons AS later WHERE later.host = daemons.host
             AND later.url IS NOT DISTINCT FROM daemons.url AND later.started_at > daemons.started_at)
-    ORDER BY ended_at DESC LIMIT {MAX_AWAY}""",
+    ORDER BY ended_at DESC LIMIT {_MAX_LOST_DAEMONS}""",
 )
 _HOSTS: Final = f"""
     SELECT serves, CASE WHEN is_away THEN {_MICROSECONDS.format("ended_at")} END, CASE WHEN is_away THEN
@@ -152,10 +155,7 @@ _BYTES_PER_CHARACTER: Final = 4
 
 
 class PostgresView(SqlView):
-    """Queries through one connection.
-
-    The parameters are those of :class:`~agent_orchestrator.stores.sql.view.SqlView`.
-    """
+    """Queries through one connection. See :class:`~agent_orchestrator.stores.sql.view.SqlView`."""
 
     _sql = Statements.of(POSTGRES)
     _is_free = _IS_FREE
@@ -199,18 +199,18 @@ class PostgresView(SqlView):
         size: int | None,
         size_of: Callable[[Row], int],
     ) -> Iterable[Any]:
-        """Return the rows. A client receives all rows of a query, so the query itself ends at the size."""
+        """Return the rows. The query itself is limited by the size, because a client receives all rows of a query."""
         if not ids:
             return ()
         if size is None:
             rows = self._execute(f"{select} WHERE id = ANY(?)", (list(ids),))
-            by_id = {row[0]: row for row in rows}  # the id is the first column of each table
+            by_id = {row[0]: row for row in rows}  # the id is the first column
             return [by_id[row_id] for row_id in ids]
         table = select.rpartition(" ")[2]
-        # Not fewer rows than there are characters for: those are counted when the row is here.
+        # The query counts bytes, so it may return more rows than needed. They are then cut by characters.
         query = f"""{select} WHERE id IN (
             SELECT id FROM (
-                SELECT id, sum({_LARGE_COLUMNS[table]}) OVER (ORDER BY array_position(?1::text[], id)
+                SELECT id, sum({_TEXT_BYTES[table]}) OVER (ORDER BY array_position(?1::text[], id)
                     ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
                 FROM {table} WHERE id = ANY(?1::text[])) AS sized
             WHERE coalesce(before, 0) < ?2) ORDER BY array_position(?1::text[], id)"""
@@ -225,25 +225,25 @@ class PostgresView(SqlView):
         return [MESSAGES.read(row) for row in rows]
 
     def log_bounds(self) -> tuple[int, int, int, int, int]:
-        """Return the number of events, the first and last position, the last one that was given, and the
-        number of deleted events.
+        """Return the number of events, the first and last position, the last position that was assigned, and
+        the number of deleted events.
 
-        The first is 1 and the last is 0 if there are no events.
+        Without events, the first position is 1 and the last is 0.
         """
         bounds: tuple[int, int, int, int, int] = self._first_row(_BOUNDS)
         return bounds
 
-    def lost_runs(self, instance: str) -> list[Run]:  # noqa: ARG002 - its own row has no end
-        rows = self._execute(self._sql.run + _LOST, ())
+    def lost_runs(self, instance: str) -> list[Run]:  # noqa: ARG002 - its row shows that it has not ended
+        rows = self._execute(self._sql.run + _LOST_RUNS, ())
         return [self._run(row) for row in rows]
 
     def daemons(self) -> list[DaemonRecord]:
-        values = (lease(), f"{SILENT_S} seconds")
-        return [_daemon_of(row) for row in self._execute(_PRESENT, values)]
+        values = (lease(), f"{_AWAY_AFTER_S} seconds")
+        return [_daemon_of(row) for row in self._execute(_ACTIVE_DAEMONS, values)]
 
     def lost_daemons(self) -> list[DaemonRecord]:
-        values = (lease(), f"{SHOWN_HOURS} hours")
-        return [_daemon_of(row) for row in self._execute(_AWAY, values)]
+        values = (lease(), f"{_LISTED_HOURS} hours")
+        return [_daemon_of(row) for row in self._execute(_LOST_DAEMONS, values)]
 
     def hosts(self) -> list[HostRecord]:
         return [
@@ -266,8 +266,8 @@ class PostgresView(SqlView):
             condition = f" AND {ordering.index_condition}{condition}"
         limit = len(source_values) + len(values) + 1
         sql = (
-            f"SELECT found.key FROM ({source}) AS place CROSS JOIN LATERAL ("
-            f" SELECT {ordering.key} AS key FROM {table} WHERE session_id = place.session_id{condition}"
+            f"SELECT found.key FROM ({source}) AS visible CROSS JOIN LATERAL ("
+            f" SELECT {ordering.key} AS key FROM {table} WHERE session_id = visible.session_id{condition}"
             f" ORDER BY {ordering.key} {ordering.direction} LIMIT ?{limit}) AS found"
             f" ORDER BY 1 {ordering.direction} LIMIT ?{limit}"
         )

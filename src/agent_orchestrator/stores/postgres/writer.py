@@ -1,4 +1,4 @@
-"""The commits of a PostgreSQL database."""
+"""Commits changes to a PostgreSQL database."""
 
 import json
 import time
@@ -30,14 +30,14 @@ from agent_orchestrator.stores.sql.faults import Fault
 from agent_orchestrator.stores.sql.writer import GroupWriter, Pending
 
 _MAX_PAYLOAD: Final = 7_999
-"""Bytes of a notification's payload."""
+"""Maximum bytes of a notification's payload in PostgreSQL."""
 
 
 class PostgresWriter(GroupWriter):
     """Commits queued changes in batches.
 
-    A transaction locks the end of the log first, so it runs alone. The ids that are made in it sort after those
-    of all earlier transactions, also of other daemons.
+    A transaction first locks the end of the log, so only one runs at a time. Ids that its changes make sort
+    after those of all earlier transactions, also of other daemons.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PostgresWriter(GroupWriter):
 
     def _commit(self, batch: list[Pending]) -> frozenset[str]:
         topics = self._try(batch, is_last=False)
-        if topics is None:  # the server was away for a moment: restarted, for instance
+        if topics is None:  # the server may only have restarted
             topics = self._try(batch, is_last=True) or set()
         if self._primary.is_recovered:
             self._primary.is_recovered = False
@@ -58,10 +58,10 @@ class PostgresWriter(GroupWriter):
         return frozenset(topics)
 
     def _try(self, batch: list[Pending], *, is_last: bool) -> set[str] | None:
-        """Run the changes in one transaction, fill in their answers, and return the topics to notify.
+        """Run the changes in one transaction, set their values or errors, and return the topics to notify.
 
         :param is_last: whether to refuse the changes if the connection is lost.
-        :return: None if the connection was lost, nothing was made, and it is not the last try.
+        :return: None if the connection was lost, nothing was committed, and this is not the last try.
         """
         primary = self._primary
         if (fault := primary.recheck()) is not None:
@@ -94,11 +94,11 @@ class PostgresWriter(GroupWriter):
     def _apply(
         self, connection: Connection, batch: list[Pending], commit: int
     ) -> tuple[set[str], float | None]:
-        """Begin a transaction, and run the changes and its last statement in it.
+        """Begin a transaction, and run the changes and the last statement, but not the COMMIT.
 
         :param commit: the number of the commit.
-        :return: the topics to notify, and the time before the lease was extended, by :func:`time.monotonic`; None
-            if the daemon may not commit any more.
+        :return: the topics to notify, and a time before the lease was extended, by :func:`time.monotonic`. The
+            time is None if the daemon may not commit any more.
         """
         rows = RowCache()
         needed = Prefetch(connection, batch, rows)
@@ -108,7 +108,7 @@ class PostgresWriter(GroupWriter):
         if topics is not None:
             try:
                 return topics, self._finish(connection, head, topics, commit)
-            except (psycopg.Error, NotChanged) as error:  # of a queued statement
+            except (psycopg.Error, NotChanged) as error:  # a queued statement was refused
                 if is_failure(error):
                     raise
         connection.roll_back()
@@ -139,15 +139,17 @@ class PostgresWriter(GroupWriter):
     def _apply_together(
         self, connection: Connection, head: Head, batch: list[Pending], rows: RowCache
     ) -> set[str] | None:
-        """Run the changes one after the other. Return None if one of them must be undone.
+        """Run the changes one after the other, without savepoints. Some of their statements may still be queued.
 
-        Nearly all changes succeed, or are refused before they write. Statements may still be queued.
+        Nearly all changes succeed, or are refused before they write.
+
+        :return: the topics to notify; None if a change must be undone.
         """
         topics: set[str] = set()
         for pending in batch:
             transaction = self._transaction(connection, head, rows, survives_errors=False)
             written = connection.writes
-            pending.value = pending.error = None  # of a run before a lost connection
+            pending.value = pending.error = None  # set by an earlier try
             try:
                 pending.value = pending.change(transaction)
             except BaseException as error:
@@ -191,7 +193,7 @@ class PostgresWriter(GroupWriter):
 
 
 def payload(daemon_id: str, topics: Iterable[str]) -> str:
-    """Return the payload of a notification: who sent it, and the topics."""
+    """Return the payload of a notification: a JSON array of the sender's id and the topics."""
     text = json.dumps([daemon_id, *sorted(topics)])
     return text if len(text) <= _MAX_PAYLOAD else json.dumps([daemon_id, ANY_TOPIC])
 
