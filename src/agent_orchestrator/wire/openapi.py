@@ -20,7 +20,7 @@ _LINES: Final = {
         "schema": {
             "type": "string",
             "description": "JSON lines: `header`, then `run`, `message`, `request` and `event` lines, and `end` with "
-            "the number of lines and the SHA-256 of all before it. Without `end`, it is not complete.",
+            "the number of lines and the SHA-256 of all lines before it. A file without `end` is incomplete.",
         }
     }
 }
@@ -32,11 +32,10 @@ _TEXT: Final = """\
 A gateway for CLI coding agents: sessions, durable runs, and an event log without gaps for each session.
 
 Every error is `{"error": {"code", "message", "details"}}`. `details.fields` of `invalid_request` names
-each bad field. Methods that are not listed for a path return 405. Invalid HTTP/1.1 is refused in the same form,
-also with 426, 431, 501 and 505. If tokens are configured, every call except `GET /health` needs one,
-unless it says otherwise. A call that
-takes `idempotency_key` also takes it as the header `Idempotency-Key`. A repeat returns the first answer with the
-header `Idempotent-Replayed: true`."""
+each bad field. Methods that are not listed for a path return 405. Requests that are not valid HTTP/1.1 get an error
+of the same form, which may also have the status 426, 431, 501 or 505. If tokens are configured, every call needs one,
+except those whose only `security` is `{}`. A call that takes `idempotency_key` also takes it as the header
+`Idempotency-Key`. A repeat returns the first answer with the header `Idempotent-Replayed: true`."""
 
 
 def openapi_document(version: str) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def openapi_document(version: str) -> dict[str, Any]:
     paths["/mcp"] = {"post": _mcp()}
     paths["/health"] = {"get": _health()}
     paths["/metrics"] = {"get": _metrics()}
-    paths["/openapi.json"] = {"get": _description()}
+    paths["/openapi.json"] = {"get": _openapi()}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -91,7 +90,7 @@ def _operation(operation: Operation[Any, Any], components: Components) -> dict[s
     }
     if operation.public:
         described["security"] = [{}]
-    refusals = {*_COMMON_STATUSES, *_refusals_of(operation)}
+    errors = {*_COMMON_STATUSES, *_error_statuses_of(operation)}
     if operation.takes_lines:
         described["requestBody"] = {"required": True, "content": _LINES}
     if not operation.has_query:
@@ -115,12 +114,12 @@ def _operation(operation: Operation[Any, Any], components: Components) -> dict[s
     described["responses"] = {
         str(status): {"description": HTTPStatus(status).phrase, "content": content}
         for status in operation.statuses
-    } | _error_answers(refusals)
+    } | _error_answers(errors)
     return described
 
 
-def _refusals_of(operation: Operation[Any, Any]) -> set[int]:
-    """Return the error statuses that only some calls can return."""
+def _error_statuses_of(operation: Operation[Any, Any]) -> set[int]:
+    """Return the error statuses of an operation that not every call can return."""
     command: type = operation.request
     fields, statuses = specs(command), set[int]()
     if any(name.endswith("_id") and str in spec.kinds for name, spec in fields.items()):
@@ -149,7 +148,7 @@ def _parameter(spec: FieldSpec, location: str) -> dict[str, Any]:
 
 def _stream(components: Components) -> dict[str, Any]:
     event = components.of(Event)
-    several: Schema = {"type": "array", "items": {"type": "string", "maxLength": 128}}
+    session_ids: Schema = {"type": "array", "items": {"type": "string", "maxLength": 128}}
     text: Schema = {"type": "string", "maxLength": 256}
     return {
         "operationId": "stream",
@@ -168,7 +167,7 @@ def _stream(components: Components) -> dict[str, Any]:
                 "in": "query",
                 "description": "A session to follow; repeatable. Default: all.",
                 "required": False,
-                "schema": several,
+                "schema": session_ids,
                 "explode": True,
             },
             {
@@ -181,8 +180,8 @@ def _stream(components: Components) -> dict[str, Any]:
             {
                 "name": "epoch",
                 "in": "query",
-                "description": "With one session, the epoch of the cursor or of an earlier one. If the log was restored "
-                "from a backup since then, the call fails with 409 `cursor_ahead`.",
+                "description": "With one session: the epoch in which this cursor or an earlier one was read. If the log was "
+                "restored from a backup since then, the call fails with 409 `cursor_ahead`.",
                 "required": False,
                 "schema": text,
             },
@@ -211,13 +210,13 @@ def _mcp() -> dict[str, Any]:
         "summary": "Call the tools for agents: MCP over streamable HTTP, without sessions.",
         "description": (
             "For runs only: the tools act for the run whose token is used. An answer that takes longer "
-            "than a second is sent as an event stream, with comment lines until it is complete."
+            "than a second is sent as an event stream. Comment lines keep the connection alive until then."
         ),
         "parameters": [
             {
                 "name": "hold_s",
                 "in": "query",
-                "description": "Default seconds that a tool call waits.",
+                "description": "Default maximum wait of a tool call, in seconds.",
                 "required": False,
                 "schema": {"type": "integer", "minimum": 0, "maximum": 86_400, "default": 50},
             }
@@ -243,7 +242,7 @@ def _mcp() -> dict[str, Any]:
 def _health() -> dict[str, Any]:
     return {
         "operationId": "health",
-        "summary": "Return that the daemon is running. Needs no token.",
+        "summary": "Check that the daemon is running. Needs no token.",
         "security": [{}],
         "responses": _answer(
             {
@@ -270,7 +269,7 @@ def _metrics() -> dict[str, Any]:
     }
 
 
-def _description() -> dict[str, Any]:
+def _openapi() -> dict[str, Any]:
     return {
         "operationId": "openapi",
         "summary": "Return this description.",
@@ -315,7 +314,7 @@ def _error_schema() -> Schema:
 
 
 def _error_responses() -> dict[str, Any]:
-    waiting = {
+    retry_after = {
         "Retry-After": {
             "description": "Seconds to wait before the next try.",
             "schema": {"type": "integer"},
@@ -324,7 +323,7 @@ def _error_responses() -> dict[str, Any]:
     return {
         f"Error{status}": {
             "description": " | ".join(f"`{code}`" for code in codes),
-            **({"headers": waiting} if status in (429, 503) else {}),
+            **({"headers": retry_after} if status in (429, 503) else {}),
             "content": {_JSON: {"schema": _ERROR}},
         }
         for status, codes in sorted(_codes().items())

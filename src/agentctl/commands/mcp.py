@@ -24,7 +24,7 @@ from agentctl.options import Command, Number, read_id
 @click.option(
     "--timeout-s",
     type=Number(0, 86_400),
-    help="Default seconds that a tool call waits.  [default: 50]",
+    help="Default maximum wait of a tool call, in seconds.  [default: 50]",
 )
 def mcp(run_id: str | None, timeout_s: float | None) -> None:
     """Serve the tools for agents as an MCP server on standard input and output.
