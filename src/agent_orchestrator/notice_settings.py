@@ -122,17 +122,17 @@ class TargetOptions:
     """Settings of every target."""
 
     events: tuple[str, ...] = param(
-        "What it is notified of: `request` (an agent asks people), `finished` and `failed` (a run of a "
+        "What it is notified of: `request` (an agent asks a person), `finished` and `failed` (a run of a "
         "session without a parent has ended).",
         default=("request",),
         max_length=len(OCCASIONS),
     )
     fallback: bool = param(
         "Whether to notify it only if no device with Web Push shows the notice. Without such devices it is "
-        "notified at once.",
+        "notified immediately.",
         default=True,
     )
-    quiet: bool = param("Whether `quiet_hours` hold for it.", default=True)
+    quiet: bool = param("Whether `quiet_hours` apply to it.", default=True)
     timeout_s: float = param(
         "Maximum seconds of one attempt.", default=10.0, minimum=0.1, maximum=60
     )

@@ -119,7 +119,7 @@ class Target:
     :param timeout_s: maximum seconds of one attempt.
     :param events: what it is notified of.
     :param fallback: whether to notify it only if no device shows the notice.
-    :param quiet: whether quiet hours hold for it.
+    :param quiet: whether quiet hours apply to it.
     """
 
     channel: Channel
