@@ -1,4 +1,4 @@
-"""Images of messages: their limits and their types."""
+"""Images of messages, and their limits."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -12,7 +12,7 @@ MAX_IMAGES: Final = 8
 """Maximum number of images of a message."""
 
 MAX_IMAGE_BYTES: Final = 5 * 2**20
-"""Maximum total bytes of a message's images: as base64 they fit into a request body of the default limit."""
+"""Maximum total bytes of a message's images. In base64 they fit into a request body of the default limit."""
 
 
 @frozen
@@ -26,7 +26,7 @@ class ImageContent:
     def of(cls, data: bytes) -> "ImageContent":
         """Return the image with these bytes.
 
-        :raises ValueError: if they are not a supported image; its text is the reason.
+        :raises ValueError: if they are not a supported image. The text is a reason such as ``is empty``.
         """
         if not data:
             raise ValueError("is empty")

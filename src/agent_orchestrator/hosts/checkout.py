@@ -1,9 +1,9 @@
 """Lists what was changed in a directory of a git checkout.
 
-An agent may have written the checkout: its files, its index, its attributes and its configuration,
-which can name programs to run. So the comparison uses only the files and the objects. It
-runs in a new, empty repository that refers to the objects of the checkout. Only the commit to compare with
-is read in the checkout itself, by commands that run no program and fetch nothing.
+An agent may have written anything in the checkout, also configuration and attributes that name programs to
+run. So the comparison uses only its files and its objects: it runs in a new, empty repository that refers to
+these objects. In the checkout itself, git only looks up paths, a setting and the commit to compare with. These
+commands run no other program and fetch nothing.
 """
 
 import os
@@ -41,6 +41,7 @@ MAX_COMPARISONS: Final = 2
 """Maximum number of comparisons at the same time."""
 
 _EMPTY_TREE: Final = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+"""Git's SHA-1 of a tree without files."""
 
 _SAFE_OPTIONS: Final = (
     "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false",
@@ -54,7 +55,8 @@ _LIMITER: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("
 class _Checkout:
     """A directory in the work tree of a repository.
 
-    :param base: the commit that was checked out at the time to compare with.
+    :param objects: the repository's directory of objects.
+    :param base: the commit to compare with; the empty tree if there is none.
     """
 
     directory: Path
@@ -88,15 +90,15 @@ def _limiter() -> anyio.CapacityLimiter:
 
 
 async def _checkout(directory: str, since: datetime) -> _Checkout | None:
-    """Return the checkout that has a directory; None if there is none that can be compared."""
+    """Return the checkout that contains a directory; None if there is none, or it cannot be compared."""
     resolved = await run_sync(_resolved, directory)
     env = _environment()
 
-    async def ask(*arguments: str) -> str | None:
+    async def output_of(*arguments: str) -> str | None:
         result = await _git(arguments, cwd=resolved, env=env)
         return None if result is None else os.fsdecode(result.output).strip("\n")
 
-    paths = await ask(
+    paths = await output_of(
         "rev-parse", "--path-format=absolute", "--show-toplevel", "--git-path", "objects",
         "--show-object-format",
     )  # fmt: skip
@@ -106,11 +108,11 @@ async def _checkout(directory: str, since: datetime) -> _Checkout | None:
     work_tree, objects = [await run_sync(_resolved, line) for line in lines[:2]]
     if work_tree not in (resolved, *resolved.parents) or "\n" in str(objects):
         return None  # the configuration names another directory
-    if await ask("config", "--type=bool", "--get", "core.sparseCheckout") == "true":
-        return None  # the files that are left out would look deleted
+    if await output_of("config", "--type=bool", "--get", "core.sparseCheckout") == "true":
+        return None  # the files that are not checked out would look deleted
     base = (
-        await ask("rev-parse", "-q", "--verify", f"HEAD@{{{since.isoformat()}}}")
-        or await ask("rev-parse", "-q", "--verify", "HEAD")
+        await output_of("rev-parse", "-q", "--verify", f"HEAD@{{{since.isoformat()}}}")
+        or await output_of("rev-parse", "-q", "--verify", "HEAD")
         or _EMPTY_TREE
     )
     return _Checkout(resolved, work_tree, objects, base)
@@ -126,7 +128,7 @@ async def _compare(
     """Return the changes; None if git fails.
 
     :param hidden: files and directories that are not shown.
-    :param scratch_directory: a directory for the temporary repository.
+    :param scratch_directory: an empty directory for the new repository.
     """
     git_directory = scratch_directory / "git"
     await run_sync(_make_repository, git_directory, checkout.objects)
@@ -151,14 +153,14 @@ async def _compare(
         cwd=checkout.directory,
         env=env,
     )  # fmt: skip
-    others = await _git(
+    untracked = await _git(
         ["ls-files", "--others", "--exclude-standard", "-z", "--", "."],
         cwd=checkout.directory,
         env=env,
     )
-    if diff is None or others is None:
+    if diff is None or untracked is None:
         return None
-    return await run_sync(_select, checkout, since, tuple(hidden), diff, others)
+    return await run_sync(_select, checkout, since, tuple(hidden), diff, untracked)
 
 
 def _make_repository(git_directory: Path, objects: Path) -> None:
@@ -180,12 +182,12 @@ def _select(
     since: datetime,
     hidden: Collection[str],
     diff: _Output,
-    others: _Output,
+    untracked: _Output,
 ) -> DirectoryChanges:
-    """Return the files that were written since a time, up to the limits."""
+    """Return the changes since a time, up to the limits."""
     selected: list[FileChange] = []
-    size, is_cut = 0, diff.is_cut or others.is_cut
-    for change in _candidates(checkout, since, hidden, diff, others):
+    size, is_cut = 0, diff.is_cut or untracked.is_cut
+    for change in _candidates(checkout, since, hidden, diff, untracked):
         length = 0 if change.diff is None else len(change.diff.encode(errors="replace"))
         if len(selected) == MAX_FILES:
             is_cut = True
@@ -202,7 +204,7 @@ def _select(
 
 
 def _candidates(
-    checkout: _Checkout, since: datetime, hidden: Collection[str], diff: _Output, others: _Output
+    checkout: _Checkout, since: datetime, hidden: Collection[str], diff: _Output, untracked: _Output
 ) -> Iterator[FileChange]:
     since_s = since.timestamp()
 
@@ -214,9 +216,9 @@ def _candidates(
         is_new = change.kind == "delete" or _is_new(checkout.directory, change.path, since_s)
         if is_new and is_shown(change.path):
             yield change
-    for raw in others.output.split(b"\0")[:-1]:
+    for raw in untracked.output.split(b"\0")[:-1]:
         name = os.fsdecode(raw)
-        # A name with a slash at its end is another repository.
+        # A name that ends with a slash is another repository.
         if not name.endswith("/") and _is_new(checkout.directory, name, since_s) and is_shown(name):
             content = _content(checkout.directory, name)
             yield FileChange(os.fsencode(name).decode(errors="replace"), "add", content)
@@ -231,7 +233,7 @@ def _is_new(directory: Path, name: str, since_s: float) -> bool:
 
 
 def _content(directory: Path, name: str) -> str | None:
-    """Return the text of a file; None if it is not text, is too long, or is reached by a symbolic link."""
+    """Return the text of a file; None if it is not text, is too long, or a part of its path is a symbolic link."""
     *folders, last = Path(name).parts
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -255,7 +257,7 @@ def _content(directory: Path, name: str) -> str | None:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of git. It selects no other repository, and forbids access to remotes."""
+    """Return an environment for git that selects no other repository, and forbids access to remotes."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return {
         **kept,

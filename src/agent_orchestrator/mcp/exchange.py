@@ -1,7 +1,7 @@
 """Stateless MCP over HTTP: one message in, at most one message out.
 
-The package's HTTP transport starts a task and two streams for each message, and answers with an event
-stream. This module calls ``serve_one`` instead, on which both of its transports are built.
+The HTTP transport of the ``mcp`` package starts a task and two streams for each message, and answers with an
+event stream. This module calls the package's ``serve_one`` directly.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -34,9 +34,9 @@ EncodeLong = Callable[[object, str, Any], Awaitable[Any]]
 class ExchangeReply:
     """The answer to a message.
 
-    :param status: the HTTP status, if the response has not begun yet.
+    :param status: the HTTP status. Not used if the response has already begun.
     :param text: JSON in UTF-8; empty if there is nothing to answer.
-    :param long: a long result, as ``encode_long`` has encoded it. The answer is the text, the result and ``}``.
+    :param long: the value of ``encode_long`` for a long result. The body is then the text, the result and ``}``.
     """
 
     status: int
@@ -45,8 +45,8 @@ class ExchangeReply:
 
 
 @define
-class _HeldResult:
-    """The tools, with the last result. While it is held, others who get the same long one share it."""
+class _RecordingTools:
+    """Tools that record their last result, because callers of the same result share its encoding."""
 
     tools: Toolbox
     result: ToolResult | None = field(default=None, init=False)
@@ -69,7 +69,8 @@ async def exchange(
     """Process a message and return its answer.
 
     :param headers: HTTP headers by lowercase name.
-    :param encode_long: encodes a long result. Equal ones have the same first two arguments.
+    :param encode_long: encodes a long result. Its arguments are the tool's result, the protocol version and the
+        result to encode. The first two determine the third.
     """
     if "id" not in message or "method" not in message:
         # A notification or a response. Neither has an effect here.
@@ -80,16 +81,16 @@ async def exchange(
         return ExchangeReply(202)
     try:
         request = types.JSONRPCRequest.model_validate(message)
-        # The answer repeats both. Half a surrogate pair cannot be sent.
+        # The answer contains both. A lone surrogate cannot be encoded.
         for text in (request.method, str(request.id)):
             strict_json.check_unicode(text)
-    except ValueError:  # of the package, or the text cannot be encoded
+    except ValueError:  # also a validation error of pydantic
         return _refusal(None, types.INVALID_REQUEST, "not a JSON-RPC 2.0 request")
     connection = _connection(message, headers)
     if isinstance(connection, InboundLadderRejection):
         return _refusal(request.id, connection.code, connection.message, connection.data)
     context = _Context(TransportContext(kind="streamable-http", can_send_request=False), request.id)
-    held = _HeldResult(tools)
+    recording = _RecordingTools(tools)
     is_modern = connection.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
     try:
         result = await serve_one(
@@ -98,7 +99,7 @@ async def exchange(
             request.method,
             request.params,
             connection=connection,
-            lifespan_state=held,
+            lifespan_state=recording,
         )
     except Exception as error:  # noqa: BLE001 - the package logs the unexpected
         rpc_error = modern_error_data(error)
@@ -109,7 +110,7 @@ async def exchange(
     if not strict_json.is_long(answer):
         return ExchangeReply(200, strict_json.dumps(answer).encode())
     head = strict_json.dumps({**answer, "result": None}).encode().removesuffix(b"null}")
-    source = result if held.result is None else held.result
+    source = result if recording.result is None else recording.result
     long = await encode_long(source, connection.protocol_version, result)
     return ExchangeReply(200, head, long)
 
@@ -137,7 +138,7 @@ def _refusal(id_: int | str | None, code: int, message: str, data: Any = None) -
 
 @define
 class _Context:
-    """The context of a request, without a channel back to the client."""
+    """The context of a request. It has no channel for messages to the client."""
 
     transport: TransportContext
     request_id: int | str

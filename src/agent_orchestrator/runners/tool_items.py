@@ -10,16 +10,16 @@ from agent_orchestrator.runners.events import AgentEvent, JsonObject, agent_even
 from agent_orchestrator.wire import strict_json
 
 _MAX_OPEN: Final = 10_000
-"""Maximum number of open items. A new one ends the oldest."""
+"""Maximum number of open items. Beyond it, a new one ends the oldest."""
 
 _MAX_SIZE: Final = 128 * 2**20
-"""Maximum characters of all open items. Above that, the oldest are ended."""
+"""Maximum characters of all open items. Beyond it, the oldest are ended."""
 
 _MAX_ID: Final = 256
 
 
 def short_id(value: str) -> str:
-    """Return an id for events. A long one is replaced by its hash, because many events may have it."""
+    """Return an id for events: a long one is replaced by its hash, because many events may repeat it."""
     if len(value) <= _MAX_ID:
         return value
     return sha256(value.encode("utf-8", "replace")).hexdigest()
@@ -27,26 +27,26 @@ def short_id(value: str) -> str:
 
 @define
 class ToolItems:
-    """The open items by id, with their data so far."""
+    """The items that have not ended, by id."""
 
     _open: dict[str, AgentEvent] = field(factory=dict, init=False)
-    """The events for their ends, with the data so far."""
+    """For each item, the event of its end with the data so far."""
     _sizes: dict[str, dict[str, int]] = field(factory=dict, init=False)
-    """Characters of each item, by the names of its data."""
+    """Characters of each field of each item's data."""
     _size: int = field(default=0, init=False)
 
     def get(self, tool_id: str) -> JsonObject | None:
-        """Return the data of an open item."""
+        """Return the data of an open item; None if it is not open."""
         found = self._open.get(tool_id)
         return None if found is None else found.data
 
     def merge(
         self, tool_id: str, data: JsonObject, event_type: str = EventType.TOOL_COMPLETED
     ) -> list[AgentEvent]:
-        """Add data to an item, and open it if it is new. Return the events that close the oldest
-        items if there are too many, or if all are too large together.
+        """Add data to an item, and open it if it is new.
 
-        :param event_type: of its end: ``tool.completed`` or ``file.changed``.
+        :param event_type: the type of the event of its end: ``tool.completed`` or ``file.changed``.
+        :return: the events of the ends of the oldest items, if the open ones exceed a limit.
         """
         known = self._open.get(tool_id)
         is_full = known is None and len(self._open) >= _MAX_OPEN
@@ -63,7 +63,10 @@ class ToolItems:
         return closed
 
     def start(self, tool_id: str, data: JsonObject) -> list[AgentEvent]:
-        """Add data to a tool call, and return the event of its start. It needs ``kind``, ``name`` and ``input``."""
+        """Add data to a tool call, and return the event of its start, after those of :meth:`merge`.
+
+        :param data: must have ``kind``, ``name`` and ``input``, unless earlier data has them.
+        """
         closed = self.merge(tool_id, data)
         known = self._open[tool_id].data
         return [*closed, AgentEvent(EventType.TOOL_STARTED, {"tool_id": tool_id, **known})]
@@ -71,7 +74,7 @@ class ToolItems:
     def complete(
         self, tool_id: str, data: JsonObject, event_type: str = EventType.TOOL_COMPLETED
     ) -> AgentEvent:
-        """End an item, also one that was never opened. Return the event of its end."""
+        """End an item, even if it was never opened. Return the event of its end."""
         known = self._remove(tool_id)
         known_data = {} if known is None else known.data
         return agent_event(event_type, tool_id=tool_id, **{**known_data, **data})

@@ -1,8 +1,8 @@
-"""The error of a copy."""
+"""The error of copying a store."""
 
 
 class CopyFailed(Exception):
-    """A copy cannot be made.
+    """A store cannot be copied.
 
     :param code: ``target_not_empty``, ``copy_differs`` or ``not_copied``.
     """
