@@ -25,6 +25,7 @@ from agentctl.event_text import activity_of, text_of
 from agentctl.output import Output
 from agentctl.questions import (
     Choice,
+    answer_names,
     choices_of,
     decided,
     detail_blocks,
@@ -336,11 +337,11 @@ class Answers:
         return fields
 
     async def _several(self, questions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-        """Return the answers to several questions of one request, as a JSON object by their ids."""
+        """Return the answers to several questions of one request, as a JSON object by their names."""
         from agentctl.output import compact
 
         answers: dict[str, str] = {}
-        for question in questions:
+        for name, question in zip(answer_names(questions), questions, strict=True):
             labels = [text_of(choice, "label") for choice in objects(question.get("choices"))][:9]
             numbered = " · ".join(
                 f"{number} {one_line(label)}" for number, label in enumerate(labels, 1)
@@ -349,7 +350,7 @@ class Answers:
             if (text := await self._line(prompt)) is None:
                 return None
             is_number = text.isdecimal() and 0 < int(text) <= len(labels)
-            answers[text_of(question, "id")] = labels[int(text) - 1] if is_number else text
+            answers[name] = labels[int(text) - 1] if is_number else text
         return {"decision": "answer", "text": compact(answers)}
 
     async def _line(self, prompt: str) -> str | None:

@@ -220,6 +220,17 @@ def _asked_together(questions: Sequence[Mapping[str, Any]]) -> list[Block]:
 # --- answers ------------------------------------------------------------------------------------
 
 
+def answer_names(questions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the name of the answer to each question: its id, else its text. A name that is missing, or not the first of
+    its kind, also has the number of the question, so that no answer replaces another one.
+    """
+    names: list[str] = []
+    for number, question in enumerate(questions, 1):
+        name = text_of(question, "id") or text_of(question)
+        names.append(name if name and name not in names else f"{name} ({number})".lstrip())
+    return names
+
+
 @frozen
 class Choice:
     """A possible answer to a request.

@@ -21,7 +21,7 @@ from agent_orchestrator.domain.model import Option
 from agent_orchestrator.testing.stores.samples import a_request, a_run
 from agentctl.console import screen_lines
 from agentctl.document import plain_lines
-from agentctl.questions import choices_of, detail_blocks
+from agentctl.questions import answer_names, choices_of, detail_blocks
 
 AGENTS = """
 from agent_orchestrator.domain.model import Option
@@ -381,3 +381,19 @@ def test_the_detail_of_a_request_is_shown_according_to_its_type(
 ) -> None:
     assert [*plain_lines(detail_blocks(detail))] == shown
     screen_lines(detail_blocks(detail), 60)
+
+
+@pytest.mark.parametrize(
+    ("questions", "names"),
+    [
+        ([{"id": "a", "text": "A"}, {"id": "b"}], ["a", "b"]),
+        ([{"text": "A"}, {"text": "B"}], ["A", "B"]),
+        ([{"id": "a"}, {"id": "a"}, {"id": "a"}], ["a", "a (2)", "a (3)"]),
+        ([{}, {"id": ""}, {"id": None}], ["(1)", "(2)", "(3)"]),
+        ([{"id": 0}, {"text": "0"}], ["0", "0 (2)"]),
+    ],
+)
+def test_no_answer_replaces_that_of_another_question(
+    questions: list[dict[str, Any]], names: list[str]
+) -> None:
+    assert answer_names(questions) == names

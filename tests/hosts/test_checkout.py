@@ -263,3 +263,18 @@ def test_a_diff_that_was_cut_keeps_its_whole_files() -> None:
     one = FileChange("one", "update", "@@ -1 +1 @@\n-a\n+b\n")
     assert next(iter(files_of(diff))) == one
     assert [*files_of(diff, is_cut=True)] == [one, FileChange("two", "add", None)]
+
+
+def test_a_diff_that_was_cut_tells_of_no_file_whose_name_or_kind_is_not_known() -> None:
+    whole = (
+        b"diff --git a/one b/one\nindex 1..2 100644\n--- a/one\n+++ b/one\n@@ -1 +1 @@\n-a\n+b\n"
+    )
+    more = (
+        b"diff --git a/dir/two b/dir/two\nnew file mode 100644\nindex 0..2\n--- /dev/null\n"
+        b"+++ b/dir/two\n@@ -0,0 +1 @@\n+a\n"
+    )
+    known = {"one", "dir/two"}
+    for end in range(len(whole) + 1, len(whole + more)):
+        found = [*files_of((whole + more)[:end], is_cut=True)]
+        assert {one.path for one in found} <= known
+        assert [one.kind for one in found] == ["update", "add"][: len(found)]

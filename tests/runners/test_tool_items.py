@@ -64,6 +64,7 @@ def test_too_many_open_items_end_the_oldest(monkeypatch):
     assert items.merge("b", {"name": "sh"}) == []
     closed, started = items.start("c", CALL)
     assert (closed.event_type, closed.data["tool_id"]) == ("tool.completed", "a")
+    assert closed.data["error"] == "unfinished when too many others were open"
     assert (started.event_type, started.data["tool_id"]) == ("tool.started", "c")
 
 

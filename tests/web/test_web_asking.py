@@ -1,5 +1,6 @@
 """What a person sees before a decision: all of it, what will happen first, where, and which harm it does."""
 
+import json
 import time
 from typing import Any
 
@@ -962,6 +963,32 @@ def test_line_that_is_made_to_be_slow_is_looked_at_quickly(shared: Daemon, phone
 
 
 # --- questions
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [(({}, {}), ("One?", "Two?")), (({"id": "a"}, {"id": "a"}), ("a", "a (2)"))],
+    ids=["missing", "equal"],
+)
+def test_questions_that_their_ids_do_not_tell_apart_have_an_answer_each(
+    shared: Daemon, phone: Phone, ids: tuple[dict[str, str], ...], names: tuple[str, ...]
+) -> None:
+    texts = ("One?", "Two?")
+    questions = [{**one, "text": text} for one, text in zip(ids, texts, strict=True)]
+    question = {
+        "text": "Both?",
+        "kind": "input_request",
+        "detail": {"type": "question", "questions": questions},
+    }
+    request = ask(shared, question)
+    page = phone.at(f"/r/{request}")
+    asked = card(page, request)
+    for text in texts:
+        asked.get_by_role("group", name=text).get_by_placeholder("Answer").fill(f"to {text}")
+    button(asked, "Send").click()
+    expect(asked).to_have_count(0)
+    answer = json.loads(shared.get(f"/requests/{request}")["request"]["answer"])
+    assert answer == dict(zip(names, [f"to {text}" for text in texts], strict=True))
 
 
 def test_question_in_a_session_has_one_box_for_the_answer(shared: Daemon, phone: Phone) -> None:

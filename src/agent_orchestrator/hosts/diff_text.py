@@ -8,15 +8,20 @@ from agent_orchestrator.operations.sessions import ChangeKind, FileChange
 
 _START: Final = b"\ndiff --git "
 
+_HEADS_END: Final = (b"\n@@ ", b"\nBinary files ", b"\nGIT binary patch\n")
+"""What the lines after the head of a file begin with."""
+
 _KINDS: Final[dict[bytes, ChangeKind]] = {b"new file": "add", b"deleted file": "delete"}
 
 
 def files_of(diff: bytes, *, is_cut: bool = False) -> Iterator[FileChange]:
     """Yield the change of each file in a diff without renames.
 
-    :param is_cut: whether the diff ends early. The last file then has no lines.
+    :param is_cut: whether the diff ends early. The last file then has no lines. It is left out if its head is cut.
     """
     parts = (b"\n" + diff).split(_START)[1:]
+    if is_cut and parts and not any(word in parts[-1] for word in _HEADS_END):
+        parts.pop()  # in its head, so its name and kind are not known
     for number, part in enumerate(parts, 1):
         head, _, hunks = part.partition(b"\n@@ ")
         first, *lines = head.split(b"\n")

@@ -15,6 +15,8 @@ _MAX_OPEN: Final = 10_000
 _MAX_SIZE: Final = 128 * 2**20
 """Maximum characters of all open items. Beyond it, the oldest are ended."""
 
+_TOO_MANY: Final = "unfinished when too many others were open"
+
 _MAX_ID: Final = 256
 
 
@@ -50,7 +52,7 @@ class ToolItems:
         """
         known = self._open.get(tool_id)
         is_full = known is None and len(self._open) >= _MAX_OPEN
-        closed = [self._close(next(iter(self._open)))] if is_full else []
+        closed = [self._close(next(iter(self._open)), _TOO_MANY)] if is_full else []
         known_data = {} if known is None else known.data
         self._open[tool_id] = agent_event(event_type, **{**known_data, **data})
         sizes = self._sizes.setdefault(tool_id, {})
@@ -59,7 +61,8 @@ class ToolItems:
             self._size += length - sizes.get(name, 0)
             sizes[name] = length
         while self._size > _MAX_SIZE and len(self._open) > 1:
-            closed.append(self._close(next(one for one in self._open if one != tool_id)))
+            oldest = next(one for one in self._open if one != tool_id)
+            closed.append(self._close(oldest, _TOO_MANY))
         return closed
 
     def start(self, tool_id: str, data: JsonObject) -> list[AgentEvent]:
@@ -81,13 +84,14 @@ class ToolItems:
 
     def finish(self) -> list[AgentEvent]:
         """End all open items, as failed. Return the events of their ends."""
-        return [self._close(tool_id) for tool_id in (*self._open,)]
+        return [
+            self._close(tool_id, "unfinished when the turn ended") for tool_id in (*self._open,)
+        ]
 
-    def _close(self, tool_id: str) -> AgentEvent:
+    def _close(self, tool_id: str, note: str) -> AgentEvent:
         known = self._open[tool_id]
         self._remove(tool_id)
         output = {"output": ""} if known.event_type == EventType.TOOL_COMPLETED else {}
-        note = "unfinished when the turn ended"
         ended = {"tool_id": tool_id, "status": "failed", "error": note}
         return AgentEvent(known.event_type, {**output, **known.data, **ended})
 

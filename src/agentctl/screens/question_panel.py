@@ -15,7 +15,7 @@ from agent_orchestrator.domain.model import Request
 from agentctl.diffs import objects
 from agentctl.event_text import text_of
 from agentctl.output import compact
-from agentctl.questions import Choice, choices_of, question_blocks
+from agentctl.questions import Choice, answer_names, choices_of, question_blocks
 from agentctl.screens.text import content_of, line
 
 SEEN_S: Final = 0.4
@@ -41,7 +41,8 @@ class QuestionPanel(Vertical, can_focus=True):
         self.request: Request | None = None
         self._choice: Choice | None = None
         """The choice for which the user types a text."""
-        self._open_questions: list[Mapping[str, Any]] = []
+        self._open_questions: list[tuple[str, Mapping[str, Any]]] = []
+        """Those that have no answer yet, with the names of their answers."""
         """The questions of the request that are not answered yet, if it has several."""
         self._answers: dict[str, str] = {}
         """Answers by the ids of their questions."""
@@ -166,9 +167,13 @@ class QuestionPanel(Vertical, can_focus=True):
     def _ask_for_text(self, request: Request, choice: Choice) -> None:
         """Ask for the text of a choice, or for an answer to each of several questions."""
         questions = objects((request.detail or {}).get("questions"))
-        self._open_questions, self._answers = [*questions] if len(questions) > 1 else [], {}
+        named = [*zip(answer_names(questions), questions, strict=True)]
+        self._open_questions, self._answers = named if len(named) > 1 else [], {}
         is_several = bool(self._open_questions) and choice.decision == "answer"
-        self._show_input(choice, line(text_of(self._open_questions[0]), 200) if is_several else "")
+        self._show_input(choice, self._next_question() if is_several else "")
+
+    def _next_question(self) -> str:
+        return line(text_of(self._open_questions[0][1]), 200)
 
     def _decide(self, choice: Choice, text: str | None = None) -> None:
         values = {"decision": choice.decision, "option": choice.option, "text": text}
@@ -191,9 +196,9 @@ class QuestionPanel(Vertical, can_focus=True):
             if text == "yes":
                 self._decide(choice)
         elif self._open_questions and choice.decision == "answer":
-            self._answers[text_of(self._open_questions.pop(0), "id")] = text
+            self._answers[self._open_questions.pop(0)[0]] = text
             if self._open_questions:
-                self._show_input(choice, line(text_of(self._open_questions[0]), 200))
+                self._show_input(choice, self._next_question())
                 return
             self._show_input(None)
             self._decide(choice, compact(self._answers))

@@ -40,7 +40,7 @@ export function headline(request) {
 }
 
 /**
- * Return the parts of a request that are shown, each as the detail's type has it.
+ * Return the parts of a request to show, as the detail's type has them.
  *
  * @param {Request} request
  */
@@ -62,12 +62,10 @@ export function asked(request) {
     permissions: type === "permission" && detail.permissions != null ? asJson(detail.permissions) : "",
     cwd: text("cwd"),
     reason: text("reason"),
-    changes: /** @type {Change[]} */ (
-      type === "file_change" && Array.isArray(detail.changes) ? detail.changes.filter(isObject) : []
-    ),
+    changes: /** @type {Change[]} */ (type === "file_change" ? objectsOf(detail.changes) : []),
     questions: questionsOf(request),
     rest: rest.length ? asJson(Object.fromEntries(rest)) : "",
-    // It changes nothing of what will happen, so it need not be read.
+    // Changes nothing, so it need not be read.
     more: known.length && detail.agent != null && asJson(detail.agent) !== "{}" ? asJson(detail.agent) : "",
     cut: Array.isArray(detail.cut) ? detail.cut.map(String) : [],
   };
@@ -106,24 +104,20 @@ function isSameJson(one, other) {
   }
 }
 
-/** @param {unknown} value */
-const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+/** @param {unknown} value @returns {any[]} */
+const objectsOf = (value) => (Array.isArray(value) ? value.filter((one) => one && typeof one === "object" && !Array.isArray(one)) : []);
 
-/**
- * @param {Request} request
- * @returns {Question[]}
- */
+/** @param {Request} request @returns {Question[]} each with another id */
 export function questionsOf(request) {
-  const questions = request.detail?.type === "question" ? request.detail.questions : null;
-  return Array.isArray(questions)
-    ? questions.filter(isObject).map((question, index) => ({
-        id: String(question.id ?? index),
-        text: String(question.text ?? ""),
-        choices: Array.isArray(question.choices) ? question.choices.filter(isObject) : [],
-        multiple: question.multiple === true,
-        free_text: question.free_text !== false,
-      }))
-    : [];
+  return objectsOf(request.detail?.type === "question" && request.detail.questions)
+    .map((question, index) => ({
+      id: String(question.id ?? question.text ?? index),
+      text: String(question.text ?? ""),
+      choices: objectsOf(question.choices),
+      multiple: question.multiple === true,
+      free_text: question.free_text !== false,
+    }))
+    .map((one, index, all) => (all.find(({ id }) => id === one.id) === one ? one : { ...one, id: `${one.id} (${index + 1})` }));
 }
 
 const FETCHED = "runs a program from the network that is not shown here";
@@ -152,7 +146,7 @@ const PATTERNS = /** @type {[RegExp, string][]} */ ([
 ]);
 
 /**
- * Return the harm that a request is known to do, such as “deletes files for good”.
+ * Return the harm that a request does, such as “deletes files for good”.
  *
  * @param {Request} request
  * @param {string} cwd the directory of its session
@@ -196,7 +190,7 @@ export function choices(request) {
   const once = request.detail?.type === "plan" ? "Approve" : "Approve once";
   const options = request.options ?? [];
   for (const { id, label, kind, reaches } of options) {
-    // One of several that do the same has the agent's word for it, too.
+    // One of several that do the same has the agent's word, too.
     const name = options.filter((one) => one.kind === kind).length > 1 ? `: ${oneLine(label, 60)}` : "";
     if (kind === "allow_once") yes.push({ label: once + name, short: "once", decision: "approve", option: id, reaches, primary: true });
     else if (kind === "allow_session")
@@ -221,10 +215,9 @@ export function choices(request) {
 export const usualFirst = (ways) => [...ways].sort((a, b) => Number(b.primary ?? 0) - Number(a.primary ?? 0));
 
 /**
- * Return the text that answers questions, or null if one has no answer yet.
+ * Return the text that answers questions; null if one has no answer.
  *
- * @param {Question[]} questions
- * @param {{ [id: string]: { chosen: string[], text: string } }} given
+ * @param {Question[]} questions @param {{ [id: string]: { chosen: string[], text: string } }} given
  */
 export function answerText(questions, given) {
   /** @type {[string, string][]} */ const answers = [];
