@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,21 @@ async def test_the_engine_prunes_what_exceeds_the_limits(tmp_path: Path) -> None
         assert len(await here.log(sessions[2])) == 1
         assert len(await here.prunings()) == 3
         assert (await here.client.check_store()).findings == ()
+
+
+@ON_ONE_LOOP
+async def test_a_pass_records_all_that_was_deleted_without_a_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log_retention, "PAGE", 2)
+    async with opened(MemoryStore(), Clock()) as here:
+        for _ in range(5):
+            session = await here.client.create_session()
+            await here.turn(session.id, "one")
+            delete = methodcaller("delete_events", session.id, through=1, digest="x")
+            await here.core.store.transact(delete)  # as of a daemon that was killed then
+        await log_retention.run_if_due(here.core)
+        assert await here.core.store.read(lambda view: view.unaudited_logs(limit=10)) == []
 
 
 @ON_ONE_LOOP

@@ -119,12 +119,19 @@ class _Claim:
 
 async def prune_all(core: Core, claim: _Claim) -> None:
     """Prune every session that exceeds its limits, as long as no other engine has claimed the job."""
-    for session_id in await core.store.read(lambda view: view.unaudited_logs(limit=PAGE)):
-        await _prune(core, session_id, Limits())
+    audited: set[str] = set()
+    while page := await core.store.read(lambda view: view.unaudited_logs(limit=PAGE)):
+        if audited.issuperset(page):
+            break
+        if not await claim.move_to(core.now() + CLAIM):
+            return
+        audited.update(page)
+        for session_id in page:
+            await _prune(core, session_id, Limits())
     after: str | None = None
-    while page := await core.store.read(partial(_page, core, after)):
-        after = page[-1].id
-        due = await core.store.read(partial(_exceeding, core, page))
+    while sessions := await core.store.read(partial(_page, core, after)):
+        after = sessions[-1].id
+        due = await core.store.read(partial(_exceeding, core, sessions))
         for session in due:
             if not await claim.move_to(core.now() + CLAIM):
                 return
