@@ -3,7 +3,8 @@
 SETTINGS is a JSON object: ``version`` of the protocol; ``mode`` to start in and ``modes`` to have; ``resumes``, ``loads``;
 ``steers``; ``sticky``: it does not change its mode; ``mute``: methods that it never answers; ``refuses``: methods with
 the code that they are refused with; ``sessions``: a directory of the sessions that it knows; ``deaf``: it does not end on SIGTERM;
-``first``: a directory that it fills at its first start, in a second, and alone; ``late_replay``: it repeats a conversation after the answer, ``endless``: without end; ``says``, ``says_more``: values in its
+``first``: a directory that it fills at its first start, in a second, and alone; ``late_replay``: it repeats a conversation after the answer, ``endless``: without end; ``otherwise``: what it
+does for a prompt that is not a list; ``says``, ``says_more``: values in its
 answer to ``initialize``.
 
 A prompt is a list of steps in JSON:
@@ -33,7 +34,7 @@ A prompt is a list of steps in JSON:
 ["end", {…}]            answer the prompt with this result
 ======================= ===============================================================
 
-A prompt that is not a list is said again. A prompt in JSON with other steps ends as ``end_turn`` after them.
+A prompt that is not a list is said again, unless it has ``otherwise``. A prompt in JSON with other steps ends as ``end_turn`` after them.
 """
 
 import json
@@ -210,7 +211,7 @@ def turn(number, prompt):
     except ValueError:
         script = None
     if not isinstance(script, list):
-        script = [["say", text]]
+        script = SETTINGS.get("otherwise", [["say", text]])
     is_ended = False
     try:
         for step in script:

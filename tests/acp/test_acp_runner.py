@@ -421,6 +421,16 @@ async def test_an_agent_whose_turn_a_denial_ends_is_told_to_go_on(record, known,
         assert (await run(one, context)).text == "Your request was denied."
 
 
+async def test_an_agent_that_asks_again_after_each_denial_is_ended(record, known):
+    asks = [["ask", COMMAND, KINDS]]
+    async with known({"otherwise": asks}, denial_ends_turn=True) as one:
+        context = record(asks, [DENIED] * 12)
+        failure = await failed(one, context)
+    assert failure.code == "denied"
+    assert len(context.questions) == 11
+    assert of(context, "run.error") == []
+
+
 async def test_a_question_that_is_denied_and_stopped_ends_the_turn(record):
     async with make_runner() as one:
         context = record([["ask", COMMAND, KINDS], ["say", "no"]], [{"option": "deny_and_stop"}])

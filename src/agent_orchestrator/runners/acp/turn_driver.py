@@ -59,6 +59,9 @@ conversation."""
 
 _DENIED: Final = "Your request was denied."
 
+_MAX_DENIED: Final = 10
+"""Maximum number of turns in a row that begin only because a request was denied."""
+
 _MAX_QUESTIONS: Final = 100
 """Maximum number of open requests for permission. Agents have one, or a few."""
 
@@ -132,7 +135,13 @@ class TurnDriver:
         """
         try:
             await self._turn(blocks(self.agent, self.context.prompt, self.context.images))
+            denied = 0
             while self.pending:
+                denied = denied + 1 if set(self.pending) == {_DENIED} else 0
+                if denied > _MAX_DENIED:
+                    self.pending.clear()
+                    message = f"{self.name} asked again after {_MAX_DENIED} denials in a row"
+                    raise AgentFailed("denied", message)
                 count = len(self.pending)
                 await self._turn(blocks(self.agent, "\n\n".join(self.pending)), count)
             if self.has_tools and not self.context.has_used_token:
