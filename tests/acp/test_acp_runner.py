@@ -551,6 +551,13 @@ async def test_an_agent_that_ignores_a_cancel_is_ended(record, monkeypatch):
         ),
         (["error", 401, "who are you"], "auth_failed", "who"),
         (["error", -32603, "ran out of its context window"], "context_exceeded", "context"),
+        (["error", 429, "You have exhausted your daily quota"], "quota_exhausted", "daily"),
+        (["error", 429, "Quota exceeded for requests per minute"], "rate_limited", "minute"),
+        (
+            ["error", 400, "It exceeds the maximum number of tokens allowed (1)."],
+            "context_exceeded",
+            "allowed",
+        ),
         (["error", -32603, "The socket connection was closed"], "provider_unreachable", "socket"),
         (["end", {"stopReason": "refusal"}], "provider_error", "refused"),
         (["end", {"stopReason": "max_tokens"}], "provider_error", "tokens"),
@@ -570,6 +577,12 @@ async def test_a_turn_without_a_result_is_a_failure_with_a_code(record, step, co
         assert (await run(one, second)).text == "hello"
         # A login may be read at the start only.
         assert (second.pid != context.pid) is (code in ("auth_failed", "agent_crashed"))
+
+
+async def test_a_conversation_that_is_too_long_may_be_a_reason_to_stop(record, known):
+    async with known(overflow_reason="max_tokens") as one:
+        failure = await failed(one, record([["end", {"stopReason": "max_tokens"}]]))
+    assert failure.code == "context_exceeded"
 
 
 async def test_an_error_reported_as_a_message_fails_the_run(record, known):

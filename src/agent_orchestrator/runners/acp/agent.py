@@ -51,6 +51,7 @@ class AcpAgent:
     :param steers: whether it takes messages during a turn (``_session/steering``).
     :param images: whether a prompt may have images.
     :param hides_errors: whether an error of its model is an ordinary end of the turn, but without usage.
+    :param overflow_reason: the ``stopReason`` of a turn that it ends because the conversation is too long for its model.
     :param failed_request: a line of its stderr about a request that its model did not answer. Its group is the
         reason. It usually repeats the request.
     :param notice: how messages of the program begin that are not the model's.
@@ -77,6 +78,7 @@ class AcpAgent:
     steers: bool = False
     images: bool = True
     hides_errors: bool = False
+    overflow_reason: str | None = None
     failed_request: re.Pattern[str] | None = None
     notice: re.Pattern[str] | None = None
     denial_ends_turn: bool = False

@@ -48,6 +48,7 @@ AGENTS: Final[Mapping[str, AcpAgent]] = {
         # conversation that is loaded by its id is overwritten first. gemini strips an id, but not for the name.
         load_prefix=" ",
         late_replay=True,
+        overflow_reason="max_tokens",
         failed_request=re.compile(r"(Attempt \d+ failed with status \d+)"),
         stop_s=0,
         login="gemini, or set GEMINI_API_KEY",

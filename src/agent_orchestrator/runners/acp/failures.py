@@ -29,15 +29,16 @@ _KINDS: Final = {
 
 _STATUS: Final = re.compile(r"\b(?:HTTP |error:? |status:? |rejected \(|\()?(401|402|403|429)\b")
 
+_USED_UP: Final = re.compile(r"insufficient_quota|out of credits|daily quota", re.IGNORECASE)
+"""Words about a quota that is used up for long. Servers send them with the status of a rate limit (429)."""
+
 _WORDS: Final = (
-    (
-        "quota_exhausted",
-        re.compile(r"usage limit|quota exceeded|insufficient_quota|out of credits", re.IGNORECASE),
-    ),
+    ("quota_exhausted", re.compile(r"usage limit|quota exceeded", re.IGNORECASE)),
     (
         "context_exceeded",
         re.compile(
-            r"context window|context_length_exceeded|too long|too many tokens", re.IGNORECASE
+            r"context window|context_length_exceeded|too long|too many tokens|maximum number of tokens",
+            re.IGNORECASE,
         ),
     ),
     ("auth_failed", re.compile(r"not logged in|unauthorized|authenticat|api key", re.IGNORECASE)),
@@ -65,9 +66,15 @@ STOP_CODES: Final = {
 def code_of(message: str) -> str:
     """Return our code for the message of an error."""
     words = message[:_MAX_SEARCHED]
+    if _is_used_up(words):
+        return "quota_exhausted"
     if (status := _STATUS.search(words)) is not None:
         return _CODES[int(status[1])]
     return next((code for code, pattern in _WORDS if pattern.search(words)), "provider_error")
+
+
+def _is_used_up(message: str) -> bool:
+    return _USED_UP.search(message[:_MAX_SEARCHED]) is not None
 
 
 def failure_of(agent_name: str, agent: AcpAgent, error: RpcError) -> AgentFailed:
@@ -77,7 +84,9 @@ def failure_of(agent_name: str, agent: AcpAgent, error: RpcError) -> AgentFailed
         return AgentFailed("auth_failed", f"{agent_name} is not logged in{hint}")
     message = message_of(error)
     kind = text(value_at(error.data, ["errorKind"]))
-    code = _CODES.get(error.code) or _KINDS.get(kind) or code_of(message)
+    code = _CODES.get(error.code) or _KINDS.get(kind)
+    if code is None or _is_used_up(message):
+        code = code_of(message)
     return AgentFailed(code, message)
 
 

@@ -325,6 +325,9 @@ class TurnDriver:
             return AgentFailed(
                 "denied", f"{self.name} ended the turn, because its request was denied"
             )
+        if reason == self.agent.overflow_reason:
+            message = f"{self.name}: the conversation is too long for its model"
+            return AgentFailed("context_exceeded", message)
         code, message = STOP_CODES.get(
             reason, ("provider_error", f"it ended the turn as {reason!r}")
         )
