@@ -40,6 +40,8 @@ AGENTS: Final[Mapping[str, AcpAgent]] = {
     ),
     "gemini": AcpAgent(
         argv=("gemini", "--acp"),
+        # By default gemini 0.61 starts itself a second time, with a larger heap, and writes its log only when it ends.
+        env={"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_DEBUG_LOG_FILE": "/dev/stderr"},
         ask_mode="default",
         usage="quota",
         own_tool=OwnTool("title", rf"(\w+) \({TOOL_SERVER} MCP Server\)", kind="other"),
@@ -49,7 +51,7 @@ AGENTS: Final[Mapping[str, AcpAgent]] = {
         load_prefix=" ",
         late_replay=True,
         overflow_reason="max_tokens",
-        failed_request=re.compile(r"(Attempt \d+ failed with status \d+)"),
+        failed_request=re.compile(r"\[.*?\] \[WARN\] (Attempt \d+ failed.*?)\. Retrying"),
         stop_s=0,
         login="gemini, or set GEMINI_API_KEY",
         install="npm install -g @google/gemini-cli",
