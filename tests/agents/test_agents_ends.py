@@ -74,9 +74,6 @@ class Turns:
         """Bring a session into each state; last into that whose agent is only started."""
         scripts = {one: text for one, text in self.scripts.items() if one not in left_out}
         starting = scripts.pop("starting", None)
-        # One alone: opencode makes its database at its first start, and fails if two do so at once.
-        if scripts:
-            await self._begin(client, *scripts.popitem())
         async with anyio.create_task_group() as tasks:
             for state, text in scripts.items():
                 tasks.start_soon(self._begin, client, state, text)
