@@ -15,9 +15,11 @@ A prompt is a script, one step per line:
 ``relay``                    say what the last tool answered
 ``usage IN CACHED OUT``      the tokens that this answer and the later ones report (100 0 10 without it)
 ``slow SECONDS``             wait before going on
+``wait PATH``                wait until a file is there
 ``hang``                     never answer
 ``disconnect``               break the connection in the middle of the answer
 ``http STATUS [TEXT]``       refuse the request with this status
+``quota``                    refuse it as when the quota of a day is used up
 ============================ =================================================================
 
 An answer ends with a tool call. The steps after it make the next answer. A step may contain ``<2.run.id>``: the field
@@ -49,7 +51,7 @@ from model_server import (
 CALLS: Final = frozenset({"tool", "mcp", "shell", "add", "update"})
 VERBS: Final = CALLS | {
     *("say", "reason", "big", "stream", "relay"),
-    *("usage", "slow", "hang", "disconnect", "http"),
+    *("usage", "slow", "wait", "hang", "disconnect", "http", "quota"),
 }
 
 _STATUSES: Final = {
@@ -58,6 +60,18 @@ _STATUSES: Final = {
     403: "PERMISSION_DENIED",
     429: "RESOURCE_EXHAUSTED",
     503: "UNAVAILABLE",
+}
+
+_QUOTA: Final = {
+    "code": 429,
+    "message": "You exceeded your current quota, please check your plan and billing details.",
+    "status": "RESOURCE_EXHAUSTED",
+    "details": [
+        {
+            "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+            "violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"}],
+        }
+    ],
 }
 
 
@@ -70,7 +84,11 @@ def gemini_env(home: Path, port: int) -> dict[str, str]:
         json.dumps(
             {
                 "privacy": quiet,
+                # Without it, gemini by hand refuses a server by another address.
+                "security": {"auth": {"selectedType": "gemini-api-key"}},
                 "telemetry": {"enabled": False},
+                # A text that repeats itself would end the turn.
+                "model": {"disableLoopDetection": True},
                 "general": {"enableAutoUpdate": False, "enableAutoUpdateNotification": False},
             }
         )
@@ -161,8 +179,7 @@ def _call(step: Step) -> dict[str, Any]:
 def _pieces(step: Step, outputs: list[str]) -> list[str]:
     match step.verb:
         case "big":
-            # No two pieces are equal: gemini ends a turn whose text repeats itself.
-            whole = "".join(f"{number:015x} " for number in range(int(step.rest) // 16))
+            whole = "0123456789abcdef" * (int(step.rest) // 16)
             return [whole[at : at + 65_536] for at in range(0, len(whole), 65_536)]
         case "stream":
             return words(step)
@@ -206,6 +223,8 @@ class _Handler(ModelHandler):
                 name = _STATUSES.get(int(status), "INTERNAL")
                 error = {"code": int(status), "message": text or "scripted", "status": name}
                 raise Refused(int(status), error)
+            if step.verb == "quota":
+                raise Refused(429, _QUOTA)
 
     def _stream(self, steps: list[Step], outputs: list[str], usage: str) -> None:
         given, cached, produced = (int(one) for one in usage.split())
@@ -236,6 +255,9 @@ class _Handler(ModelHandler):
                     raise BrokenOff
                 case "slow":
                     if self.wait_for_end(float(step.rest)):
+                        raise BrokenOff
+                case "wait":
+                    if self.wait_for_file(step.rest):
                         raise BrokenOff
                 case "usage" | "http":
                     pass

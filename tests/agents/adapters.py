@@ -9,6 +9,7 @@ from typing import Any, Final
 import attrs
 import pytest
 from chat_model import ChatModel
+from gemini_server import GeminiServer, gemini_env
 from messages_server import MessagesServer, claude_env
 from model_server import ModelServer, ScriptedServer, codex_env, write_codex_home
 from opencode_home import completed_answers, opencode_env
@@ -115,6 +116,10 @@ def _claude(home: Path, port: int, retries: int = 0) -> Mapping[str, str]:
 
 def _opencode(home: Path, port: int, retries: int = 0) -> Mapping[str, str]:
     return opencode_env(home, port)
+
+
+def _gemini(home: Path, port: int, retries: int = 0) -> Mapping[str, str]:
+    return gemini_env(home, port)
 
 
 _CODEX_ERRORS: Final = {
@@ -247,6 +252,42 @@ AGENTS: Final = (
         but={
             "daemon_killed": "until opencode has shown a part of its answer, it gets the prompt again",
             "agent_killed": "until opencode has shown a part of its answer, it gets the prompt again",
+        },
+    ),
+    Agent(
+        name="gemini",
+        program="gemini",
+        runner="acp",
+        version="0.61.0",
+        mark=pytest.mark.acp,
+        server=GeminiServer,
+        prepare=_gemini,
+        texts=attrgetter("user_texts"),
+        tool="mcp agent_orchestrator.",
+        asking="shell",
+        errors={
+            "http 401": "auth_failed",
+            "http 400": "provider_error",
+            "quota": "quota_exhausted",
+        },
+        retried={"http 500": ""},
+        too_long="http 400 The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
+        by_hand=("--resume", "{thread}", "--prompt", "{text}"),
+        settings='agent = "gemini"\nargv = [{program}, "--acp"]\nmax_idle = 1',
+        open="open_to_agents = true",
+        unasked={"approvals": "allow"},
+        confirms_late=True,
+        # A start of it takes three seconds of a processor.
+        states=("commanding",),
+        cannot={
+            "exclusive": "gemini does not lock it; the run is not disturbed, and the session goes on with what both added",
+            "takeover": "the daemon does not read what its own program records; `agentctl attach` and `adopt` refuse it",
+            "steer": "it takes no message during a turn; the message is queued",
+            "retries": "it repeats the request for minutes; each failed one is logged",
+        },
+        but={
+            "daemon_killed": "until gemini has shown a part of its answer, it gets the prompt again",
+            "agent_killed": "until gemini has shown a part of its answer, it gets the prompt again",
         },
     ),
 )

@@ -43,7 +43,8 @@ async def test_an_agent_answers_prompts_of_any_kind_and_reports_usage(case: Case
     assert first.usage is not None
     assert (first.usage.input_tokens, first.usage.output_tokens) == (30, 7)
     assert texts(events, "message") == ["first", WORDS]
-    assert texts(events, "reasoning") == ["of it"]
+    # gemini puts the subject of a thought before it, which is empty here.
+    assert [text.strip("*\n") for text in texts(events, "reasoning")] == ["of it"]
     pieces = "".join(texts(events, "message.delta"))
     assert pieces in ((f"first{WORDS}", WORDS) if case.agent.can("deltas") else ("",))
     assert big == "0123456789abcdef" * 312_500
