@@ -73,7 +73,9 @@ class ToolDetail(_Detail):
 
 
 class QuestionDetail(_Detail):
-    """The agent, or an MCP server, asks something. The answer to several questions is a JSON object by their ids."""
+    """The agent, or an MCP server, asks something. The answer to several questions is a JSON object by their ids, or by
+    their texts if they have none. A further question with the same name has its number behind it.
+    """
 
     type: Literal["question"]
     questions: Sequence[AskedQuestion]
