@@ -35,6 +35,8 @@ async def export_session(connection: DaemonConnection, session_id: str, file: st
 async def archive_session(connection: DaemonConnection, session_id: str, file: str) -> None:
     """Write the file of a session, read it back, then close the session and delete the events that it has."""
     session = (await connection.call(GET_SESSION, session_id=session_id)).session
+    # Deletes nothing. Who may not archive the session is refused here, before there is a file.
+    await connection.call(PRUNE_SESSION, session_id=session.id, through=0)
     for status in ("queued", "running", "waiting"):
         page = await connection.call(LIST_RUNS, session_id=session.id, status=status, limit=1)
         for run in page.runs:

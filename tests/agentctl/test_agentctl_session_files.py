@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from driving import Ctl
+from driving import Ctl, Daemon, Result
 
 
 def told(ctl: Ctl) -> str:
@@ -78,3 +78,25 @@ def test_an_archive_deletes_what_the_file_has(ctl: Ctl, tmp_path: Path) -> None:
     busy = ctl("session", "archive", held, str(tmp_path / "held"))
     assert (busy.code, "is queued" in busy.err) == (6, True), busy.err
     assert not (tmp_path / "held").exists()
+
+
+def test_an_archive_is_refused_to_others_before_there_is_a_file(
+    guarded: Daemon, tmp_path: Path
+) -> None:
+    def by(token: str, *arguments: str) -> Result:
+        return guarded.ctl("--auth-token", token, *arguments)
+
+    make = ("token", "create", "--field", "secret")
+    ann, bob = (by("s3cret", *make, name).out.strip() for name in ("ann", "bob"))
+    limited = (*make, "ann-reads", "--principal", "ann", "--scope", "read")
+    reading = by("s3cret", *limited).out.strip()
+    session = by(ann, "session", "create", "--field", "session.id").out.strip()
+    assert by(ann, "session", "share", session, "--writer", "bob").code == 0
+    directory = tmp_path / "files"
+    directory.mkdir()
+    for token in (bob, reading):
+        refused = by(token, "session", "archive", session, str(directory / "story.jsonl"))
+        assert refused.code == 5, refused.err
+        assert list(directory.iterdir()) == []
+    assert by(ann, "session", "get", session, "--field", "session.status").out.strip() == "open"
+    assert by(ann, "session", "archive", session, str(directory / "story.jsonl")).code == 0
