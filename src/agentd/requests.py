@@ -47,8 +47,9 @@ data resets it, and the client may lose the answer."""
 MAX_WAITING: Final = 256 * 2**10
 """Bytes of a streamed body that wait for the handler. Then the connection is not read."""
 
-SLOW_BYTES: Final = 4 * 2**10
-"""Bytes of a streamed body that must arrive within its time limit, as readers must take of an answer."""
+SLOW_BYTES: Final = 2**20
+"""Bytes of a streamed body that must arrive within its time limit. A sender that is slower keeps one of the few
+places of imports from others, at little cost."""
 
 
 class RequestBody(QuartBody):

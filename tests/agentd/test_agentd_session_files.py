@@ -276,14 +276,15 @@ def test_a_daemon_that_is_killed_while_it_stores_a_file_has_nothing_of_it(tmp_pa
         assert call(daemon, "GET", "/daemon/check")["findings"] == []
 
 
-async def test_a_body_that_trickles_is_refused() -> None:
+@pytest.mark.parametrize("size", [1, 8 * 2**10])
+async def test_a_body_that_trickles_is_refused(size: int) -> None:
     body = RequestBody(None, None)
     body.stream()
     async with anyio.create_task_group() as tasks:
 
         async def send() -> None:
             while True:
-                body.append(b"x")
+                body.append(bytes(size))
                 await anyio.sleep(0.02)
 
         tasks.start_soon(send)
