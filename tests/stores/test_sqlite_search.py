@@ -15,6 +15,7 @@ from agent_orchestrator.domain.model import Session
 from agent_orchestrator.domain.search import MAX_SEARCHED, Search, phrases_of
 from agent_orchestrator.ports.changes import Draft, PastEvent, Transaction
 from agent_orchestrator.stores.sql import search as sql_search
+from agent_orchestrator.stores.sql.search import BacklogPart
 from agent_orchestrator.stores.sql.store import SqlStore
 from agent_orchestrator.stores.sqlite import SqliteStore, schema
 from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction
@@ -122,6 +123,47 @@ async def test_what_was_deleted_since_it_was_read_is_not_added(
     with contextlib.closing(apsw.Connection(str(path))) as connection:
         left = "SELECT (SELECT count(*) FROM search_index_docsize), (SELECT count(*) FROM search_beginnings)"
         assert connection.execute(left).fetchone() == (1, 0)
+
+
+@pytest.mark.parametrize("part", [1, 200])
+async def test_result_is_indexed_whose_message_was_deleted_since_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    """The message with the same text was to be the only one in the index."""
+    path = tmp_path / "data.db"
+    session = a_session()
+    async with SqliteStore(path) as store:
+        run = a_run(session.id)
+        await put(store, session, run)
+        await say(store, session, "needle", run_id=run.id)
+        end = Draft("run.completed", {"result": {"text": "needle"}}, run.id, 1)
+        await store.transact(partial(_append, session, [end]))
+        await say(store, session, "last")
+    with_new_search(path)
+
+    async def waits(_: SqlStore[apsw.Connection]) -> None:
+        pass
+
+    monkeypatch.setattr(SqlStore, "_index_backlog", waits)
+    monkeypatch.setattr(sql_search, "_PART", part)
+    async with SqliteStore(path) as store:
+
+        async def read() -> BacklogPart | None:
+            return await store.read(lambda view: view.backlog_part())  # type: ignore[attr-defined,no-any-return]
+
+        async def add(part: BacklogPart | None) -> None:
+            assert part is not None
+            await store.transact(lambda tx: tx.add_backlog_part(part))  # type: ignore[attr-defined]
+
+        if part == 1:  # the result is read alone, after the newest text
+            await add(await read())
+        stale = await read()
+        await store.transact(lambda tx: tx.delete_events(session.id, through=1, digest="ab"))
+        await add(stale)
+        while (later := await read()) is not None:
+            await add(later)
+        assert await find(store, "needle") == ["needle"]
+        assert await find(store, "last") == ["last"]
 
 
 async def test_numbers_without_events_are_passed(tmp_path: Path) -> None:

@@ -98,11 +98,13 @@ class BacklogPart:
 
     :param last: the position up to which there were such texts.
     :param rest: the position up to which there still are.
+    :param said: the positions of messages with the text of a result that is left out because of them.
     """
 
     last: int
     rest: int
     entries: tuple[Entry, ...]
+    said: tuple[int, ...] = ()
 
 
 @frozen
@@ -272,13 +274,19 @@ class SqlSearches(ABC):
 
     def _is_repeated(self, session: int, seq: int, run_id: str | None, text: str) -> bool:
         """Return whether the result of a run is what its agent said in a message shortly before."""
+        return self._repeated_position(session, seq, run_id, text) is not None
+
+    def _repeated_position(
+        self, session: int, seq: int, run_id: str | None, text: str
+    ) -> int | None:
+        """Return the position of the message that the result of a run repeats; None if it repeats none."""
         row = self._said_before(session, seq, run_id)
         if row is None:
-            return False
+            return None
         data = row[6]
         plain = json.loads(data) if type(data) is str else {}
         said = self._searched_text(row[5], row[3], data, plain)
-        return said is not None and said.text == text
+        return row[5] if said is not None and said.text == text else None
 
     def _results_repeating(self, session: int, through: int) -> list[Entry]:
         """Return the results that are not in the index because a message up to an event has the same text.
@@ -337,15 +345,22 @@ class SqlSearches(ABC):
             (top - _PART, top, *values),
         )
         entries: list[Entry] = []
+        said: list[int] = []
+        rest = max(0, top - _PART)
         size = 0
-        for entry in self._entries(rows):
+        for entry in self._entries(rows, said):
             entries.append(entry)
             size += len(entry.document)
             if size >= _PART_SIZE:
-                return BacklogPart(last, entry.position - 1, tuple(reversed(entries)))
-        return BacklogPart(last, max(0, top - _PART), tuple(reversed(entries)))
+                rest = entry.position - 1
+                break
+        return BacklogPart(last, rest, tuple(reversed(entries)), tuple(said))
 
-    def _entries(self, rows: Iterable[Row]) -> Iterator[Entry]:
+    def _entries(self, rows: Iterable[Row], said: list[int]) -> Iterator[Entry]:
+        """Yield the entries of events.
+
+        :param said: takes the positions of the messages that results repeat, which are left out.
+        """
         for row in rows:
             seq, run_id, _, event_type, _, position, data, _, number, _, owner = row
             is_long = type(data) is not str
@@ -354,20 +369,27 @@ class SqlSearches(ABC):
             )
             if text is None:
                 continue
-            if event_type == EventType.RUN_COMPLETED and self._is_repeated(
-                number, seq, run_id, text.text
-            ):
-                continue
+            if event_type == EventType.RUN_COMPLETED:
+                repeated = self._repeated_position(number, seq, run_id, text.text)
+                if repeated is not None:
+                    said.append(repeated)
+                    continue
             yield self._entry(position, number, owner, text, is_long=is_long)
 
     def add_backlog_part(self, part: BacklogPart) -> None:
-        """Add texts to the index, unless somebody else has."""
+        """Add texts to the index, unless somebody else has.
+
+        Add none if a message is gone that a result repeats: the part is then read again.
+        """
         row = self._first_row(_BACKLOG)
         if row is None or row[0] != part.last:
             return
         # Retention may have deleted some since they were read.
-        condition, values = self._in_list("position", [entry.position for entry in part.entries])
+        positions = [*(entry.position for entry in part.entries), *part.said]
+        condition, values = self._in_list("position", positions)
         kept = {row[0] for row in self._execute(f"{_POSITIONS} WHERE {condition}", values)}
+        if not kept.issuperset(part.said):
+            return
         for entry in part.entries:
             if entry.position in kept:
                 self._add_entry(entry)
