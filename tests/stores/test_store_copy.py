@@ -94,7 +94,8 @@ async def fill(location, *, events=0):
                 tx.add_notice(a_notice(f"req_{number}", error=HARD_TEXT))
                 tx.add_push_subscription(a_subscription("bob", name=HARD_TEXT))
                 tx.set_notice_cursor("5")
-                tx.delete_events(session.id, through=number, seqs=(4,), digest="ab")
+                tx.delete_events(session.id, through=number, digest="ab")
+                tx.delete_events(session.id, seqs=(4,))
                 tx.mark_pruned_audited(session.id)
 
             await store.transact(change)

@@ -47,6 +47,12 @@ def line_said(event_type: str, data: Mapping[str, Any]) -> str | None:
     return found[-1][:_LAST_LINE] if found else None
 
 
+def check_deletion(through: int, seqs: Sequence[int]) -> None:
+    """Raise :exc:`ValueError` if :meth:`Transaction.delete_events` is given both."""
+    if through and seqs:
+        raise ValueError("`through` and `seqs` need two calls: one call deletes either")
+
+
 @frozen
 class Draft:
     """An event before the store numbers it."""
@@ -155,11 +161,14 @@ class Transaction(View, Protocol):
     ) -> int:
         """Delete events of a session, and what the search has of them. Its newest event always stays.
 
+        Either ``through`` or ``seqs`` is given: what one deletes decides what the search needs of the rest.
+
         :param through: delete all events up to this ``seq``, which becomes the ``oldest_cursor``.
-        :param seqs: delete these as well. They leave gaps in the log.
+        :param seqs: delete these. They leave gaps in the log.
         :param digest: the digest of the events up to ``through``; see
             :class:`~agent_orchestrator.domain.model.PrunedLog`.
         :return: the number of deleted events.
+        :raises ValueError: if both are given (:func:`check_deletion`).
         """
         ...
 

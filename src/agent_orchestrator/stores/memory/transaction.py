@@ -26,7 +26,13 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports.changes import Draft, PastEvent, last_line, max_deleted_records
+from agent_orchestrator.ports.changes import (
+    Draft,
+    PastEvent,
+    check_deletion,
+    last_line,
+    max_deleted_records,
+)
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.encoding import plain
 from agent_orchestrator.stores.memory.state import (
@@ -233,13 +239,14 @@ class MemoryTransaction(MemoryView):
     def delete_events(
         self, session_id: str, *, through: int = 0, seqs: Sequence[int] = (), digest: str = ""
     ) -> int:
+        check_deletion(through, seqs)
         session = self._known(session_id)
         log = self._state.logs.get(session_id, [])
         through = min(through, session.last_seq - 1)
         first = self.pruned_log(session_id).seq
         count = sum(self._delete_event(session_id, seq) for seq in range(first + 1, through + 1))
         is_pruned = count > 0
-        later = {seq for seq in seqs if max(through, 0) < seq < len(log)}
+        later = {seq for seq in seqs if 0 < seq < len(log)}
         count += sum(self._delete_event(session_id, seq) for seq in later)
         if not count:
             return 0

@@ -13,7 +13,13 @@ from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Sess
 from agent_orchestrator.domain.notices import Notice, PushSubscription
 from agent_orchestrator.domain.search import REPEATS_WITHIN
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports.changes import Draft, PastEvent, last_line, max_deleted_records
+from agent_orchestrator.ports.changes import (
+    Draft,
+    PastEvent,
+    check_deletion,
+    last_line,
+    max_deleted_records,
+)
 from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.sql.listing import TREE
 from agent_orchestrator.stores.sql.long_values import LongValues
@@ -424,6 +430,7 @@ class SqlTransaction(SqlView):
     def delete_events(
         self, session_id: str, *, through: int = 0, seqs: Sequence[int] = (), digest: str = ""
     ) -> int:
+        check_deletion(through, seqs)
         self._said.clear()
         row = self._first_row("SELECT number, last_seq FROM sessions WHERE id = ?", session_id)
         if row is None:
