@@ -9,13 +9,21 @@ from collections.abc import Callable
 import anyio
 import psutil
 import pytest
+from attrs import evolve
 from pids import is_gone
 
+from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import ReapResult
 from agent_orchestrator.hosts.linux import orphans
-from agent_orchestrator.hosts.linux.orphans import kill_by_variable, kill_orphans, tag_limit
+from agent_orchestrator.hosts.linux.orphans import (
+    kill_by_variable,
+    kill_orphans,
+    tag_limit,
+    tags_with_processes,
+)
 from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.processes import process_start_id, read_proc
+from agent_orchestrator.testing.stores.samples import NOW
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +40,7 @@ print(child.pid, flush=True)
 
 @pytest.fixture
 def tag():
-    return uuid.uuid4().hex
+    return f"{uuid.uuid4().hex}.1"
 
 
 @pytest.fixture
@@ -80,6 +88,20 @@ async def test_orphan_is_found_by_the_tag_that_it_inherited(tag, orphan, bears):
         assert await kill_orphans(tag) == ReapResult("gone", (pid,))
     assert is_gone(pid)
     assert psutil.pid_exists(stranger)
+
+
+@pytest.mark.parametrize("bears", [{"limited": True, "clean": True}, {"tagged": True}, {}])
+async def test_one_look_finds_all_attempts_that_have_processes(tag, orphan, bears):
+    pid = orphan(**bears)
+    own = Attempt(tag.removesuffix(".1"), 1, "dmn_1/1", "codex", NOW)
+    if not bears:
+        own = evolve(own, pid=pid, process_start_id=process_start_id(pid))
+    others = [
+        evolve(own, run_id="run_1", pid=pid, process_start_id="another-boot/1"),
+        evolve(own, run_id="run_2", pid=pid, process_start_id=None),
+        evolve(own, run_id=f"{own.run_id}0", pid=None),
+    ]
+    assert await tags_with_processes([*others, own]) == {tag}
 
 
 async def test_stopped_orphan_is_killed(tag, orphan):

@@ -1,13 +1,15 @@
 """The answer of a host about processes that it cannot search for."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pytest
+from attrs import evolve
 
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import ReapResult
-from agent_orchestrator.hosts.linux import host
+from agent_orchestrator.hosts.linux import host, orphans
 from agent_orchestrator.hosts.linux.host import LinuxHost
+from agent_orchestrator.processes import Process, live_processes
 from agent_orchestrator.testing.stores.samples import NOW
 
 pytestmark = pytest.mark.anyio
@@ -37,5 +39,29 @@ async def test_reap_answers_for_each_attempt_separately(monkeypatch: pytest.Monk
             ReapResult("alive", (7,), (8,)) if mark == ATTEMPTS[1].tag else ReapResult("gone", (7,))
         )
 
+    async def all_tags(attempts: Collection[Attempt]) -> set[str]:
+        return {attempt.tag for attempt in attempts}
+
+    monkeypatch.setattr(host, "tags_with_processes", all_tags)
     monkeypatch.setattr(host, "kill_orphans", end)
     assert await states() == {"run_0": "unknown", "run_1": "alive", "run_2": "gone"}
+
+
+async def test_the_process_table_is_read_once_for_all_attempts_without_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[int] = []
+
+    def look() -> list[Process]:
+        looks.append(1)
+        return live_processes()
+
+    monkeypatch.setattr(orphans, "live_processes", look)
+    attempts = [Attempt(f"run_{number}", 1, "dmn_1/1", "codex", NOW) for number in range(100)]
+    answers = {
+        **await LinuxHost().reap([*attempts, evolve(attempts[0], attempt=2, host="another")])
+    }
+    assert answers.pop(("run_0", 2)).state == "unknown"
+    assert len(answers) == 100
+    assert set(answers.values()) == {ReapResult()}
+    assert len(looks) <= 5  # more than one if some process shows no environment

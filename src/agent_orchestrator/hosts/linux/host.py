@@ -1,7 +1,7 @@
 """The host of Linux."""
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Self
 
@@ -14,7 +14,11 @@ from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import Process, ProcessSpec, ReapResult
 from agent_orchestrator.hosts import scratch
 from agent_orchestrator.hosts.linux.expiry import Expiry
-from agent_orchestrator.hosts.linux.orphans import kill_by_variable, kill_orphans
+from agent_orchestrator.hosts.linux.orphans import (
+    kill_by_variable,
+    kill_orphans,
+    tags_with_processes,
+)
 from agent_orchestrator.hosts.linux.start import open_process
 from agent_orchestrator.hosts.linux.supervisor import fork_server
 from agent_orchestrator.hosts.local import LocalHost
@@ -93,6 +97,16 @@ class LinuxHost(LocalHost):
                 f"the kernel has no pidfd_open, which the supervisors of agents need: {error.strerror}",
                 "use Linux 5.3 or newer, and allow pidfd_open in the seccomp profile",
             )
+
+    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], ReapResult]:
+        if live_process(os.getpid()) is None:
+            return await super().reap(attempts)  # which answers that for each
+        ours = [attempt for attempt in attempts if attempt.host in (None, self.id)]
+        # Most attempts have no processes left, because their supervisors have ended them.
+        tags = await tags_with_processes(ours)
+        gone = {(one.run_id, one.attempt): ReapResult() for one in ours if one.tag not in tags}
+        others = [one for one in attempts if (one.run_id, one.attempt) not in gone]
+        return gone | {**await super().reap(others)}
 
     async def _reap_one(self, attempt: Attempt) -> ReapResult:
         if live_process(os.getpid()) is None:

@@ -23,6 +23,7 @@ from typing import Final
 import anyio
 from anyio.to_thread import run_sync
 
+from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import ReapResult
 from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.processes import (
@@ -41,6 +42,9 @@ KILL_TIMEOUT_S: Final = 5.0
 _RESCANS: Final = 4
 """Maximum number of repeated searches because a process showed no environment. In the middle of ``execve``
 a process shows none for a moment."""
+
+_RESCAN_S: Final = 0.005
+"""Seconds until such a search is repeated."""
 
 _TAG_LIMIT: Final = 2**61
 
@@ -68,6 +72,22 @@ async def kill_orphans(
     entries = [_entry(TAG_VARIABLE, tag)] if tag else []
     limit = str(tag_limit(tag)).encode() if tag else None
     return await _kill_all(partial(_scan, entries, limit, pid, start_id))
+
+
+async def tags_with_processes(attempts: Collection[Attempt]) -> set[str]:
+    """Return the tags of the attempts that have processes. Each process is read once, for all attempts.
+
+    The others need no search. :func:`kill_orphans` searches for the processes of one attempt.
+    """
+    limiter = anyio.CapacityLimiter(1)  # the default limiter's threads may all be busy
+    found: set[str] = set()
+    for _ in range(1 + _RESCANS):
+        tags, unclear = await run_sync(_tags_of_processes, attempts, limiter=limiter)
+        found |= tags
+        if not unclear:
+            break
+        await anyio.sleep(_RESCAN_S)
+    return found
 
 
 async def kill_by_variable(name: str, values: Collection[str]) -> Sequence[int]:
@@ -98,7 +118,38 @@ async def _kill_all(scan: Callable[[], tuple[list[Process], bool]]) -> ReapResul
             await _kill(processes)
         else:
             rescans_left -= 1
-            await anyio.sleep(0.005)
+            await anyio.sleep(_RESCAN_S)
+
+
+def _tags_of_processes(attempts: Collection[Attempt]) -> tuple[set[str], bool]:
+    """Return the tags of the attempts that have processes, as :func:`_scan` finds them, without descendants. Also
+    return whether some other process showed no environment.
+    """
+    tags = {attempt.tag.encode(): attempt.tag for attempt in attempts}
+    limits = {str(tag_limit(tag)).encode(): tag for tag in tags.values()}
+    roots = {
+        attempt.pid: attempt.tag
+        for attempt in attempts
+        if attempt.pid is not None
+        and attempt.process_start_id is not None
+        and process_start_id(attempt.pid) == attempt.process_start_id
+    }
+    variable = f"{TAG_VARIABLE}=".encode()
+    found: set[str] = set()
+    unclear = False
+    for process in live_processes():
+        if process.is_kernel_thread:
+            continue
+        ours = {roots[pid] for pid in (process.pid, process.group, process.session) if pid in roots}
+        if (tag := limits.get(lock_limit_of(process.pid) or b"")) is not None:
+            ours.add(tag)
+        if (environ := read_proc(f"/proc/{process.pid}/environ")) is not None:
+            unclear |= not environ and not ours
+            for entry in environ.split(b"\0"):
+                if entry.startswith(variable) and entry.removeprefix(variable) in tags:
+                    ours.add(tags[entry.removeprefix(variable)])
+        found |= ours
+    return found, unclear
 
 
 def _scan(
