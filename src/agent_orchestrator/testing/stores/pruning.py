@@ -93,10 +93,11 @@ class Pruning(Opening):
             await put(store, session, empty)
             await store.transact(lambda tx: tx.append(session.id, drafts("a", "b", "c"), NOW))
             assert await delete(store, session, through=2**62) == 2
-            for nothing in ({"seqs": (3, 4, 2**62)}, {"through": -5}, {"seqs": (-1, 0)}):
-                assert await delete(store, session, **nothing) == 0
-            for nothing in ({"through": 9}, {"seqs": (1,)}):
-                assert await delete(store, empty, **nothing) == 0
+            for seqs in ((3, 4, 2**62), (-1, 0)):
+                assert await delete(store, session, seqs=seqs) == 0
+            assert await delete(store, session, through=-5) == 0
+            assert await delete(store, empty, through=9) == 0
+            assert await delete(store, empty, seqs=(1,)) == 0
             assert await seqs_of(store, session) == [3]
             assert await store.read(lambda view: view.event_count()) == 3
             assert await store.transact(lambda tx: tx.append(session.id, drafts("d"), NOW)) == 4
