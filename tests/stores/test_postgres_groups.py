@@ -6,11 +6,13 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import pytest
+from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from loops import ON_ONE_LOOP
 from test_memory_and_sqlite_agree import REFUSED, changes, everything, play
 
 from agent_orchestrator.domain.errors import Conflict, NotFound
+from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.stores.samples import NOW, a_record, a_run, a_session, drafts, put
 
@@ -170,6 +172,33 @@ async def compare(url, played):
         for question, answer in everywhere.items():
             assert here[question] == answer, question
         assert await postgres.check() == []
+
+
+async def test_a_change_that_adds_many_runs_keeps_few_of_their_rows(database):
+    from agent_orchestrator.stores.postgres.row_cache import MAX_RUNS
+
+    async with opened(database()) as store:
+        session = a_session()
+        await put(store, session)
+        runs = [a_run(session.id) for _ in range(MAX_RUNS + 100)]
+
+        def change(tx):
+            for run in runs:
+                assert tx.run(run.id) is None
+                tx.add_run(run)
+                tx.put_attempt(Attempt(run.id, 1, "dmn_1/1", "demo", NOW, stderr_tail=run.id))
+            first = evolve(runs[0], model="other")
+            tx.put_run(first)
+            assert tx.run(first.id) == first
+            assert [one.stderr_tail for one in tx.attempts(first.id)] == [first.id]
+            return max(len(tx._rows.runs), len(tx._rows.attempts))
+
+        assert await store.transact(change) <= MAX_RUNS
+        found = await store.read(lambda view: view.runs(limit=2 * MAX_RUNS))
+        assert found == [evolve(runs[0], model="other"), *runs[1:]]
+        for run in (runs[0], runs[-1]):
+            [attempt] = await store.read(lambda view, run=run: view.attempts(run.id))
+            assert attempt.stderr_tail == run.id
 
 
 @pytest.mark.timeout(300)

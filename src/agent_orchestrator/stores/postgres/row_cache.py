@@ -21,6 +21,9 @@ _ATTEMPT: Final = ATTEMPTS.columns.split(", ").index("attempt")
 _TOKEN_HASH: Final = ATTEMPTS.columns.split(", ").index("token_hash")
 
 
+MAX_RUNS: Final = 1_000
+"""Runs whose rows are kept. An import may add 200,000 in one transaction, with long texts."""
+
 RecordKey = tuple[str, str, str]
 """The caller, the call and the key of an idempotency record."""
 
@@ -61,6 +64,9 @@ class RowCache:
 
         :param is_long: whether its result is so long that it is stored in another table.
         """
+        if max(len(self.runs), len(self.attempts)) >= MAX_RUNS:
+            self.runs.clear()  # the transaction has them, and reads those that it needs again
+            self.attempts.clear()
         if is_long:
             self.runs.pop(values[0], None)
         else:
