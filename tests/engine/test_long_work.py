@@ -3,11 +3,16 @@
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from agent_orchestrator import Outcome, RunContext, open_embedded
 from agent_orchestrator.long_work import SHORT_TURN_S, run_long, short_turns
+from agent_orchestrator.runners.function import FunctionRunner
+from agent_orchestrator.wire import long_json
 
 USUAL_S = 0.004
 
@@ -67,3 +72,31 @@ def test_shorter_switch_interval_is_kept() -> None:
     sys.setswitchinterval(SHORT_TURN_S / 5)
     with short_turns():
         assert sys.getswitchinterval() == pytest.approx(SHORT_TURN_S / 5, abs=1e-5)
+
+
+@pytest.mark.anyio
+async def test_a_long_message_of_an_agent_is_recorded_without_decoding_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was decoded on the event loop for its last line, which took seconds of a text of 50 MB."""
+    sizes: list[int] = []
+    decode = long_json.loads
+
+    def loads(text: bytes) -> Any:
+        sizes.append(len(text))
+        return decode(text)
+
+    monkeypatch.setattr(long_json, "loads", loads)
+
+    async def agent(context: RunContext) -> Outcome:
+        await context.emit("agent.message", {"text": "x" * 100_000 + "\nthe last line\n"})
+        return Outcome("done")
+
+    runner = FunctionRunner("agent", agent)
+    async with open_embedded(tmp_path / "data.db", runners=[runner]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "go")
+        assert sent.run is not None
+        with anyio.fail_after(60):
+            assert (await client.wait_run(sent.run.id)).run.status == "completed"
+        assert sizes == []

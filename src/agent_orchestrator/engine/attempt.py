@@ -120,14 +120,14 @@ class AttemptContext:
             raise InvalidEvent(f"{event_type}: the data must be an object")
         self.has_begun |= event_type != EventType.RUN_ERROR
         self._recorder.last_activity_at = anyio.current_time()
-        found = searchable(event_type, data)
+        # From the data itself: to read it encoded would decode all of it here, on the event loop.
+        found, line = searchable(event_type, data), line_said(event_type, data)
         if strict_json.is_long(data):
             with anyio.CancelScope(shield=True):  # a stopped agent's last output is kept
                 encoded = await run_long(_encoded, data, event_type)
-            draft = Draft(event_type, encoded, self.run.id, self.run.attempt, searchable=found)
+            draft = Draft(event_type, encoded, self.run.id, self.run.attempt, None, found, line)
         else:
             text = _as_json(data, event_type)
-            line = line_said(event_type, data)
             draft = Draft(event_type, {}, self.run.id, self.run.attempt, text, found, line)
         await self._recorder.put(draft)
         for observer in self._core.config.observers:
