@@ -2,6 +2,7 @@
 
 import sqlite3
 import tracemalloc
+import weakref
 
 import anyio
 import pytest
@@ -174,3 +175,19 @@ async def test_readers_do_not_get_a_long_event_of_a_rolled_back_transaction(tmp_
         [event] = await store.read(lambda view: view.events(session.id, after=0, limit=9))
         assert event == held
         assert event.data["text"] == LONG[::-1]
+
+
+async def test_what_was_written_is_not_kept_until_the_next_commit(tmp_path):
+    """An idle daemon would keep a long result in memory."""
+
+    class Value:
+        pass
+
+    async with SqliteStore(tmp_path / "data.db") as store:
+        value = Value()
+        kept = weakref.ref(value)
+        await store.transact(lambda _, value=value: None)
+        del value
+        with anyio.fail_after(60):
+            while kept() is not None:  # the thread leaves its method just after the answer
+                await anyio.sleep(0.01)

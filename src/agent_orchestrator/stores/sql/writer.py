@@ -101,13 +101,21 @@ class GroupWriter(ABC):
         """Write until :meth:`finish` is called. Must run in a worker thread of the event loop."""
         finishing = False
         while not finishing:
-            batch, finishing = self._gather()
-            if batch:
-                began = perf_counter()
-                topics = self._commit(batch)
-                if self._on_commit is not None:
-                    self._on_commit(len(batch), perf_counter() - began)
-                anyio.from_thread.run_sync(self._answer, topics, batch)
+            finishing = self._write_batch()
+
+    def _write_batch(self) -> bool:
+        """Write the next batch, and return whether it was the last.
+
+        In a method, because variables of a loop would keep a long value of a batch until the next one.
+        """
+        batch, finishing = self._gather()
+        if batch:
+            began = perf_counter()
+            topics = self._commit(batch)
+            if self._on_commit is not None:
+                self._on_commit(len(batch), perf_counter() - began)
+            anyio.from_thread.run_sync(self._answer, topics, batch)
+        return finishing
 
     def _gather(self) -> tuple[list[Pending], bool]:
         batch: list[Pending] = []
