@@ -19,6 +19,7 @@ _CONFIG: Final = """\
 [providers.long]
 runner = "command"
 argv = {argv}
+output = "text"
 
 [routing]
 default = "long"
