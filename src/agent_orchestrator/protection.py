@@ -34,6 +34,7 @@ class Protection:
 
     def __call__(self, cwd: str) -> ProtectedPaths:
         """Return the denied paths for an agent in a directory. Costs some dozen file system calls."""
+        # Paths are texts here, because each run computes them, and Path objects are slow.
         read_only, secret = self._present(self.read_only), self._present(self.secret)
         state = user_state()
         if state is not None and _exists(root := str(state.root)):
@@ -50,9 +51,6 @@ class Protection:
 
     def _present(self, paths: tuple[Path, ...]) -> list[str]:
         return [str(path) for path in paths if path not in self.optional or _exists(str(path))]
-
-
-# Paths as texts: each run finds all of these, and most of the time of a Path is spent on its parts.
 
 
 def _exists(path: str) -> bool:

@@ -221,13 +221,19 @@ def _asked_together(questions: Sequence[Mapping[str, Any]]) -> list[Block]:
 
 
 def answer_names(questions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the name of the answer to each question: its id, else its text. A name that is missing, or not the first of
-    its kind, also has the number of the question, so that no answer replaces another one.
+    """Return the name of the answer to each question: its id, else its text, else its place, from 0.
+
+    A name that an earlier question has is followed by a number, so that no answer replaces another one.
     """
     names: list[str] = []
-    for number, question in enumerate(questions, 1):
-        name = text_of(question, "id") or text_of(question)
-        names.append(name if name and name not in names else f"{name} ({number})".lstrip())
+    for place, question in enumerate(questions):
+        given = (question.get("id"), question.get("text"), place)
+        name = own = str(next(one for one in given if one is not None))
+        number = place + 1
+        while name in names:
+            name = f"{own} ({number})"
+            number += 1
+        names.append(name)
     return names
 
 

@@ -44,7 +44,7 @@ from agentd.caller_scans import CallerScans
 from agentd.callers import which_may_be_agents
 from agentd.descriptors import Descriptors
 from agentd.doctor import daemon_findings
-from agentd.lifetime import ExitTimer, Lifetime
+from agentd.lifetime import ExitTimer, Lifetime, end_threads
 from agentd.local_token import local_token
 from agentd.memory import return_large_blocks
 from agentd.metrics import Metrics
@@ -72,6 +72,9 @@ SECOND_SIGNAL_S: Final = 3.0
 CLOSE_S: Final = 5.0
 """Maximum seconds to finish answers and close connections at the end. A long drain leaves fewer."""
 
+THREADS_S: Final = 0.5
+"""Maximum seconds to wait for threads when everything is closed. Idle ones end at once."""
+
 _log = logging.getLogger("agentd")
 
 
@@ -97,7 +100,9 @@ def run_daemon(
     )
     daemon = Daemon(settings, Path(ready_file) if ready_file else None, accept_loss, log_file)
     return_large_blocks()
-    return anyio.run(daemon.run, backend="asyncio")
+    status = anyio.run(daemon.run, backend="asyncio")
+    end_threads(status, THREADS_S)
+    return status
 
 
 @define

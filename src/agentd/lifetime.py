@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from math import inf
 from types import TracebackType
 from typing import Self
@@ -45,6 +46,23 @@ class ExitTimer:
 def _end() -> None:
     _log.critical("the daemon hangs while it stops: killing it; the next start recovers")
     os._exit(1)
+
+
+def end_threads(status: int, seconds: float) -> None:
+    """Wait for the threads that would keep the process. End it if one takes longer.
+
+    It may wait for a directory on a server that does not answer. Nothing else is left to do when this is called.
+
+    :param status: the exit status of the process.
+    """
+    deadline = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(deadline - time.monotonic(), 0))
+            if thread.is_alive():
+                _log.warning("a thread waits for the file system: ending without it")
+                logging.shutdown()
+                os._exit(status)
 
 
 class Lifetime:

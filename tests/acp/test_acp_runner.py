@@ -579,6 +579,17 @@ async def test_a_turn_without_a_result_is_a_failure_with_a_code(record, step, co
         assert (second.pid != context.pid) is (code in ("auth_failed", "agent_crashed"))
 
 
+async def test_a_failed_login_does_not_end_a_conversation_that_no_other_process_could_continue(
+    record,
+):
+    async with make_runner({"resumes": False}) as one:
+        context = record([["say", "begun"], ["error", 403, "not for you"]])
+        assert (await failed(one, context)).code == "auth_failed"
+        second = following(context, "hello")
+        assert (await run(one, second)).text == "hello"
+    assert (second.pid, second.thread.id) == (context.pid, context.thread.id)
+
+
 async def test_a_conversation_that_is_too_long_may_be_a_reason_to_stop(record, known):
     async with known(overflow_reason="max_tokens") as one:
         failure = await failed(one, record([["end", {"stopReason": "max_tokens"}]]))

@@ -118,6 +118,45 @@ def test_drain_ends_in_time_though_the_agent_ignores_signals(configured: Path) -
         assert events_of(daemon, run, "run.recovered") == []
 
 
+UNANSWERED = """
+import sys, threading
+from pathlib import Path
+from agent_orchestrator.hosts.local import LocalHost
+
+look = LocalHost.is_directory
+
+def is_directory(host, path):
+    if Path("unanswered").exists():
+        Path("asked").touch()
+        threading.Event().wait()
+    return look(host, path)
+
+LocalHost.is_directory = is_directory
+sys.argv = ["agentd", *sys.argv[4:]]
+from agentd.cli import main
+main()
+"""
+
+
+def test_drain_ends_in_time_though_the_directory_of_a_session_does_not_answer(
+    configured: Path,
+) -> None:
+    through = [sys.executable, "-c", UNANSWERED]
+    with agentd(configured, "--grace-s", "0.5", through=through) as daemon:
+        session = call(daemon, "POST", "/sessions", json={})["session"]["id"]
+        (configured / "unanswered").touch()
+        made = call(daemon, "POST", f"/sessions/{session}/messages", json={"text": "hello"})
+        wait_for((configured / "asked").exists, "the run's directory is looked at")
+        began = time.monotonic()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert time.monotonic() - began < allowed(0.5 + 5)
+    (configured / "unanswered").unlink()
+    with agentd(configured) as daemon:
+        run = call(daemon, "GET", f"/runs/{made['run']['id']}")["run"]
+        assert run["status"] in ("queued", "running"), run
+
+
 STUBBORN = """
 import json, os, pathlib, signal, sys, time
 for number in (signal.SIGINT, signal.SIGTERM):

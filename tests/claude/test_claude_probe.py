@@ -10,7 +10,7 @@ from agent_orchestrator.runners.claude.trust import is_trusted
 PROGRAM = """#!/bin/sh
 case $1 in
 --version) echo "2.1.332 (Claude Code)" ;;
-auth) echo asked >> "$0.asked"; cat "$0.status" ;;
+auth) echo asked >> "$0.asked"; echo x >> "$CLAUDE_CONFIG_DIR/.claude.json"; cat "$0.status" ;;
 esac
 """
 
@@ -27,8 +27,8 @@ class Asked:
         self.env = {"CLAUDE_CONFIG_DIR": str(self.home), "PATH": "/usr/bin:/bin"}
         self.probe = Probe()
 
-    def is_logged_in(self, *, says):
-        (self.path.with_name("claude.status")).write_text(json.dumps({"loggedIn": says}))
+    def is_logged_in(self, *, says, **more):
+        (self.path.with_name("claude.status")).write_text(json.dumps({"loggedIn": says, **more}))
         return self.probe(str(self.path), self.env).logged_in
 
     @property
@@ -69,8 +69,16 @@ def test_a_login_is_noticed_by_any_of_its_files(asked, name):
     assert asked.is_logged_in(says=True) is True
 
 
+def test_a_provider_without_a_login_is_asked_about_seldom(asked):
+    for _ in range(3):
+        assert asked.is_logged_in(says=True, apiProvider="bedrock") is None
+        asked.change(".claude.json")
+    assert asked.times == 1
+
+
 def test_a_login_is_noticed_in_the_home_directory_too(asked):
     asked.env = {"HOME": str(asked.home), "PATH": "/usr/bin:/bin"}
+    asked.path.write_text(PROGRAM.replace("CLAUDE_CONFIG_DIR", "HOME"))
     assert asked.is_logged_in(says=False) is False
     asked.change(".claude.json")
     assert asked.is_logged_in(says=True) is True

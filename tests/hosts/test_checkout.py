@@ -278,3 +278,7 @@ def test_a_diff_that_was_cut_tells_of_no_file_whose_name_or_kind_is_not_known() 
         found = [*files_of((whole + more)[:end], is_cut=True)]
         assert {one.path for one in found} <= known
         assert [one.kind for one in found] == ["update", "add"][: len(found)]
+        if end >= len(
+            whole + b"diff --git "
+        ):  # else a part of that may be a line of the first file
+            assert found[0].diff == "@@ -1 +1 @@\n-a\n+b\n"

@@ -74,7 +74,7 @@ class ToolDetail(_Detail):
 
 class QuestionDetail(_Detail):
     """The agent, or an MCP server, asks something. The answer to several questions is a JSON object by their ids, or by
-    their texts if they have none. A further question with the same name has its number behind it.
+    their texts if they have none. A name that an earlier question has is followed by a number, as in ``a (2)``.
     """
 
     type: Literal["question"]

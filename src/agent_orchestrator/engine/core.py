@@ -28,6 +28,7 @@ from agent_orchestrator.ports.runner import CWD_MISSING
 from agent_orchestrator.ports.store import Store, Transactions
 
 Answer = TypeVar("Answer")
+Found = TypeVar("Found")
 
 Change = Callable[[Transaction], Answer]
 """A change that the store runs. It returns the answer to the caller."""
@@ -40,6 +41,10 @@ QUEUE_RETRY_S = 2
 
 MAX_READ_ROWS = 1_000
 """Maximum number of a session's queued runs, or other rows, that are read at once."""
+
+
+MAX_LOOKS = 40
+"""Maximum number of directories that are looked at at once, as of anyio's threads."""
 
 
 class Workers(Protocol):
@@ -180,6 +185,10 @@ class Core:
     last_seen: LastSeen = field(factory=LastSeen)
     imports: Imports = field(factory=Imports)
     shared_reads: SharedReads = field(init=False)
+    _looks: anyio.CapacityLimiter = field(
+        factory=lambda: anyio.CapacityLimiter(MAX_LOOKS), init=False
+    )
+    """Not the common limiter, so that directories that do not answer stop nothing else."""
     draining: bool = False
     recovery_problem: Problem | None = None
     """Why some runs of an earlier engine are not recovered yet."""
@@ -229,9 +238,6 @@ class Core:
         """Return the checked directory of a session, with symbolic links resolved if there are
         ``workspace_roots``.
 
-        A cancel does not wait for the answer, here and below: the directory may be on a server that does not
-        answer.
-
         :raises InvalidRequest: naming ``cwd``, if it is not a directory, or outside ``workspace_roots``.
         """
         if self.config.workspace_roots:
@@ -239,7 +245,7 @@ class Core:
             if not self._is_within_roots(cwd):
                 problem = f"is not in one of the daemon's workspace_roots: {cwd}"
                 raise InvalidRequest.of({"cwd": problem})
-        if not await run_sync(self.config.host.is_directory, cwd, abandon_on_cancel=True):
+        if not await self._look(self.config.host.is_directory, cwd):
             raise InvalidRequest.of({"cwd": f"is not a directory: {cwd}"})
         return cwd
 
@@ -248,7 +254,7 @@ class Core:
 
         The directory may have changed since the session was created.
         """
-        if not await run_sync(self.config.host.is_directory, cwd, abandon_on_cancel=True):
+        if not await self._look(self.config.host.is_directory, cwd):
             return f"{CWD_MISSING}: {cwd}"
         if not self.config.workspace_roots:
             return None
@@ -267,13 +273,19 @@ class Core:
             JSON cannot express.
         """
         try:
-            path = await run_sync(self.config.host.resolve, cwd, abandon_on_cancel=True)
+            path = await self._look(self.config.host.resolve, cwd)
         except (OSError, RuntimeError):  # for a loop, Python 3.12 and older raise RuntimeError
             raise InvalidRequest.of({"cwd": f"does not exist: {cwd}"}) from None
         if encoding_problem(path):
             problem = f"resolves to {decode_for_display(path)}, whose name is not UTF-8"
             raise InvalidRequest.of({"cwd": problem})
         return PurePath(path)
+
+    async def _look(self, function: Callable[[str], Found], cwd: str) -> Found:
+        """Call a function about a directory, in a thread. A cancel does not wait for it: the directory may be on a
+        server that does not answer.
+        """
+        return await run_sync(function, cwd, abandon_on_cancel=True, limiter=self._looks)
 
     def _is_within_roots(self, directory: str) -> bool:
         return any(PurePath(directory).is_relative_to(root) for root in self.config.workspace_roots)

@@ -132,7 +132,7 @@ def provider_for(core: Core, view: QueueQueries, session: Session, requested: st
 
 def workers_elsewhere(core: Core, view: View, provider: str, host: str | None) -> tuple[int, int]:
     """Return the number of workers of the other daemons of a host that may start runs of a provider, and how many of
-    them execute a run.
+    them execute a run. Runs whose agents wait in a call count, as the store does not tell them apart.
     """
     capacities = {
         daemon.id: daemon.profile.capacity

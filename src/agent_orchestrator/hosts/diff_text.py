@@ -22,6 +22,7 @@ def files_of(diff: bytes, *, is_cut: bool = False) -> Iterator[FileChange]:
     parts = (b"\n" + diff).split(_START)[1:]
     if is_cut and parts and not any(word in parts[-1] for word in _HEADS_END):
         parts.pop()  # in its head, so its name and kind are not known
+        is_cut = False
     for number, part in enumerate(parts, 1):
         head, _, hunks = part.partition(b"\n@@ ")
         first, *lines = head.split(b"\n")

@@ -374,6 +374,7 @@ class Probing(Protocol):
         ...
 
 
+@runtime_checkable
 class Declaring(Protocol):
     """A runner that declares its capabilities."""
 

@@ -42,10 +42,9 @@ class QuestionPanel(Vertical, can_focus=True):
         self._choice: Choice | None = None
         """The choice for which the user types a text."""
         self._open_questions: list[tuple[str, Mapping[str, Any]]] = []
-        """Those that have no answer yet, with the names of their answers."""
-        """The questions of the request that are not answered yet, if it has several."""
+        """Those of several questions that have no answer yet, with the names of their answers."""
         self._answers: dict[str, str] = {}
-        """Answers by the ids of their questions."""
+        """By these names."""
         self._shown_at = 0.0
         self._is_read = False
         self._note = ""

@@ -28,7 +28,7 @@ from agent_orchestrator.runners.acp.first_start import first_start
 from agent_orchestrator.runners.acp.permissions import Approvals
 from agent_orchestrator.runners.acp.probe import Probe
 from agent_orchestrator.runners.acp.process import AcpProcess, Spec
-from agent_orchestrator.runners.acp.sessions import Requested, open_session
+from agent_orchestrator.runners.acp.sessions import Requested, can_continue, open_session
 from agent_orchestrator.runners.acp.turn_driver import TurnDriver
 from agent_orchestrator.runners.conversations import PromptNotTaken, report_undelivered
 from agent_orchestrator.runners.live.pool import NotStarted, ProcessPool
@@ -206,9 +206,9 @@ class AcpRunner(LiveRunner):
                     )
                     return await driver.run()
             except AgentFailed as failure:
-                # It may have read its login at its start. An agent that cannot resume would lose its conversation.
+                # It may have read its login at its start. Another process must be able to continue the conversation.
                 if failure.code == "auth_failed" and (
-                    self._agent.resumes or process.session_id is None
+                    process.session_id is None or can_continue(process)
                 ):
                     process.retire(f"the login of {spec.name} may have changed")
                 has_prompt = driver is not None and driver.has_prompt

@@ -117,19 +117,26 @@ async def _open(
     return answer if isinstance(answer, Mapping) else {}
 
 
+def can_continue(process: AcpProcess) -> bool:
+    """Return whether another process of the agent could continue a conversation."""
+    return process.has("sessionCapabilities", "resume") or (
+        process.has("loadSession") and process.spec.agent.resumes
+    )
+
+
 async def _continue(
     process: AcpProcess, mailbox: Mailbox, thread_id: str, params: JsonObject
 ) -> tuple[JsonObject, str]:
     """Continue a conversation. Return the agent's answer, and the conversation's id in messages."""
     name, agent = process.spec.name, process.spec.agent
     session_id = thread_id
+    if not can_continue(process):
+        raise ConversationMissing(f"{name} cannot continue a conversation in another process")
     if process.has("sessionCapabilities", "resume"):
         method = "session/resume"
-    elif process.has("loadSession") and agent.resumes:
+    else:
         method = "session/load"
         session_id = agent.load_prefix + thread_id
-    else:
-        raise ConversationMissing(f"{name} cannot continue a conversation in another process")
     try:
         answer = await exchange(process, mailbox, method, {"sessionId": session_id, **params})
     except RpcError as refused:

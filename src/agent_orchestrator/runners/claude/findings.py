@@ -79,7 +79,7 @@ def _is_usable(directory: Path) -> bool:
         directory.stat()
     except FileNotFoundError:
         return True  # Claude Code creates it
-    except OSError:  # it may not be looked at, or has a name that cannot be
+    except OSError:  # no permission, or not a valid name
         return False
     return os.access(directory, os.W_OK | os.X_OK)
 

@@ -47,7 +47,8 @@ class _Login:
         """
         if self.is_logged_in:
             return True
-        return self.state == state and time.monotonic() - self.asked_at <= _ASK_AGAIN_S
+        is_recent = time.monotonic() - self.asked_at <= _ASK_AGAIN_S
+        return is_recent and (self.is_logged_in is None or self.state == state)
 
 
 @define
@@ -56,7 +57,7 @@ class Probe:
 
     _versions: dict[tuple[Path, int], str | None] = field(factory=dict, init=False)
     _logins: dict[tuple[Any, ...], _Login] = field(factory=dict, init=False)
-    """The last login check, by all else that the login depends on."""
+    """The last login check, by the environment and the states of files."""
 
     def __call__(self, command: str, env: Mapping[str, str]) -> Availability:
         """Return whether a run could start. Blocks for half a second the first time."""
@@ -94,11 +95,13 @@ class Probe:
         directory = config_directory(env)
         files = [directory / name if directory is not None else None for name in _LOGIN_FILES]
         key = (frozenset(env.items()), *map(_state_of, files))
-        state = _state_of(state_file(env))
         known = self._logins.get(key)
-        if known is None or not known.is_valid(state):
+        if known is None or not known.is_valid(_state_of(state_file(env))):
             self._logins.clear()
-            known = self._logins[key] = _Login(time.monotonic(), state, _is_logged_in(program, env))
+            found = _is_logged_in(program, env)
+            # Afterwards, as the check itself starts Claude Code.
+            known = _Login(time.monotonic(), _state_of(state_file(env)), found)
+            self._logins[key] = known
         return known.is_logged_in
 
     def forget_login(self) -> None:

@@ -50,7 +50,7 @@ def config_directory(env: Mapping[str, str]) -> Path | None:
 
 
 def state_file(env: Mapping[str, str]) -> Path | None:
-    """Return the file in which it keeps what its user has answered; None without a home."""
+    """Return Claude Code's file of trusted directories; None without a home."""
     home = env.get("CLAUDE_CONFIG_DIR") or env.get("HOME")
     return Path(home) / ".claude.json" if home else None
 

@@ -80,7 +80,7 @@ def _home(about: str, program: Path, home: Path) -> Finding:
             f"{home} does not exist, where codex ({program}) keeps its login and its threads",
             "run `codex login` as the user agentd runs as, or set `home`",
         )
-    except OSError:  # it may not be looked at, or has a name that cannot be
+    except OSError:  # no permission, or not a valid name
         is_directory = False
     if not is_directory or not os.access(home, os.W_OK | os.X_OK):
         return Finding(

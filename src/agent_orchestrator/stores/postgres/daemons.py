@@ -191,7 +191,7 @@ def join(connection: Connection) -> Daemon:
 
 
 def join_again(connection: Connection, profile: DaemonProfile, clock: Clock) -> Daemon:
-    """Add another row for this daemon, which was lost, with what it says of itself. Call :func:`adopt` after it.
+    """Add another row for this daemon, which was lost, with its description. Call :func:`adopt` after it.
 
     Both are one change: with the row it may start runs at once, and its host may have another machine by now.
 
@@ -304,12 +304,12 @@ def _version() -> str:
 
 
 def _tell(connection: Connection) -> None:
-    """Notify all daemons, this one included, that one has joined, or says something else of itself."""
+    """Notify all daemons, this one included, that one has joined, or has changed its description."""
     connection.execute(_TELL)
 
 
 def describe(connection: Connection, daemon: Daemon, profile: DaemonProfile, clock: Clock) -> None:
-    """Record what a daemon says of itself, and how far its clock is off. Call :func:`adopt` after it.
+    """Record the description of a daemon, and how far its clock is off. Call :func:`adopt` after it.
 
     :raises StoreLocked: if a daemon serves the host whose processes this one cannot see. The two could not
         know of each other's agents.

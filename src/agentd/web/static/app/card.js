@@ -233,7 +233,7 @@ function Questions({ questions, given, onChange }) {
   const write = (question, text) =>
     onChange({ ...given, [question.id]: { chosen: question.multiple ? of(question.id).chosen : [], text } });
   return questions.map((question) => html`<fieldset>
-    <legend>${clean(question.text || question.id)}</legend>
+    <legend>${clean(question.text || question.id) || "?"}</legend>
     ${(question.choices ?? []).map((choice) => {
       const label = String(choice.label ?? "");
       return html`<label class="choice">
