@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import dropwhile, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -149,9 +149,13 @@ def _log_tail(log: Path, size_before: int) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return "it printed nothing"
-    # agentd reports each invalid setting on a separate line. Another one may write to the same log.
-    unrelated = dropwhile(lambda line: not line.startswith("agentd: "), reversed(lines))
-    errors = list(takewhile(lambda line: line.startswith("agentd: "), unrelated)) or lines[-1:]
+    # Another agentd may write to the same log. Its entries are JSON.
+    newest = [line for line in reversed(lines) if not line.startswith("{")] or lines[-1:]
+    after = list(takewhile(lambda line: not line.startswith("agentd: "), newest))
+    # agentd reports each invalid setting on a separate line.
+    errors = list(takewhile(lambda line: line.startswith("agentd: "), newest[len(after) :]))
+    if not errors or any(line.startswith("Traceback (") for line in after):
+        errors = newest[:1]
     return "; ".join(dict.fromkeys(line.removeprefix("agentd: ") for line in reversed(errors)))
 
 

@@ -100,8 +100,9 @@ def run_daemon(
     )
     daemon = Daemon(settings, Path(ready_file) if ready_file else None, accept_loss, log_file)
     return_large_blocks()
-    status = anyio.run(daemon.run, backend="asyncio")
-    end_threads(status, THREADS_S)
+    with daemon.exit_timer:
+        status = anyio.run(daemon.run, backend="asyncio")
+        end_threads(status, THREADS_S)
     return status
 
 
@@ -117,14 +118,10 @@ class Daemon:
     _stopped: anyio.Event = field(factory=anyio.Event, init=False)
     _status: int = field(default=0, init=False)
     _exit_deadline: float = field(default=inf, init=False)
-    _exit_timer: ExitTimer = field(factory=ExitTimer, init=False)
+    exit_timer: ExitTimer = field(factory=ExitTimer, init=False)
 
     async def run(self) -> int:
         """Serve until a signal, drain, stop; return the exit status."""
-        with self._exit_timer:
-            return await self._run()
-
-    async def _run(self) -> int:
         settings = self.settings
         _check_address(settings)
         tls = server_context(settings.tls_cert, settings.tls_key)
@@ -243,7 +240,7 @@ class Daemon:
 
     def _set_deadline(self, seconds: float) -> None:
         self._exit_deadline = anyio.current_time() + seconds
-        self._exit_timer.set(seconds)
+        self.exit_timer.set(seconds)
 
     def _stop(self) -> None:
         self.lifetime.close()

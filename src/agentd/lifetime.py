@@ -49,7 +49,7 @@ def _end() -> None:
 
 
 def end_threads(status: int, seconds: float) -> None:
-    """Wait for the threads that would keep the process. End it if one takes longer.
+    """Wait for the threads that keep the process alive. End the process if one takes longer.
 
     It may wait for a directory on a server that does not answer. Nothing else is left to do when this is called.
 
@@ -60,7 +60,7 @@ def end_threads(status: int, seconds: float) -> None:
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join(max(deadline - time.monotonic(), 0))
             if thread.is_alive():
-                _log.warning("a thread waits for the file system: ending without it")
+                _log.warning("ending without the thread %s, which has not ended", thread.name)
                 logging.shutdown()
                 os._exit(status)
 

@@ -12,6 +12,7 @@ A prompt is a list of steps in JSON:
 ======================= ===============================================================
 ["update", {…}]         send an update of the session
 ["say", TEXT]           a piece of a message
+["tool"]                a tool call that is completed
 ["ask", {…}, [KIND, …]] ask for permission for a tool call, with options of these kinds, and keep the answer
 ["withdraw", {…}]       ask, and withdraw the question when the file ``been-asked`` is there
 ["request", METHOD]     send a request, and keep the answer
@@ -153,6 +154,10 @@ def do(step):
             update(content)
         case ["say", text]:
             say(text)
+        case ["tool"]:
+            state["tools"] = number = state.get("tools", 0) + 1
+            done = {"kind": "read", "title": "x", "status": "completed"}
+            update({"sessionUpdate": "tool_call", "toolCallId": f"tool {number}", **done})
         case ["ask", call, kinds]:
             ask(call, kinds)
         case ["withdraw", call]:

@@ -431,6 +431,14 @@ async def test_an_agent_that_asks_again_after_each_denial_is_ended(record, known
     assert of(context, "run.error") == []
 
 
+async def test_an_agent_that_works_between_denials_goes_on(record, known):
+    steps = [["tool"], ["ask", COMMAND, KINDS]]
+    async with known({"otherwise": steps}, denial_ends_turn=True) as one:
+        context = record(steps, [DENIED] * 12 + [APPROVED])
+        await run(one, context)
+    assert len(context.questions) == 13
+
+
 async def test_a_question_that_is_denied_and_stopped_ends_the_turn(record):
     async with make_runner() as one:
         context = record([["ask", COMMAND, KINDS], ["say", "no"]], [{"option": "deny_and_stop"}])
@@ -583,11 +591,20 @@ async def test_a_failed_login_does_not_end_a_conversation_that_no_other_process_
     record,
 ):
     async with make_runner({"resumes": False}) as one:
-        context = record([["say", "begun"], ["error", 403, "not for you"]])
-        assert (await failed(one, context)).code == "auth_failed"
-        second = following(context, "hello")
-        assert (await run(one, second)).text == "hello"
-    assert (second.pid, second.thread.id) == (context.pid, context.thread.id)
+        refused = [["say", "begun"], ["error", 403, "not for you"]]
+        context = record("hello")
+        await run(one, context)
+        second = following(context, refused)
+        assert (await failed(one, second)).code == "auth_failed"
+        third = following(second, "again")
+        assert (await run(one, third)).text == "again"
+        assert (third.pid, third.thread.id) == (context.pid, context.thread.id)
+        # Without an answer, there is nothing to lose.
+        other = record(refused)
+        assert (await failed(one, other)).code == "auth_failed"
+        again = following(other, "hello")
+        assert (await run(one, again)).text == "hello"
+        assert again.pid != other.pid
 
 
 async def test_a_conversation_that_is_too_long_may_be_a_reason_to_stop(record, known):

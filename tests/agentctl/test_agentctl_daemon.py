@@ -596,6 +596,11 @@ def test_the_error_of_agentd_is_found_in_a_log_that_others_write_to(tmp_path: Pa
     assert _log_tail(log, len("agentd: old\n")) == "one; two"
     log.write_text("Traceback\nValueError: no\n")
     assert _log_tail(log, 0) == "ValueError: no"
+    trace = "Traceback (most recent call last):\n  File x\nMemoryError\n"
+    log.write_text(
+        f'agentd: port in use\n{{"message": "of another one"}}\n{trace}{{"message": "more"}}\n'
+    )
+    assert _log_tail(log, 0) == "MemoryError"
 
 
 def test_the_end_of_a_daemon_is_seen_though_nobody_takes_its_exit_status() -> None:

@@ -104,6 +104,13 @@ async def test_one_look_finds_all_attempts_that_have_processes(tag, orphan, bear
     assert await tags_with_processes([*others, own]) == {tag}
 
 
+async def test_one_look_finds_all_attempts_of_a_process_that_serves_several(tag, orphan):
+    pid = orphan()
+    one = Attempt(tag, 1, "dmn_1/1", "codex", NOW, pid=pid, process_start_id=process_start_id(pid))
+    both = [one, evolve(one, run_id=f"{tag}0")]
+    assert await tags_with_processes(both) == {attempt.tag for attempt in both}
+
+
 async def test_stopped_orphan_is_killed(tag, orphan):
     pid = orphan(limited=True)
     os.kill(pid, signal.SIGSTOP)

@@ -1,5 +1,6 @@
 """The answer of a host about processes that it cannot search for."""
 
+import uuid
 from collections.abc import Collection, Mapping
 
 import pytest
@@ -57,11 +58,13 @@ async def test_the_process_table_is_read_once_for_all_attempts_without_processes
         return live_processes()
 
     monkeypatch.setattr(orphans, "live_processes", look)
-    attempts = [Attempt(f"run_{number}", 1, "dmn_1/1", "codex", NOW) for number in range(100)]
+    # Ids that no process of this machine has.
+    ids = [uuid.uuid4().hex for _ in range(100)]
+    attempts = [Attempt(run_id, 1, "dmn_1/1", "codex", NOW) for run_id in ids]
     answers = {
         **await LinuxHost().reap([*attempts, evolve(attempts[0], attempt=2, host="another")])
     }
-    assert answers.pop(("run_0", 2)).state == "unknown"
+    assert answers.pop((ids[0], 2)).state == "unknown"
     assert len(answers) == 100
     assert set(answers.values()) == {ReapResult()}
     assert len(looks) <= 5  # more than one if some process shows no environment

@@ -967,13 +967,17 @@ def test_line_that_is_made_to_be_slow_is_looked_at_quickly(shared: Daemon, phone
 
 @pytest.mark.parametrize(
     ("ids", "names"),
-    [(({}, {}), ("One?", "Two?")), (({"id": "a"}, {"id": "a"}), ("a", "a (2)"))],
-    ids=["missing", "equal"],
+    [
+        (({}, {}), ("One?", "Two?")),
+        (({"id": "a"}, {"id": "a"}), ("a", "a (2)")),
+        (({"id": "a (2)"}, {"id": "a"}, {"id": "a"}), ("a (2)", "a", "a (3)")),
+    ],
+    ids=["missing", "equal", "alike"],
 )
 def test_questions_that_their_ids_do_not_tell_apart_have_an_answer_each(
     shared: Daemon, phone: Phone, ids: tuple[dict[str, str], ...], names: tuple[str, ...]
 ) -> None:
-    texts = ("One?", "Two?")
+    texts = ("One?", "Two?", "Three?")[: len(ids)]
     questions = [{**one, "text": text} for one, text in zip(ids, texts, strict=True)]
     question = {
         "text": "Both?",

@@ -73,8 +73,8 @@ class ToolDetail(_Detail):
 
 
 class QuestionDetail(_Detail):
-    """The agent, or an MCP server, asks something. The answer to several questions is a JSON object by their ids, or by
-    their texts if they have none. A name that an earlier question has is followed by a number, as in ``a (2)``.
+    """The agent, or an MCP server, asks something. The answer to several questions is a JSON object by their ids; without
+    ids by their texts, and without both by their places, from 0. A name that an earlier question has is followed by a number, as in ``a (2)``.
     """
 
     type: Literal["question"]

@@ -44,7 +44,7 @@ MAX_READ_ROWS = 1_000
 
 
 MAX_LOOKS = 40
-"""Maximum number of directories that are looked at at once, as of anyio's threads."""
+"""Maximum number of looks at directories at the same time: anyio's usual number of threads."""
 
 
 class Workers(Protocol):
@@ -188,7 +188,7 @@ class Core:
     _looks: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(MAX_LOOKS), init=False
     )
-    """Not the common limiter, so that directories that do not answer stop nothing else."""
+    """Not the common limiter, so that directories that do not answer stop no other calls in threads."""
     draining: bool = False
     recovery_problem: Problem | None = None
     """Why some runs of an earlier engine are not recovered yet."""

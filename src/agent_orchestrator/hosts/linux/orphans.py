@@ -127,20 +127,20 @@ def _tags_of_processes(attempts: Collection[Attempt]) -> tuple[set[str], bool]:
     """
     tags = {attempt.tag.encode(): attempt.tag for attempt in attempts}
     limits = {str(tag_limit(tag)).encode(): tag for tag in tags.values()}
-    roots = {
-        attempt.pid: attempt.tag
-        for attempt in attempts
-        if attempt.pid is not None
-        and attempt.process_start_id is not None
-        and process_start_id(attempt.pid) == attempt.process_start_id
-    }
+    roots: dict[int, set[str]] = {}
+    for attempt in attempts:  # several of them, if one process serves several sessions
+        pid, start_id = attempt.pid, attempt.process_start_id
+        if pid is not None and start_id is not None and process_start_id(pid) == start_id:
+            roots.setdefault(pid, set()).add(attempt.tag)
     variable = f"{TAG_VARIABLE}=".encode()
     found: set[str] = set()
     unclear = False
     for process in live_processes():
         if process.is_kernel_thread:
             continue
-        ours = {roots[pid] for pid in (process.pid, process.group, process.session) if pid in roots}
+        ours = set[str]()
+        for pid in (process.pid, process.group, process.session):
+            ours |= roots.get(pid, set())
         if (tag := limits.get(lock_limit_of(process.pid) or b"")) is not None:
             ours.add(tag)
         if (environ := read_proc(f"/proc/{process.pid}/environ")) is not None:

@@ -36,6 +36,7 @@ class AcpAgent:
     :param argv: the program, and the arguments with which it speaks the protocol.
     :param version: the argument with which it prints its version; empty if it has none.
     :param env: environment variables that it needs.
+    :param default_env: environment variables that it gets unless the user has set them.
     :param child_env: further variables for the agents of child sessions, so that they do not execute what is
         configured in their directory. A parent's agent may have written it.
     :param home: the variables that name its home, if two processes may not use a new home at once.
@@ -65,6 +66,7 @@ class AcpAgent:
     argv: tuple[str, ...]
     version: str = "--version"
     env: Mapping[str, str] = field(factory=dict)
+    default_env: Mapping[str, str] = field(factory=dict)
     child_env: Mapping[str, str] = field(factory=dict)
     home: tuple[str, ...] = ()
     ask_mode: str | None = None

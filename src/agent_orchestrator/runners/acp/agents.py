@@ -41,7 +41,10 @@ AGENTS: Final[Mapping[str, AcpAgent]] = {
     "gemini": AcpAgent(
         argv=("gemini", "--acp"),
         # By default gemini 0.61 starts itself a second time, with a larger heap, and writes its log only when it ends.
-        env={"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_DEBUG_LOG_FILE": "/dev/stderr"},
+        default_env={
+            "GEMINI_CLI_NO_RELAUNCH": "true",
+            "GEMINI_DEBUG_LOG_FILE": "/dev/stderr",
+        },
         ask_mode="default",
         usage="quota",
         own_tool=OwnTool("title", rf"(\w+) \({TOOL_SERVER} MCP Server\)", kind="other"),

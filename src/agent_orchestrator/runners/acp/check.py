@@ -129,7 +129,7 @@ async def record_start(name: str, agent: AcpAgent) -> Start:
     began_at: float | None = None
     with TemporaryDirectory() as directory:
         cwd = os.path.realpath(directory)  # noqa: ASYNC240 - of a directory in memory or nearly
-        env = frozenset({**os.environ, **agent.env}.items())
+        env = frozenset({**agent.default_env, **os.environ, **agent.env}.items())
         spec = Spec(name, agent, agent.argv, cwd, is_cwd_resolved=True, env=env)
         process = AcpProcess.of(spec, f"acp.{uuid.uuid4().hex}", math.inf, dialect)
         async with ProcessPool[AcpProcess]() as pool:

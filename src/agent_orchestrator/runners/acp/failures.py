@@ -30,14 +30,14 @@ _KINDS: Final = {
 _STATUS: Final = re.compile(r"\b(?:HTTP |error:? |status:? |rejected \(|\()?(401|402|403|429)\b")
 
 _USED_UP: Final = re.compile(r"insufficient_quota|out of credits|daily quota", re.IGNORECASE)
-"""Words about a quota that is used up for long. Servers send them with the status of a rate limit (429)."""
+"""Words about a quota that is used up for a long time. Servers send them with the status of a rate limit (429)."""
 
 _WORDS: Final = (
     ("quota_exhausted", re.compile(r"usage limit|quota exceeded", re.IGNORECASE)),
     (
         "context_exceeded",
         re.compile(
-            r"context window|context_length_exceeded|too long|too many tokens|maximum number of tokens",
+            r"context window|context_length_exceeded|too long|too many tokens|exceeds the maximum number of tokens",
             re.IGNORECASE,
         ),
     ),

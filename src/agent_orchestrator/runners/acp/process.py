@@ -83,6 +83,7 @@ class AcpProcess(LiveProcess):
     """A process.
 
     :ivar session_id: the session that it has loaded.
+    :ivar has_answered: whether a run in this process has succeeded.
     :ivar address: that session's id in messages.
     :ivar token: the token with which that session reaches the orchestration tools; None without them.
     :ivar totals: its usage since its start.
@@ -93,6 +94,7 @@ class AcpProcess(LiveProcess):
 
     spec: Spec
     session_id: str | None = field(default=None, init=False)
+    has_answered: bool = field(default=False, init=False)
     address: str = field(default="", init=False)
     token: str | None = field(default=None, init=False)
     totals: Totals = field(factory=Totals, init=False)

@@ -115,7 +115,8 @@ class AcpRunner(LiveRunner):
     def _own_env(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of a process: without the variables of one run."""
         removed = RUN_VARIABLES - {"AGENTCTL_SESSION_ID"}
-        own = {**{name: env[name] for name in env if name not in removed}, **self._agent.env}
+        given = {name: env[name] for name in env if name not in removed}
+        own = {**self._agent.default_env, **given, **self._agent.env}
         url = own.get("AGENTCTL_URL")
         return without_proxy_for(own, url) if self.tools and url else own
 
@@ -204,11 +205,13 @@ class AcpRunner(LiveRunner):
                         approvals,
                         pending,
                     )
-                    return await driver.run()
+                    outcome = await driver.run()
+                    process.has_answered = True
+                    return outcome
             except AgentFailed as failure:
                 # It may have read its login at its start. Another process must be able to continue the conversation.
                 if failure.code == "auth_failed" and (
-                    process.session_id is None or can_continue(process)
+                    not process.has_answered or can_continue(process)
                 ):
                     process.retire(f"the login of {spec.name} may have changed")
                 has_prompt = driver is not None and driver.has_prompt

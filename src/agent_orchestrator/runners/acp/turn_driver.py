@@ -60,7 +60,7 @@ conversation."""
 _DENIED: Final = "Your request was denied."
 
 _MAX_DENIED: Final = 10
-"""Maximum number of turns in a row that begin only because a request was denied."""
+"""Maximum number of turns in a row that begin only because a request was denied, and in which no tool was used."""
 
 _MAX_QUESTIONS: Final = 100
 """Maximum number of open requests for permission. Agents have one, or a few."""
@@ -135,9 +135,10 @@ class TurnDriver:
         """
         try:
             await self._turn(blocks(self.agent, self.context.prompt, self.context.images))
-            denied = 0
+            denied = calls_done = 0
             while self.pending:
-                denied = denied + 1 if set(self.pending) == {_DENIED} else 0
+                is_stuck = set(self.pending) == {_DENIED} and self._reader.calls_done == calls_done
+                denied, calls_done = denied + 1 if is_stuck else 0, self._reader.calls_done
                 if denied > _MAX_DENIED:
                     self.pending.clear()
                     message = f"{self.name} asked again after {_MAX_DENIED} denials in a row"

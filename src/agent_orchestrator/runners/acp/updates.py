@@ -65,6 +65,7 @@ class UpdateReader:
     :ivar last_text: the last complete message, also one of the program itself.
     :ivar mode: the mode that the agent has reported last; None if it has not.
     :ivar has_called_tools: whether the agent has called a tool.
+    :ivar calls_done: number of tool calls that have ended, except for denied ones.
     """
 
     agent: AcpAgent
@@ -73,6 +74,7 @@ class UpdateReader:
     last_text: str = ""
     mode: str | None = None
     has_called_tools: bool = False
+    calls_done: int = 0
     _stream: _Stream | None = field(default=None, init=False)
     _texts: MessageStreams = field(factory=MessageStreams, init=False)
     _items: int = field(default=0, init=False)
@@ -224,6 +226,7 @@ class UpdateReader:
             events.append(agent_event(EventType.TOOL_OUTPUT, tool_id=tool_id, text=piece))
         if call.has_ended:
             events.append(call.ended())
+            self.calls_done += not call.is_declined
             self._close(call)
         return events
 

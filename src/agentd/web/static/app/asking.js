@@ -107,17 +107,22 @@ function isSameJson(one, other) {
 /** @param {unknown} value @returns {any[]} */
 const objectsOf = (value) => (Array.isArray(value) ? value.filter((one) => one && typeof one === "object" && !Array.isArray(one)) : []);
 
-/** @param {Request} request @returns {Question[]} each with another id */
+/** @param {Request} request @returns {Question[]} */
 export function questionsOf(request) {
-  return objectsOf(request.detail?.type === "question" && request.detail.questions)
-    .map((question, index) => ({
-      id: String(question.id ?? question.text ?? index),
+  const ids = new Set();
+  return objectsOf(request.detail?.type === "question" && request.detail.questions).map((question, index) => {
+    const own = String(question.id ?? question.text ?? index);
+    let id = own;
+    while (ids.has(id)) id = `${own} (${++index})`;
+    ids.add(id);
+    return {
+      id,
       text: String(question.text ?? ""),
       choices: objectsOf(question.choices),
       multiple: question.multiple === true,
       free_text: question.free_text !== false,
-    }))
-    .map((one, index, all) => (all.find(({ id }) => id === one.id) === one ? one : { ...one, id: `${one.id} (${index + 1})` }));
+    };
+  });
 }
 
 const FETCHED = "runs a program from the network that is not shown here";
