@@ -196,11 +196,17 @@ async def test_a_lost_run_waits_for_a_daemon_of_its_host(daemons: Any) -> None:
         session = await of_host(a, "y")
         async with daemons("b", host_name="y"):
             pass
-        lost = a_run(session.id, status=RunStatus.RUNNING, worker_id="dmn_gone/worker-1")
-        await put(a.store, lost)
-        await a.client.cancel_run(lost.id)
-        a.engine.core.notifier.notify(["daemons"])  # it looks again
         near = await a.client.create_session()
+        lost, own = (
+            a_run(one.id, status=RunStatus.RUNNING, worker_id="dmn_gone/worker-1")
+            for one in (session, near)
+        )
+        for run in (lost, own):
+            await put(a.store, run)
+            await a.client.cancel_run(run.id)
+        a.engine.core.notifier.notify(["daemons"])  # it looks again
+        # It has looked at both when that of its own host, which is the later one, has ended.
+        assert (await end_of(a, own)).status is RunStatus.CANCELED
         assert (await end_of(a, await send(a, near, "say near"))).status is RunStatus.COMPLETED
         diagnostics = (await a.client.diagnose_run(lost.id)).diagnostics
         assert diagnostics.likely_issue.code == "host_away"
