@@ -534,6 +534,8 @@ def test_card_below_a_tool_that_ends_takes_no_answer(shared: Daemon, visit: Visi
             ["file", str(shared.directory / "never")],
         ]
     )  # fmt: skip
+    # The card comes below the tool.
+    shared.until(lambda: any(one["event_type"] == "tool.output" for one in shared.events(session)))
     script = [["ask", command("Run", "make helper", here)], ["end", "Done."]]
     helper = shared.post(
         f"/sessions/{session}/spawn", task="Help", metadata={"script": script}, cwd=here
