@@ -92,13 +92,13 @@ def test_a_login_that_a_run_has_shown_to_be_gone_is_checked_again(asked):
 
 def test_trust_follows_the_file_in_which_it_is_kept(asked):
     file = asked.home / ".claude.json"
-    assert not is_trusted(asked.env, "/work/there")
+    assert not is_trusted(asked.env, "/projects/there")
     for given in (True, False, True):
-        known = {"projects": {"/work": {"hasTrustDialogAccepted": given}}, "padding": given}
+        known = {"projects": {"/projects": {"hasTrustDialogAccepted": given}}, "padding": given}
         file.write_text(json.dumps(known))
-        assert is_trusted(asked.env, "/work/there") is given
+        assert is_trusted(asked.env, "/projects/there") is given
     for damaged in ("{", "[]", '{"projects": 1}', "[" * 100_000):
         file.write_text(damaged)
-        assert not is_trusted(asked.env, "/work/there")
+        assert not is_trusted(asked.env, "/projects/there")
     file.unlink()
-    assert not is_trusted(asked.env, "/work/there")
+    assert not is_trusted(asked.env, "/projects/there")

@@ -205,7 +205,7 @@ async def test_a_lost_run_waits_for_a_daemon_of_its_host(daemons: Any) -> None:
             await put(a.store, run)
             await a.client.cancel_run(run.id)
         a.engine.core.notifier.notify(["daemons"])  # it looks again
-        # It has looked at both when that of its own host, which is the later one, has ended.
+        # It has looked at both when the later one, which is of its host, has ended.
         assert (await end_of(a, own)).status is RunStatus.CANCELED
         assert (await end_of(a, await send(a, near, "say near"))).status is RunStatus.COMPLETED
         diagnostics = (await a.client.diagnose_run(lost.id)).diagnostics
