@@ -49,7 +49,7 @@ async def _await_end(core: Core, pool: WorkerPool, stopped: Sequence[RunningAtte
 
 
 async def tell_draining(core: Core) -> None:
-    """Tell the other daemons that this one takes no new work. If they cannot be told, they learn it when this one ends."""
+    """Record that this daemon takes no new work, for the others. If that fails, they notice when it ends."""
     lease = core.store.lease
     if lease is None or lease.lost.is_set():
         return
