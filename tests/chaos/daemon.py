@@ -13,6 +13,7 @@ from typing import Final
 
 import httpx
 from attrs import define, field
+from tests.chaos.network import Place
 from tests.chaos.outcome import until
 from tests.support.ports import free_port
 
@@ -62,6 +63,8 @@ class Daemon:
     store: str | None = None
     arguments: tuple[str, ...] = ()
     env: dict[str, str] = field(factory=dict)
+    place: Place = field(factory=Place)
+    """Where it runs. Away from loopback, ``arguments`` or ``env`` must let clients in."""
     port: int = field(factory=free_port)
     token: str = field(factory=lambda: os.urandom(8).hex())
     """In the environment of the daemon and all it starts, and of nothing else."""
@@ -73,7 +76,7 @@ class Daemon:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.place.address}:{self.port}"
 
     @property
     def trace(self) -> Path:
@@ -113,11 +116,14 @@ class Daemon:
                 [
                     # The tracer must not bear the token itself.
                     *tracer,
+                    *self.place.entry,
                     "/usr/bin/env",
                     *setting,
                     sys.executable,
                     "-m",
                     "agentd",
+                    "--host",
+                    self.place.address,
                     "--port",
                     str(self.port),
                     *(("--db", str(self.db)) if self.store is None else ("--store", self.store)),

@@ -1,12 +1,13 @@
 """Daemons of two hosts on one PostgreSQL database, of which one is lost again and again.
 
-It is killed, stopped, or cut off from the database; another one is drained at the same time; one is slow, and
-the clocks of all differ.
+It is killed, stopped, or cut off; another one is drained at the same time; one is slow, and the clocks of all
+differ. Where that is possible, each has a network namespace.
 """
 
 import importlib.util
 import json
 import random
+import secrets
 import signal
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ import anyio.to_thread
 from attrs import define, field
 from tests.chaos.changed import change, changed
 from tests.chaos.daemon import ORPHAN_S, Daemon, NotReady, daemon
+from tests.chaos.network import CENTRE, Place, missing, places
 from tests.chaos.outcome import SMALL, Effort, Outcome, Skipped
 from tests.chaos.traffic import Traffic
 from tests.support.cutting import Proxy, proxied
@@ -62,11 +64,12 @@ _GONE_S: Final = 0.5
 
 @define(eq=False)
 class Member:
-    """A daemon, the host that it serves, and its way to the database."""
+    """A daemon, and the host that it serves."""
 
     daemon: Daemon
     host: str
-    proxy: Proxy
+    proxy: Proxy | None = None
+    """Its way to the database, if that is no direct one."""
 
 
 @define
@@ -79,6 +82,8 @@ class Siege:
     traffics: Sequence[Traffic]
     outcome: Outcome
     chance: random.Random
+    token: str
+    """What the daemons ask clients for."""
     waits: list[float] = field(factory=list)
     """Seconds from the loss of each daemon to the end of its row."""
     losses: Counter[str] = field(factory=Counter)
@@ -88,7 +93,7 @@ class Siege:
         """Lose daemons under traffic, and check what is left."""
         for member in self.members:
             self.outcome.recoveries.append(await anyio.to_thread.run_sync(member.daemon.start))
-        ways = [self._kill, self._kill, self._stop, self._partition, self._drain]
+        ways = [self._kill, self._kill, self._stop, self._cut_off, self._drain]
         async with AsyncExitStack() as stack:
             for traffic in self.traffics:
                 await stack.enter_async_context(traffic.going())
@@ -99,8 +104,8 @@ class Siege:
                 # Each way once, also where there are few tries.
                 way = ways[number + 1] if number + 1 < len(ways) else self.chance.choice(ways)
                 await way(self.chance.choice(self.members))
-            for member in self.members:
-                member.proxy.delay_s = 0.0
+            for proxy in self._proxies:
+                proxy.delay_s = 0.0
             for traffic in self.traffics:
                 traffic.stopping = True
             for traffic in self.traffics:
@@ -111,10 +116,14 @@ class Siege:
 
     def _slow_down(self) -> None:
         """Let one daemon be far from its database, or none."""
-        for member in self.members:
-            member.proxy.delay_s = 0.0
+        for proxy in self._proxies:
+            proxy.delay_s = 0.0
         if self.chance.random() < 0.5:
-            self.chance.choice(self.members).proxy.delay_s = self.chance.uniform(0.001, 0.02)
+            self.chance.choice(self._proxies).delay_s = self.chance.uniform(0.001, 0.02)
+
+    @property
+    def _proxies(self) -> list[Proxy]:
+        return [member.proxy for member in self.members if member.proxy is not None]
 
     async def _kill(self, member: Member) -> None:
         """Kill a daemon, wait until another one has seen that, and start it again."""
@@ -141,20 +150,26 @@ class Siege:
             one.signal(signal.SIGCONT)
         await self._await_next_life(one, row)
 
-    async def _partition(self, member: Member) -> None:
+    async def _cut_off(self, member: Member) -> None:
         """Cut a daemon off from the database until another one has taken over. It is not told."""
-        self.losses["cut off"] += 1
+        place, proxy = member.daemon.place, member.proxy
+        if proxy is None or (place.cable and self.chance.random() < 0.5):
+            # It is cut off from its clients too.
+            way, lose, restore = "unplugged", place.unplug, place.plug
+        else:
+            way, lose, restore = "cut off", proxy.hold, proxy.release
+        self.losses[way] += 1
         row = await self._row_of(member.daemon)
-        member.proxy.hold()
+        lose()
         lease_ends_at = time.monotonic() + LEASE_S
         try:
             await self._ended(row, LEASE_S + HEARTBEAT_S + _LATE_S)
             await self._find_orphans(member.daemon, "the lease of one cut off", lease_ends_at)
             await anyio.sleep(self.chance.uniform(0, 2))
-            if self.chance.random() < 0.5:
-                member.proxy.cut_all()  # else what it said meanwhile arrives late
+            if proxy is not None and self.chance.random() < 0.5:
+                proxy.cut_all()  # else what it said meanwhile arrives late
         finally:
-            member.proxy.release()
+            restore()
         await self._await_next_life(member.daemon, row)
 
     async def _drain(self, member: Member) -> None:
@@ -226,7 +241,7 @@ class Siege:
 
     async def _judge(self) -> None:
         """Compare what everybody was told with what is kept."""
-        async with connect(self.members[0].daemon.url) as client:
+        async with connect(self.members[0].daemon.url, token=self.token) as client:
             records = await invariants.history(client)
             report = await client.check_store()
         acks = [ack for traffic in self.traffics for ack in traffic.acks.values()]
@@ -302,17 +317,29 @@ async def take_overs(effort: Effort, directory: Path) -> Outcome:
     if effort.share >= SMALL:
         hosts["d"] = "y"
     chance = effort.chance("daemons")
-    with served() as server, ExitStack() as stack:
+    with ExitStack() as stack:
+        if (reason := missing()) is None:
+            where, centre = stack.enter_context(places(len(hosts))), CENTRE
+        else:
+            where, centre = [Place()] * len(hosts), Place().address
+            outcome.notes.append(reason)
+        token = secrets.token_hex(16)
+        server = stack.enter_context(served(centre))
         url = server.new_database()
         members = []
-        for number, (name, host) in enumerate(hosts.items()):
+        for number, ((name, host), place) in enumerate(zip(hosts.items(), where, strict=True)):
             off_s = (0, 1, -1, 0)[number] * chance.randrange(5, 7200)
-            proxy = stack.enter_context(proxied(server.port))
+            proxy = None
+            # With cables, the daemons of one host reach the database directly.
+            if not place.cable or host == "x":
+                proxy = stack.enter_context(proxied(server.port, centre))
             one = daemon(
                 directory / name,
                 source=_source(directory / f"source-{name}", off_s),
-                store=url.replace(f":{server.port}/", f":{proxy.port}/"),
+                store=url.replace(f":{server.port}/", f":{proxy.port}/") if proxy else url,
                 arguments=("--host-name", host),
+                env={"AGENTD_AUTH_TOKEN": token},
+                place=place,
             )
             members.append(Member(stack.enter_context(one), host, proxy))
         traffics = [
@@ -324,10 +351,12 @@ async def take_overs(effort: Effort, directory: Path) -> Outcome:
                 clients=20,
                 first_client=1_000 * number,
                 further_urls=tuple(other.daemon.url for other in members if other is not member),
+                token=token,
             )
             for number, member in enumerate(members)
         ]
-        siege = Siege(server, url.rpartition("/")[2], members, traffics, outcome, chance)
+        database = url.rpartition("/")[2]
+        siege = Siege(server, database, members, traffics, outcome, chance, token)
         await siege.run(effort.tries(500, 6))
     outcome.notes.append(", ".join(f"{how} {count}" for how, count in siege.losses.items()))
     if siege.waits:

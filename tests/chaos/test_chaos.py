@@ -149,7 +149,7 @@ def test_a_run_whose_agent_worked_on_another_host_is_a_failure(tmp_path):
     for host, run in (("x", "run_1"), ("y", "run_2")):
         trace = tmp_path / host
         trace.write_text(json.dumps({"what": "asked", "mark": f"{run}.1"}) + "\n")
-        members.append(daemons.Member(SimpleNamespace(trace=trace), host, SimpleNamespace()))
+        members.append(daemons.Member(SimpleNamespace(trace=trace), host))
     records = SimpleNamespace(
         sessions=[SimpleNamespace(id="ses", host="x")],
         runs=[SimpleNamespace(id=run, session_id="ses") for run in ("run_1", "run_2")],

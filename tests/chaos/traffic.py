@@ -95,6 +95,8 @@ class Traffic:
     """Characters a message has beside what it says."""
     further_urls: tuple[str, ...] = ()
     """Other daemons of the same database: each message and cancel goes to any of them."""
+    token: str | None = None
+    """What all these daemons ask for."""
     acks: dict[str, Ack] = field(factory=dict)
     sessions: dict[str, str] = field(factory=dict)
     """The sessions that were acknowledged, by key."""
@@ -256,9 +258,14 @@ class Traffic:
             one.connects += 1
             query = [f"sessionId={session_id}" for session_id in one.sessions]
             query += [f"cursor={one.cursor}"] if one.cursor is not None else []
+            headers = {"Authorization": f"Bearer {self.token}"} if self.token is not None else {}
             try:
                 async with websockets.connect(
-                    base + "&".join(query), max_size=None, proxy=None, open_timeout=60
+                    base + "&".join(query),
+                    additional_headers=headers,
+                    max_size=None,
+                    proxy=None,
+                    open_timeout=60,
                 ) as socket:
                     async for text in socket:
                         frame: dict[str, Any] = json.loads(text)
@@ -289,9 +296,10 @@ class Traffic:
         """
         self.stopping = False
         async with AsyncExitStack() as stack:
-            http = await stack.enter_async_context(connect(self.url))
+            http = await stack.enter_async_context(connect(self.url, token=self.token))
             self._others = [
-                await stack.enter_async_context(connect(url)) for url in self.further_urls
+                await stack.enter_async_context(connect(url, token=self.token))
+                for url in self.further_urls
             ]
             readers = await stack.enter_async_context(anyio.create_task_group())
             async with anyio.create_task_group() as tasks:
@@ -337,7 +345,7 @@ class Traffic:
         :param seconds: how long it may see no change.
         """
         self.stopping = True
-        async with connect(self.url) as http:
+        async with connect(self.url, token=self.token) as http:
             with anyio.move_on_after(seconds) as waiting:
                 before = self.unsettled
                 while not await self._is_settled(http):

@@ -19,6 +19,8 @@ class Proxy:
 
     port: int
     target: int
+    address: str = "127.0.0.1"
+    """Where both listen: the proxy and its target."""
     sought: bytes | None = None
     """What to wait for. It is forgotten when it was seen."""
     forwards: bool = True
@@ -63,7 +65,7 @@ class Proxy:
     def serve(self, client: socket.socket) -> None:
         self._passing.wait()
         try:
-            server = socket.create_connection(("127.0.0.1", self.target))
+            server = socket.create_connection((self.address, self.target))
         except OSError:
             client.close()
             return
@@ -112,10 +114,10 @@ class Proxy:
 
 
 @contextmanager
-def proxied(target: int) -> Iterator[Proxy]:
+def proxied(target: int, address: str = "127.0.0.1") -> Iterator[Proxy]:
     """Run a proxy in threads while the scope is open."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        proxy = Proxy(listener.getsockname()[1], target)
+    with socket.create_server((address, 0)) as listener:
+        proxy = Proxy(listener.getsockname()[1], target, address)
         threads: list[threading.Thread] = []
 
         def accept() -> None:

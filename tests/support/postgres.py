@@ -73,6 +73,8 @@ class Server:
     port: int
     user: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    address: str = "127.0.0.1"
+    """Where it listens."""
     process: "subprocess.Popen[bytes] | None" = None
     pid: int = 0
     unused: list[str] = field(factory=list)
@@ -82,7 +84,8 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it answers. It ends with this process, however that ends."""
-        options = ["-k", str(self.folder), "-c", "listen_addresses=127.0.0.1", "-p", str(self.port)]
+        options = ["-k", str(self.folder), "-p", str(self.port)]
+        options += ["-c", f"listen_addresses={self.address}"]
         command = [
             *self.user,
             str(self.bin / "postgres"),
@@ -124,7 +127,7 @@ class Server:
             self.process = None
 
     def url(self, database: str, *, port: int | None = None) -> str:
-        return f"postgresql://owner@127.0.0.1:{port or self.port}/{database}"
+        return f"postgresql://owner@{self.address}:{port or self.port}/{database}"
 
     def run(self, sql: str, database: str = "postgres") -> list[tuple[object, ...]]:
         import psycopg
@@ -165,7 +168,7 @@ class Server:
 
 
 @contextmanager
-def served() -> Iterator[Server]:
+def served(address: str = "127.0.0.1") -> Iterator[Server]:
     """Start a server in a new directory, and remove both at the end."""
     bin_ = required()
     user: tuple[str, ...] = ()
@@ -195,7 +198,10 @@ def served() -> Iterator[Server]:
             check=True,
             capture_output=True,
         )
-        server = Server(bin_, folder, free_port(), user)
+        if address != "127.0.0.1":
+            with (folder / "data" / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet trust\n")
+        server = Server(bin_, folder, free_port(), user, address=address)
         server.start()
         try:
             yield server
