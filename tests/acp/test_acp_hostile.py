@@ -32,7 +32,7 @@ def hostile(monkeypatch):
     def make(settings=None, **row):
         monkeypatch.setitem(agents.AGENTS, "hostile", evolve(ROW, **row))
         argv = [sys.executable, "-S", str(AGENT), json.dumps(settings or {})]
-        return runner.AcpRunner(name="hostile", argv=argv)
+        return runner.AcpRunner(name="hostile", argv=argv, tools=False)
 
     return make
 

@@ -54,7 +54,8 @@ def make_runner(settings=None, known=None, monkeypatch=None, **more):
     if known is not None:
         monkeypatch.setitem(agents.AGENTS, "scripted", known)
         more["agent"] = "scripted"
-    return runner.AcpRunner(name="mine", argv=[*argv, "acp"], **more)
+    # With the tools, most agents need another process for each run.
+    return runner.AcpRunner(name="mine", argv=[*argv, "acp"], **{"tools": False, **more})
 
 
 @pytest.fixture
@@ -738,13 +739,14 @@ async def test_a_message_during_the_turn_reaches_an_agent_that_supports_it(recor
 
 async def test_the_tools_come_with_the_token_of_each_run(record, known):
     env = {"AGENTCTL_URL": "http://127.0.0.1:1", "AGENTCTL_AUTH_TOKEN": "first"}
-    async with known(renews_tools=True) as one:
+    with_tools = {"tools": True}
+    async with known(more=with_tools, renews_tools=True) as one:
         first = record("one", env=env)
         await run(one, first)
         second = following(first, "two", env={**env, "AGENTCTL_AUTH_TOKEN": "second"})
         await run(one, second)
         assert second.pid == first.pid
-    async with known() as one:  # it would keep the token of the first run
+    async with known(more=with_tools) as one:  # it would keep the token of the first run
         third = record("one", env=env)
         await run(one, third)
         fourth = following(third, "two", env={**env, "AGENTCTL_AUTH_TOKEN": "second"})
@@ -754,14 +756,16 @@ async def test_the_tools_come_with_the_token_of_each_run(record, known):
 
 async def test_an_agent_that_does_not_connect_to_its_tools_is_reported(record):
     env = {"AGENTCTL_URL": "http://127.0.0.1:1", "AGENTCTL_AUTH_TOKEN": "token"}
-    async with make_runner() as one:
-        context = record("one", env=env)
-        await run(one, context)
-        (note,) = [data["message"] for data in of(context, "run.error")]
-        assert "without its tools" in note
+    async with make_runner(tools=True) as one:
+        for more in ({"env": env}, {}):
+            context = record("one", **more)
+            await run(one, context)
+            (note,) = [data["message"] for data in of(context, "run.error")]
+            assert "without its tools" in note
         connected = record("one", env=env)
         connected.has_used_token = True
         await run(one, connected)
+    async with make_runner() as one:
         without = record("one")
         await run(one, without)
     assert of(connected, "run.error") == of(without, "run.error") == []
@@ -780,17 +784,9 @@ async def test_the_probe_shows_whether_the_agent_was_logged_in(record):
         assert (found.logged_in, found.reason) == (True, None)
 
 
-async def test_the_probe_says_that_there_are_no_tools_without_a_daemon(known):
-    async with known() as one:
-        with_daemon = await one.probe({**os.environ, "AGENTCTL_URL": "http://127.0.0.1:1"})
-        assert (with_daemon.capabilities or one.capabilities).tools
-        alone = await one.probe({"PATH": os.environ["PATH"]})
-    assert alone.capabilities == evolve(one.capabilities, tools=False)
-
-
 async def test_the_tools_are_reached_without_a_proxy(record):
     env = {"AGENTCTL_URL": "http://127.0.0.1:1", "HTTP_PROXY": "http://proxy", "NO_PROXY": "x"}
-    async with make_runner() as one:
+    async with make_runner(tools=True) as one:
         context = record([["variable", "NO_PROXY"]], env=env)
         assert (await run(one, context)).text == "x,127.0.0.1"
 

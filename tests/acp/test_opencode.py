@@ -9,9 +9,13 @@ from pathlib import Path
 import anyio
 from chat_model import ChatModel, acknowledgement
 from opencode import PATIENCE_S, THROUGH_A_GATEWAY, AcpGateway, AcpGateways
+from opencode_home import opencode_env
 from pictures import picture
 
-from agent_orchestrator import Client, Run
+from agent_orchestrator import Client, EnvPolicy, ProviderConfig, Routing, Run, open_embedded
+from agent_orchestrator.runners.acp.agents import AGENTS
+from agent_orchestrator.runners.acp.runner import AcpRunner
+from agent_orchestrator.testing import ScriptedRunner
 
 pytestmark = THROUGH_A_GATEWAY
 
@@ -141,3 +145,40 @@ async def until_parked(client: Client, session_id: str) -> None:
             async for event in events:
                 if event.event_type == "run.waiting" and event.data.get("parked"):
                     return
+
+
+async def test_an_agent_works_with_children_in_an_embedded_client(
+    tmp_path: Path, opencode: str, opencode_home: Path, workspace: Path, model: ChatModel
+) -> None:
+    """Its process keeps the tools in the next run, which has another server of them."""
+    env = EnvPolicy(set=opencode_env(opencode_home, model.port))
+    runner = AcpRunner(name="opencode", argv=[opencode, *AGENTS["opencode"].argv[1:]])
+    providers = {
+        "opencode": ProviderConfig(runner, "acp", env=env),
+        "scripted": ProviderConfig(ScriptedRunner(), "scripted", open_to_agents=True),
+    }
+    spawn = (
+        'mcp agent_orchestrator.session_spawn {"task": "say of the child", "provider": "scripted"}'
+    )
+    list_children = "mcp agent_orchestrator.session_list {}"
+    async with open_embedded(
+        tmp_path / "a.db", providers=providers, routing=Routing("opencode")
+    ) as client:
+        session = await client.create_session(cwd=str(workspace))
+        runs = [
+            await turn(client, session.id, f"{tool}\nsay done") for tool in (spawn, list_children)
+        ]
+        (child,) = (await client.get_tree(session.id)).children
+        log = [event async for event in client.events(session.id)]
+        (status, _) = (await client.status()).providers
+    assert [text_of(run) for run in runs] == ["done", "done"]
+    assert child.runs[0].parent_run_id == runs[0].id
+    tools = [event.data for event in log if event.event_type == "tool.completed"]
+    assert [(one["name"], one["status"]) for one in tools] == [
+        ("agent_orchestrator.session_spawn", "completed"),
+        ("agent_orchestrator.session_list", "completed"),
+    ]
+    assert child.session.id in json.dumps(tools[1]["output"])
+    assert not [one for one in log if one.event_type in ("run.error", "request.created")]
+    assert status.capabilities is not None
+    assert status.capabilities.tools

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -9,6 +10,7 @@ from loops import ON_ONE_LOOP
 from model_server import ModelServer, codex_env
 
 from agent_orchestrator import Client, EnvPolicy, ProviderConfig, Routing, Run, open_embedded
+from agent_orchestrator.ports.runner import Runner
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
 from agent_orchestrator.runners.codex.appserver.dynamic_tools import call_tool, dynamic_tools
@@ -21,14 +23,16 @@ pytestmark = pytest.mark.anyio
 PATIENCE_S = 120.0
 
 
-def embedded(path: Path, codex: str, home: Path, *, tools: bool = True):
-    runner = CodexAppServerRunner(
+def embedded(
+    path: Path, codex: str, home: Path, *, tools: bool = True, runner: Runner | None = None
+):
+    runner = runner or CodexAppServerRunner(
         command=codex, home=str(home), sandbox="danger-full-access", tools=tools
     )
     env = EnvPolicy(set=codex_env(home))
     scripted = ScriptedRunner()
     providers = {
-        "codex": ProviderConfig(runner, "codex-app-server", env=env),
+        "codex": ProviderConfig(runner, "codex", env=env),
         "scripted": ProviderConfig(scripted, "scripted"),
     }
     return open_embedded(path, providers=providers, routing=Routing("codex"), max_concurrency=1)
@@ -129,20 +133,41 @@ async def test_a_call_without_arguments_takes_the_defaults() -> None:
         assert json.loads(answer["contentItems"][0]["text"])["children"] == []
 
 
-def test_exec_says_that_it_has_the_tools_of_a_daemon_only() -> None:
-    daemon = {"AGENTCTL_URL": "http://127.0.0.1:1"}
-    assert CodexExecRunner().capabilities_in(daemon).tools
-    assert not CodexExecRunner().capabilities_in({}).tools
-    assert not CodexExecRunner(tools=False).capabilities_in(daemon).tools
+@pytest.mark.codex
+@ON_ONE_LOOP
+@pytest.mark.parametrize("tools", [True, False])
+async def test_the_status_says_whether_exec_has_the_tools(
+    codex: str, home: Path, tools: bool
+) -> None:
+    runner = CodexExecRunner(command=codex, home=str(home), tools=tools)
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        (status,) = (await client.status()).providers
+    assert status.capabilities is not None
+    assert status.capabilities.tools == tools
 
 
 @pytest.mark.codex
 @ON_ONE_LOOP
-async def test_the_status_says_that_exec_has_no_tools_without_a_daemon(
-    codex: str, home: Path
+async def test_exec_works_with_a_child_in_an_embedded_client_and_its_thread_goes_on_in_an_app_server(
+    tmp_path: Path, codex: str, home: Path, workspace: Path, models: ModelServer
 ) -> None:
-    runner = CodexExecRunner(command=codex, home=str(home))
-    async with open_embedded(":memory:", runners=[runner]) as client:
-        (status,) = (await client.status()).providers
-    assert status.capabilities is not None
-    assert not status.capabilities.tools
+    script = (
+        'mcp agent_orchestrator.session_spawn {"task": "say from the child", "provider": "scripted"}\n'
+        'mcp agent_orchestrator.session_wait {"run_id": "<0.run.id>"}\nrelay'
+    )
+    options: Any = {"command": codex, "home": str(home), "sandbox": "danger-full-access"}
+    kinds = (CodexExecRunner, CodexAppServerRunner, CodexExecRunner)
+    runs, log = [], []
+    for runner in (kind(**options) for kind in kinds):
+        async with embedded(tmp_path / "a.db", codex, home, runner=runner) as client:
+            if not runs:
+                session = await client.create_session(cwd=str(workspace))
+            runs.append(await turn(client, session.id, script))
+            tree = await client.get_tree(session.id)
+            log = [event async for event in client.events(session.id)]
+    assert all("from the child" in run.result.text for run in runs if run.result)
+    assert [child.runs[0].parent_run_id for child in tree.children] == [run.id for run in runs]
+    assert len({run.thread_id for run in runs}) == 1
+    tools = [event.data for event in log if event.event_type == "tool.completed"]
+    assert {(one["kind"], one["status"]) for one in tools} == {("mcp", "completed")}
+    assert not [event for event in log if event.event_type in ("request.created", "run.error")]

@@ -9,7 +9,6 @@ from agent_orchestrator.runners.codex.argv import exec_argv, is_thread_id, toml_
 from agent_orchestrator.runners.codex.failures import error_text, startup_failure, turn_failure
 from agent_orchestrator.runners.codex.locate import locate
 from agent_orchestrator.runners.codex.runner import usage_between
-from agent_orchestrator.runners.codex.tools import tools_config, tools_url
 from agent_orchestrator.runners.program import NotInstalled
 from agent_orchestrator.runners.proxies import without_proxy_for
 
@@ -225,11 +224,3 @@ def test_the_daemon_is_reached_past_proxies(env, expected):
         assert (found["NO_PROXY"], found["no_proxy"]) == (expected, expected)
         others = {name: value for name, value in env.items() if name.lower() != "no_proxy"}
         assert others.items() <= found.items()
-
-
-def test_only_runs_of_a_daemon_have_the_tools():
-    assert tools_url({}) is None
-    assert tools_url({"AGENTCTL_URL": "http://x"}) is None
-    url = tools_url({"AGENTCTL_URL": "http://x", "AGENTCTL_AUTH_TOKEN": "art_1"})
-    assert url == "http://x"
-    assert tools_config(url)["mcp_servers.agent_orchestrator.url"] == "http://x/mcp?hold_s=86400"

@@ -54,6 +54,9 @@ class _RecordingTools:
     def list(self) -> Sequence[ToolSpec]:
         return self.tools.list()
 
+    def holding(self, seconds: float) -> Toolbox:
+        return self.tools.holding(seconds)
+
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         self.result = await self.tools.call(name, arguments)
         return self.result

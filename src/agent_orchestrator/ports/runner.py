@@ -127,6 +127,10 @@ class Toolbox(Protocol):
         """Return the tools."""
         ...
 
+    def holding(self, seconds: float) -> "Toolbox":
+        """Return the same tools, whose calls wait at most so long unless their ``timeout_s`` says otherwise."""
+        ...
+
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Call a tool and return its answer.
 

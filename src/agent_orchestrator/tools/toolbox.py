@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from agent_orchestrator.domain.errors import InvalidRequest, OrchestratorError, Unreachable
 from agent_orchestrator.fields import NOT_A_FIELD, check, shown, specs
@@ -158,6 +158,10 @@ class AgentTools:
     def list(self) -> Sequence[ToolSpec]:
         """Return the tools."""
         return [tool.spec(self.agent.hold_s) for tool in TOOLS.values()]
+
+    def holding(self, seconds: float) -> "AgentTools":
+        """Return the same tools, whose calls wait at most so long by default."""
+        return AgentTools(evolve(self.agent, hold_s=seconds))
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Call a tool, and return its answer or the error."""

@@ -2,12 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Literal
 
 from attrs import field, frozen
-
-TOOL_SERVER: Final = "agent_orchestrator"
-"""The name of the MCP server with the orchestration tools."""
 
 UsageSource = Literal["turn", "last_call", "process", "quota", "chunks", "none"]
 """Where an agent reports its tokens: in the answer to a prompt, for all model calls of the turn (``turn``), for the

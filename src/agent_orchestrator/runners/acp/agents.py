@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from agent_orchestrator.runners.acp.agent import TOOL_SERVER, AcpAgent, OwnTool
+from agent_orchestrator.runners.acp.agent import AcpAgent, OwnTool
+from agent_orchestrator.runners.mcp_messages import TOOL_SERVER
 
 _MCP_NAME: Final = rf"mcp__{TOOL_SERVER}__(\w+)"
 

@@ -85,7 +85,7 @@ class AcpProcess(LiveProcess):
     :ivar session_id: the session that it has loaded.
     :ivar has_answered: whether a run in this process has succeeded.
     :ivar address: that session's id in messages.
-    :ivar token: the token with which that session reaches the orchestration tools; None without them.
+    :ivar token: the token with which that session reaches its tools; None without them.
     :ivar totals: its usage since its start.
     :ivar settings: the mode and the model of the session, as they were set last.
     :ivar has_left_mode: whether it has told another mode since its mode was set.

@@ -29,6 +29,7 @@ from agent_orchestrator.runners.acp.permissions import Approvals
 from agent_orchestrator.runners.acp.probe import Probe
 from agent_orchestrator.runners.acp.process import AcpProcess, Spec
 from agent_orchestrator.runners.acp.sessions import Requested, can_continue, open_session
+from agent_orchestrator.runners.acp.tool_access import ToolAccess, tool_access
 from agent_orchestrator.runners.acp.turn_driver import TurnDriver
 from agent_orchestrator.runners.conversations import PromptNotTaken, report_undelivered
 from agent_orchestrator.runners.live.pool import NotStarted, ProcessPool
@@ -46,7 +47,7 @@ class AcpRunner(LiveRunner):
     :param argv: the program and the arguments with which it speaks ACP. Default: those of the known agent.
     :param model: the model, unless the run names another.
     :param mode: the mode of its sessions. Default: that in which a known agent asks for permission.
-    :param tools: whether its agents get the orchestration tools, if there is a daemon.
+    :param tools: whether its agents get the orchestration tools.
     """
 
     name: str = "acp"
@@ -91,15 +92,10 @@ class AcpRunner(LiveRunner):
         )
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
-        """Return whether the agent is installed, its version, and whether it was logged in at its last run.
-
-        Agents have the tools only if a daemon serves them over MCP (``AGENTCTL_URL``).
-        """
+        """Return whether the agent is installed, its version, and whether it was logged in at its last run."""
         found = await self._probe(self._agent, self._argv, self._own_env(env))
         if found.version is None and self._versions:  # it may have been too slow to print it
             found = evolve(found, version=self._versions[-1])
-        if "AGENTCTL_URL" not in env:
-            found = evolve(found, capabilities=evolve(self.capabilities, tools=False))
         if not found.available or not self._logins:
             return found
         is_logged_in = self._logins[-1]
@@ -141,7 +137,12 @@ class AcpRunner(LiveRunner):
         )
         pending: list[str] = []
         try:
-            outcome = await self.deliver(context, partial(self._turn, context, spec, pending))
+            async with AsyncExitStack() as stack:
+                tools = None
+                if self.capabilities.tools:
+                    tools = await stack.enter_async_context(tool_access(context))
+                turn = partial(self._turn, context, spec, tools, pending)
+                outcome = await self.deliver(context, turn)
             self._logins.append(True)
             return outcome
         except AgentFailed as failure:
@@ -152,15 +153,20 @@ class AcpRunner(LiveRunner):
             await report_undelivered(context, pending)
 
     async def _turn(
-        self, context: RunContext, spec: Spec, pending: list[str], thread: Thread | None
+        self,
+        context: RunContext,
+        spec: Spec,
+        tools: ToolAccess | None,
+        pending: list[str],
+        thread: Thread | None,
     ) -> Outcome:
         requested = Requested(
             context.session.cwd,
             context.model or self.model,
             self.mode or self._agent.ask_mode,
-            self._tools_of(context),
+            tools,
         )
-        token = None if requested.tools is None else requested.tools[1]
+        token = None if tools is None else tools.token
 
         def is_usable(process: AcpProcess) -> bool:
             if process.spec != spec or (thread and process.session_id not in (None, thread.id)):
@@ -200,7 +206,7 @@ class AcpRunner(LiveRunner):
                         mailbox,
                         session,
                         Invocation(spec.argv[0], spec.argv, spec.cwd, None, ()),
-                        requested.tools is not None,
+                        tools,
                         self.approval_timeout_s,
                         approvals,
                         pending,
@@ -218,10 +224,3 @@ class AcpRunner(LiveRunner):
                 if process.failure is None or has_prompt:
                     raise
                 raise PromptNotTaken(failure, thread) from failure
-
-    def _tools_of(self, context: RunContext) -> tuple[str, str] | None:
-        """Return the URL and the token of the orchestration tools; None without a daemon."""
-        url, token = context.env.get("AGENTCTL_URL"), context.env.get("AGENTCTL_AUTH_TOKEN")
-        if not (self.tools and self._agent.takes_tools and url and token):
-            return None
-        return url, token

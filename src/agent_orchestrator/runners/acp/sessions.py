@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import anyio
-from attrs import field, frozen
+from attrs import frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Thread, is_thread_id
 from agent_orchestrator.ports.runner import CANNOT_ASK
-from agent_orchestrator.runners.acp.agent import TOOL_SERVER
 from agent_orchestrator.runners.acp.failures import AUTHENTICATION_REQUIRED, failure_of, message_of
 from agent_orchestrator.runners.acp.process import AcpProcess
 from agent_orchestrator.runners.acp.settings import Category, setting_of
+from agent_orchestrator.runners.acp.tool_access import ToolAccess
 from agent_orchestrator.runners.conversations import ConversationMissing
 from agent_orchestrator.runners.events import JsonObject, text
 from agent_orchestrator.runners.live.mailbox import Mailbox
@@ -31,21 +31,13 @@ class Requested:
 
     :param model: None for the agent's own.
     :param mode: None to keep the present one.
-    :param tools: the URL and the token of the orchestration tools; None without them.
+    :param tools: None without them.
     """
 
     cwd: str
     model: str | None
     mode: str | None
-    tools: tuple[str, str] | None = field(repr=False)
-
-    def servers(self) -> list[dict[str, Any]]:
-        """Return the MCP servers for the agent."""
-        if self.tools is None:
-            return []
-        url, token = self.tools
-        headers = [{"name": "Authorization", "value": f"Bearer {token}"}]
-        return [{"type": "http", "name": TOOL_SERVER, "url": f"{url}/mcp", "headers": headers}]
+    tools: ToolAccess | None
 
 
 @frozen
@@ -71,10 +63,14 @@ async def open_session(
     :raises ConversationMissing: if the agent does not have it.
     :raises AgentFailed: if the agent does not open it.
     """
-    token = None if requested.tools is None else requested.tools[1]
+    tools = requested.tools
+    token = None if tools is None else tools.token
     is_open = False
     state = {} if thread is None else dict(thread.state)
-    params: dict[str, Any] = {"cwd": requested.cwd, "mcpServers": requested.servers()}
+    params: dict[str, Any] = {
+        "cwd": requested.cwd,
+        "mcpServers": [] if tools is None else [tools.server],
+    }
     if thread is None:
         answer = await _open(process, mailbox, "session/new", params)
         thread_id = session_id = text(answer.get("sessionId"))

@@ -8,10 +8,11 @@ from typing import Any, Final
 from attrs import define, field
 
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.runners.acp.agent import TOOL_SERVER, AcpAgent
+from agent_orchestrator.runners.acp.agent import AcpAgent
 from agent_orchestrator.runners.acp.values import objects, value_at
 from agent_orchestrator.runners.diffs import unified
 from agent_orchestrator.runners.events import AgentEvent, JsonObject, agent_event, text
+from agent_orchestrator.runners.mcp_messages import TOOL_SERVER
 from agent_orchestrator.runners.numbers import exit_code
 from agent_orchestrator.wire import strict_json
 

@@ -20,6 +20,7 @@ from agent_orchestrator.runners.acp.permissions import CANCELLED, Approvals
 from agent_orchestrator.runners.acp.process import REQUEST_FAILED, AcpProcess
 from agent_orchestrator.runners.acp.prompts import blocks
 from agent_orchestrator.runners.acp.sessions import OpenSession
+from agent_orchestrator.runners.acp.tool_access import ToolAccess
 from agent_orchestrator.runners.acp.tool_calls import ToolCall
 from agent_orchestrator.runners.acp.updates import UpdateReader
 from agent_orchestrator.runners.acp.usage import UsageMeter
@@ -78,7 +79,7 @@ class TurnDriver:
 
     A message that the agent did not accept during its turn starts another turn of the same run.
 
-    :param has_tools: whether the agent was given the orchestration tools.
+    :param tools: the orchestration tools that the agent was given; None without them.
     :param approvals: the approvals of the session.
     :param pending: messages that the agent does not have yet.
     """
@@ -88,7 +89,7 @@ class TurnDriver:
     mailbox: Mailbox
     session: OpenSession
     invocation: Invocation
-    has_tools: bool
+    tools: ToolAccess | None
     approval_timeout_s: float
     approvals: Approvals
     pending: list[str]
@@ -145,9 +146,9 @@ class TurnDriver:
                     raise AgentFailed("denied", message)
                 count = len(self.pending)
                 await self._turn(blocks(self.agent, "\n\n".join(self.pending)), count)
-            if self.has_tools and not self.context.has_used_token:
+            if self.tools is not None and not self.tools.is_used():
                 # An agent says nothing if it cannot connect.
-                note = f"{self.name} worked without its tools: it did not connect to the daemon"
+                note = f"{self.name} worked without its tools: it did not connect to them"
                 await self.context.emit(EventType.RUN_ERROR, {"message": note})
             return Outcome(self._reader.last_message)
         finally:

@@ -43,6 +43,7 @@ from agent_orchestrator.runners.live.stopping import (
 )
 from agent_orchestrator.runners.live.turn_log import TurnLog
 from agent_orchestrator.runners.live.turn_state import Action, Event, Prompt, Turn
+from agent_orchestrator.runners.mcp_messages import CANCEL, call_tool, canceled_call, reply
 from agent_orchestrator.runners.present_files import present_file
 
 _log = logging.getLogger(__name__)
@@ -292,10 +293,10 @@ class RunDriver:
 
     def _receive_mcp(self, tasks: TaskGroup, request: AgentRequest) -> None:
         message = sdk_tools.message_of(request.params)
-        if message.get("method") == sdk_tools.CANCEL:
-            if (scope := self._calls.get(sdk_tools.canceled_call(message))) is not None:
+        if message.get("method") == CANCEL:
+            if (scope := self._calls.get(canceled_call(message))) is not None:
                 scope.cancel()
-            self.process.respond(request, sdk_tools.reply(message, ()))
+            self.process.respond(request, sdk_tools.answer(reply(message, ())))
         else:
             tasks.start_soon(self._call_tool, request, message)
 
@@ -305,7 +306,8 @@ class RunDriver:
             self._calls[key] = scope
             try:
                 await self._log.until(lambda state: state.prompt is Prompt.RECORDED)
-                self.process.respond(request, await sdk_tools.call_tool(self.tools, message))
+                response = await call_tool(self.tools, message)
+                self.process.respond(request, sdk_tools.answer(response))
             finally:
                 self._calls.pop(key, None)
 

@@ -12,9 +12,7 @@ from attrs import field, frozen
 from agent_orchestrator.domain.model import ApprovalPolicy, Sandbox
 from agent_orchestrator.known_runners import KNOWN_AGENTS
 from agent_orchestrator.ports.runner import RUN_VARIABLES, TAG_VARIABLE
-
-SERVER: Final = "agent_orchestrator"
-"""The name of the MCP server with the orchestration tools."""
+from agent_orchestrator.runners.mcp_messages import TOOL_SERVER
 
 _HOLD_MS: Final = 90_000_000
 """Maximum milliseconds of a tool call. A child may work for hours."""
@@ -132,8 +130,8 @@ class Spec:
     def _tools(self) -> Sequence[str]:
         if not self.has_tools:
             return ()
-        servers = {"mcpServers": {SERVER: {"type": "sdk", "name": SERVER}}}
-        return (f"--mcp-config={_json(servers)}", f"--allowedTools=mcp__{SERVER}")
+        servers = {"mcpServers": {TOOL_SERVER: {"type": "sdk", "name": TOOL_SERVER}}}
+        return (f"--mcp-config={_json(servers)}", f"--allowedTools=mcp__{TOOL_SERVER}")
 
     def _settings(self, rules: Sequence[str]) -> Mapping[str, Any]:
         permissions = {"allow": [*rules], "deny": self.denied, "ask": self.asked}

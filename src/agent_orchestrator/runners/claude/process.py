@@ -9,11 +9,12 @@ from attrs import define, field
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports.runner import ToolSpec
 from agent_orchestrator.runners.claude import failures, sdk_tools
-from agent_orchestrator.runners.claude.launch import SERVER, STOP, Spec
+from agent_orchestrator.runners.claude.launch import STOP, Spec
 from agent_orchestrator.runners.claude.locate import locate
 from agent_orchestrator.runners.claude.protocol import INIT, RESULT
 from agent_orchestrator.runners.live.messages import AgentRequest, Message, Notification
 from agent_orchestrator.runners.live.process import Launch, LiveProcess
+from agent_orchestrator.runners.mcp_messages import CALL, CANCEL, TOOL_SERVER, reply
 from agent_orchestrator.runners.program import NotInstalled
 
 START_S: Final = 60.0
@@ -59,7 +60,7 @@ class ClaudeProcess(LiveProcess):
         return Launch(argv, env, self.spec.cwd, self.spec.is_cwd_resolved, STOP)
 
     async def initialize(self) -> None:
-        servers = {"sdkMcpServers": [SERVER]} if self.spec.has_tools else {}
+        servers = {"sdkMcpServers": [TOOL_SERVER]} if self.spec.has_tools else {}
         answer = await self.request("initialize", {"hooks": _HOOKS, **servers}, START_S)
         account = answer.get("account") if isinstance(answer, Mapping) else None
         if isinstance(account, Mapping) and _is_logged_out(account):
@@ -72,8 +73,8 @@ class ClaudeProcess(LiveProcess):
         match message:
             case AgentRequest(method=sdk_tools.METHOD, params=params):
                 said = sdk_tools.message_of(params)
-                if said.get("method") not in (sdk_tools.CALL, sdk_tools.CANCEL):
-                    self.respond(message, sdk_tools.reply(said, self.tools))
+                if said.get("method") not in (CALL, CANCEL):
+                    self.respond(message, sdk_tools.answer(reply(said, self.tools)))
                     return
             case AgentRequest(method="hook_callback", params=params):
                 self.has_hooks = True
@@ -109,7 +110,7 @@ def hook_answer(asked: Any) -> Mapping[str, Any]:
     name = str(said.get("tool_name"))
     if said.get("permission_mode") in ASKING_MODES or name in _UNASKED:
         return {}
-    if name.startswith(f"mcp__{SERVER}__"):
+    if name.startswith(f"mcp__{TOOL_SERVER}__"):
         return {}
     reason = f"nobody is asked in the permission mode {said.get('permission_mode')}"
     decision = {"permissionDecision": "ask", "permissionDecisionReason": reason}

@@ -29,7 +29,6 @@ from agent_orchestrator.domain.model import Usage
 from agent_orchestrator.runners.claude import file_changes, items, plan
 from agent_orchestrator.runners.claude.failures import result_failure
 from agent_orchestrator.runners.claude.file_changes import FILE_TOOLS
-from agent_orchestrator.runners.claude.launch import SERVER
 from agent_orchestrator.runners.claude.plan import Plan
 from agent_orchestrator.runners.claude.protocol import INIT, RESULT, TEXT_DELTA
 from agent_orchestrator.runners.claude.usage import plus, usage_of
@@ -43,6 +42,7 @@ from agent_orchestrator.runners.events import (
     text,
 )
 from agent_orchestrator.runners.live.messages import Notification
+from agent_orchestrator.runners.mcp_messages import TOOL_SERVER
 from agent_orchestrator.runners.numbers import amount, whole
 from agent_orchestrator.runners.tool_items import ToolItems, short_id
 
@@ -325,7 +325,9 @@ class RunReader:
             if not isinstance(one, Mapping):
                 continue
             name, status = text(one.get("name")), text(one.get("status"))
-            if status in ("failed", "needs-auth") or (name == SERVER and status != "connected"):
+            if status in ("failed", "needs-auth") or (
+                name == TOOL_SERVER and status != "connected"
+            ):
                 note = f"the MCP server {name} cannot be used: {status}"
                 events.append(agent_event(EventType.RUN_ERROR, message=note))
         return events

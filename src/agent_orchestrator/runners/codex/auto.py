@@ -52,7 +52,7 @@ class CodexRunner(CodexAppServerRunner):
             availability = evolve(plain, mode=EXEC, reason=reason)
         if availability.mode == APP_SERVER:
             return availability
-        return evolve(availability, capabilities=self._exec.capabilities_in(env))
+        return evolve(availability, capabilities=self._exec.capabilities)
 
     def _with_findings(self, availability: Availability) -> Availability:
         if not availability.available:

@@ -33,8 +33,7 @@ class CodexRunnerBase(ConversationRunner, UsesForkServer):
     :param extra_args: arguments before the subcommand.
     :param model: the model, unless the run names another.
     :param config: overrides of codex's configuration, by dotted key.
-    :param tools: whether its agents get the orchestration tools. ``codex exec`` has them with a
-        daemon only.
+    :param tools: whether its agents get the orchestration tools.
     """
 
     name: str = "codex"

@@ -29,7 +29,7 @@ from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, 
 from agent_orchestrator.runners.codex.locate import locate
 from agent_orchestrator.runners.codex.parser import ExecParser
 from agent_orchestrator.runners.codex.probe import environment, home_of, profile_warning
-from agent_orchestrator.runners.codex.tools import tools_config, tools_url
+from agent_orchestrator.runners.codex.tools import ToolOptions, served_tools
 from agent_orchestrator.runners.codex.trust import (
     check_home,
     untrusted_config,
@@ -69,13 +69,6 @@ class CodexExecRunner(CodexRunnerBase):
     def capabilities(self) -> Capabilities:
         return codex_capabilities(self.sandbox, None, tools=self.tools, is_exec=True)
 
-    def capabilities_in(self, env: Mapping[str, str]) -> Capabilities:
-        """Return the capabilities of agents with this environment.
-
-        Agents have the tools only if a daemon serves them over MCP (``AGENTCTL_URL``).
-        """
-        return evolve(self.capabilities, tools=self.tools and "AGENTCTL_URL" in env)
-
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Return whether codex is installed and logged in."""
         codex_env = environment(env, self.home)
@@ -93,7 +86,7 @@ class CodexExecRunner(CodexRunnerBase):
             config=self.config,
             extra_args=self.extra_args,
         )
-        return evolve(availability, capabilities=self.capabilities_in(env))
+        return evolve(availability, capabilities=self.capabilities)
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.
@@ -103,13 +96,21 @@ class CodexExecRunner(CodexRunnerBase):
         # Reads files in this thread. The probe has just read them, so the system has them in its cache.
         without = untrusted_directories(context.session.cwd, context.shared_cwd)
         env = untrusted_environment(environment(context.env, self.home), without)
-        config = self._config(env, without)
         sandbox = context.run.sandbox or self.sandbox
         check_home(str(home_of(env)), context.session.cwd, sandbox)
         program, warning = self._prepare(env)
         if warning is not None:
             await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
-        return await self.deliver(context, partial(self._turn, context, program, env, config))
+        async with AsyncExitStack() as stack:
+            tools = ToolOptions()
+            if self.tools:
+                served = served_tools(context, is_private=False)
+                tools = await stack.enter_async_context(served)
+            if tools.url is not None:
+                env = without_proxy_for(env, tools.url)
+            config = self._config(tools.config, without)
+            turn = partial(self._turn, context, program, {**env, **tools.env}, config)
+            return await self.deliver(context, turn)
 
     def _prepare(self, env: Mapping[str, str]) -> tuple[Path, str | None]:
         try:
@@ -141,16 +142,15 @@ class CodexExecRunner(CodexRunnerBase):
             ended = await self._process(context, program, env, config, resume)
         return self._conclude(ended, resume)
 
-    def _config(self, env: Mapping[str, str], without: Sequence[str]) -> Mapping[str, Any]:
+    def _config(self, tools: Mapping[str, Any], without: Sequence[str]) -> Mapping[str, Any]:
         """Return the overrides of codex's configuration, by dotted key.
 
         Of the sources that set the same key, trust overrides the provider's ``config``, which overrides
         the tools.
 
+        :param tools: the configuration of the tools.
         :param without: directories from which codex must execute nothing.
         """
-        url = tools_url(env) if self.tools else None
-        tools = {} if url is None else tools_config(url)
         last = untrusted_config(without, self.config, self.extra_args)
         configured = {name: value for name, value in self.config.items() if name not in last}
         return {**tools, **configured, **last}
@@ -163,8 +163,6 @@ class CodexExecRunner(CodexRunnerBase):
         config: Mapping[str, Any],
         resume: str | None,
     ) -> _ProcessResult:
-        if self.tools and (url := tools_url(env)) is not None:
-            env = without_proxy_for(env, url)
         confinement = self._confinement(context, env)
         parser = ExecParser()
         exit_code = None

@@ -1,7 +1,9 @@
 """Runs turns with ``codex app-server``: warm processes that serve many sessions."""
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from functools import partial
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -23,6 +25,7 @@ from agent_orchestrator.runners.codex.base import CodexRunnerBase
 from agent_orchestrator.runners.codex.capabilities import codex_capabilities
 from agent_orchestrator.runners.codex.login import identity
 from agent_orchestrator.runners.codex.probe import environment, home_of, profile_warning
+from agent_orchestrator.runners.codex.tools import served_tools
 from agent_orchestrator.runners.codex.trust import (
     untrusted_config,
     untrusted_directories,
@@ -186,7 +189,12 @@ class CodexAppServerRunner(LiveRunner, CodexRunnerBase):
         if thread_id is not None and not is_thread_id(thread_id):
             raise ConversationMissing(f"{thread_id!r} is not a thread id")
         tools = context.tools if self.tools else None
-        async with self._pool.lease_for(spec, thread_id) as lease:
+        async with AsyncExitStack() as stack:
+            later: Mapping[str, Any] = {}
+            if tools is not None and thread is not None and not thread.state.get(HAS_TOOLS):
+                served = served_tools(context, is_private=True)
+                later = (await stack.enter_async_context(served)).config
+            lease = await stack.enter_async_context(self._pool.lease_for(spec, thread_id))
             server = lease.server
             invocation = Invocation(
                 self.command,
@@ -204,6 +212,7 @@ class CodexAppServerRunner(LiveRunner, CodexRunnerBase):
                     requested,
                     untrusted_config(requested.untrusted_directories, self.config, self.extra_args),
                     tools,
+                    later,
                 )
                 has_tools = server.threads[thread_id].has_tools
                 with server.open_mailbox(thread_id) as mailbox:

@@ -18,7 +18,6 @@ from agent_orchestrator.runners.codex.argv import is_thread_id
 from agent_orchestrator.runners.codex.confinement import Mode, Workspace, profile_name, profiles
 from agent_orchestrator.runners.codex.failures import is_busy, refusal_code
 from agent_orchestrator.runners.codex.probe import home_of
-from agent_orchestrator.runners.codex.tools import tools_config, tools_url
 from agent_orchestrator.runners.codex.trust import check_home
 from agent_orchestrator.runners.conversations import ConversationMissing
 from agent_orchestrator.runners.events import text
@@ -57,12 +56,14 @@ async def load_thread(
     requested: LoadedThread,
     config: Mapping[str, Any],
     tools: Toolbox | None,
+    later_tools: Mapping[str, Any],
 ) -> tuple[str, Mapping[str, Any]]:
     """Load a thread in codex. Return its id, and the overrides for its next turn.
 
     :param requested: the confinement of its turns.
     :param config: overrides of codex's configuration for this thread.
-    :param tools: the orchestration tools, if its agent gets them.
+    :param tools: the orchestration tools for a new thread, if its agent gets them.
+    :param later_tools: the configuration for a thread that began without them.
     :raises ConversationMissing: if codex has lost it.
     :raises AgentFailed: if codex does not load it, or its agent may not work there.
     """
@@ -78,13 +79,15 @@ async def load_thread(
         await _unload(lease.server, thread_id)
         before = None
     if thread_id is None or before is None:
-        thread_id = await _start_or_resume(context, lease, thread_id, requested, config, tools)
+        thread_id = await _start_or_resume(
+            context, lease, thread_id, requested, config, tools, later_tools
+        )
         before = last = threads[thread_id]
     elif before.is_confirmed:
         last = before
     else:
         # Codex may have loaded it for a canceled run. Then it ignores these settings.
-        await _start_or_resume(context, lease, thread_id, requested, config, tools)
+        await _start_or_resume(context, lease, thread_id, requested, config, tools, later_tools)
         before, last = threads[thread_id], None
     overrides = await _changes(context, lease.server, last, requested)
     threads[thread_id] = evolve(
@@ -149,6 +152,7 @@ async def _start_or_resume(
     requested: LoadedThread,
     config: Mapping[str, Any],
     tools: Toolbox | None,
+    later_tools: Mapping[str, Any],
 ) -> str:
     """Have codex load the thread, or begin one; return its id."""
     requested = evolve(requested, sandbox=_AS_LOADED, effort=None)
@@ -176,8 +180,8 @@ async def _start_or_resume(
         params |= {"threadId": thread_id, "excludeTurns": True, "model": model}
         if context.thread is not None and context.thread.state.get(HAS_TOOLS):
             requested = evolve(requested, has_tools=True)
-        elif tools is not None and (url := tools_url(context.env)) is not None:
-            params["config"] |= _tools_of_a_run(context.env, url)
+        elif later_tools:
+            params["config"] |= later_tools
             requested = evolve(requested, is_single_run=True)
         # From now on no other process may have it, even if the wait for the answer is canceled.
         lease.loaded(thread_id, evolve(requested, is_confirmed=False))
@@ -196,12 +200,6 @@ async def _start_or_resume(
         requested = evolve(requested, default_model=text(answer.get("model")) or None)
     lease.loaded(found, requested)
     return found
-
-
-def _tools_of_a_run(env: Mapping[str, str], url: str) -> Mapping[str, Any]:
-    """Return the configuration that gives a thread the tools while it is loaded."""
-    token = env["AGENTCTL_AUTH_TOKEN"]
-    return tools_config(url, token)
 
 
 async def _request_thread(server: Server, method: str, params: Mapping[str, Any]) -> Any:
