@@ -1,7 +1,7 @@
 """Daemons of two hosts on one PostgreSQL database, of which one is lost again and again.
 
-It is killed, stopped, or cut off; another one is drained at the same time; one is slow, and the clocks of all
-differ. Where that is possible, each has a network namespace.
+It is killed, stopped, or cut off; another one is drained at the same time; the database's server crashes; one
+daemon is slow, and the clocks of all differ. Where that is possible, each has a network namespace.
 """
 
 import importlib.util
@@ -93,7 +93,7 @@ class Siege:
         """Lose daemons under traffic, and check what is left."""
         for member in self.members:
             self.outcome.recoveries.append(await anyio.to_thread.run_sync(member.daemon.start))
-        ways = [self._kill, self._kill, self._stop, self._cut_off, self._drain]
+        ways = [self._kill, self._kill, self._stop, self._cut_off, self._drain, self._crash]
         async with AsyncExitStack() as stack:
             for traffic in self.traffics:
                 await stack.enter_async_context(traffic.going())
@@ -181,6 +181,15 @@ class Siege:
             tasks.start_soon(self._replace, member)
             await anyio.sleep(self.chance.uniform(0, 0.5))
             await lose(other)
+
+    async def _crash(self, _: Member) -> None:
+        """Let the database's server crash, for less or more than a lease, until all daemons go on."""
+        self.losses["crashes of the server"] += 1
+        await anyio.to_thread.run_sync(self.server.stop, signal.SIGQUIT)
+        await anyio.sleep(self.chance.uniform(0, 2 * LEASE_S))
+        await anyio.to_thread.run_sync(self.server.start)
+        for member in self.members:
+            await self._await_next_life(member.daemon, None)
 
     async def _replace(self, member: Member) -> None:
         await self._end(member)
