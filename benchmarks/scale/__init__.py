@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from benchmarks.figures import Effort, Figure
-from benchmarks.scale import answers, beyond, lists, many_readers
+from benchmarks.scale import answers, beyond, lists, many_readers, runs
 
 Benchmark: TypeAlias = Callable[[Effort, Path], list[Figure]]
 
@@ -14,6 +14,7 @@ PARTS: Final[dict[str, Benchmark]] = {
     "scale.idle": many_readers.measure_idle,
     "scale.lists": lists.measure,
     "scale.answer": answers.measure,
+    "scale.runs": runs.measure,
     "scale.beyond": beyond.measure,
 }
 """The parts of ``scale``, which also has ``readers`` and ``queued``."""

@@ -42,6 +42,7 @@ FIGURES = {
     "scale.idle": 4,
     "scale.lists": 1,
     "scale.answer": 3,
+    "scale.runs": 1,
     "scale.beyond": 4,
 }
 

@@ -47,8 +47,6 @@ written to the database once. With SQLite's default of 1000, an accepted message
 CHECK_LIMIT_S: Final = 1.0
 """Maximum seconds of the check for damage at a start."""
 
-_WRITER_CACHE_KIB: Final = 16 * 1024
-
 
 @define
 class Database:
@@ -288,7 +286,6 @@ def _prepare(path: Path, writer: apsw.Connection) -> None:
         writer.pragma("application_id", APPLICATION_ID)
     if (mode := writer.pragma("journal_mode", "WAL")) != "wal":
         raise StoreOpenError(f"{path} cannot use a write-ahead log here (it uses {mode})")
-    writer.pragma("cache_size", -_WRITER_CACHE_KIB)
     writer.pragma("journal_size_limit", _WAL_LIMIT)
     writer.pragma("wal_autocheckpoint", _CHECKPOINT_PAGES)
     migrate(writer)
