@@ -3,16 +3,17 @@
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from agent_orchestrator.ports.runner import ToolResult
@@ -79,7 +80,8 @@ class Line:
 async def connected(server: ToolServer, key: str | None = None) -> AsyncIterator[Line]:
     async with await anyio.connect_tcp("127.0.0.1", server.port) as stream:
         line = Line(stream)
-        await line.send(server.key if key is None else key)
+        with suppress(anyio.BrokenResourceError):
+            await line.send(server.key if key is None else key)
         yield line
 
 
@@ -119,7 +121,8 @@ async def test_a_program_reaches_the_tools_of_its_run():
 @pytest.mark.parametrize("key", ["", "wrong", "x" * 100_000, json.dumps(HELLO), "\0", "é"])
 async def test_without_the_key_there_is_no_answer(key):
     async with tool_server(own_tools()) as server, connected(server, key) as line:
-        await line.send(HELLO)
+        with suppress(anyio.BrokenResourceError):  # it may be closed already
+            await line.send(HELLO)
         assert await line.is_closed()
         assert not server.is_used
 
@@ -191,6 +194,28 @@ async def test_a_call_that_waits_is_canceled_by_its_id():
             while tools.canceled != ["first"]:
                 await anyio.sleep(0.01)
         assert tools.calls == ["first", "second"]
+
+
+async def test_an_agent_that_is_killed_does_not_disturb_the_run():
+    """The system then resets its connections."""
+    tools = Waiting()
+    async with tool_server(tools) as server:
+        for sends in (HELLO, call(1)):
+            async with connected(server) as line:
+                await line.send(*[sends] * 50)
+                while sends is not HELLO and not tools.calls:
+                    await anyio.sleep(0.01)
+                raw = line.stream.extra(SocketAttribute.raw_socket)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        async with await anyio.connect_tcp("127.0.0.1", server.port) as stream:
+            raw = stream.extra(SocketAttribute.raw_socket)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with anyio.fail_after(30):
+            while len(tools.canceled) < 50:
+                await anyio.sleep(0.01)
+        async with connected(server) as line:
+            await line.send(HELLO)
+            assert (await line.take())["id"] == 0
 
 
 @pytest.mark.parametrize("end", ["connection", "scope"])

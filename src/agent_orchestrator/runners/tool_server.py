@@ -17,6 +17,7 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 from anyio.abc import SocketAttribute, SocketStream, TaskGroup
+from anyio.streams.buffered import BufferedByteReceiveStream
 from attrs import define, field
 
 from agent_orchestrator.domain.errors import AgentFailed
@@ -36,11 +37,17 @@ MAX_MESSAGE: Final = 8 * 2**20
 MAX_CALLS: Final = 64
 """Maximum number of calls of a connection at the same time."""
 
-MAX_CONNECTIONS: Final = 16
-"""Maximum number of connections at the same time. An agent needs one, or one for each of its own agents."""
+MAX_CONNECTIONS: Final = 64
+"""Maximum number of connections at the same time. An agent needs one, or one for each of its own agents; any program of
+this machine can open others."""
 
 KEY_S: Final = 10.0
 """Seconds within which a connection must send the key."""
+
+_MAX_KEY: Final = 200
+
+_GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError)
+"""What is raised if the agent has closed the connection."""
 
 _INVALID_REQUEST: Final = -32600
 _SERVER_ERROR: Final = -32000
@@ -79,14 +86,12 @@ class ToolServer:
             self._connections += 1
             try:
                 await _Connection(stream, self).serve()
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                pass  # the agent has gone
             finally:
                 self._connections -= 1
 
-    def accepts(self, line: bytes | bytearray) -> bool:
+    def accepts(self, line: bytes) -> bool:
         """Return whether the first line of a connection is the key."""
-        is_key = hmac.compare_digest(bytes(line), self.key.encode())
+        is_key = hmac.compare_digest(line, self.key.encode())
         self.is_used |= is_key
         return is_key
 
@@ -123,28 +128,42 @@ class _Connection:
 
     stream: SocketStream
     server: ToolServer
+    _input: BufferedByteReceiveStream = field(init=False)
     _framer: LineFramer = field(factory=partial(LineFramer, MAX_MESSAGE), init=False)
     _received: deque[Line] = field(factory=deque, init=False)
     _calls: dict[str, anyio.CancelScope] = field(factory=dict, init=False)
     """The calls without an answer, by their ids as text."""
     _sending: anyio.Lock = field(factory=anyio.Lock, init=False)
 
+    def __attrs_post_init__(self) -> None:
+        self._input = BufferedByteReceiveStream(self.stream)
+
     async def serve(self) -> None:
         """Check the key, and answer until the agent closes the connection."""
-        with anyio.move_on_after(KEY_S) as limit:
-            key = await self._next_line()
-        if limit.cancelled_caught or key is None or not self.server.accepts(key.data):
+        if not self.server.accepts(await self._first_line()):
             return
         async with anyio.create_task_group() as tasks:
-            while (line := await self._next_line()) is not None:
-                await self._take(tasks, line)
+            try:
+                while (line := await self._next_line()) is not None:
+                    await self._take(tasks, line)
+            except _GONE:
+                pass
             tasks.cancel_scope.cancel()  # nobody reads the answers
+
+    async def _first_line(self) -> bytes:
+        """Return the first line; empty if it is too long, or does not come in time."""
+        with anyio.move_on_after(KEY_S):
+            try:
+                return await self._input.receive_until(b"\n", _MAX_KEY)
+            except (anyio.DelimiterNotFound, anyio.IncompleteRead, *_GONE):
+                pass
+        return b""
 
     async def _next_line(self) -> Line | None:
         """Return the next line; None at the end."""
         while not self._received:
             try:
-                piece = await self.stream.receive()
+                piece = await self._input.receive()
             except anyio.EndOfStream:
                 return None
             self._received.extend(self._framer.feed(piece))
@@ -179,8 +198,8 @@ class _Connection:
         with scope:
             try:
                 await self._send(await call_tool(self.server.tools, message, is_structured=True))
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                pass  # the agent has gone
+            except _GONE:
+                pass
             finally:
                 if self._calls.get(key) is scope:
                     del self._calls[key]
