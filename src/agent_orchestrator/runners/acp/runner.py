@@ -122,7 +122,9 @@ class AcpRunner(LiveRunner):
         :raises AgentFailed: if the agent cannot be started, fails, or ends before its turn does.
         """
         cwd = context.session.cwd
-        if not await anyio.to_thread.run_sync(current_host().is_directory, cwd):
+        if not await anyio.to_thread.run_sync(
+            current_host().is_directory, cwd, abandon_on_cancel=True
+        ):
             raise AgentFailed("invalid_config", f"{CWD_MISSING}: {cwd}")
         own = self._own_env(context.env)
         if context.session.parent_session_id is not None:

@@ -93,12 +93,10 @@ class CodexExecRunner(CodexRunnerBase):
 
         :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
         """
-        # Reads files in this thread. The probe has just read them, so the system has them in its cache.
-        without = untrusted_directories(context.session.cwd, context.shared_cwd)
-        env = untrusted_environment(environment(context.env, self.home), without)
-        sandbox = context.run.sandbox or self.sandbox
-        check_home(str(home_of(env)), context.session.cwd, sandbox)
-        program, warning = self._prepare(env)
+        # A directory may not answer, and a canceled run must not wait for it.
+        program, env, without, warning = await anyio.to_thread.run_sync(
+            self._prepare, context, abandon_on_cancel=True
+        )
         if warning is not None:
             await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
         async with AsyncExitStack() as stack:
@@ -112,9 +110,16 @@ class CodexExecRunner(CodexRunnerBase):
             turn = partial(self._turn, context, program, {**env, **tools.env}, config)
             return await self.deliver(context, turn)
 
-    def _prepare(self, env: Mapping[str, str]) -> tuple[Path, str | None]:
+    def _prepare(
+        self, context: RunContext
+    ) -> tuple[Path, Mapping[str, str], Sequence[str], str | None]:
+        """Return codex, its environment, the directories from which it must execute nothing, and a warning."""
+        without = untrusted_directories(context.session.cwd, context.shared_cwd)
+        env = untrusted_environment(environment(context.env, self.home), without)
+        sandbox = context.run.sandbox or self.sandbox
+        check_home(str(home_of(env)), context.session.cwd, sandbox)
         try:
-            return locate(self.command, env), profile_warning(self.profile, env)
+            return locate(self.command, env), env, without, profile_warning(self.profile, env)
         except NotInstalled as problem:
             raise AgentFailed("provider_unavailable", str(problem)) from problem
 
@@ -163,7 +168,7 @@ class CodexExecRunner(CodexRunnerBase):
         config: Mapping[str, Any],
         resume: str | None,
     ) -> _ProcessResult:
-        confinement = self._confinement(context, env)
+        confinement = await anyio.to_thread.run_sync(self._confinement, context, env)
         parser = ExecParser()
         exit_code = None
         async with _option_files(context) as files:

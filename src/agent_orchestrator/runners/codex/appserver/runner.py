@@ -259,7 +259,10 @@ class CodexAppServerRunner(LiveRunner, CodexRunnerBase):
         cwd, shared = context.session.cwd, context.shared_cwd
         untrusted: tuple[str, ...] = ()
         if cwd != shared:
-            untrusted = await anyio.to_thread.run_sync(untrusted_directories, cwd, shared)
+            # A directory may not answer, and a canceled run must not wait for it.
+            untrusted = await anyio.to_thread.run_sync(
+                untrusted_directories, cwd, shared, abandon_on_cancel=True
+            )
         return LoadedThread(
             cwd,
             untrusted,
