@@ -32,7 +32,7 @@ async def test_errors_of_the_model_and_unreachable_tools_are_reported(
             with anyio.fail_after(PATIENCE_S):
                 assert (await one.run(first)).text == "hi"
             (note,) = [data["message"] for data in of(first, "run.error")]
-            assert note == "opencode worked without its tools: it did not connect to the daemon"
+            assert note == "opencode worked without its tools: it did not connect to them"
 
             # Errors that it does not repeat.
             words = set[str]()

@@ -584,7 +584,8 @@ async def test_a_daemon_whose_pass_took_too_long_leaves_the_rest_to_the_one_that
             pruned.append((core, session_id))
             await prune(core, session_id, *limits)
             if core is one.core:
-                clock.now += log_retention.CLAIM
+                # More, as each daemon corrects its clock by the server's, some seconds after the other one.
+                clock.now += log_retention.CLAIM + timedelta(minutes=1)
                 await log_retention.run_if_due(two.core)
 
         monkeypatch.setattr(log_retention, "_prune", slow)
@@ -593,5 +594,6 @@ async def test_a_daemon_whose_pass_took_too_long_leaves_the_rest_to_the_one_that
         assert pruned == [(one.core, first), *((two.core, other) for other in others)]
         # The other one says when the next pass is due.
         due = await one.core.store.read(lambda view: view.job_due(log_retention.JOB))
-        assert due == two.core.now() + log_retention.INTERVAL
+        assert due is not None
+        assert abs(due - two.core.now() - log_retention.INTERVAL) < timedelta(minutes=1)
         assert (await two.client.check_store()).findings == ()
